@@ -1,0 +1,38 @@
+"""octnas: find the octave ratio of every layer under a budget."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from octnas.architecture import Architecture as Architecture
+    from octnas.nn.conv import OctaveConv2d as OctaveConv2d
+    from octnas.nn.cost import cost as cost
+    from octnas.nn.load import load as load
+    from octnas.nn.octave import OctaveTensor as OctaveTensor
+    from octnas.nn.octavize import octavize as octavize
+    from octnas.space import SearchSpace as SearchSpace
+
+# Looked up on first use, so that `import octnas` and `octnas --help` do not wait for torch.
+_HOME = {
+    "Architecture": "octnas.architecture",
+    "OctaveConv2d": "octnas.nn.conv",
+    "OctaveTensor": "octnas.nn.octave",
+    "SearchSpace": "octnas.space",
+    "cost": "octnas.nn.cost",
+    "load": "octnas.nn.load",
+    "octavize": "octnas.nn.octavize",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'octnas' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOME]

@@ -1,0 +1,153 @@
+"""An architecture: everything that makes one octave network, and its identity."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+from octnas.errors import ArchitectureError
+
+SCHEMA = 1
+
+StrideMode = Literal["paper", "timm"]
+STRIDE_MODES: tuple[StrideMode, ...] = get_args(StrideMode)
+
+_KEYS = (
+    "schema",
+    "backbone",
+    "backbone_args",
+    "input_size",
+    "alphas",
+    "channel_multiple",
+    "stride_mode",
+)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What makes a network, apart from its weights.
+
+    Attributes:
+        backbone: name of a timm model, such as ``"resnet50"``.
+        input_size: ``(channels, height, width)`` of one image.
+        alphas: octave ratio by site, each in [0, 1]; sites that are not named are at 0.
+        backbone_args: keyword arguments for ``timm.create_model``; JSON values only.
+        channel_multiple: low channels are rounded down to a multiple of this.
+        stride_mode: how stride-2 convolutions are carried out, ``"paper"`` or ``"timm"``
+            (see `octnas.nn.conv.OctaveConv2d`).
+    """
+
+    backbone: str
+    input_size: tuple[int, int, int]
+    alphas: Mapping[str, float]
+    backbone_args: Mapping[str, Any] = field(default_factory=dict)
+    channel_multiple: int = 1
+    stride_mode: StrideMode = "timm"
+
+    def __post_init__(self) -> None:
+        for site, alpha in self.alphas.items():
+            if not 0.0 <= alpha <= 1.0:
+                raise ArchitectureError(f"α of site {site!r}: found {alpha}, allowed: 0 to 1")
+        if self.channel_multiple < 1:
+            raise ArchitectureError(
+                f"channel_multiple: found {self.channel_multiple}, allowed: 1 or more"
+            )
+        if self.stride_mode not in STRIDE_MODES:
+            raise ArchitectureError(
+                f"stride_mode: found {self.stride_mode!r}, allowed: {', '.join(STRIDE_MODES)}"
+            )
+        ordered = {site: float(alpha) for site, alpha in sorted(self.alphas.items())}
+        object.__setattr__(self, "alphas", MappingProxyType(ordered))
+        object.__setattr__(self, "backbone_args", MappingProxyType(dict(self.backbone_args)))
+        object.__setattr__(self, "input_size", tuple(self.input_size))
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A mapping proxy cannot be pickled; the document is all there is to an architecture.
+        return (Architecture.from_dict, (self.to_dict(),))
+
+    @property
+    def id(self) -> str:
+        """The first 12 hex digits of the SHA-256 of the canonical JSON."""
+        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The architecture as a JSON document with a schema version."""
+        return {
+            "schema": SCHEMA,
+            "backbone": self.backbone,
+            "backbone_args": dict(self.backbone_args),
+            "input_size": list(self.input_size),
+            "alphas": dict(self.alphas),
+            "channel_multiple": self.channel_multiple,
+            "stride_mode": self.stride_mode,
+        }
+
+    @staticmethod
+    def from_dict(document: Mapping[str, Any]) -> "Architecture":
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ArchitectureError: unknown schema version, missing or unknown keys, α outside [0, 1].
+        """
+        if not isinstance(document, Mapping):
+            raise ArchitectureError(
+                f"architecture: found {type(document).__name__}, allowed: a JSON object"
+            )
+        if document.get("schema") != SCHEMA:
+            raise ArchitectureError(
+                f"architecture schema: found {document.get('schema')!r}, allowed: {SCHEMA}"
+            )
+        if wrong := set(document) ^ set(_KEYS):
+            raise ArchitectureError(
+                f"architecture: missing or unknown keys {', '.join(sorted(map(str, wrong)))}; "
+                f"allowed: exactly {', '.join(_KEYS)}"
+            )
+        values = {key: document[key] for key in _KEYS if key != "schema"}
+        _check_types(values)
+        return Architecture(**values | {"input_size": tuple(values["input_size"])})
+
+    def save(self, path: str | Path) -> None:
+        """Write the architecture as JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    @staticmethod
+    def load(path: str | Path) -> "Architecture":
+        """Read an architecture file.
+
+        Raises:
+            ArchitectureError: the file is missing, is not JSON, or does not hold an architecture.
+        """
+        try:
+            document = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ArchitectureError(f"{path}: cannot be read as JSON ({error})") from error
+        try:
+            return Architecture.from_dict(document)
+        except ArchitectureError as error:
+            raise ArchitectureError(f"{path}: {error}") from error
+
+
+def _check_types(values: Mapping[str, Any]) -> None:
+    """Refuse a document whose values have the wrong JSON types."""
+    size, alphas = values["input_size"], values["alphas"]
+    fits = {
+        "backbone": isinstance(values["backbone"], str),
+        "backbone_args": isinstance(values["backbone_args"], Mapping),
+        "input_size": isinstance(size, list | tuple)
+        and len(size) == 3
+        and all(type(side) is int and side > 0 for side in size),
+        "alphas": isinstance(alphas, Mapping)
+        and all(type(alpha) in (int, float) for alpha in alphas.values()),
+        "channel_multiple": type(values["channel_multiple"]) is int,
+        "stride_mode": isinstance(values["stride_mode"], str),
+    }
+    for key, right in fits.items():
+        if not right:
+            raise ArchitectureError(f"architecture key {key!r}: found {values[key]!r}")

@@ -1,0 +1,63 @@
+"""What octnas raises when the mistake is the user's: one line that says what to change."""
+
+
+class OctnasError(Exception):
+    """A problem that the user can solve; its text is one line, and the program exits with code 2."""
+
+
+class SettingError(OctnasError, ValueError):
+    """A setting whose value is outside of what is allowed.
+
+    Attributes:
+        key: name of the setting within its section.
+        found: the value that was given.
+        allowed: what may be given instead, in words.
+    """
+
+    def __init__(self, key: str, found: object, allowed: str) -> None:
+        super().__init__(f"{key}: found {found!r}, allowed: {allowed}")
+        self.key = key
+        self.found = found
+        self.allowed = allowed
+
+
+class ConfigError(OctnasError):
+    """An experiment file (or ``--set`` override) that cannot be used; may hold several lines."""
+
+
+class ArchitectureError(OctnasError):
+    """An architecture or its file does not fit: unknown site, α outside [0, 1], unknown schema."""
+
+
+class UnsupportedModelError(OctnasError):
+    """A model holds a module that octave feature maps cannot pass through."""
+
+
+class BudgetError(OctnasError):
+    """A budget that no architecture of the search space meets."""
+
+
+class RunDirectoryError(OctnasError):
+    """A run directory whose contents do not fit what is asked of it."""
+
+
+class DataError(OctnasError):
+    """Images that cannot be found or read as asked."""
+
+
+class SearchError(OctnasError):
+    """A search that cannot go on."""
+
+
+class ClusterError(OctnasError):
+    """Ray cannot be started or used as asked."""
+
+
+class TrackingError(OctnasError):
+    """MLflow cannot be reached or refuses what was sent."""
+
+
+def require(condition: bool, key: str, found: object, allowed: str) -> None:
+    """Raise `SettingError` unless ``condition`` holds; for the ``__post_init__`` of settings."""
+    if not condition:
+        raise SettingError(key, found, allowed)

@@ -1,0 +1,82 @@
+"""Candidates, and the front of those that no other candidate beats."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from octnas.costs import Budget
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An architecture with what was measured of it.
+
+    Attributes:
+        id: of the architecture.
+        alphas: α by site.
+        macs: its cost for one image.
+        loss: cross-entropy on the rank part, by which candidates are compared.
+        metrics: whatever else was measured, such as ``rank_top1`` or ``read_loss``.
+        origin: where it came from: ``"uniform"``, ``"spread"`` or the sampler's name.
+        trial: number of the Optuna trial.
+    """
+
+    id: str
+    alphas: Mapping[str, float]
+    macs: int
+    loss: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    origin: str = ""
+    trial: int = -1
+
+    def to_dict(self) -> dict[str, Any]:
+        """The candidate as a JSON object."""
+        return {
+            "id": self.id,
+            "alphas": dict(self.alphas),
+            "macs": self.macs,
+            "loss": self.loss,
+            "metrics": dict(self.metrics),
+            "origin": self.origin,
+            "trial": self.trial,
+        }
+
+    @staticmethod
+    def from_dict(document: Mapping[str, Any]) -> "Candidate":
+        """Read what `to_dict` wrote."""
+        return Candidate(**document)
+
+
+@dataclass(frozen=True)
+class Front:
+    """The non-dominated candidates: none has fewer MACs and a lower loss, ascending in MACs."""
+
+    candidates: tuple[Candidate, ...]
+
+    @staticmethod
+    def of(candidates: Iterable[Candidate]) -> "Front":
+        """The front of any candidates; of equals, the one with the smaller id stays."""
+        front: list[Candidate] = []
+        for candidate in sorted(candidates, key=lambda c: (c.macs, c.loss, c.id)):
+            if not front or candidate.loss < front[-1].loss:
+                front.append(candidate)
+        return Front(tuple(front))
+
+    def hypervolume(self, reference: tuple[float, float]) -> float:
+        """Area that the front dominates up to ``reference`` = (MACs, loss).
+
+        Candidates beyond the reference in either coordinate add nothing.
+        """
+        macs_end, loss_end = reference
+        area = 0.0
+        for candidate in self.candidates:
+            if candidate.macs < macs_end and candidate.loss < loss_end:
+                area += (macs_end - candidate.macs) * (loss_end - candidate.loss)
+                loss_end = candidate.loss
+        return area
+
+
+def best_under(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
+    """The candidate with the lowest loss inside a budget; None if none is inside."""
+    inside = [candidate for candidate in candidates if budget.admits(candidate.macs)]
+    return min(inside, key=lambda c: (c.loss, c.macs, c.id), default=None)

@@ -1,0 +1,166 @@
+"""The convolutions and sites of a model, traced once without computing anything."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from octnas.architecture import StrideMode
+from octnas.costs import ConvShape, low_channels
+from octnas.errors import SettingError, UnsupportedModelError
+from octnas.nn.octavize import match_sites, resolve_alphas
+from octnas.nn.sites import ConvSite, conv_sites
+from octnas.space import SearchSpace, Site
+
+
+def create_backbone(backbone: str, args: Mapping[str, Any], *, meta: bool = False) -> nn.Module:
+    """A timm model by name, with timm's initialisation; on the meta device for its shapes alone.
+
+    Raises:
+        SettingError: timm knows no such model, or does not take these arguments.
+    """
+    import octnas.nn.models  # noqa: F401  registers octnas's own backbones with timm
+
+    if not timm.is_model(backbone):
+        near = timm.list_models(f"*{backbone.split('.')[0]}*")[:5]
+        hint = f" (near: {', '.join(near)})" if near else ""
+        raise SettingError("backbone", backbone, f"a model that timm knows{hint}")
+    try:
+        with torch.device("meta" if meta else "cpu"):
+            return timm.create_model(backbone, pretrained=False, **args)
+    except TypeError as error:
+        raise SettingError("backbone_args", dict(args), f"what {backbone} takes: {error}") from None
+
+
+def search_space(
+    backbone: str,
+    input_size: tuple[int, int, int],
+    choices: Sequence[float],
+    *,
+    backbone_args: Mapping[str, Any] | None = None,
+    fixed: Mapping[str, float] | None = None,
+    channel_multiple: int = 1,
+    stride_mode: StrideMode = "timm",
+) -> SearchSpace:
+    """The search space of a timm ResNet.
+
+    Args:
+        backbone: name of the timm model.
+        input_size: ``(channels, height, width)`` of one image.
+        choices: the α to choose from at every searchable site.
+        backbone_args: keyword arguments for ``timm.create_model``.
+        fixed: α by site name pattern where there is nothing to choose; by default the paper's
+            rule (§4.1), the stem and the last stage at 0.
+        channel_multiple: low channels are rounded down to a multiple of this; choices that
+            coincide after that are merged.
+        stride_mode: ``"timm"`` or ``"paper"``.
+
+    Raises:
+        SettingError: an unknown backbone, or arguments that it does not take.
+        UnsupportedModelError: a backbone that octave feature maps cannot pass through.
+        ArchitectureError: a pattern in ``fixed`` that names no site.
+    """
+    args = {"in_chans": input_size[0], **(backbone_args or {})}
+    model = create_backbone(backbone, args, meta=True)
+    convs = conv_sites(model)
+    sizes, linear_macs = _trace(model, input_size)
+    names = list(dict.fromkeys(conv.site_out for conv in convs))
+    pinned = _pinned(model, names, fixed)
+    return SearchSpace(
+        backbone=backbone,
+        backbone_args=args,
+        input_size=input_size,
+        channel_multiple=channel_multiple,
+        stride_mode=stride_mode,
+        sites=tuple(
+            _site(name, convs, model, pinned.get(name), choices, channel_multiple)
+            for name in names
+        ),
+        convs=tuple(_conv_shape(conv, model, sizes[conv.name]) for conv in convs),
+        other_macs=linear_macs,
+        params=sum(parameter.numel() for parameter in model.parameters()),
+    )
+
+
+def _pinned(
+    model: nn.Module, names: list[str], fixed: Mapping[str, float] | None
+) -> dict[str, float]:
+    """α of the sites where there is nothing to choose."""
+    if fixed is None:
+        by_rule = resolve_alphas(model, 1.0)
+        return {name: 0.0 for name in names if by_rule[name] == 0.0}
+    matched = match_sites(fixed, names, default=-1.0)
+    return {name: alpha for name, alpha in matched.items() if alpha >= 0.0}
+
+
+def _site(
+    name: str,
+    convs: Sequence[ConvSite],
+    model: nn.Module,
+    pinned: float | None,
+    choices: Sequence[float],
+    channel_multiple: int,
+) -> Site:
+    own = [index for index, conv in enumerate(convs) if conv.site_out == name]
+    first = model.get_submodule(convs[own[0]].name)
+    assert isinstance(first, nn.Conv2d)
+    channels, groups = first.out_channels, first.groups
+    wanted = choices if pinned is None else (pinned,)
+    low = {low_channels(alpha, channels, channel_multiple, groups) for alpha in wanted}
+    return Site(
+        name=name,
+        channels=channels,
+        groups=groups,
+        choices=tuple(count / channels for count in sorted(low)),
+        depth=sum(own) / len(own) / max(1, len(convs) - 1),
+    )
+
+
+def _conv_shape(conv: ConvSite, model: nn.Module, out_size: tuple[int, int]) -> ConvShape:
+    module = model.get_submodule(conv.name)
+    assert isinstance(module, nn.Conv2d)
+    pooled = module.stride != (1, 1) and not conv.stem
+    return ConvShape(
+        name=conv.name,
+        in_channels=module.in_channels,
+        out_channels=module.out_channels,
+        groups=module.groups,
+        kernel=module.kernel_size,  # type: ignore[arg-type]
+        out_size=out_size,
+        site_in=None if pooled else conv.site_in,
+        site_out=conv.site_out,
+    )
+
+
+def _trace(
+    model: nn.Module, input_size: tuple[int, int, int]
+) -> tuple[dict[str, tuple[int, int]], int]:
+    """Output sizes of the convolutions by name, and the MACs of the linear layers."""
+    sizes: dict[str, tuple[int, int]] = {}
+    linear = 0
+    handles = []
+
+    def note_size(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            sizes[name] = (output.shape[-2], output.shape[-1])
+
+        return hook
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            handles.append(module.register_forward_hook(note_size(name)))
+        elif isinstance(module, nn.Linear):
+            linear += module.in_features * module.out_features
+    try:
+        with torch.no_grad():
+            model.eval()(torch.empty((1, *input_size), device="meta"))
+    except RuntimeError as error:
+        raise UnsupportedModelError(
+            f"the model does not take images of {input_size}: {str(error).splitlines()[0]}"
+        ) from None
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sizes, linear

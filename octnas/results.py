@@ -1,0 +1,116 @@
+"""Networks to retrain, and what came of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from octnas.architecture import Architecture
+from octnas.costs import Cost
+
+SEARCHED = "searched"
+UNIFORM = "uniform"
+GROWING = "growing"
+VANILLA = "vanilla"
+ROLES = (SEARCHED, UNIFORM, GROWING, VANILLA)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network to retrain, and why.
+
+    Attributes:
+        role: ``"searched"``, or the baseline that it is: ``"uniform"`` (one α at every searchable
+            site), ``"growing"`` (α growing with depth) or ``"vanilla"`` (α = 0 everywhere).
+        budget: name of the budget that it belongs to; empty for vanilla.
+        architecture: what to build.
+        cost: for one image.
+    """
+
+    role: str
+    budget: str
+    architecture: Architecture
+    cost: Cost
+
+    @property
+    def name(self) -> str:
+        """Such as ``"searched, uniform α 0.5"``."""
+        return f"{self.role}, {self.budget}" if self.budget else self.role
+
+    @property
+    def slug(self) -> str:
+        """The name as a folder's name: ``"searched-uniform-0.5"``."""
+        kept = "".join(char if char.isascii() and char.isalnum() or char == "." else " " for char in self.name)
+        return "-".join(kept.split())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The network as a JSON object."""
+        return {
+            "role": self.role,
+            "budget": self.budget,
+            "architecture": self.architecture.to_dict(),
+            "cost": asdict(self.cost),
+        }
+
+    @staticmethod
+    def from_dict(document: Mapping[str, Any]) -> "Network":
+        """Read what `to_dict` wrote."""
+        return Network(
+            role=document["role"],
+            budget=document["budget"],
+            architecture=Architecture.from_dict(document["architecture"]),
+            cost=Cost(**document["cost"]),
+        )
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """One training of a network from scratch.
+
+    Attributes:
+        seed: of initialisation, data order and augmentation.
+        metrics: at the end of training: ``val_top1`` (0 to 1), ``val_loss``, ``seconds``.
+        history: per epoch: ``epoch``, ``train_loss``, ``lr``, ``time`` (seconds since 1970).
+    """
+
+    seed: int
+    metrics: Mapping[str, float]
+    history: Sequence[Mapping[str, float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as a JSON object."""
+        return {
+            "seed": self.seed,
+            "metrics": dict(self.metrics),
+            "history": [dict(epoch) for epoch in self.history],
+        }
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """A network with the results of its trainings, one per seed."""
+
+    network: Network
+    runs: tuple[SeedResult, ...]
+
+    def values(self, metric: str) -> list[float]:
+        """A metric by seed."""
+        return [run.metrics[metric] for run in self.runs]
+
+    def mean(self, metric: str) -> float:
+        """A metric's mean over seeds."""
+        return fmean(self.values(metric))
+
+    def std(self, metric: str) -> float | None:
+        """A metric's standard deviation over seeds (n - 1); None with a single seed."""
+        return stdev(self.values(metric)) if len(self.runs) > 1 else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The network and its results as a JSON object."""
+        return {"network": self.network.to_dict(), "runs": [run.to_dict() for run in self.runs]}
+
+    @staticmethod
+    def from_dict(document: Mapping[str, Any]) -> "Retrained":
+        """Read what `to_dict` wrote."""
+        runs = tuple(SeedResult(**run) for run in document["runs"])
+        return Retrained(Network.from_dict(document["network"]), runs)

@@ -1,0 +1,231 @@
+"""A search space: the sites of a backbone, their α choices, and what every architecture costs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from octnas.architecture import Architecture, StrideMode
+from octnas.costs import (
+    BYTES_PER_ACTIVATION,
+    Budget,
+    ConvShape,
+    Cost,
+    conv_activations,
+    conv_macs,
+    low_channels,
+)
+from octnas.errors import ArchitectureError, BudgetError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Site:
+    """One searchable α.
+
+    Attributes:
+        name: such as ``"layer1"`` (the residual stream of stage 1) or ``"layer1.0.conv2"``.
+        channels: output channels of its convolutions.
+        groups: groups of its convolutions; low channels are a multiple of them.
+        choices: realised shares of low channels to choose from, ascending and distinct;
+            a fixed site has one.
+        depth: where along the network its convolutions stand on average, 0 (first) to 1 (last).
+    """
+
+    name: str
+    channels: int
+    groups: int
+    choices: tuple[float, ...]
+    depth: float
+
+    @property
+    def searchable(self) -> bool:
+        """Whether there is anything to choose."""
+        return len(self.choices) > 1
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """All architectures of one backbone that a search may choose from.
+
+    Made from a model by `octnas.nn.shapes.search_space`; it needs no torch itself.
+
+    Attributes:
+        backbone, backbone_args, input_size, channel_multiple, stride_mode: as in `Architecture`.
+        sites: in the order in which data reaches them.
+        convs: every convolution of the backbone.
+        other_macs: MACs of the linear layers, the same for every architecture.
+        params: learnable parameters, the same for every architecture.
+    """
+
+    backbone: str
+    backbone_args: Mapping[str, Any]
+    input_size: tuple[int, int, int]
+    channel_multiple: int
+    stride_mode: StrideMode
+    sites: tuple[Site, ...]
+    convs: tuple[ConvShape, ...]
+    other_macs: int
+    params: int
+
+    @cached_property
+    def site(self) -> Mapping[str, Site]:
+        """The sites by name."""
+        return {site.name: site for site in self.sites}
+
+    @property
+    def searchable(self) -> tuple[Site, ...]:
+        """The sites with more than one choice."""
+        return tuple(site for site in self.sites if site.searchable)
+
+    @property
+    def size(self) -> int:
+        """How many architectures there are."""
+        return prod(len(site.choices) for site in self.sites)
+
+    def realise(self, alphas: Mapping[str, float]) -> dict[str, float]:
+        """The shares that α by site comes to after rounding, for every site.
+
+        Sites that are not named are at their first choice.
+
+        Raises:
+            ArchitectureError: a site that the backbone does not have.
+        """
+        if unknown := sorted(set(alphas) - set(self.site)):
+            raise ArchitectureError(
+                f"unknown sites {', '.join(unknown)}; allowed: {', '.join(self.site)}"
+            )
+        return {
+            site.name: realised(alphas.get(site.name, site.choices[0]), site, self.channel_multiple)
+            for site in self.sites
+        }
+
+    def architecture(self, alphas: Mapping[str, float]) -> Architecture:
+        """The architecture with these α by site, as realised after rounding.
+
+        Raises:
+            ArchitectureError: an unknown site, or α outside [0, 1].
+        """
+        return Architecture(
+            backbone=self.backbone,
+            input_size=self.input_size,
+            alphas=self.realise(alphas),
+            backbone_args=self.backbone_args,
+            channel_multiple=self.channel_multiple,
+            stride_mode=self.stride_mode,
+        )
+
+    def uniform(self, alpha: float) -> Architecture:
+        """The paper's network: one α at every searchable site, the others as they are fixed."""
+        return self.architecture({site.name: alpha for site in self.searchable})
+
+    def cost(self, architecture: Architecture | Mapping[str, float]) -> Cost:
+        """MACs, parameters and activation memory of one architecture, for one image.
+
+        Raises:
+            ArchitectureError: an unknown site.
+        """
+        given = architecture.alphas if isinstance(architecture, Architecture) else architecture
+        alphas = self.realise(given)
+        macs, activations = float(self.other_macs), 0.0
+        for conv in self.convs:
+            alpha_in = 0.0 if conv.site_in is None else alphas[conv.site_in]
+            macs += conv_macs(conv, alpha_in, alphas[conv.site_out])
+            activations += conv_activations(conv, alphas[conv.site_out])
+        return Cost(round(macs), self.params, round(activations) * BYTES_PER_ACTIVATION)
+
+    def macs(self, alphas: np.ndarray) -> np.ndarray:
+        """MACs of many architectures at once.
+
+        Args:
+            alphas: shape ``(n, len(sites))``, realised shares in the order of `sites`.
+
+        Returns:
+            Shape ``(n,)``, int64.
+        """
+        column = {site.name: index for index, site in enumerate(self.sites)}
+        total = np.full(len(alphas), float(self.other_macs))
+        for conv in self.convs:
+            alpha_out = alphas[:, column[conv.site_out]]
+            inside = conv.site_in is not None
+            alpha_in = alphas[:, column[conv.site_in]] if inside else np.zeros_like(alpha_out)
+            total += conv_macs(conv, alpha_in, alpha_out)
+        return np.rint(total).astype(np.int64)
+
+    @cached_property
+    def vanilla_macs(self) -> int:
+        """MACs at α = 0 everywhere."""
+        return self.cost({site.name: 0.0 for site in self.sites}).macs
+
+    def to_dict(self) -> dict[str, Any]:
+        """The space as a JSON document with a schema version."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+    @staticmethod
+    def from_dict(document: Mapping[str, Any]) -> "SearchSpace":
+        """Read what `to_dict` wrote, also after a round trip through JSON."""
+        if document.get("schema") != SCHEMA:
+            raise ArchitectureError(
+                f"search space schema: found {document.get('schema')!r}, allowed: {SCHEMA}"
+            )
+        values = {key: value for key, value in document.items() if key != "schema"}
+        values["input_size"] = tuple(values["input_size"])
+        values["sites"] = tuple(
+            Site(**site | {"choices": tuple(site["choices"])}) for site in values["sites"]
+        )
+        values["convs"] = tuple(
+            ConvShape(
+                **conv | {"kernel": tuple(conv["kernel"]), "out_size": tuple(conv["out_size"])}
+            )
+            for conv in values["convs"]
+        )
+        return SearchSpace(**values)
+
+    def digest_document(self) -> str:
+        """Canonical JSON, for fingerprints."""
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+
+def realised(alpha: float, site: Site, channel_multiple: int) -> float:
+    """The share of low channels that α comes to at a site.
+
+    Raises:
+        ArchitectureError: α outside [0, 1].
+    """
+    if not 0.0 <= alpha <= 1.0:
+        raise ArchitectureError(f"α of site {site.name!r}: found {alpha}, allowed: 0 to 1")
+    return low_channels(alpha, site.channels, channel_multiple, site.groups) / site.channels
+
+
+def check_budgets(budgets: Sequence[Budget], cheapest: int, dearest: int) -> None:
+    """Refuse budgets that no architecture meets, naming both figures.
+
+    Args:
+        budgets: what is asked for.
+        cheapest, dearest: MACs of the cheapest and of the dearest architecture.
+
+    Raises:
+        BudgetError: a budget below the cheapest, or with a lower bound above the dearest.
+    """
+    for budget in budgets:
+        if budget.max_macs < cheapest:
+            raise BudgetError(
+                f"budget {budget.name}: {budget.max_macs:,} MACs is below the cheapest "
+                f"architecture of the search space, {cheapest:,} MACs; raise the budget or allow "
+                "larger α"
+            )
+        if budget.min_macs > dearest:
+            raise BudgetError(
+                f"budget {budget.name}: at least {budget.min_macs:,} MACs is above the dearest "
+                f"architecture of the search space, {dearest:,} MACs; lower it"
+            )
+        if budget.min_macs > budget.max_macs:
+            raise BudgetError(
+                f"budget {budget.name}: its lower bound {budget.min_macs:,} is above its upper "
+                f"bound {budget.max_macs:,} MACs"
+            )
