@@ -1,5 +1,6 @@
 """An architecture: everything that makes one octave network, and its identity."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ _KEYS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Architecture:
     """What makes a network, apart from its weights.
 
@@ -59,13 +60,18 @@ class Architecture:
             raise ArchitectureError(
                 f"stride_mode: found {self.stride_mode!r}, allowed: {', '.join(STRIDE_MODES)}"
             )
-        ordered = {site: float(alpha) for site, alpha in sorted(self.alphas.items())}
+        # Adding 0.0 makes a 0.0 of -0.0, which is equal but is written differently.
+        ordered = {site: float(alpha) + 0.0 for site, alpha in sorted(self.alphas.items())}
         object.__setattr__(self, "alphas", MappingProxyType(ordered))
-        object.__setattr__(self, "backbone_args", MappingProxyType(dict(self.backbone_args)))
+        object.__setattr__(self, "backbone_args", MappingProxyType(_as_json(self.backbone_args)))
         object.__setattr__(self, "input_size", tuple(self.input_size))
 
+    def __eq__(self, other: object) -> bool:
+        # As the id: 1, 1.0 and True are equal in Python, but not in a document.
+        return isinstance(other, Architecture) and self._canonical() == other._canonical()
+
     def __hash__(self) -> int:
-        return hash(self.id)
+        return hash(self._canonical())
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A mapping proxy cannot be pickled; the document is all there is to an architecture.
@@ -74,15 +80,17 @@ class Architecture:
     @property
     def id(self) -> str:
         """The first 12 hex digits of the SHA-256 of the canonical JSON."""
-        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        return hashlib.sha256(self._canonical().encode()).hexdigest()[:12]
+
+    def _canonical(self) -> str:
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
 
     def to_dict(self) -> dict[str, Any]:
         """The architecture as a JSON document with a schema version."""
         return {
             "schema": SCHEMA,
             "backbone": self.backbone,
-            "backbone_args": dict(self.backbone_args),
+            "backbone_args": copy.deepcopy(dict(self.backbone_args)),
             "input_size": list(self.input_size),
             "alphas": dict(self.alphas),
             "channel_multiple": self.channel_multiple,
@@ -100,10 +108,9 @@ class Architecture:
             raise ArchitectureError(
                 f"architecture: found {type(document).__name__}, allowed: a JSON object"
             )
-        if document.get("schema") != SCHEMA:
-            raise ArchitectureError(
-                f"architecture schema: found {document.get('schema')!r}, allowed: {SCHEMA}"
-            )
+        schema = document.get("schema")
+        if type(schema) is not int or schema != SCHEMA:
+            raise ArchitectureError(f"architecture schema: found {schema!r}, allowed: {SCHEMA}")
         if wrong := set(document) ^ set(_KEYS):
             raise ArchitectureError(
                 f"architecture: missing or unknown keys {', '.join(sorted(map(str, wrong)))}; "
@@ -126,12 +133,21 @@ class Architecture:
         """
         try:
             document = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ArchitectureError(f"{path}: cannot be read as JSON ({error})") from error
         try:
             return Architecture.from_dict(document)
         except ArchitectureError as error:
             raise ArchitectureError(f"{path}: {error}") from error
+
+
+def _as_json(args: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy as JSON would bring it back: tuples become lists."""
+    try:
+        copied: dict[str, Any] = json.loads(json.dumps(dict(args), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ArchitectureError(f"backbone_args: found {dict(args)!r}: {error}") from None
+    return copied
 
 
 def _check_types(values: Mapping[str, Any]) -> None:

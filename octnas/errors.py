@@ -20,6 +20,10 @@ class SettingError(OctnasError, ValueError):
         self.found = found
         self.allowed = allowed
 
+    def __reduce__(self) -> tuple[type["SettingError"], tuple[str, object, str]]:
+        # Errors cross process boundaries, and are made anew from what they were made with.
+        return (SettingError, (self.key, self.found, self.allowed))
+
 
 class ConfigError(OctnasError):
     """An experiment file (or ``--set`` override) that cannot be used; may hold several lines."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Any
 
 from octnas.costs import Budget
@@ -55,9 +56,12 @@ class Front:
 
     @staticmethod
     def of(candidates: Iterable[Candidate]) -> "Front":
-        """The front of any candidates; of equals, the one with the smaller id stays."""
+        """The front of any candidates; of equals, the one with the smaller id stays.
+
+        A loss that is not a number is never on it.
+        """
         front: list[Candidate] = []
-        for candidate in sorted(candidates, key=lambda c: (c.macs, c.loss, c.id)):
+        for candidate in sorted(_scored(candidates), key=lambda c: (c.macs, c.loss, c.id)):
             if not front or candidate.loss < front[-1].loss:
                 front.append(candidate)
         return Front(tuple(front))
@@ -78,5 +82,10 @@ class Front:
 
 def best_under(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
     """The candidate with the lowest loss inside a budget; None if none is inside."""
-    inside = [candidate for candidate in candidates if budget.admits(candidate.macs)]
+    inside = [candidate for candidate in _scored(candidates) if budget.admits(candidate.macs)]
     return min(inside, key=lambda c: (c.loss, c.macs, c.id), default=None)
+
+
+def _scored(candidates: Iterable[Candidate]) -> list[Candidate]:
+    # Nothing compares with a NaN, so that one would stay wherever it comes first.
+    return [candidate for candidate in candidates if not isnan(candidate.loss)]

@@ -17,6 +17,7 @@ from octnas.errors import BudgetError
 from octnas.space import SearchSpace, Site
 
 MAX_LEVELS = 50_000
+_TRIES = 1000  # draws that may fall below a lower bound where levels are wide
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ class CostLevels:
 
         Args:
             rng: where randomness comes from.
-            low, high: bounds in MACs, both included; by default those of the space.
+            low, high: bounds in MACs, both included; by default those of the space. Where levels
+                are wide, what is cheaper than ``low`` is drawn again.
 
         Returns:
             α by site, one of each site's choices.
@@ -101,6 +103,7 @@ class CostLevels:
         Raises:
             BudgetError: no architecture lies within the bounds.
         """
+        at_least = low
         low = self.cheapest if low is None else low
         high = self.dearest if high is None else high
         inside = self.populated[(self.populated >= low) & (self.populated <= high)]
@@ -109,12 +112,26 @@ class CostLevels:
                 f"no architecture costs {low:,} to {high:,} MACs; the search space holds "
                 f"{self.cheapest:,} to {self.dearest:,}"
             )
-        target = rng.uniform(inside[0], inside[-1])
-        nearest = int(inside[np.abs(inside - target).argmin()])
-        return self.sample_at(rng, (nearest - self.lowest) // self.width)
+        for _ in range(_TRIES):
+            target = rng.uniform(inside[0], inside[-1])
+            nearest = int(inside[np.abs(inside - target).argmin()])
+            alphas = self.sample_at(rng, (nearest - self.lowest) // self.width)
+            # A wide level may hold cheaper architectures than it says.
+            if self.exact or at_least is None or self.space.cost(alphas).macs >= at_least:
+                return alphas
+        raise BudgetError(
+            f"{_TRIES} architectures drawn between {low:,} and {high:,} MACs cost less than that; "
+            f"levels are {self.width:,} MACs wide, allow a wider range"
+        )
 
     def sample_at(self, rng: np.random.Generator, level: int) -> dict[str, float]:
-        """Draw one of the architectures of a level, all with the same probability."""
+        """Draw one of the architectures of a level, all with the same probability.
+
+        Raises:
+            BudgetError: the level holds no architecture.
+        """
+        if not 0 <= level < self._n_levels or self.counts[level] == 0:
+            raise BudgetError(f"no architecture costs {self.lowest + level * self.width:,} MACs")
         chosen: dict[str, int] = {}
         for step, table in zip(reversed(self._steps), reversed(self._tables[:-1]), strict=True):
             level = self._step_back(rng, step, table, chosen, level)

@@ -1,7 +1,6 @@
 """A search space: the sites of a backbone, their α choices, and what every architecture costs."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import prod
@@ -12,14 +11,13 @@ import numpy as np
 from octnas.architecture import Architecture, StrideMode
 from octnas.costs import (
     BYTES_PER_ACTIVATION,
-    Budget,
     ConvShape,
     Cost,
     conv_activations,
     conv_macs,
     low_channels,
 )
-from octnas.errors import ArchitectureError, BudgetError
+from octnas.errors import ArchitectureError
 
 SCHEMA = 1
 
@@ -57,6 +55,7 @@ class SearchSpace:
 
     Attributes:
         backbone, backbone_args, input_size, channel_multiple, stride_mode: as in `Architecture`.
+        grid: the α to choose from before rounding, ascending.
         sites: in the order in which data reaches them.
         convs: every convolution of the backbone.
         other_macs: MACs of the linear layers, the same for every architecture.
@@ -68,6 +67,7 @@ class SearchSpace:
     input_size: tuple[int, int, int]
     channel_multiple: int
     stride_mode: StrideMode
+    grid: tuple[float, ...]
     sites: tuple[Site, ...]
     convs: tuple[ConvShape, ...]
     other_macs: int
@@ -127,11 +127,15 @@ class SearchSpace:
     def cost(self, architecture: Architecture | Mapping[str, float]) -> Cost:
         """MACs, parameters and activation memory of one architecture, for one image.
 
+        Sites that are not named are at 0 in an `Architecture`, and at their first choice in α by
+        site.
+
         Raises:
             ArchitectureError: an unknown site.
         """
-        given = architecture.alphas if isinstance(architecture, Architecture) else architecture
-        alphas = self.realise(given)
+        if isinstance(architecture, Architecture):
+            architecture = {**dict.fromkeys(self.site, 0.0), **architecture.alphas}
+        alphas = self.realise(architecture)
         macs, activations = float(self.other_macs), 0.0
         for conv in self.convs:
             alpha_in = 0.0 if conv.site_in is None else alphas[conv.site_in]
@@ -175,6 +179,7 @@ class SearchSpace:
             )
         values = {key: value for key, value in document.items() if key != "schema"}
         values["input_size"] = tuple(values["input_size"])
+        values["grid"] = tuple(values["grid"])
         values["sites"] = tuple(
             Site(**site | {"choices": tuple(site["choices"])}) for site in values["sites"]
         )
@@ -186,10 +191,6 @@ class SearchSpace:
         )
         return SearchSpace(**values)
 
-    def digest_document(self) -> str:
-        """Canonical JSON, for fingerprints."""
-        return json.dumps(self.to_dict(), sort_keys=True)
-
 
 def realised(alpha: float, site: Site, channel_multiple: int) -> float:
     """The share of low channels that α comes to at a site.
@@ -200,32 +201,3 @@ def realised(alpha: float, site: Site, channel_multiple: int) -> float:
     if not 0.0 <= alpha <= 1.0:
         raise ArchitectureError(f"α of site {site.name!r}: found {alpha}, allowed: 0 to 1")
     return low_channels(alpha, site.channels, channel_multiple, site.groups) / site.channels
-
-
-def check_budgets(budgets: Sequence[Budget], cheapest: int, dearest: int) -> None:
-    """Refuse budgets that no architecture meets, naming both figures.
-
-    Args:
-        budgets: what is asked for.
-        cheapest, dearest: MACs of the cheapest and of the dearest architecture.
-
-    Raises:
-        BudgetError: a budget below the cheapest, or with a lower bound above the dearest.
-    """
-    for budget in budgets:
-        if budget.max_macs < cheapest:
-            raise BudgetError(
-                f"budget {budget.name}: {budget.max_macs:,} MACs is below the cheapest "
-                f"architecture of the search space, {cheapest:,} MACs; raise the budget or allow "
-                "larger α"
-            )
-        if budget.min_macs > dearest:
-            raise BudgetError(
-                f"budget {budget.name}: at least {budget.min_macs:,} MACs is above the dearest "
-                f"architecture of the search space, {dearest:,} MACs; lower it"
-            )
-        if budget.min_macs > budget.max_macs:
-            raise BudgetError(
-                f"budget {budget.name}: its lower bound {budget.min_macs:,} is above its upper "
-                f"bound {budget.max_macs:,} MACs"
-            )

@@ -74,6 +74,7 @@ def search_space(
         input_size=input_size,
         channel_multiple=channel_multiple,
         stride_mode=stride_mode,
+        grid=tuple(sorted({float(alpha) for alpha in choices})),
         sites=tuple(
             _site(name, convs, model, pinned.get(name), choices, channel_multiple)
             for name in names

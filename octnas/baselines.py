@@ -1,0 +1,79 @@
+"""What one could do by hand at the same MACs: uniform α, and α growing with depth."""
+
+import numpy as np
+
+from octnas.architecture import Architecture
+from octnas.costs import Budget
+from octnas.results import GROWING, SEARCHED, UNIFORM, VANILLA, Network
+from octnas.space import SearchSpace
+
+# Steps in which a baseline's one or two parameters are tried.
+_STEPS = 101
+
+
+def baseline(space: SearchSpace, role: str, budget: Budget, at_least: int) -> Network:
+    """A baseline of a budget.
+
+    Args:
+        space: the search space; fixed sites stay as they are fixed.
+        role: ``"uniform"``, ``"growing"`` or ``"vanilla"``.
+        budget: whose MACs the baseline should have.
+        at_least: MACs of the searched network, below which a baseline would not be a fair one.
+
+    Returns:
+        For ``"vanilla"`` the network at α = 0; otherwise the one of its kind whose MACs are
+        closest to the budget's and not below ``at_least``.
+    """
+    if role == VANILLA:
+        architecture = space.architecture({site.name: 0.0 for site in space.sites})
+        return Network(VANILLA, "", architecture, space.cost(architecture))
+    if role == UNIFORM and budget.uniform is not None:
+        architecture = space.uniform(budget.uniform)
+    elif role == UNIFORM:
+        architecture = _closest(space, _uniform_designs(space), budget, at_least)
+    else:
+        architecture = _closest(space, _growing_designs(space), budget, at_least)
+    return Network(role, budget.name, architecture, space.cost(architecture))
+
+
+def searched(space: SearchSpace, budget: Budget, architecture: Architecture) -> Network:
+    """The network that the search chose for a budget."""
+    return Network(SEARCHED, budget.name, architecture, space.cost(architecture))
+
+
+def _closest(
+    space: SearchSpace, designs: np.ndarray, budget: Budget, at_least: int
+) -> Architecture:
+    """The design, shape ``(n, len(searchable))``, closest to the budget and not below a bound."""
+    names = [site.name for site in space.searchable]
+    realised = np.array([list(space.realise(dict(zip(names, row, strict=True))).values()) for row in designs])
+    macs = space.macs(realised)
+    allowed = macs >= at_least
+    distance = np.where(allowed, np.abs(macs - budget.max_macs), np.iinfo(np.int64).max)
+    best = realised[int(distance.argmin())]
+    return space.architecture(dict(zip(space.site, map(float, best), strict=True)))
+
+
+def _uniform_designs(space: SearchSpace) -> np.ndarray:
+    return np.repeat(np.linspace(0, 1, _STEPS)[:, None], len(space.searchable), axis=1)
+
+
+def _growing_designs(space: SearchSpace) -> np.ndarray:
+    """α grows in a straight line from 0 at some depth to the end, up to the largest choice.
+
+    Both the depth where it starts and the slope are tried; each α goes to the nearest choice.
+    """
+    sites = space.searchable
+    depth = np.array([site.depth for site in sites])
+    designs = []
+    for start in np.linspace(0, 1, _STEPS // 4, endpoint=False):
+        for end in np.linspace(start, 2, _STEPS // 2)[1:]:
+            ramp = np.clip((depth - start) / (end - start), 0, 1)
+            designs.append(
+                [
+                    min(site.choices, key=lambda choice, want=want: abs(choice - want))
+                    for site, want in zip(sites, ramp * max(s.choices[-1] for s in sites), strict=True)
+                ]
+            )
+    return np.unique(np.array(designs), axis=0)
+

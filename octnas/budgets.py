@@ -1,0 +1,78 @@
+"""Budgets as a user writes them, and what they come to in a search space."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from octnas.costs import Budget
+from octnas.errors import BudgetError, require
+from octnas.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class BudgetSettings:
+    """One budget on MACs; exactly one upper bound.
+
+    Attributes:
+        uniform: the MACs of the uniform-α network at this α.
+        share: this share of the vanilla network's MACs.
+        macs: so many MACs for one image.
+        flops: the same as ``macs``; papers say FLOPs where they mean multiply-adds.
+        min_share: an optional lower bound, as a share of the vanilla network's MACs.
+    """
+
+    uniform: float | None = None
+    share: float | None = None
+    macs: float | None = None
+    flops: float | None = None
+    min_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        upper = {key: getattr(self, key) for key in ("uniform", "share", "macs", "flops")}
+        given = {key: value for key, value in upper.items() if value is not None}
+        require(len(given) == 1, "budget", given, "exactly one of uniform, share, macs, flops")
+        key, value = next(iter(given.items()))
+        if key == "uniform":
+            require(0 <= value <= 1, key, value, "0 to 1")
+        require(value > 0 or key == "uniform", key, value, "above 0")
+        require(0 <= self.min_share <= 1, "min_share", self.min_share, "0 to 1")
+
+    def resolve(self, space: SearchSpace) -> Budget:
+        """The budget in MACs."""
+        low = round(self.min_share * space.vanilla_macs)
+        if self.uniform is not None:
+            macs = space.cost(space.uniform(self.uniform)).macs
+            return Budget(f"uniform α {self.uniform:g}", macs, low, uniform=self.uniform)
+        if self.share is not None:
+            macs = int(self.share * space.vanilla_macs)
+            return Budget(f"{self.share:g} of vanilla", macs, low)
+        macs = int(self.macs or self.flops or 0)
+        return Budget(f"{macs / 1e6:g} M MACs", macs, low)
+
+
+def check_budgets(budgets: Sequence[Budget], cheapest: int, dearest: int) -> None:
+    """Refuse budgets that no architecture meets, naming both figures.
+
+    Args:
+        budgets: what is asked for.
+        cheapest, dearest: MACs of the cheapest and of the dearest architecture.
+
+    Raises:
+        BudgetError: a budget below the cheapest, or with a lower bound above the dearest.
+    """
+    for budget in budgets:
+        if budget.max_macs < cheapest:
+            raise BudgetError(
+                f"budget {budget.name}: {budget.max_macs:,} MACs is below the cheapest "
+                f"architecture of the search space, {cheapest:,} MACs; raise the budget or allow "
+                "larger α"
+            )
+        if budget.min_macs > dearest:
+            raise BudgetError(
+                f"budget {budget.name}: at least {budget.min_macs:,} MACs is above the dearest "
+                f"architecture of the search space, {dearest:,} MACs; lower it"
+            )
+        if budget.min_macs > budget.max_macs:
+            raise BudgetError(
+                f"budget {budget.name}: its lower bound {budget.min_macs:,} is above its upper "
+                f"bound {budget.max_macs:,} MACs"
+            )

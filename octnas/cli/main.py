@@ -1,0 +1,54 @@
+"""The ``octnas`` program."""
+
+import sys
+
+import typer
+
+from octnas import __version__
+from octnas.cli import cost, init, run
+from octnas.errors import OctnasError
+
+app = typer.Typer(
+    name="octnas",
+    help="Find the octave ratio of every layer of a ResNet under a budget.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+run.add_to(app)
+cost.add_to(app)
+init.add_to(app)
+
+
+def _version(value: bool) -> None:  # noqa: FBT001  typer's callback
+    if value:
+        typer.echo(f"octnas {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(  # noqa: ARG001, FBT001
+        False,  # noqa: FBT003
+        "--version",
+        callback=_version,
+        is_eager=True,
+        help="Print the version.",
+    ),
+) -> None:
+    """Find the octave ratio of every layer of a ResNet under a budget."""
+
+
+def main() -> None:
+    """Run the program; a mistake that the user can mend is a line each and exit code 2."""
+    try:
+        app()
+    except OctnasError as error:
+        from octnas.credentials import redact
+
+        for line in redact(str(error)).splitlines():
+            typer.echo(f"octnas: {line}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("octnas: interrupted; the same command goes on from here", err=True)
+        sys.exit(130)

@@ -1,0 +1,132 @@
+"""The commands that carry out an experiment, whole or stage by stage."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from octnas.pipeline.opening import Run
+
+Experiment = Annotated[
+    Path, typer.Argument(help="A YAML file, or the directory of an earlier run.", show_default=False)
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replace a setting; may be repeated."),
+]
+RunDir = Annotated[Path | None, typer.Option(help="Where to write; by default runs/NAME.")]
+Fresh = Annotated[
+    str | None,
+    typer.Option(metavar="STAGE", help="Do a stage anew, and what depends on it."),
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (run, supernet, search, retrain, export, report):
+        app.command()(command)
+
+
+def run(
+    experiment: Experiment,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    fresh: Fresh = None,
+) -> None:
+    """Carry out a whole experiment: supernet, search, retraining, export and report."""
+    from octnas.run_directory import STAGES
+
+    opened = _carry_out(experiment, overrides, run_dir, fresh, tuple(STAGES))
+    _say_where(opened)
+
+
+def supernet(
+    experiment: Experiment,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    fresh: Fresh = None,
+) -> None:
+    """Train the supernet."""
+    _carry_out(experiment, overrides, run_dir, fresh, ("supernet",))
+
+
+def search(
+    experiment: Experiment,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    fresh: Fresh = None,
+) -> None:
+    """Search with a trained supernet."""
+    _carry_out(experiment, overrides, run_dir, fresh, ("search",))
+
+
+def retrain(
+    experiment: Experiment,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    fresh: Fresh = None,
+) -> None:
+    """Retrain the chosen networks and the baselines from scratch."""
+    _carry_out(experiment, overrides, run_dir, fresh, ("retrain",))
+
+
+def export(
+    experiment: Experiment,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    fresh: Fresh = None,
+) -> None:
+    """Write every retrained network as a folder that timm loads."""
+    _carry_out(experiment, overrides, run_dir, fresh, ("export",))
+
+
+def report(
+    experiment: Experiment,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+) -> None:
+    """Write the report anew, from as much as there is."""
+    from octnas.pipeline.stages import rewrite_report
+
+    opened = _open(experiment, overrides, run_dir, None)
+    rewrite_report(opened)
+
+
+def _carry_out(
+    experiment: Path,
+    overrides: list[str] | None,
+    run_dir: Path | None,
+    fresh: str | None,
+    stages: tuple[str, ...],
+) -> "Run":
+    opened = _open(experiment, overrides, run_dir, fresh)
+    from octnas.pipeline.stages import run_stages
+
+    run_stages(opened, stages)
+    return opened
+
+
+def _open(
+    experiment: Path, overrides: list[str] | None, run_dir: Path | None, fresh: str | None
+) -> "Run":
+    from octnas.cli.progress import RichProgress
+    from octnas.pipeline.opening import open_run
+
+    return open_run(
+        experiment,
+        overrides=overrides or (),
+        run_dir=run_dir,
+        fresh=fresh,
+        progress=RichProgress(),
+    )
+
+
+def _say_where(run: "Run") -> None:
+    """The paths and commands to look at what was made."""
+    directory = run.directory.path.resolve()
+    typer.echo(f"\nReport:    {directory / 'report' / 'index.html'}")
+    typer.echo(f"Table:     {directory / 'report' / 'networks.csv'}")
+    typer.echo(f"Networks:  {directory / 'export'}")
+    if command := run.tracker.view_command():
+        typer.echo(f"MLflow:    {command}")

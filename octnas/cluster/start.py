@@ -1,0 +1,165 @@
+"""A Ray of our own on this machine: it sends nothing to other machines and leaves nothing behind.
+
+What Ray 2.60 does without these precautions, and what stops it:
+
+- Its dashboard process asks the cloud metadata addresses (169.254.169.254 and
+  metadata.google.internal) at every start, even with ``include_dashboard=False`` and usage
+  statistics off, unless ``~/ray_bootstrap_config.yaml`` exists. So Ray's own processes get a
+  private home with such a file, and the workers get the user's home back.
+- All its servers listen on all interfaces, and ``_node_ip_address="127.0.0.1"`` is replaced by the
+  address of the machine, unless Ray's switch for clusters is off (it is called after Windows and
+  macOS, where that is the default).
+- On machines with ``/dev/accel*`` or ``/dev/vfio/*`` it asks the metadata address about TPUs,
+  unless told how many there are.
+"""
+
+import logging
+import os
+import secrets
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from octnas.cluster.environment import environment
+from octnas.errors import ClusterError
+
+LOOPBACK = "127.0.0.1"
+
+# The factory of the evaluations goes through the object store: weights and images, once. Ray's
+# default would be 30 % of the machine's memory; what does not fit is spilled to disk. The store
+# takes memory as it fills, not at once.
+OBJECT_STORE_BYTES = 512 * 2**20
+
+# Unix sockets have at most 107 bytes, of which Ray takes 65 below its directory and we take 18.
+LONGEST_TEMPORARY_DIRECTORY = 24
+
+# Ray caches its token for the life of a process, so two clusters in one process share one.
+_TOKEN = secrets.token_hex(32)
+
+_RAY_ENVIRONMENT: Mapping[str, str | None] = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9/",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_TOKEN": _TOKEN,
+    "RAY_AUTH_TOKEN_PATH": None,
+    "RAY_AUTH_MODE": None,  # Ray's default for a local start is "token"; it sets this variable
+    "RAY_ADDRESS": None,
+    "RAY_REDIS_ADDRESS": None,
+    # Workers with an environment of their own cannot be started ahead.
+    "RAY_enable_worker_prestart": "0",
+    "RAY_prestart_worker_first_driver": "0",
+}
+
+
+@contextmanager
+def local_cluster(workers: int) -> Iterator[None]:
+    """Run Ray on this machine within a ``with`` block.
+
+    Its processes listen on the loopback interface only and ask for a token. They end with the
+    block, also after an exception or Ctrl-C, and their files are removed.
+
+    Args:
+        workers: number of CPUs that Ray may give away, and so of evaluations at a time.
+
+    Raises:
+        ClusterError: ``workers`` is below 1, Ray is in use in this process already, or it does
+            not start.
+    """
+    if workers < 1:
+        raise ClusterError(f"workers: found {workers}, allowed: 1 or more")
+    import ray
+
+    if ray.is_initialized():
+        raise ClusterError("Ray runs in this process already; call ray.shutdown() first")
+    with (
+        tempfile.TemporaryDirectory(
+            prefix="octnas-", dir=_short_directory(), ignore_cleanup_errors=True
+        ) as directory,
+        environment(_RAY_ENVIRONMENT),
+        _level_kept(logging.getLogger("ray")),
+    ):
+        try:
+            _start(ray, workers, Path(directory))
+            yield
+        finally:
+            # Waiting lets the directory be removed after the last log line.
+            ray.shutdown(wait_for_processes=True)
+
+
+def _start(ray: ModuleType, workers: int, directory: Path) -> None:
+    home = os.path.expanduser("~")  # noqa: PTH111 - Path.home() fails where there is none
+    private = directory / "home"
+    private.mkdir()
+    (private / "ray_bootstrap_config.yaml").write_text("provider: {type: local}\n")
+    with environment({"HOME": str(private)}), _loopback_switch(), _sigterm_kept():
+        try:
+            ray.init(**_arguments(workers, directory, home))
+        except (RuntimeError, OSError, ValueError, ray.exceptions.RayError) as error:
+            reason = " ".join(str(error).split())
+            raise ClusterError(f"Ray does not start: {reason}") from error
+    address = ray.nodes()[0]["NodeManagerAddress"]
+    if address != LOOPBACK:
+        raise ClusterError(
+            f"Ray {ray.__version__} listens on {address} although told to use {LOOPBACK}; "
+            "octnas does not run it like that"
+        )
+
+
+def _arguments(workers: int, directory: Path, home: str) -> dict[str, Any]:
+    return {
+        "address": "local",
+        "num_cpus": workers,
+        "num_gpus": 0,
+        "resources": {"TPU": 0},
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "runtime_env": {"env_vars": {"HOME": home}},
+        "_node_ip_address": LOOPBACK,
+        "_temp_dir": str(directory),
+        "_skip_env_hook": True,
+    }
+
+
+def _short_directory() -> str:
+    directory = tempfile.gettempdir()
+    return directory if len(directory) <= LONGEST_TEMPORARY_DIRECTORY else "/tmp"  # noqa: S108
+
+
+@contextmanager
+def _loopback_switch() -> Iterator[None]:
+    """Ray reads the variable when it is imported, which may be long ago."""
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """`ray.init` replaces the handler of SIGTERM, in the main thread."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _level_kept(logger: logging.Logger) -> Iterator[None]:
+    before = logger.level
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,188 @@
+"""An experiment file into checked settings, with errors that name file, line and key."""
+
+import difflib
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from octnas.architecture import StrideMode
+from octnas.budgets import BudgetSettings
+from octnas.errors import ConfigError, SettingError, require
+from octnas.search.settings import SearchSettings
+from octnas.settings import HOW
+from octnas.tracking.settings import TrackingSettings
+from octnas.training.settings import (
+    DigitsSettings,
+    FolderSettings,
+    RetrainSettings,
+    SupernetSettings,
+)
+from octnas.yaml import Document, parse_override, parse_yaml
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class SpaceSettings:
+    """What is searched.
+
+    Attributes:
+        backbone: name of a timm ResNet.
+        input_size: channels, height and width of the images.
+        alphas: the α to choose from at every searchable site.
+        budgets: bounds on MACs; the search finds one network for each.
+        backbone_args: keyword arguments for ``timm.create_model``; the number of classes is
+            that of the data unless it is given here.
+        fixed: α by site name pattern where there is nothing to choose; by default the paper's
+            rule, the stem and the last stage at 0.
+        channel_multiple: low channels are rounded down to a multiple of this.
+        stride_mode: ``paper`` (average pooling for every stride, for training from scratch) or
+            ``timm`` (timm's strides at α = 0, for pretrained weights).
+    """
+
+    backbone: str
+    input_size: tuple[int, int, int]
+    alphas: tuple[float, ...]
+    budgets: tuple[BudgetSettings, ...]
+    backbone_args: dict[str, Any] = field(default_factory=dict)
+    fixed: dict[str, float] | None = None
+    channel_multiple: int = 1
+    stride_mode: StrideMode = "paper"
+
+    def __post_init__(self) -> None:
+        require(min(self.input_size) >= 1, "input_size", self.input_size, "numbers of 1 or more")
+        require(
+            len(self.alphas) > 0 and all(0 <= alpha <= 1 for alpha in self.alphas),
+            "alphas",
+            self.alphas,
+            "one or more numbers from 0 to 1",
+        )
+        require(len(self.budgets) > 0, "budgets", self.budgets, "one or more")
+        require(self.channel_multiple >= 1, "channel_multiple", self.channel_multiple, "1 or more")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One complete experiment.
+
+    Attributes:
+        schema: version of this format.
+        name: of the experiment; also of its run directory and its MLflow experiment.
+        seed: of the supernet, its sampling and the search.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    """
+
+    schema: Literal[1]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    space: SpaceSettings
+    data: Annotated[DigitsSettings | FolderSettings, Field(discriminator="source")]
+    supernet: SupernetSettings = SupernetSettings()
+    search: SearchSettings = SearchSettings()
+    retrain: RetrainSettings = RetrainSettings()
+    tracking: TrackingSettings = TrackingSettings()
+    seed: int = 0
+    device: str = field(default="auto", metadata=HOW)
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**31, "seed", self.seed, "0 to 2147483647")
+
+
+_ADAPTER = TypeAdapter(RunConfig)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read an experiment file.
+
+    Args:
+        path: of the YAML file.
+        overrides: ``section.key=value``, the value in YAML.
+
+    Raises:
+        ConfigError: one line for each mistake: file, line, key, what was found, what is allowed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from None
+    document = parse_yaml(text, str(path))
+    for override in overrides:
+        parse_override(override, document)
+    return check_config(document)
+
+
+def check_config(document: Document) -> RunConfig:
+    """Settings from a parsed document.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    problems = list(_unknown_keys(document, RunConfig, document.values, ()))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    try:
+        return _ADAPTER.validate_python(document.values)
+    except ValidationError as error:
+        lines = [_describe(document, problem) for problem in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+
+
+def resolved(config: RunConfig) -> dict[str, Any]:
+    """All settings, defaults included, as plain YAML values."""
+    return dict(_ADAPTER.dump_python(config, mode="json"))
+
+
+def _unknown_keys(document: Document, kind: Any, value: Any, where: tuple[Any, ...]) -> Any:
+    """A line for every key that its section does not have, with the nearest that it has."""
+    kind = _section(kind, value)
+    if get_origin(kind) is tuple and isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _unknown_keys(document, get_args(kind)[0], item, (*where, index))
+    if not is_dataclass(kind) or not isinstance(value, Mapping):
+        return
+    hints = get_type_hints(kind, include_extras=True)
+    known = [entry.name for entry in fields(kind)]
+    for key, item in value.items():
+        if key in known:
+            yield from _unknown_keys(document, hints[key], item, (*where, key))
+            continue
+        near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(known)}"
+        yield f"{document.place((*where, key))}: unknown key; {hint}"
+
+
+def _section(kind: Any, value: Any) -> Any:
+    """The dataclass or tuple that a type stands for, given the value's ``source``."""
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if get_origin(kind) in (Union, types.UnionType):
+        options = [option for option in get_args(kind) if is_dataclass(option)]
+        source = value.get("source") if isinstance(value, Mapping) else None
+        matching = [o for o in options if getattr(o, "source", None) == source]
+        return matching[0] if matching else None
+    return kind
+
+
+def _describe(document: Document, problem: Mapping[str, Any]) -> str:
+    """One validation error as one line."""
+    where = [part for part in problem["loc"] if part not in ("digits", "folder")]
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, SettingError):
+        key = [] if cause.key == "budget" else [cause.key]
+        return (
+            f"{document.place((*where, *key))}: found {_show(cause.found)}, "
+            f"allowed: {cause.allowed}"
+        )
+    if problem["type"] in ("missing", "missing_argument"):
+        return f"{document.place(tuple(where))}: missing"
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    note = document.note(tuple(where))
+    return f"{document.place(tuple(where))}: found {_show(problem['input'])}, {message}{note}"
+
+
+def _show(value: Any) -> str:
+    text = repr(list(value) if isinstance(value, tuple) else value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,1 @@
+"""Networks as files for others, one module per format."""

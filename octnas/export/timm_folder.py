@@ -1,0 +1,74 @@
+"""A folder that timm loads: config, weights and architecture."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.models import save_for_hf
+from torch import nn
+
+from octnas.architecture import Architecture
+from octnas.errors import OctnasError
+from octnas.nn.load import ARCHITECTURE_FILE, load
+from octnas.nn.shapes import create_backbone
+
+
+class ExportError(OctnasError):
+    """An exported network that is not its source."""
+
+
+def export_timm(
+    architecture: Architecture,
+    weights: Path,
+    folder: Path,
+    *,
+    num_classes: int,
+    data_config: Mapping[str, Any],
+) -> None:
+    """Write a network as a folder for ``timm.create_model("local-dir:…", pretrained=True)``.
+
+    It loads after ``import octnas.nn``, and with `octnas.load`. Both are tried on random images
+    before this returns.
+
+    Args:
+        architecture: of the network.
+        weights: a safetensors file with its state dict.
+        folder: gets ``config.json``, ``model.safetensors`` and ``architecture.json``.
+        num_classes: of the classifier.
+        data_config: how images are prepared: ``mean``, ``std``, ``crop_pct``, ``interpolation``.
+
+    Raises:
+        ExportError: what was written does not compute what its source computes.
+    """
+    backbone = create_backbone(architecture.backbone, architecture.backbone_args, meta=True)
+    pretrained_cfg = {
+        "input_size": architecture.input_size,
+        "num_classes": num_classes,
+        "first_conv": backbone.pretrained_cfg.get("first_conv", "conv1"),
+        "classifier": backbone.pretrained_cfg.get("classifier", "fc"),
+        **data_config,
+    }
+    source = timm.create_model(
+        "octnas_network", architecture=architecture.to_dict(), pretrained_cfg=pretrained_cfg
+    )
+    source.load_state_dict(load_file(weights))
+    save_for_hf(source, str(folder), safe_serialization=True)
+    architecture.save(folder / ARCHITECTURE_FILE)
+    _check(source, folder, architecture)
+
+
+@torch.inference_mode()
+def _check(source: nn.Module, folder: Path, architecture: Architecture) -> None:
+    """Compare what the folder gives with its source, on random images."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn((2, *architecture.input_size), generator=generator)
+    expected = source.eval()(images)
+    if not expected.abs().max() > 1e-6:
+        raise ExportError(f"{folder}: the logits are all but zero; the network was not trained")
+    by_timm = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    for loader, network in (("timm", by_timm), ("octnas.load", load(folder))):
+        if not torch.equal(network(images), expected):
+            raise ExportError(f"{folder}: {loader} gives other logits than the source")

@@ -1,0 +1,137 @@
+"""What a model costs at given α, by name, without building it for real."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from octnas.architecture import Architecture, StrideMode
+from octnas.costs import Cost, conv_macs, low_channels
+from octnas.nn.octavize import Alphas, resolve_alphas
+from octnas.nn.shapes import create_backbone, search_space
+from octnas.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class SiteCost:
+    """One site of a costed model.
+
+    Attributes:
+        name: of the site.
+        alpha: realised share of low channels.
+        channels, low_channels: of its convolutions' outputs: all, and the low ones.
+        macs: of the convolutions that put them out.
+    """
+
+    name: str
+    alpha: float
+    channels: int
+    low_channels: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """The cost of one architecture for one image, in all and by site.
+
+    Attributes:
+        architecture: what was costed, with α as realised after rounding.
+        cost: MACs, parameters and activation memory.
+        vanilla_macs: MACs at α = 0 everywhere.
+        sites: in the order in which data reaches them.
+    """
+
+    architecture: Architecture
+    cost: Cost
+    vanilla_macs: int
+    sites: tuple[SiteCost, ...]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of convolutions and linear layers (the paper's "FLOPs")."""
+        return self.cost.macs
+
+    @property
+    def params(self) -> int:
+        """Learnable parameters; the same for every α."""
+        return self.cost.params
+
+    @property
+    def activation_bytes(self) -> int:
+        """The convolutions' outputs of one image in float32."""
+        return self.cost.activation_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures as a JSON object."""
+        return {
+            **asdict(self.cost),
+            "vanilla_macs": self.vanilla_macs,
+            "architecture": {"id": self.architecture.id, **self.architecture.to_dict()},
+            "sites": [asdict(site) for site in self.sites],
+        }
+
+
+def cost(
+    model: str | Architecture,
+    alphas: Alphas = 0.0,
+    *,
+    input_size: tuple[int, int, int] | None = None,
+    backbone_args: dict[str, Any] | None = None,
+    channel_multiple: int = 1,
+    stride_mode: StrideMode = "timm",
+) -> ModelCost:
+    """The cost of a timm ResNet as an octave network, or of an architecture.
+
+    Args:
+        model: a timm model's name; or an `Architecture`, which brings everything but, if given,
+            the input size.
+        alphas: as `octnas.octavize` takes them; a number means the paper's rule.
+        input_size: ``(channels, height, width)``; by default what timm states for the model.
+        backbone_args: keyword arguments for ``timm.create_model``.
+        channel_multiple: low channels are rounded down to a multiple of this.
+        stride_mode: ``"timm"`` or ``"paper"``; MACs are the same.
+
+    Raises:
+        SettingError: timm knows no such model.
+        UnsupportedModelError: a model that octave feature maps cannot pass through.
+        ArchitectureError: an unknown site, or α outside [0, 1].
+    """
+    if isinstance(model, Architecture):
+        alphas, channel_multiple, stride_mode = model, model.channel_multiple, model.stride_mode
+        backbone_args, input_size = dict(model.backbone_args), input_size or model.input_size
+        model = model.backbone
+    backbone = create_backbone(model, backbone_args or {}, meta=True)
+    by_site = resolve_alphas(backbone, alphas)
+    space = search_space(
+        model,
+        input_size or tuple(backbone.pretrained_cfg.get("input_size", (3, 224, 224))),
+        choices=(0.0,),
+        backbone_args=backbone_args,
+        fixed={},
+        channel_multiple=channel_multiple,
+        stride_mode=stride_mode,
+    )
+    architecture = space.architecture(by_site)
+    return ModelCost(
+        architecture=architecture,
+        cost=space.cost(architecture),
+        vanilla_macs=space.vanilla_macs,
+        sites=_site_costs(space, architecture),
+    )
+
+
+def _site_costs(space: SearchSpace, architecture: Architecture) -> tuple[SiteCost, ...]:
+    macs = dict.fromkeys(space.site, 0.0)
+    for conv in space.convs:
+        alpha_in = architecture.alphas[conv.site_in] if conv.site_in else 0.0
+        macs[conv.site_out] += conv_macs(conv, alpha_in, architecture.alphas[conv.site_out])
+    return tuple(
+        SiteCost(
+            name=site.name,
+            alpha=architecture.alphas[site.name],
+            channels=site.channels,
+            low_channels=low_channels(
+                architecture.alphas[site.name], site.channels, space.channel_multiple, site.groups
+            ),
+            macs=round(macs[site.name]),
+        )
+        for site in space.sites
+    )

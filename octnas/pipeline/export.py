@@ -1,0 +1,30 @@
+"""Stage 5: every retrained network as a folder that timm loads."""
+
+from octnas.export.timm_folder import export_timm
+from octnas.pipeline.opening import Run
+from octnas.pipeline.records import begin_tracking, read_results
+from octnas.pipeline.retrain import tracking_key
+from octnas.training.data import preparation
+from octnas.training.retrain import WEIGHTS_FILE
+
+
+def export(run: Run) -> None:
+    """Write each network with the weights of the first seed: no choice by val results."""
+    results = read_results(run)
+    seed = run.config.retrain.seeds[0]
+    begin_tracking(run)
+    with run.progress.bar("export", len(results)) as bar:
+        for result in results:
+            network = result.network
+            trained = run.directory.stage("retrain") / network.architecture.id / f"seed-{seed}"
+            folder = run.directory.stage("export") / network.slug
+            export_timm(
+                network.architecture,
+                trained / WEIGHTS_FILE,
+                folder,
+                num_classes=network.architecture.backbone_args["num_classes"],
+                data_config=preparation(run.config.data),
+            )
+            run.tracker.artifact(tracking_key(network), folder, "model")
+            bar.advance(note=network.slug)
+    run.progress.say(f"export: {len(results)} folders in {run.directory.stage('export')}")

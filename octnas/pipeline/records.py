@@ -1,0 +1,79 @@
+"""What several stages write and read: candidates, chosen networks, results; and MLflow's parent."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from octnas.errors import RunDirectoryError
+from octnas.front import Candidate
+from octnas.pipeline.opening import CONFIG_FILE, RUN_FILE, Run
+from octnas.results import Retrained
+from octnas.run_directory import read_json, write_json
+from octnas.settings import flatten
+
+SCHEMA = 1
+PARENT = "experiment"
+CANDIDATES_FILE = "candidates.json"
+CHOSEN_FILE = "chosen.json"
+RESULTS_FILE = "results.json"
+
+
+def begin_tracking(run: Run) -> None:
+    """Start the experiment's parent run in MLflow, or go on with it."""
+    config = run.config
+    params: dict[str, Any] = {"seed": config.seed, "device": config.device}
+    params |= flatten(config.space, "space") | flatten(config.data, "data")
+    run.tracker.start(PARENT, config.name, params=params)
+    for name in (CONFIG_FILE, RUN_FILE, "space/space.json", "space/budgets.json"):
+        run.tracker.artifact(PARENT, run.directory.path / name)
+
+
+def write_candidates(run: Run, candidates: Sequence[Candidate]) -> None:
+    """Everything that the search has evaluated."""
+    write_json(
+        run.directory.stage("search") / CANDIDATES_FILE,
+        {"schema": SCHEMA, "candidates": [candidate.to_dict() for candidate in candidates]},
+    )
+
+
+def read_candidates(run: Run) -> tuple[Candidate, ...]:
+    """Read what `write_candidates` wrote."""
+    document = _read(run, "search", CANDIDATES_FILE)
+    return tuple(Candidate.from_dict(entry) for entry in document["candidates"])
+
+
+def write_chosen(run: Run, chosen: dict[str, Candidate]) -> None:
+    """The candidate that was chosen for each budget, by the budget's name."""
+    write_json(
+        run.directory.stage("search") / CHOSEN_FILE,
+        {"schema": SCHEMA, "chosen": {name: found.to_dict() for name, found in chosen.items()}},
+    )
+
+
+def read_chosen(run: Run) -> dict[str, Candidate]:
+    """Read what `write_chosen` wrote."""
+    document = _read(run, "search", CHOSEN_FILE)
+    return {name: Candidate.from_dict(entry) for name, entry in document["chosen"].items()}
+
+
+def write_results(run: Run, results: Sequence[Retrained]) -> None:
+    """The retrained networks with their results by seed."""
+    write_json(
+        run.directory.stage("retrain") / RESULTS_FILE,
+        {"schema": SCHEMA, "networks": [result.to_dict() for result in results]},
+    )
+
+
+def read_results(run: Run) -> tuple[Retrained, ...]:
+    """Read what `write_results` wrote."""
+    document = _read(run, "retrain", RESULTS_FILE)
+    return tuple(Retrained.from_dict(entry) for entry in document["networks"])
+
+
+def _read(run: Run, stage: str, name: str) -> dict[str, Any]:
+    path = run.directory.stage(stage) / name
+    document = read_json(path)
+    if document.get("schema") != SCHEMA:
+        raise RunDirectoryError(
+            f"{path}: schema: found {document.get('schema')!r}, allowed: {SCHEMA}"
+        )
+    return dict(document)

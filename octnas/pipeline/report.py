@@ -1,0 +1,71 @@
+"""Stage 6: the report, from whatever the stages before have written."""
+
+from octnas.front import Front
+from octnas.pipeline.opening import RUN_FILE, Run
+from octnas.pipeline.records import (
+    PARENT,
+    begin_tracking,
+    read_candidates,
+    read_chosen,
+    read_results,
+)
+from octnas.pipeline.supernet import HISTORY_FILE
+from octnas.report.data import ReportData
+from octnas.report.page import write_page
+from octnas.report.tables import retrained_rows, write_csv
+from octnas.run_directory import read_json
+
+PAGE_FILE = "index.html"
+TABLE_FILE = "networks.csv"
+
+
+def report(run: Run) -> None:
+    """Write the page and, where networks were retrained, their table."""
+    data = gather(run)
+    folder = run.directory.stage("report")
+    write_page(data, folder / PAGE_FILE)
+    if data.retrained:
+        rows = retrained_rows(data.retrained, data.space.vanilla_macs)
+        write_csv(rows, folder / TABLE_FILE)
+    begin_tracking(run)
+    for name in (PAGE_FILE, TABLE_FILE):
+        if (folder / name).exists():
+            run.tracker.artifact(PARENT, folder / name, "report")
+    run.tracker.finish(PARENT)
+    run.progress.say(f"report: {folder / PAGE_FILE}")
+
+
+def gather(run: Run) -> ReportData:
+    """Everything that the report shows, from the files of the run directory."""
+    candidates = read_candidates(run)
+    retrained = read_results(run) if run.directory.finished("retrain") else ()
+    history = read_json(run.directory.stage("supernet") / HISTORY_FILE)["epochs"]
+    return ReportData(
+        name=run.config.name,
+        space=run.space,
+        budgets=run.budgets,
+        candidates=candidates,
+        front=Front.of(candidates),
+        chosen=read_chosen(run),
+        retrained=retrained,
+        supernet_history=tuple(history),
+        facts=_facts(run),
+    )
+
+
+def _facts(run: Run) -> dict[str, str]:
+    record = read_json(run.directory.path / RUN_FILE)
+    config = run.config
+    return {
+        "Data": config.data.source,
+        "Seed of supernet and search": str(config.seed),
+        "Seeds of retraining": ", ".join(map(str, config.retrain.seeds)),
+        "Supernet": f"{config.supernet.recipe.epochs} epochs, {config.supernet.sampling}",
+        "Search": f"{config.search.sampler}, {config.search.trials} trials",
+        "Retraining": f"{config.retrain.recipe.epochs} epochs from scratch",
+        "Device": config.device,
+        "Begun": record["created"],
+        "Overrides": ", ".join(record["overrides"]) or "none",
+        "Versions": ", ".join(f"{name} {found}" for name, found in record["versions"].items()),
+        "Python": f"{record['python']} on {record['platform']}",
+    }

@@ -1,0 +1,134 @@
+"""Stage 4: the chosen networks and the baselines, trained from scratch."""
+
+from collections.abc import Mapping
+
+from octnas.baselines import baseline, searched
+from octnas.pipeline.opening import Run
+from octnas.pipeline.records import (
+    PARENT,
+    begin_tracking,
+    read_chosen,
+    write_results,
+)
+from octnas.results import SEARCHED, VANILLA, Network, Retrained, SeedResult
+from octnas.run_directory import write_json
+from octnas.settings import flatten
+from octnas.training.retrain import Training, train_all
+
+SCHEMA = 1
+PLAN_FILE = "plan.json"
+
+
+def tracking_key(network: Network) -> str:
+    """The key of a retrained network's MLflow run."""
+    return f"retrain/{network.slug}"
+
+
+def retrain(run: Run) -> None:
+    """Train every network with every seed; what is on disk already is not trained again."""
+    networks = plan(run)
+    path = run.directory.stage("retrain") / PLAN_FILE
+    anew = not path.exists()
+    begin_tracking(run)
+    for network in networks:
+        _start_tracking(run, network, anew=anew)
+    document = {"schema": SCHEMA, "networks": [network.to_dict() for network in networks]}
+    write_json(path, document)
+    found = _train(run, networks)
+    results = []
+    for network in networks:
+        runs = tuple(found[network.architecture.id, seed] for seed in run.config.retrain.seeds)
+        results.append(Retrained(network, runs))
+        _track_result(run, results[-1])
+    write_results(run, results)
+    for result in results:
+        std = result.std("val_top1")
+        spread = "" if std is None else f" ± {100 * std:.1f}"
+        run.progress.say(
+            f"  {result.network.name}: {100 * result.mean('val_top1'):.1f}{spread} % top-1, "
+            f"{result.network.cost.macs / 1e6:,.3f} M MACs"
+        )
+
+
+def plan(run: Run) -> list[Network]:
+    """What is trained: for each budget the searched network and its baselines; vanilla once."""
+    networks: list[Network] = []
+    for budget in run.budgets:
+        chosen = read_chosen(run)[budget.name]
+        found = searched(run.space, budget, run.space.architecture(chosen.alphas))
+        networks.append(found)
+        for role in run.config.retrain.baselines:
+            if role != VANILLA:
+                networks.append(baseline(run.space, role, budget, found.cost.macs))
+    if VANILLA in run.config.retrain.baselines:
+        networks.append(baseline(run.space, VANILLA, run.budgets[-1], 0))
+    return networks
+
+
+def _train(run: Run, networks: list[Network]) -> dict[tuple[str, int], SeedResult]:
+    """Results by architecture and seed; an architecture in two roles is trained once."""
+    settings = run.config.retrain
+    architectures = {network.architecture.id: network.architecture for network in networks}
+    folder = run.directory.stage("retrain")
+    trainings = [
+        Training(architecture, seed, folder / identity / f"seed-{seed}")
+        for seed in settings.seeds
+        for identity, architecture in architectures.items()
+    ]
+    by_id: dict[str, list[Network]] = {}
+    for network in networks:
+        by_id.setdefault(network.architecture.id, []).append(network)
+    found: dict[tuple[str, int], SeedResult] = {}
+    total = len(trainings) * settings.recipe.epochs
+    with run.progress.bar("retrain", total) as bar:
+
+        def on_epoch(training: Training, row: Mapping[str, float]) -> None:
+            bar.advance(note=f"{len(found)} of {len(trainings)} trainings")
+            values = {
+                f"seed_{training.seed}/{name}": row[name] for name in ("train_loss", "lr")
+            }
+            for network in by_id[training.architecture.id]:
+                run.tracker.metrics(tracking_key(network), values, int(row["epoch"]))
+
+        for training in trainings:
+            if training.result is not None:
+                bar.advance(settings.recipe.epochs)
+        device = run.config.device
+        for training, result in train_all(trainings, run.config.data, settings, device, on_epoch):
+            found[training.architecture.id, training.seed] = result
+    return found
+
+
+def _start_tracking(run: Run, network: Network, *, anew: bool) -> None:
+    params = flatten(run.config.retrain, "retrain") | {
+        "architecture": network.architecture.id,
+        "macs": network.cost.macs,
+        "params": network.cost.params,
+        "activation_bytes": network.cost.activation_bytes,
+        "alphas": dict(network.architecture.alphas),
+    }
+    tags = {"octnas.role": network.role, "octnas.budget": network.budget}
+    run.tracker.start(
+        tracking_key(network), network.name, params=params, tags=tags, parent=PARENT, again=anew
+    )
+
+
+def _track_result(run: Run, result: Retrained) -> None:
+    """Final metrics by seed, their mean and spread, and the architecture."""
+    key = tracking_key(result.network)
+    epochs = run.config.retrain.recipe.epochs
+    values: dict[str, float] = {}
+    for seed_result in result.runs:
+        values |= {
+            f"seed_{seed_result.seed}/{name}": value
+            for name, value in seed_result.metrics.items()
+        }
+    for metric in ("val_top1", "val_loss"):
+        values[metric] = result.mean(metric)
+        if (std := result.std(metric)) is not None:
+            values[f"{metric}_std"] = std
+    run.tracker.metrics(key, values, epochs)
+    run.tracker.finish(key)
+    if result.network.role == SEARCHED:
+        mean = result.mean("val_top1")
+        run.tracker.metrics(PARENT, {f"val_top1/{result.network.slug}": mean}, 0)

@@ -1,0 +1,147 @@
+"""Stage 3: candidates, the front, and the best candidate for each budget."""
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from octnas.errors import SearchError
+from octnas.front import Candidate, Front, best_under
+from octnas.pipeline.opening import Run
+from octnas.pipeline.progress import Bar
+from octnas.pipeline.records import PARENT, begin_tracking, write_candidates, write_chosen
+from octnas.pipeline.supernet import WEIGHTS_FILE
+from octnas.run_directory import read_json, write_json
+from octnas.search.design import bounds, initial_design
+from octnas.search.study import Driver, open_storage, run_local
+from octnas.settings import flatten
+from octnas.training.device import cpu_threads
+from octnas.training.scoring import Scorer, make_scorer
+
+SCHEMA = 1
+KEY = "search"
+STUDY_FILE = "study.json"
+JOURNAL_FILE = "study.journal"
+OUTCOMES_FILE = "outcomes.jsonl"
+
+
+def search(run: Run) -> None:
+    """Evaluate candidates, choose one for each budget, and read the chosen ones on other images."""
+    settings, total = run.config.search, run.config.search.trials
+    begin_tracking(run)
+    anew = not (run.directory.stage("search") / STUDY_FILE).exists()
+    run.tracker.start(
+        KEY, "search", params=flatten(settings, KEY), parent=PARENT, again=anew
+    )
+    with run.progress.bar("search", total) as bar, cpu_threads(settings.threads):
+        driver = _driver(run, _reporter(run, bar))
+        bar.advance(driver.told)
+        _evaluate(run, driver)
+        candidates = driver.candidates()
+        chosen = _choose(run, candidates)
+    write_candidates(run, candidates)
+    write_chosen(run, chosen)
+    _say(run, candidates, chosen, driver.failures())
+    for file in sorted(run.directory.stage("search").glob("*.json*")):
+        run.tracker.artifact(KEY, file)
+    run.tracker.finish(KEY)
+
+
+def _driver(run: Run, on_told: Callable[[Candidate], None]) -> Driver:
+    settings, folder = run.config.search, run.directory.stage("search")
+    study = folder / STUDY_FILE
+    if not study.exists():
+        # Unique, since many runs may share one database.
+        name = f"{run.config.name}-{uuid.uuid4().hex[:12]}"
+        write_json(study, {"schema": SCHEMA, "study_name": name})
+    return Driver(
+        run.space,
+        settings,
+        storage=open_storage(settings.storage, folder / JOURNAL_FILE),
+        study_name=read_json(study)["study_name"],
+        bounds=bounds(run.budgets),
+        design=initial_design(
+            run.space, run.levels, run.budgets, settings.spread, run.config.seed
+        ),
+        seed=run.config.seed,
+        log=folder / OUTCOMES_FILE,
+        on_told=on_told,
+    )
+
+
+def _reporter(run: Run, bar: Bar) -> Callable[[Candidate], None]:
+    def on_told(candidate: Candidate) -> None:
+        bar.advance(note=f"{candidate.macs / 1e6:,.2f} M MACs, loss {candidate.loss:.3f}")
+        values = {"rank_loss": candidate.loss, "macs": float(candidate.macs), **candidate.metrics}
+        run.tracker.metrics(KEY, values, candidate.trial)
+
+    return on_told
+
+
+def _evaluate(run: Run, driver: Driver) -> None:
+    """Evaluate what the driver hands out, here or through Ray Tune."""
+    settings = run.config.search
+    if driver.done:
+        return
+    if settings.executor == "local":
+        run_local(driver, _scorer(run, "rank")())
+        return
+    from octnas.cluster.start import local_cluster
+    from octnas.cluster.tune import run_with_tune
+
+    with local_cluster(settings.workers):
+        run_with_tune(
+            driver,
+            _scorer(run, "rank"),
+            workers=settings.workers,
+            directory=(run.directory.stage("search") / "ray").resolve(),
+        )
+
+
+def _scorer(run: Run, part: str) -> Callable[[], Scorer]:
+    """A picklable function that makes a scorer in any process."""
+    settings = run.config.search
+    weights: Path = (run.directory.stage("supernet") / WEIGHTS_FILE).resolve()
+    return partial(
+        make_scorer,
+        run.space,
+        weights,
+        run.config.data,
+        part,
+        calibration_batches=settings.calibration_batches,
+        batch_size=settings.images_per_batch,
+        device=run.config.device,
+        threads=settings.threads,
+    )
+
+
+def _choose(run: Run, candidates: list[Candidate]) -> dict[str, Candidate]:
+    """The best candidate on the rank part for each budget, read again on the read part."""
+    read: Callable[[Mapping[str, float]], Mapping[str, float]] = _scorer(run, "read")()
+    chosen: dict[str, Candidate] = {}
+    for budget in run.budgets:
+        best = best_under(candidates, budget)
+        if best is None:
+            raise SearchError(
+                f"no candidate fits budget {budget.name}; raise search.trials or search.spread"
+            )
+        again = {f"read_{name}": value for name, value in read(best.alphas).items()}
+        chosen[budget.name] = replace(best, metrics={**best.metrics, **again})
+    return chosen
+
+
+def _say(
+    run: Run, candidates: list[Candidate], chosen: dict[str, Candidate], failures: list[str]
+) -> None:
+    front = Front.of(candidates)
+    run.progress.say(
+        f"search: {len(candidates)} different candidates, {len(front.candidates)} on the front"
+    )
+    if failures:
+        run.progress.say(f"  {len(failures)} trials failed; the first: {failures[0]}")
+    for name, best in chosen.items():
+        run.progress.say(
+            f"  {name}: {best.id}, {best.macs / 1e6:,.3f} M MACs, loss {best.loss:.3f} on rank, "
+            f"{best.metrics['read_loss']:.3f} on read"
+        )

@@ -1,0 +1,44 @@
+"""Stage 1: the search space, its costs and its budgets, before anything is trained."""
+
+from dataclasses import asdict
+
+from octnas.nn.shapes import search_space
+from octnas.pipeline.opening import Run
+from octnas.run_directory import write_json
+from octnas.training.data import count_classes
+
+SCHEMA = 1
+
+
+def make_space(run: Run) -> None:
+    """Trace the backbone, refuse budgets that cannot be met, and write ``space.json``."""
+    settings = run.config.space
+    args = dict(settings.backbone_args)
+    args.setdefault("num_classes", count_classes(run.config.data))
+    space = search_space(
+        settings.backbone,
+        settings.input_size,
+        settings.alphas,
+        backbone_args=args,
+        fixed=settings.fixed,
+        channel_multiple=settings.channel_multiple,
+        stride_mode=settings.stride_mode,
+    )
+    folder = run.directory.stage("space")
+    write_json(folder / "space.json", space.to_dict())
+    levels = run.levels
+    budgets = [
+        {**asdict(budget), "architectures": levels.count(budget.min_macs, budget.max_macs)}
+        for budget in run.budgets
+    ]
+    write_json(folder / "budgets.json", {"schema": SCHEMA, "budgets": budgets})
+    run.progress.say(
+        f"space: {settings.backbone}, {len(space.searchable)} searchable sites, "
+        f"{space.size:.3g} architectures of {levels.cheapest / 1e6:,.3f} to "
+        f"{levels.dearest / 1e6:,.3f} M MACs"
+    )
+    for budget in budgets:
+        run.progress.say(
+            f"  budget {budget['name']}: {budget['max_macs'] / 1e6:,.3f} M MACs, "
+            f"{budget['architectures']:.3g} architectures"
+        )

@@ -1,0 +1,65 @@
+"""The stages of a run, in order, each skipped where it is finished."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from octnas.errors import RunDirectoryError
+from octnas.pipeline.export import export
+from octnas.pipeline.opening import Run
+from octnas.pipeline.report import report
+from octnas.pipeline.retrain import retrain
+from octnas.pipeline.search import search
+from octnas.pipeline.space import make_space
+from octnas.pipeline.supernet import supernet
+from octnas.run_directory import STAGES
+
+_WORK: Mapping[str, Callable[[Run], None]] = {
+    "space": make_space,
+    "supernet": supernet,
+    "search": search,
+    "retrain": retrain,
+    "export": export,
+    "report": report,
+}
+
+
+def run_stages(run: Run, stages: Sequence[str] = tuple(STAGES)) -> None:
+    """Do some stages in order; what is finished with the same settings is skipped, and said so.
+
+    Raises:
+        RunDirectoryError: a stage builds on one that is not finished.
+    """
+    for stage in ("space", *(stage for stage in stages if stage != "space")):
+        _run_stage(run, stage)
+
+
+def _run_stage(run: Run, stage: str) -> None:
+    finished = run.directory.finished(stage)
+    if finished is not None:
+        run.progress.say(f"{stage}: skipped, finished {finished} with the same settings")
+        return
+    base = STAGES[stage]
+    if base is not None and run.directory.finished(base) is None:
+        raise RunDirectoryError(
+            f"{run.directory.path}: {stage} builds on {base}, which is not finished; "
+            f"run `octnas {base}` first, or `octnas run` for everything"
+        )
+    fingerprint = run.fingerprint(stage)
+    run.directory.begin(stage, fingerprint)
+    _WORK[stage](run)
+    run.directory.finish(stage, fingerprint)
+
+
+def rewrite_report(run: Run) -> None:
+    """Write the report anew from what there is; the search must be finished.
+
+    Raises:
+        RunDirectoryError: it is not.
+    """
+    if run.directory.finished("search") is None:
+        raise RunDirectoryError(
+            f"{run.directory.path}: the report builds on search, which is not finished; "
+            "run `octnas search` first, or `octnas run` for everything"
+        )
+    report(run)
+    if run.directory.finished("retrain") is not None:
+        run.directory.finish("report", run.fingerprint("report"))

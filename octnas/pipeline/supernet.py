@@ -1,0 +1,68 @@
+"""Stage 2: the weight-sharing supernet."""
+
+from collections.abc import Mapping
+
+from safetensors.torch import save_file
+
+from octnas.errors import ConfigError
+from octnas.pipeline.opening import Run
+from octnas.pipeline.records import begin_tracking
+from octnas.run_directory import write_json
+from octnas.settings import flatten
+from octnas.training.data import open_images
+from octnas.training.device import choose_device
+from octnas.training.supernet import train_supernet
+
+SCHEMA = 1
+KEY = "supernet"
+HISTORY_FILE = "history.json"
+WEIGHTS_FILE = "weights.safetensors"
+
+
+def supernet(run: Run) -> None:
+    """Train the supernet and write its weights and history."""
+    config, folder = run.config, run.directory.stage("supernet")
+    images = open_images(config.data, run.space.input_size)
+    check_classes(run, len(images.classes))
+    begin_tracking(run)
+    run.tracker.start(
+        KEY, "supernet", params=flatten(config.supernet, KEY), parent="experiment", again=True
+    )
+    recipe = config.supernet.recipe
+    steps = recipe.epochs * len(images.train_batches(recipe.batch_size, config.seed))
+    with run.progress.bar("supernet", steps) as bar:
+
+        def log(row: Mapping[str, float]) -> None:
+            bar.advance(0, note=f"epoch {row['epoch']:.0f}, loss {row['train_loss']:.3f}")
+            values = {name: row[name] for name in ("train_loss", "lr")}
+            run.tracker.metrics(KEY, values, int(row["epoch"]))
+
+        trained, history = train_supernet(
+            run.space,
+            images,
+            config.supernet,
+            seed=config.seed,
+            device=choose_device(config.device),
+            log=log,
+            on_step=lambda _: bar.advance(),
+        )
+    state = {name: value.contiguous().cpu() for name, value in trained.state_dict().items()}
+    save_file(state, folder / WEIGHTS_FILE)
+    write_json(folder / HISTORY_FILE, {"schema": SCHEMA, "epochs": history})
+    run.tracker.artifact(KEY, folder / WEIGHTS_FILE)
+    run.tracker.finish(KEY)
+    run.progress.say(f"supernet: trained, loss {history[-1]['train_loss']:.3f}")
+
+
+def check_classes(run: Run, classes: int) -> None:
+    """Refuse a classifier that does not fit the data.
+
+    Raises:
+        ConfigError: naming both numbers.
+    """
+    given = run.space.backbone_args.get("num_classes")
+    if given != classes:
+        raise ConfigError(
+            f"space.backbone_args.num_classes: found {given}, but the data has {classes} classes; "
+            "leave it out to take the data's"
+        )

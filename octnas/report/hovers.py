@@ -1,0 +1,52 @@
+"""What the figures' hover boxes say; plotly interprets tags in them, so names are escaped."""
+
+from octnas.costs import low_channels
+from octnas.front import Candidate
+from octnas.report.data import ReportData
+from octnas.report.formats import format_alpha, format_loss, format_macs, format_percent, plot_text
+from octnas.report.words import described
+from octnas.results import Retrained
+
+ALPHAS_PER_LINE = 3  # a hover box must fit on a phone
+
+
+def candidate_hover(data: ReportData, candidate: Candidate) -> str:
+    """What a candidate is, and its α by site."""
+    alphas = [
+        f"{plot_text(site)} {format_alpha(alpha)}"
+        for site, alpha in data.space.realise(candidate.alphas).items()
+    ]
+    share = format_percent(data.share(candidate.macs))
+    lines = [
+        f"<b>{plot_text(candidate.id)}</b> {plot_text(candidate.origin)}",
+        f"{format_macs(candidate.macs)} MACs, {share} of vanilla",
+        f"loss {format_loss(candidate.loss)}",
+    ]
+    steps = range(0, len(alphas), ALPHAS_PER_LINE)
+    lines += [" · ".join(alphas[start : start + ALPHAS_PER_LINE]) for start in steps]
+    return "<br>".join(lines)
+
+
+def retrained_hover(data: ReportData, one: Retrained) -> str:
+    """What a retrained network is, and how well it does."""
+    network = one.network
+    share = format_percent(data.share(network.cost.macs))
+    return (
+        f"<b>{plot_text(network.name)}</b><br>{network.architecture.id}<br>"
+        f"{described(one)}<br>{share} of vanilla"
+    )
+
+
+def alpha_hover(data: ReportData, name: str, site_name: str, alpha: float) -> str:
+    """The realised channels of one site of one network."""
+    site = data.space.site[site_name]
+    low = low_channels(alpha, site.channels, data.space.channel_multiple, site.groups)
+    return (
+        f"<b>{plot_text(name)}</b><br>{plot_text(site_name)}: α {format_alpha(alpha)}<br>"
+        f"{low} of {site.channels} channels at half resolution"
+    )
+
+
+def loss_hover(name: str, epoch: float, loss: float) -> str:
+    """The training loss of a network at one epoch."""
+    return f"<b>{plot_text(name)}</b><br>epoch {epoch:g}: {format_loss(loss)}"

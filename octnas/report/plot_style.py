@@ -1,0 +1,46 @@
+"""How the figures look: colours that are legible on light and on dark, and one layout for all.
+
+The page's style sheet gives text its colour, so that it follows the reader's light or dark mode.
+"""
+
+from typing import Any
+
+import plotly.graph_objects as go
+
+from octnas.results import GROWING, SEARCHED, UNIFORM, VANILLA
+
+ROLE_COLOURS = {SEARCHED: "#e4572e", UNIFORM: "#3b8ede", GROWING: "#2fa36b", VANILLA: "#9a7fd1"}
+ROLE_SYMBOLS = {SEARCHED: "star", UNIFORM: "diamond", GROWING: "triangle-up", VANILLA: "square"}
+NEUTRAL = "#8a8a8a"
+FAINT = "rgba(128, 128, 128, 0.5)"
+GRID = "rgba(128, 128, 128, 0.22)"
+CLEAR = "rgba(0, 0, 0, 0)"
+TOP = 30  # pixels above a plot: room for the mode bar
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+# The lowest share is still visible on white, the highest on black.
+ALPHA_SCALE = ((0.0, "#e6eef6"), (0.5, "#6fa8dc"), (1.0, "#1f4e8c"))
+
+
+def new_figure(x_title: str, y_title: str, top: int = TOP) -> go.Figure:
+    """An empty figure in the report's looks; ``top`` pixels are left above the plot."""
+    axis: dict[str, Any] = {
+        "gridcolor": GRID,
+        "linecolor": GRID,
+        "zeroline": False,
+        "automargin": True,
+        "exponentformat": "SI",
+    }
+    figure = go.Figure(layout_template="none")
+    figure.update_layout(
+        paper_bgcolor=CLEAR,
+        plot_bgcolor=CLEAR,
+        font={"family": "system-ui, sans-serif", "size": 13, "color": NEUTRAL},
+        margin={"l": 56, "r": 12, "t": top, "b": 48},
+        xaxis=axis | {"title": {"text": x_title, "standoff": 10}},
+        yaxis=axis | {"title": {"text": y_title, "standoff": 10}},
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
+        hovermode="closest",
+        modebar={"bgcolor": CLEAR, "color": NEUTRAL, "activecolor": ROLE_COLOURS[UNIFORM]},
+        hoverlabel={"align": "left"},
+    )
+    return figure

@@ -1,0 +1,164 @@
+"""Where the stages write: files that are whole or absent, and what each stage was made with.
+
+Every stage has a folder with a marker, ``stage.json``, that holds the fingerprint of its settings
+and inputs. A finished stage is skipped if its fingerprint matches what is asked for now; if it
+does not, the run is refused and the changed key named, so that results are never stale.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from octnas.errors import RunDirectoryError
+
+SCHEMA = 1
+MARKER = "stage.json"
+
+# Each stage with the one that it builds on, in the order of a run.
+STAGES: Mapping[str, str | None] = {
+    "space": None,
+    "supernet": "space",
+    "search": "supernet",
+    "retrain": "search",
+    "export": "retrain",
+    "report": "retrain",
+}
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all, also if the process dies in the middle."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        # A temporary file is private to its owner; results are as readable as others.
+        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a JSON document whole or not at all."""
+    write_text(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of the run directory.
+
+    Raises:
+        RunDirectoryError: it is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunDirectoryError(f"{path}: missing; run the stage that writes it") from None
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{path}: cannot be read as JSON ({error})") from error
+
+
+class RunDirectory:
+    """The folder of one run.
+
+    Attributes:
+        path: the folder; made when something is first written to it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def stage(self, stage: str) -> Path:
+        """The folder of a stage."""
+        return self.path / stage
+
+    def marker(self, stage: str) -> dict[str, Any] | None:
+        """What a stage's marker says; None where the stage has not begun.
+
+        Raises:
+            RunDirectoryError: the marker cannot be read or has an unknown schema.
+        """
+        path = self.stage(stage) / MARKER
+        if not path.exists():
+            return None
+        document = read_json(path)
+        found = document.get("schema") if isinstance(document, dict) else None
+        if found != SCHEMA:
+            raise RunDirectoryError(f"{path}: schema: found {found!r}, allowed: {SCHEMA}")
+        return dict(document)
+
+    def finished(self, stage: str) -> str | None:
+        """When a stage was finished; None if it was not."""
+        marker = self.marker(stage)
+        return marker["finished"] if marker else None
+
+    def check(self, stage: str, fingerprint: Mapping[str, Any]) -> None:
+        """Refuse a stage that was begun with other settings.
+
+        Raises:
+            RunDirectoryError: naming the changed keys and what to do.
+        """
+        marker = self.marker(stage)
+        if marker is None:
+            return
+        before, now = marker["fingerprint"], json.loads(json.dumps(fingerprint))
+        changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+        if changed:
+            what = "; ".join(
+                f"{key}: was {before.get(key)!r}, now {now.get(key)!r}" for key in changed
+            )
+            raise RunDirectoryError(
+                f"{self.path}: stage {stage} was made with other settings ({what}); "
+                f"redo it and what depends on it with --fresh {stage}, or use another --run-dir"
+            )
+
+    def begin(self, stage: str, fingerprint: Mapping[str, Any]) -> None:
+        """Note that a stage begins; a stage that was broken off goes on with its files."""
+        if self.marker(stage) is None:
+            self._mark(stage, fingerprint, finished=None)
+
+    def finish(self, stage: str, fingerprint: Mapping[str, Any]) -> None:
+        """Note that a stage is finished; the last thing that it writes."""
+        self._mark(stage, fingerprint, finished=datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def _mark(self, stage: str, fingerprint: Mapping[str, Any], finished: str | None) -> None:
+        document = {"schema": SCHEMA, "stage": stage, "finished": finished}
+        write_json(self.stage(stage) / MARKER, {**document, "fingerprint": dict(fingerprint)})
+
+    def forget(self, stage: str) -> list[str]:
+        """Remove a stage's results and those of the stages that depend on it; their names."""
+        gone = list(dependents(stage))
+        for name in reversed(gone):
+            if self.stage(name).exists():
+                shutil.rmtree(self.stage(name))
+        return gone
+
+
+def dependents(stage: str) -> Iterable[str]:
+    """A stage and all that build on it, in the order of a run."""
+    found = {stage}
+    for name, base in STAGES.items():
+        if base in found:
+            found.add(name)
+    return [name for name in STAGES if name in found]
+
+
+def digest(fingerprint: Mapping[str, Any]) -> str:
+    """A short hash of a fingerprint, by which later stages know it."""
+    canonical = json.dumps(fingerprint, sort_keys=True, separators=(",", ":"))
+    return sha256(canonical.encode()).hexdigest()[:16]

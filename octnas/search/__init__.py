@@ -1,0 +1,1 @@
+"""The search: one Optuna study, asked and told; no torch."""

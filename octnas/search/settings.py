@@ -1,0 +1,51 @@
+"""The settings of the search, without Optuna."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from octnas.errors import require
+from octnas.settings import HOW
+
+Sampler = Literal["nsga2", "tpe", "random"]
+Executor = Literal["local", "ray"]
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How candidates are proposed and scored.
+
+    Attributes:
+        sampler: Optuna's ``nsga2``, ``tpe`` or ``random``; all begin with the uniform-α
+            architectures and a design spread over MACs.
+        trials: candidates in all, the first designs included.
+        spread: size of the design spread over MACs.
+        batch_size: candidates that are asked for before the first of them is told; the same on
+            any number of workers, so that these give the same candidates.
+        population: of NSGA-II.
+        calibration_batches: training batches for the batch-norm statistics of a candidate.
+        images_per_batch: of these and of scoring.
+        threads: CPU threads of one evaluation.
+        executor: ``local``, in this process, or ``ray``, through Ray Tune.
+        workers: candidates evaluated at a time by Ray.
+        storage: where the study lives; empty for a journal file in the run directory, or a
+            database URL such as ``postgresql://user:password@host/name``.
+    """
+
+    sampler: Sampler = "nsga2"
+    trials: int = 120
+    spread: int = 16
+    batch_size: int = 8
+    population: int = 24
+    calibration_batches: int = 2
+    images_per_batch: int = 250
+    threads: int = 1
+    executor: Executor = field(default="local", metadata=HOW)
+    workers: int = field(default=2, metadata=HOW)
+    storage: str = field(default="", metadata=HOW)
+
+    def __post_init__(self) -> None:
+        for key in ("trials", "batch_size", "calibration_batches", "threads", "workers"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
+        for key in ("population", "images_per_batch"):
+            require(getattr(self, key) >= 2, key, getattr(self, key), "2 or more")
+        require(self.spread >= 0, "spread", self.spread, "0 or more")

@@ -1,0 +1,257 @@
+"""The one Optuna study of a search: who is asked, who is told, and what is kept.
+
+Candidates are asked for in batches of a fixed size and told in the order of their numbers, with
+the sampler seeded anew by seed and number, so that any executor with any number of workers, broken
+off or not, gives the same candidates. Each result is on disk before the study is told.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from octnas.credentials import redact
+from octnas.errors import SearchError
+from octnas.front import Candidate
+from octnas.search.outcomes import OutcomeLog
+from octnas.search.settings import SearchSettings
+from octnas.space import SearchSpace
+
+Outcome = Mapping[str, float] | str
+"""Metrics of an evaluated candidate, ``loss`` among them, or the reason why there are none."""
+
+_ORIGIN = "origin"
+_ASKED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.FAIL)
+_TOLD = (TrialState.COMPLETE, TrialState.FAIL)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A candidate to evaluate: the trial's number and α by site."""
+
+    number: int
+    alphas: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A trial that was asked for and not yet told."""
+
+    trial: optuna.Trial
+    identity: str
+    alphas: Mapping[str, float]
+    macs: int
+
+
+def open_storage(url: str, journal: Path) -> BaseStorage:
+    """The storage of the study: a database, or a journal file where no URL is given.
+
+    Raises:
+        SearchError: the database cannot be reached; without its password.
+    """
+    if not url:
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(str(journal)))
+    try:
+        return optuna.storages.RDBStorage(url)
+    except Exception as error:
+        # Any driver may stand behind the URL, each with errors of its own.
+        reason = redact(" ".join(str(error).split()))
+        raise SearchError(f"search.storage: {redact(url)} cannot be opened ({reason})") from None
+
+
+class Driver:
+    """Hands out candidates and takes their outcomes; the study behind it is durable.
+
+    Args:
+        space: what to choose from.
+        settings: sampler, number of trials, batch size.
+        storage: where the study lives.
+        study_name: in that storage; an existing study goes on.
+        bounds: fewest and most MACs; candidates outside are infeasible.
+        design: α by site of the first candidates, with their origin.
+        seed: of the sampler.
+        log: file that gets one line per outcome, before the study is told.
+        on_told: called with each candidate once it was told.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        settings: SearchSettings,
+        *,
+        storage: BaseStorage,
+        study_name: str,
+        bounds: tuple[int, int],
+        design: Sequence[tuple[str, Mapping[str, float]]],
+        seed: int,
+        log: Path,
+        on_told: Callable[[Candidate], None] | None = None,
+    ) -> None:
+        self._space, self._settings, self._seed = space, settings, seed
+        self._bounds, self._on_told = bounds, on_told
+        self._outcomes = OutcomeLog(log)
+        self._study = optuna.create_study(
+            storage=storage,
+            study_name=study_name,
+            directions=["minimize", "minimize"],
+            load_if_exists=True,
+        )
+        self._study.set_metric_names(["loss", "macs"])
+        for origin, alphas in design[: settings.trials]:
+            self._study.enqueue_trial(
+                self._searchable(alphas), user_attrs={_ORIGIN: origin}, skip_if_exists=True
+            )
+        self._batch: dict[int, _Asked] = {}
+        self._to_do: list[Job] = []
+        self._reasons: dict[str, str] = {}
+
+    @property
+    def done(self) -> bool:
+        """Whether every trial has been told."""
+        return not self._batch and self._count(_TOLD) >= self._settings.trials
+
+    def ask(self) -> Job | None:
+        """The next candidate to evaluate; None where outcomes have to be told first."""
+        while not self._to_do and not self._batch and not self.done:
+            self._ask_batch()
+        return self._to_do.pop(0) if self._to_do else None
+
+    def tell(self, number: int, outcome: Outcome) -> None:
+        """Take the outcome of a candidate that was handed out.
+
+        Raises:
+            SearchError: every candidate of a batch failed.
+        """
+        identity = self._batch[number].identity
+        if not isinstance(outcome, str) and not math.isfinite(outcome["loss"]):
+            outcome = f"the loss is {outcome['loss']}"
+        if isinstance(outcome, str):
+            self._reasons[identity] = outcome
+        else:
+            self._outcomes.add(identity, outcome)
+        if all(a.identity in self._outcomes or a.identity in self._reasons for a in self._waiting):
+            self._tell_batch()
+
+    def candidates(self) -> list[Candidate]:
+        """Every candidate that was evaluated, once, in the order of their numbers."""
+        found: dict[str, Candidate] = {}
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            candidate = self._candidate(trial)
+            found.setdefault(candidate.id, candidate)
+        return list(found.values())
+
+    def failures(self) -> list[str]:
+        """The reasons of the trials that failed."""
+        failed = self._study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        return [str(trial.user_attrs.get("reason", "unknown")) for trial in failed]
+
+    @property
+    def told(self) -> int:
+        """Trials that are finished, one way or the other."""
+        return self._count(_TOLD)
+
+    @property
+    def _waiting(self) -> Sequence[_Asked]:
+        return list(self._batch.values())
+
+    def _count(self, states: tuple[TrialState, ...]) -> int:
+        return len(self._study.get_trials(deepcopy=False, states=states))
+
+    def _ask_batch(self) -> None:
+        """Ask for one batch; what a broken-off process left running comes first."""
+        size = self._settings.batch_size
+        end = min((self._count(_TOLD) // size + 1) * size, self._settings.trials)
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self._study.sampler = make_sampler(self._settings, self._seed, trial.number)
+            # There is no public way from a trial of the past to one that can be told.
+            self._hand_out(optuna.Trial(self._study, trial._trial_id))
+        while (number := self._count(_ASKED)) < end:
+            self._study.sampler = make_sampler(self._settings, self._seed, number)
+            self._hand_out(self._study.ask())
+        if not self._to_do:
+            self._tell_batch()
+
+    def _hand_out(self, trial: optuna.Trial) -> None:
+        """Note a candidate; it is evaluated unless its like was, or is about to be."""
+        asked = self._suggest(trial)
+        twin = any(asked.identity == other.identity for other in self._waiting)
+        self._batch[trial.number] = asked
+        if asked.identity not in self._outcomes and not twin:
+            self._reasons.pop(asked.identity, None)
+            self._to_do.append(Job(trial.number, asked.alphas))
+
+    def _suggest(self, trial: optuna.Trial) -> _Asked:
+        """Let the sampler choose, and state how far the choice lies outside of the bounds."""
+        chosen = {
+            site.name: float(trial.suggest_categorical(site.name, site.choices))
+            for site in self._space.searchable
+        }
+        alphas = self._space.realise(chosen)
+        macs = self._space.cost(alphas).macs
+        low, high = self._bounds
+        for name, excess in (("max_macs", macs - high), ("min_macs", low - macs)):
+            if name not in trial.constraints:
+                trial.set_constraint(name, excess / self._space.vanilla_macs)
+        return _Asked(trial, self._space.architecture(alphas).id, alphas, macs)
+
+    def _tell_batch(self) -> None:
+        batch, self._batch = self._batch, {}
+        for number in sorted(batch):
+            self._tell_one(batch[number])
+        if not any(asked.identity in self._outcomes for asked in batch.values()):
+            reason = self._reasons[next(iter(batch.values())).identity]
+            raise SearchError(f"every candidate of a batch failed; the first: {reason}")
+
+    def _tell_one(self, asked: _Asked) -> None:
+        if asked.identity not in self._outcomes:
+            asked.trial.set_user_attr("reason", self._reasons[asked.identity])
+            self._study.tell(asked.trial, state=TrialState.FAIL)
+            return
+        loss = self._outcomes[asked.identity]["loss"]
+        told = self._study.tell(asked.trial, [loss, float(asked.macs)])
+        if self._on_told is not None:
+            self._on_told(self._candidate(told))
+
+    def _candidate(self, trial: optuna.trial.FrozenTrial) -> Candidate:
+        alphas = self._space.realise(self._searchable(trial.params))
+        identity = self._space.architecture(alphas).id
+        return Candidate(
+            id=identity,
+            alphas=alphas,
+            macs=round(trial.values[1]),
+            loss=trial.values[0],
+            metrics={f"rank_{name}": value for name, value in self._outcomes[identity].items()},
+            origin=str(trial.user_attrs.get(_ORIGIN, self._settings.sampler)),
+            trial=trial.number,
+        )
+
+    def _searchable(self, alphas: Mapping[str, float]) -> dict[str, float]:
+        return {site.name: alphas[site.name] for site in self._space.searchable}
+
+
+def make_sampler(settings: SearchSettings, seed: int, number: int) -> BaseSampler:
+    """The sampler for one ask; its random state follows from seed and trial number alone."""
+    mixed = (seed * 1_000_003 + number) % 2**32
+    if settings.sampler == "nsga2":
+        return NSGAIISampler(population_size=settings.population, seed=mixed)
+    if settings.sampler == "tpe":
+        return TPESampler(seed=mixed, n_startup_trials=0, constant_liar=True)
+    return RandomSampler(seed=mixed)
+
+
+def run_local(driver: Driver, evaluate: Callable[[Mapping[str, float]], Outcome]) -> None:
+    """Evaluate one candidate after another in this process until the study is done."""
+    while (job := driver.ask()) is not None:
+        try:
+            outcome: Outcome = evaluate(job.alphas)
+        except Exception as error:
+            # One candidate that cannot be evaluated must not end the search.
+            outcome = f"{type(error).__name__}: {error}"
+        driver.tell(job.number, outcome)

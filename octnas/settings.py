@@ -1,0 +1,30 @@
+"""What all settings share: what is part of a fingerprint and what is not."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
+from types import MappingProxyType
+from typing import Any
+
+HOW: Mapping[str, Any] = MappingProxyType({"how": True})
+"""Metadata of a field that says how a result is computed, not which."""
+
+
+def flatten(settings: Any, prefix: str) -> dict[str, Any]:
+    """The settings that decide a result, by dotted key, as JSON values.
+
+    Args:
+        settings: a dataclass instance, possibly nested; fields marked with `HOW` are left out.
+        prefix: what the keys begin with, such as ``"supernet"``.
+    """
+    found: dict[str, Any] = {}
+    for entry in fields(settings):
+        if entry.metadata.get("how"):
+            continue
+        key, value = f"{prefix}.{entry.name}", getattr(settings, entry.name)
+        if is_dataclass(value):
+            found.update(flatten(value, key))
+        elif isinstance(value, tuple):
+            found[key] = [asdict(v) if is_dataclass(v) else v for v in value]
+        else:
+            found[key] = value
+    return found

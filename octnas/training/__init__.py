@@ -1,0 +1,1 @@
+"""Training loops, data and scoring; torch, torchvision and timm only."""

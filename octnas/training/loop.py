@@ -1,0 +1,112 @@
+"""One training: a flat loop that returns its history."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from torch import nn
+
+from octnas.errors import OctnasError, SettingError
+from octnas.training.data import Batches
+from octnas.training.settings import Recipe
+
+Log = Callable[[Mapping[str, float]], None]
+"""Called after every epoch with ``epoch``, ``train_loss``, ``lr`` and ``time``."""
+
+
+class DivergedError(OctnasError):
+    """The loss is no longer a number."""
+
+
+def train(
+    model: nn.Module,
+    batches: Batches,
+    recipe: Recipe,
+    *,
+    device: torch.device,
+    before_step: Callable[[int], None] | None = None,
+    log: Log | None = None,
+) -> list[dict[str, float]]:
+    """Train a network, in place.
+
+    Args:
+        model: moved to ``device``.
+        batches: one epoch per iteration.
+        recipe: optimizer and schedule.
+        device: where to train.
+        before_step: called with the number of each step; a supernet activates an architecture.
+        log: called after every epoch.
+
+    Returns:
+        Per epoch: ``epoch`` (from 1), ``train_loss`` (mean over its steps), ``lr`` (at its end),
+        ``time`` (seconds since 1970).
+
+    Raises:
+        SettingError: timm knows no such optimizer or scheduler.
+        DivergedError: the loss became infinite or NaN.
+    """
+    model.to(device).train()
+    optimizer = _optimizer(model, recipe)
+    scheduler = _scheduler(optimizer, recipe, len(batches))
+    history: list[dict[str, float]] = []
+    step = 0
+    for epoch in range(1, recipe.epochs + 1):
+        total = torch.zeros((), device=device)
+        for images, labels in batches:
+            if before_step is not None:
+                before_step(step)
+            logits = model(images.to(device, non_blocking=True))
+            targets = labels.to(device, non_blocking=True)
+            loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if recipe.clip_grad:
+                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad)
+            optimizer.step()
+            step += 1
+            scheduler.step_update(step)
+            total += loss.detach()
+        mean = float(total) / len(batches)
+        if not math.isfinite(mean):
+            raise DivergedError(f"the loss is {mean} in epoch {epoch}; lower recipe.lr")
+        lr = optimizer.param_groups[0]["lr"]
+        history.append({"epoch": epoch, "train_loss": mean, "lr": lr, "time": time.time()})
+        if log is not None:
+            log(history[-1])
+    return history
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    try:
+        return create_optimizer_v2(  # type: ignore[no-any-return]
+            model,
+            opt=recipe.optimizer,
+            lr=recipe.lr,
+            weight_decay=recipe.weight_decay,
+            momentum=recipe.momentum,
+        )
+    except (ValueError, AssertionError) as error:
+        raise SettingError("optimizer", recipe.optimizer, f"what timm knows ({error})") from None
+
+
+def _scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int):  # type: ignore[no-untyped-def]
+    if steps == 0:
+        raise SettingError(
+            "batch_size", recipe.batch_size, "no more than the images of the training part"
+        )
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        sched=recipe.scheduler,
+        num_epochs=recipe.epochs,
+        warmup_epochs=recipe.warmup_epochs,
+        warmup_lr=0.0,
+        step_on_epochs=False,
+        updates_per_epoch=steps,
+    )
+    if scheduler is None:
+        raise SettingError("scheduler", recipe.scheduler, "what timm knows, such as 'cosine'")
+    return scheduler

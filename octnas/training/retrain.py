@@ -1,0 +1,164 @@
+"""Training of fixed architectures from scratch, one after another or side by side."""
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing.managers import SyncManager
+from pathlib import Path
+from queue import Queue
+
+from safetensors.torch import save_file
+
+from octnas.architecture import Architecture
+from octnas.nn.supernet import build
+from octnas.results import SeedResult
+from octnas.run_directory import read_json, write_json
+from octnas.training.data import open_images
+from octnas.training.device import choose_device, cpu_threads
+from octnas.training.evaluate import evaluate
+from octnas.training.loop import train
+from octnas.training.settings import DataSettings, RetrainSettings
+
+RESULT_FILE = "result.json"
+WEIGHTS_FILE = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Training:
+    """One network to train with one seed, and where its results go."""
+
+    architecture: Architecture
+    seed: int
+    folder: Path
+
+    @property
+    def result(self) -> SeedResult | None:
+        """What is on disk; None while the training is not finished."""
+        path = self.folder / RESULT_FILE
+        return SeedResult(**read_json(path)) if path.exists() else None
+
+
+OnEpoch = Callable[[Training, Mapping[str, float]], None]
+
+
+def train_one(
+    training: Training,
+    data: DataSettings,
+    settings: RetrainSettings,
+    device: str,
+    on_epoch: OnEpoch | None = None,
+) -> SeedResult:
+    """Train one network from scratch and write its weights and result.
+
+    The result is written last: a folder with a result is complete.
+    """
+    begin = time.perf_counter()
+    place = choose_device(device)
+    images = open_images(data, training.architecture.input_size)
+    model = build(training.architecture, seed=training.seed)
+    with cpu_threads(settings.threads):
+        history = train(
+            model,
+            images.train_batches(settings.recipe.batch_size, training.seed),
+            settings.recipe,
+            device=place,
+            log=None if on_epoch is None else lambda row: on_epoch(training, row),
+        )
+        measured = evaluate(model, images.batches("val", settings.recipe.batch_size * 4), place)
+    metrics = {f"val_{name}": value for name, value in measured.items()}
+    metrics["seconds"] = time.perf_counter() - begin
+    training.folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.contiguous().cpu() for name, value in model.state_dict().items()}
+    partial = training.folder / f".{WEIGHTS_FILE}"
+    save_file(state, partial)
+    partial.replace(training.folder / WEIGHTS_FILE)
+    result = SeedResult(training.seed, metrics, history)
+    write_json(training.folder / RESULT_FILE, result.to_dict())
+    return result
+
+
+def train_all(
+    trainings: Sequence[Training],
+    data: DataSettings,
+    settings: RetrainSettings,
+    device: str,
+    on_epoch: OnEpoch,
+) -> Iterator[tuple[Training, SeedResult]]:
+    """Train what is not on disk yet; yields each result as it is finished.
+
+    Args:
+        trainings: what to train.
+        data: each process opens it anew.
+        settings: recipe, threads and the number of processes.
+        device: name of the device.
+        on_epoch: called in this process after every epoch of any training.
+    """
+    todo = [training for training in trainings if training.result is None]
+    for training in trainings:
+        if (found := training.result) is not None:
+            yield training, found
+    if settings.workers == 1 or len(todo) == 1:
+        for training in todo:
+            yield training, train_one(training, data, settings, device, on_epoch)
+    elif todo:
+        yield from _train_in_processes(todo, data, settings, device, on_epoch)
+
+
+def _train_in_processes(
+    todo: Sequence[Training],
+    data: DataSettings,
+    settings: RetrainSettings,
+    device: str,
+    on_epoch: OnEpoch,
+) -> Iterator[tuple[Training, SeedResult]]:
+    # A forked process would inherit torch's threads and locks; a spawned one begins clean.
+    context = multiprocessing.get_context("spawn")
+    workers = min(settings.workers, len(todo))
+    with (
+        SyncManager(ctx=context) as manager,
+        ProcessPoolExecutor(workers, mp_context=context) as pool,
+    ):
+        epochs: Queue[tuple[int, Mapping[str, float]]] = manager.Queue()
+        futures: dict[Future[SeedResult], Training] = {}
+        for index, training in enumerate(todo):
+            report = _Reporter(epochs, index)
+            future = pool.submit(train_one, training, data, settings, device, report)
+            futures[future] = training
+        try:
+            yield from _drain(futures, todo, epochs, on_epoch)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _drain(
+    futures: Mapping[Future[SeedResult], Training],
+    todo: Sequence[Training],
+    epochs: "Queue[tuple[int, Mapping[str, float]]]",
+    on_epoch: OnEpoch,
+) -> Iterator[tuple[Training, SeedResult]]:
+    """Pass epochs on as they come, and results as they are finished."""
+    waiting = set(futures)
+    while waiting:
+        try:
+            done = [next(as_completed(waiting, timeout=0.2))]
+        except TimeoutError:
+            done = []
+        while not epochs.empty():
+            index, row = epochs.get()
+            on_epoch(todo[index], row)
+        for future in done:
+            waiting.discard(future)
+            yield futures[future], future.result()
+
+
+class _Reporter:
+    """Sends epochs to the process that started the training; picklable."""
+
+    def __init__(self, epochs: "Queue[tuple[int, Mapping[str, float]]]", index: int) -> None:
+        self._epochs, self._index = epochs, index
+
+    def __call__(self, _: Training, row: Mapping[str, float]) -> None:
+        self._epochs.put((self._index, row))

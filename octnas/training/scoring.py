@@ -1,0 +1,85 @@
+"""Scores of candidates: a trained supernet, BN statistics of the candidate, loss on a part."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from octnas.nn.calibration import recalibrate
+from octnas.nn.supernet import activate, build_supernet
+from octnas.space import SearchSpace
+from octnas.training.data import Batch, Images, open_images
+from octnas.training.device import choose_device
+from octnas.training.evaluate import evaluate
+from octnas.training.settings import DataSettings
+
+
+class Scorer:
+    """Scores architectures with a supernet's weights.
+
+    Calling it with α by site returns ``loss`` and ``top1`` on one part of the data, after the
+    batch-norm statistics were averaged anew over some training batches.
+
+    Args:
+        supernet: trained; this object changes its active architecture and BN statistics.
+        images: BN statistics come from the training part, without augmentation.
+        part: ``"rank"`` or ``"read"``; held in memory.
+        calibration_batches: training batches for the BN statistics.
+        batch_size: of these and of scoring.
+        device: where to compute.
+    """
+
+    def __init__(
+        self,
+        supernet: nn.Module,
+        images: Images,
+        part: str,
+        *,
+        calibration_batches: int,
+        batch_size: int,
+        device: torch.device,
+    ) -> None:
+        self._supernet = supernet.to(device)
+        self._device = device
+        self._batches: list[Batch] = [*images.batches(part, batch_size)]
+        self._calibration: list[torch.Tensor] = []
+        training = images.batches("train", batch_size)
+        for batch, (some, _) in zip(range(calibration_batches), training, strict=False):
+            # The last batch of a small training part may be smaller, which would bias an average.
+            if batch == 0 or len(some) == batch_size:
+                self._calibration.append(some.to(device))
+
+    def __call__(self, alphas: Mapping[str, float]) -> dict[str, float]:
+        activate(self._supernet, alphas)
+        recalibrate(self._supernet, self._calibration)
+        return evaluate(self._supernet, self._batches, self._device)
+
+
+def make_scorer(
+    space: SearchSpace,
+    weights: Path,
+    data: DataSettings,
+    part: str,
+    *,
+    calibration_batches: int,
+    batch_size: int,
+    device: str,
+    threads: int,
+) -> Scorer:
+    """A scorer from files and settings alone, so that any process can make its own.
+
+    Sets the CPU threads of this process: they are part of a score's last digits.
+    """
+    torch.set_num_threads(threads)
+    supernet = build_supernet(space, seed=0)
+    supernet.load_state_dict(load_file(weights))
+    return Scorer(
+        supernet,
+        open_images(data, space.input_size),
+        part,
+        calibration_batches=calibration_batches,
+        batch_size=batch_size,
+        device=choose_device(device),
+    )

@@ -1,0 +1,162 @@
+"""YAML with line numbers and without its traps.
+
+Only ``true`` and ``false`` are truth values (``off``, ``no`` and ``y`` are text), ``1e-3`` is a
+number, and a key that stands twice is refused.
+"""
+
+import re
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from octnas.errors import ConfigError
+
+Path = tuple[Any, ...]
+
+
+@dataclass
+class Document:
+    """A parsed file, with where each value stands.
+
+    Attributes:
+        name: of the file, for messages.
+        values: the parsed mapping.
+        lines: line number (from 1) by path of keys and indices; None for an override.
+    """
+
+    name: str
+    values: dict[str, Any]
+    lines: dict[Path, int | None] = field(default_factory=dict)
+
+    def place(self, path: Path) -> str:
+        """File, line and dotted key of a value; the line of what holds it if it is absent."""
+        key = ".".join(map(str, path))
+        known = path
+        while known and known not in self.lines:
+            known = known[:-1]
+        line = self.lines.get(known, 1)
+        if line is None:
+            return f"--set: {key}"
+        return f"{self.name}:{line}: {key}" if key else f"{self.name}:{line}"
+
+    def note(self, path: Path) -> str:
+        """A hint where a value is one that YAML is known for."""
+        value: Any = self.values
+        for part in path:
+            try:
+                value = value[part]
+            except (KeyError, IndexError, TypeError):
+                return ""
+        if isinstance(value, str) and value.lower() in ("on", "off", "yes", "no"):
+            return f" ({value} is text here; write true or false)"
+        return ""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's plain scalars instead of 1.1's."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rsplit(":", 1)[1] in ("null", "merge")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789")
+)
+_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.inf$|^\.nan$"),
+    list("-+0123456789."),
+)
+
+
+def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    # A leading zero is no octal number here, as it was in YAML 1.1.
+    return int(loader.construct_scalar(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)  # type: ignore[type-var]
+
+
+def parse_yaml(text: str, name: str) -> Document:
+    """Parse an experiment file.
+
+    Raises:
+        ConfigError: it is not YAML, not a mapping, or a key stands twice.
+    """
+    loader = _Loader(text)
+    try:
+        root = loader.get_single_node()
+        document = Document(name, {})
+        if not isinstance(root, yaml.MappingNode):
+            raise ConfigError(f"{name}:1: found no settings, allowed: a mapping of sections")
+        _note_lines(root, (), document)
+        document.values = loader.construct_document(root)  # type: ignore[no-untyped-call]
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = 1 if mark is None else mark.line + 1
+        raise ConfigError(f"{name}:{line}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from None
+    finally:
+        loader.dispose()  # type: ignore[no-untyped-call]
+    return document
+
+
+def parse_override(override: str, document: Document) -> None:
+    """Apply one ``section.key=value`` to a document, in place.
+
+    Raises:
+        ConfigError: no ``=``, a value that is not YAML, or a key below a plain value.
+    """
+    dotted, equals, text = override.partition("=")
+    keys: Path = tuple(int(key) if key.isdigit() else key for key in dotted.strip().split("."))
+    if not equals or not dotted.strip() or "" in keys:
+        raise ConfigError(f"--set: found {override!r}, allowed: section.key=value")
+    try:
+        value = yaml.load(text, _Loader)  # noqa: S506  a safe loader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set: {dotted}: not valid YAML: {' '.join(str(error).split())}") from None
+    holder: Any = document.values
+    for key in keys[:-1]:
+        if isinstance(holder, dict):
+            holder = holder.setdefault(key, {})
+        elif isinstance(holder, list) and isinstance(key, int) and key < len(holder):
+            holder = holder[key]
+        else:
+            raise ConfigError(f"--set: {dotted}: {key!r} is not a section")
+    try:
+        holder[keys[-1]] = value
+    except (TypeError, IndexError):
+        raise ConfigError(f"--set: {dotted}: {keys[-1]!r} is not a key of a section") from None
+    for path in [path for path in document.lines if path[: len(keys)] == keys]:
+        del document.lines[path]
+    document.lines[keys] = None
+
+
+def _note_lines(node: yaml.Node, path: Path, document: Document) -> None:
+    """Note where each value stands, and refuse keys that stand twice."""
+    document.lines[path] = node.start_mark.line + 1
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            _note_lines(item, (*path, index), document)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: dict[Hashable, int] = {}
+    for key_node, value_node in node.value:
+        key, line = key_node.value, key_node.start_mark.line + 1
+        if not isinstance(key, str):
+            raise ConfigError(f"{document.name}:{line}: found a key that is not text")
+        if key in seen:
+            raise ConfigError(
+                f"{document.name}:{line}: {'.'.join(map(str, (*path, key)))}: stands twice, "
+                f"first in line {seen[key]}; keep one"
+            )
+        seen[key] = line
+        _note_lines(value_node, (*path, key), document)
+        document.lines[(*path, key)] = line

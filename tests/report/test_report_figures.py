@@ -1,0 +1,87 @@
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import stdev
+
+import pytest
+
+from octnas.costs import Budget
+from octnas.front import Front
+from octnas.report.data import ReportData
+from octnas.report.figures import (
+    alpha_figure,
+    alpha_rows,
+    front_figure,
+    retrained_figure,
+    training_figure,
+)
+
+Make = Callable[..., ReportData]
+
+
+def test_front_figure_has_a_series_for_each_kind(full: ReportData) -> None:
+    figure = front_figure(full)
+    assert figure is not None
+    series = {trace.name: trace for trace in figure.data}
+    assert set(series) == {"candidate", "front", "uniform α", "chosen"}
+    origins = [candidate.origin for candidate in full.candidates]
+    assert len(series["uniform α"].x) == origins.count("uniform")
+    assert len(series["candidate"].x) == len(origins) - origins.count("uniform")
+    assert list(series["front"].x) == [one.macs for one in full.front.candidates]
+    hover = series["chosen"].hovertext[0]
+    chosen = full.chosen["half"]
+    assert chosen.id in hover
+    assert "stem 0 · body 0.5" in hover
+
+
+def test_every_budget_has_a_label_of_its_own_height(full: ReportData) -> None:
+    macs = [one.macs for one in full.candidates]
+    budgets = tuple(Budget(f"at {share}", int(share * max(macs))) for share in (0.5, 0.52, 0.54))
+    figure = front_figure(replace(full, budgets=budgets))
+    assert figure is not None
+    labels = figure.layout.annotations
+    assert {label.text for label in labels} == {"≤ at 0.5", "≤ at 0.52", "≤ at 0.54"}
+    assert len({label.yshift for label in labels}) == len(budgets)
+    assert len({label.xanchor for label in labels}) == 1
+
+
+def test_retrained_figure_shows_mean_and_std_in_percent(full: ReportData) -> None:
+    figure = retrained_figure(full)
+    assert figure is not None
+    assert [trace.name for trace in figure.data] == ["searched", "uniform", "growing", "vanilla"]
+    assert figure.data[0].y[0] == pytest.approx(82.0)
+    assert figure.data[0].error_y.array[0] == pytest.approx(100 * stdev((0.80, 0.82, 0.84)))
+
+
+def test_alpha_figure_has_a_row_for_each_network_and_a_column_for_each_site(
+    full: ReportData,
+) -> None:
+    figure = alpha_figure(full)
+    assert figure is not None
+    (heat,) = figure.data
+    assert [name for name, _ in alpha_rows(full)] == [
+        "searched, half",
+        "uniform, half",
+        "growing, half",
+        "vanilla",
+    ]
+    assert [list(row) for row in heat.z] == [[0, 0.5, 0], [0.5, 0.5, 0], [0, 1, 0], [0, 0, 0]]
+    assert heat.hovertext[0][1].endswith("16 of 32 channels at half resolution")
+    assert list(figure.layout.xaxis.ticktext) == ["stem", "body", "head"]
+
+
+def test_training_figure_averages_over_seeds(full: ReportData) -> None:
+    figure = training_figure(full)
+    assert figure is not None
+    losses = {trace.name: list(trace.y) for trace in figure.data}
+    assert losses["supernet"] == [2.0]
+    assert losses["searched, half"] == [2.0 / 1 + (0 + 1 + 2) / 3, 2.0 / 2 + (0 + 1 + 2) / 3]
+
+
+def test_nothing_to_draw_is_no_figure(make_data: Make) -> None:
+    bare = replace(
+        make_data(), candidates=(), front=Front(()), chosen={}, supernet_history=(), budgets=()
+    )
+    assert front_figure(bare) is None
+    assert retrained_figure(bare) is None
+    assert alpha_figure(bare) is None
+    assert training_figure(bare) is None

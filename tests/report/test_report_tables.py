@@ -1,0 +1,89 @@
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from statistics import stdev
+
+import pytest
+
+from octnas.report.data import ReportData
+from octnas.report.html_tables import alpha_table, retrained_table
+from octnas.report.tables import COLUMNS, retrained_rows, write_csv
+from octnas.results import Retrained
+from octnas.space import SearchSpace
+
+
+def test_a_row_holds_the_numbers_of_its_network(full: ReportData, space: SearchSpace) -> None:
+    searched, *_ = retrained_rows(full.retrained, space.vanilla_macs)
+    stem, body, head = 3 * 16 * 9 * 64, 16 * 32 * 9 * 64, 32 * 64 * 16
+    assert space.vanilla_macs == stem + body + head + 640
+    # α = 0 to .5: body costs q + (1 - q)(1 - .5) of its vanilla MACs, with q = 1/4.
+    assert searched.macs == stem + body * (0.25 + 0.75 * 0.5) + head + 640
+    assert searched.macs_share == searched.macs / space.vanilla_macs
+    assert searched.params == space.params
+    # Half of body's 32 channels at a quarter of the pixels, in float32.
+    assert searched.activation_bytes == 4 * (16 * 64 + 16 * 64 + 16 * 16 + 64 * 16)
+    assert searched.seeds == 3
+    assert searched.val_top1_mean_percent == pytest.approx(82.0)
+    assert searched.val_top1_std_points == pytest.approx(100 * stdev((0.80, 0.82, 0.84)))
+    assert searched.val_loss_mean == pytest.approx(1 - 0.82)
+    assert searched.val_loss_std == pytest.approx(stdev((0.80, 0.82, 0.84)))
+    assert searched.seconds_mean == pytest.approx((10 + 11 + 12) / 3)
+
+
+def test_differences_are_to_the_uniform_network_of_the_budget(full: ReportData) -> None:
+    rows = {row.role: row for row in retrained_rows(full.retrained, full.space.vanilla_macs)}
+    assert rows["searched"].difference_to_uniform_points == pytest.approx(100 * (0.82 - 0.72))
+    assert rows["growing"].difference_to_uniform_points == pytest.approx(100 * (0.81 - 0.72))
+    assert rows["uniform"].difference_to_uniform_points is None
+    assert rows["vanilla"].difference_to_uniform_points is None
+
+
+def test_no_difference_to_another_budgets_uniform(
+    make_retrained: Callable[..., Retrained], space: SearchSpace
+) -> None:
+    retrained = (
+        make_retrained("searched", (0.8, 0.9), "one"),
+        make_retrained("uniform", (0.7, 0.8), "other"),
+    )
+    rows = retrained_rows(retrained, space.vanilla_macs)
+    assert [row.difference_to_uniform_points for row in rows] == [None, None]
+
+
+def test_csv_round_trip(full: ReportData, tmp_path: Path) -> None:
+    rows = retrained_rows(full.retrained, full.space.vanilla_macs)
+    write_csv(rows, tmp_path / "retrained.csv")
+    with (tmp_path / "retrained.csv").open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        read = list(reader)
+    assert reader.fieldnames == list(COLUMNS)
+    assert len(read) == len(rows)
+    for line, row in zip(read, rows, strict=True):
+        for column in COLUMNS:
+            value = getattr(row, column)
+            assert ("" if value is None else type(value)(line[column])) == (
+                "" if value is None else value
+            )
+
+
+def test_one_seed_has_no_standard_deviation(
+    make_data: Callable[..., ReportData], tmp_path: Path
+) -> None:
+    data = make_data(budget="a, b", searched=(0.8,))
+    write_csv(retrained_rows(data.retrained, data.space.vanilla_macs), tmp_path / "one.csv")
+    with (tmp_path / "one.csv").open(encoding="utf-8", newline="") as file:
+        (line,) = csv.DictReader(file)
+    assert line["budget"] == "a, b"
+    assert (line["seeds"], line["val_top1_std_points"], line["val_loss_std"]) == ("1", "", "")
+
+
+def test_an_empty_table_still_names_its_columns(tmp_path: Path) -> None:
+    write_csv((), tmp_path / "none.csv")
+    assert (tmp_path / "none.csv").read_text(encoding="utf-8") == ",".join(COLUMNS) + "\n"
+
+
+def test_html_tables_show_what_people_read(full: ReportData) -> None:
+    retrained = retrained_table(full)
+    assert "82.0 ± 2.0" in retrained
+    assert "+10.00" in retrained
+    assert retrained.count("<tr>") == 1 + len(full.retrained)
+    assert "0.5 (16 low)" in alpha_table(full)

@@ -1,0 +1,101 @@
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from octnas.costs import Budget
+from octnas.report.data import ReportData
+from octnas.report.words import format_size, headline, searched_what, story
+
+Make = Callable[..., ReportData]
+
+CASES = {
+    "wins": ((0.80, 0.81, 0.82), "Better than uniform α (71.0 ± 1.0 %, 3 seeds, "),
+    "loses": ((0.60, 0.61, 0.62), "Did not win: worse than uniform α (71.0 ± 1.0 %, 3 seeds, "),
+    "ties, ahead": ((0.70, 0.71, 0.74), "Did not win: +0.67 points against uniform α "),
+    "ties, behind": ((0.69, 0.70, 0.71), "Did not win: −1.00 points against uniform α "),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_says_whether_the_searched_network_won(make_data: Make, case: str) -> None:
+    searched, said = CASES[case]
+    data = make_data(searched=searched, uniform=(0.70, 0.71, 0.72))
+    ((_, sentence),) = story(data, data.budgets[0]).judged
+    assert sentence.startswith(said)
+    assert "95 % interval " in sentence
+    assert ("smaller than the noise" in sentence) == case.startswith("ties")
+
+
+def test_one_seed_allows_no_statement(make_data: Make) -> None:
+    data = make_data(searched=(0.9,), uniform=(0.70, 0.71, 0.72))
+    ((_, sentence),) = story(data, data.budgets[0]).judged
+    assert sentence.startswith("+19.00 points against uniform α")
+    assert sentence.endswith("one seed: no statement is possible.")
+    assert headline(data) == (
+        "Searched against uniform α: no statement is possible with one seed at 1 of 1 budget.",
+    )
+
+
+def test_equal_seeds_allow_no_statement(make_data: Make) -> None:
+    data = make_data(searched=(0.9, 0.9), uniform=(0.7, 0.7))
+    ((_, sentence),) = story(data, data.budgets[0]).judged
+    assert "no statement is possible" in sentence
+
+
+def test_choosing_the_baseline_itself_is_said(make_data: Make) -> None:
+    data = make_data(uniform=(0.70, 0.71), growing=(0.6, 0.62))
+    uniform = data.retrained[0]
+    searched = replace(uniform, network=replace(uniform.network, role="searched"))
+    data = replace(data, retrained=(searched, *data.retrained))
+    sentences = [sentence for _, sentence in story(data, data.budgets[0]).judged]
+    assert sentences[0] == "The search chose the network with uniform α itself: nothing to compare."
+
+
+def test_headline_counts_over_budgets(make_data: Make) -> None:
+    rounds = {
+        "a": make_data(budget="a", searched=(0.80, 0.81), uniform=(0.60, 0.61)),
+        "b": make_data(budget="b", searched=(0.60, 0.61), uniform=(0.60, 0.61)),
+    }
+    data = replace(
+        rounds["a"],
+        budgets=tuple(budget for one in rounds.values() for budget in one.budgets),
+        retrained=tuple(retrained for one in rounds.values() for retrained in one.retrained),
+    )
+    assert headline(data) == (
+        "Searched against uniform α: better at 1 of 2 budgets; "
+        "no difference beyond the noise at 1 of 2 budgets.",
+    )
+
+
+def test_story_names_training_length_read_score_and_vanilla(full: ReportData) -> None:
+    found = story(full, full.budgets[0])
+    assert "0.500 on the images it was ranked on, and 0.625 (75.0 % top-1) on" in found.found[0]
+    assert found.found[1] == (
+        "Trained on its own for 2 epochs, it reaches 82.0 ± 2.0 % top-1 over 3 seeds."
+    )
+    assert len(found.judged) == 2
+    assert found.outlook[0].startswith("For scale, vanilla (α = 0 everywhere): 86.0 ± 1.0 %")
+
+
+def test_story_says_what_is_missing(make_data: Make) -> None:
+    nothing = make_data()
+    assert story(nothing, nothing.budgets[0]).outlook == (
+        "Not retrained yet: nothing can be said of how well it does on its own.",
+    )
+    alone = make_data(searched=(0.8, 0.9))
+    assert "no retrained network with uniform α" in story(alone, alone.budgets[0]).outlook[0]
+    other = story(alone, Budget("other", 10**6, min_macs=10**5))
+    assert other.found == ("No architecture was chosen for this budget.",)
+    assert other.bound.endswith("at least 100.0 k MACs")
+
+
+def test_lead_counts_sites_architectures_and_candidates(full: ReportData) -> None:
+    lead = searched_what(full)
+    assert "at 2 sites (1 more are fixed) of by_hand for images of 3 × 8 × 8: 9 arch" in lead
+    assert "4 architectures of these were scored in one supernet trained for 1 epoch;" in lead
+
+
+def test_sizes_of_spaces() -> None:
+    assert format_size(78_125) == "78,125"
+    assert format_size(186 * 10**18) == "1.86 · 10²⁰"
