@@ -4,7 +4,7 @@ import numpy as np
 
 from octnas.architecture import Architecture
 from octnas.costs import Budget
-from octnas.results import GROWING, SEARCHED, UNIFORM, VANILLA, Network
+from octnas.results import SEARCHED, UNIFORM, VANILLA, Network
 from octnas.space import SearchSpace
 
 # Steps in which a baseline's one or two parameters are tried.
@@ -46,7 +46,9 @@ def _closest(
 ) -> Architecture:
     """The design, shape ``(n, len(searchable))``, closest to the budget and not below a bound."""
     names = [site.name for site in space.searchable]
-    realised = np.array([list(space.realise(dict(zip(names, row, strict=True))).values()) for row in designs])
+    realised = np.array(
+        [list(space.realise(dict(zip(names, row, strict=True))).values()) for row in designs]
+    )
     macs = space.macs(realised)
     allowed = macs >= at_least
     distance = np.where(allowed, np.abs(macs - budget.max_macs), np.iinfo(np.int64).max)
@@ -63,17 +65,16 @@ def _growing_designs(space: SearchSpace) -> np.ndarray:
 
     Both the depth where it starts and the slope are tried; each α goes to the nearest choice.
     """
-    sites = space.searchable
-    depth = np.array([site.depth for site in sites])
+    depth = np.array([site.depth for site in space.searchable])
+    largest = max(site.choices[-1] for site in space.searchable)
     designs = []
     for start in np.linspace(0, 1, _STEPS // 4, endpoint=False):
         for end in np.linspace(start, 2, _STEPS // 2)[1:]:
-            ramp = np.clip((depth - start) / (end - start), 0, 1)
-            designs.append(
-                [
-                    min(site.choices, key=lambda choice, want=want: abs(choice - want))
-                    for site, want in zip(sites, ramp * max(s.choices[-1] for s in sites), strict=True)
-                ]
-            )
+            ramp = largest * np.clip((depth - start) / (end - start), 0, 1)
+            wanted = zip(space.searchable, ramp, strict=True)
+            designs.append([_nearest(site.choices, float(want)) for site, want in wanted])
     return np.unique(np.array(designs), axis=0)
 
+
+def _nearest(choices: tuple[float, ...], want: float) -> float:
+    return min(choices, key=lambda choice: abs(choice - want))

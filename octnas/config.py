@@ -80,10 +80,10 @@ class RunConfig:
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     space: SpaceSettings
     data: Annotated[DigitsSettings | FolderSettings, Field(discriminator="source")]
-    supernet: SupernetSettings = SupernetSettings()
-    search: SearchSettings = SearchSettings()
-    retrain: RetrainSettings = RetrainSettings()
-    tracking: TrackingSettings = TrackingSettings()
+    supernet: SupernetSettings = field(default_factory=SupernetSettings)
+    search: SearchSettings = field(default_factory=SearchSettings)
+    retrain: RetrainSettings = field(default_factory=RetrainSettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
     seed: int = 0
     device: str = field(default="auto", metadata=HOW)
 

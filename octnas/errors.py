@@ -2,7 +2,7 @@
 
 
 class OctnasError(Exception):
-    """A problem that the user can solve; its text is one line, and the program exits with code 2."""
+    """A problem that the user can solve, in one line; the program exits with code 2."""
 
 
 class SettingError(OctnasError, ValueError):

@@ -201,13 +201,14 @@ def _term(conv: ConvShape, site: Mapping[str, Site]) -> tuple[tuple[str, ...], n
 
 
 def _integers(macs: np.ndarray) -> np.ndarray:
-    return np.rint(macs).astype(np.int64)
+    integers: np.ndarray = np.rint(macs).astype(np.int64)
+    return integers
 
 
 def _plan(space: SearchSpace, terms: Mapping[tuple[str, ...], np.ndarray]) -> list[_Step]:
     """The sites in order, each with the terms that it completes."""
     order = {site.name: index for index, site in enumerate(space.sites)}
-    needed_until = {name: index for name, index in order.items()}
+    needed_until = dict(order)
     for sites in terms:
         for name in sites:
             needed_until[name] = max(needed_until[name], *(order[other] for other in sites))
@@ -232,4 +233,6 @@ def _spread(
     """A term with its axes brought to those of ``names``."""
     ordered = sorted(sites, key=names.index)
     turned = term.transpose([sites.index(name) for name in ordered])
-    return turned.reshape([size if name in sites else 1 for name, size in zip(names, shape, strict=True)])
+    return turned.reshape(
+        [size if name in sites else 1 for name, size in zip(names, shape, strict=True)]
+    )

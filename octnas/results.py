@@ -40,7 +40,10 @@ class Network:
     @property
     def slug(self) -> str:
         """The name as a folder's name: ``"searched-uniform-0.5"``."""
-        kept = "".join(char if char.isascii() and char.isalnum() or char == "." else " " for char in self.name)
+        kept = "".join(
+            char if (char.isascii() and char.isalnum()) or char == "." else " "
+            for char in self.name
+        )
         return "-".join(kept.split())
 
     def to_dict(self) -> dict[str, Any]:

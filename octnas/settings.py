@@ -21,10 +21,14 @@ def flatten(settings: Any, prefix: str) -> dict[str, Any]:
         if entry.metadata.get("how"):
             continue
         key, value = f"{prefix}.{entry.name}", getattr(settings, entry.name)
-        if is_dataclass(value):
+        if is_dataclass(value) and not isinstance(value, type):
             found.update(flatten(value, key))
         elif isinstance(value, tuple):
-            found[key] = [asdict(v) if is_dataclass(v) else v for v in value]
+            found[key] = [_plain(item) for item in value]
         else:
             found[key] = value
     return found
+
+
+def _plain(item: Any) -> Any:
+    return asdict(item) if is_dataclass(item) and not isinstance(item, type) else item

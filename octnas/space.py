@@ -143,7 +143,7 @@ class SearchSpace:
             activations += conv_activations(conv, alphas[conv.site_out])
         return Cost(round(macs), self.params, round(activations) * BYTES_PER_ACTIVATION)
 
-    def macs(self, alphas: np.ndarray) -> np.ndarray:
+    def macs(self, alphas: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
         """MACs of many architectures at once.
 
         Args:
@@ -156,10 +156,11 @@ class SearchSpace:
         total = np.full(len(alphas), float(self.other_macs))
         for conv in self.convs:
             alpha_out = alphas[:, column[conv.site_out]]
-            inside = conv.site_in is not None
-            alpha_in = alphas[:, column[conv.site_in]] if inside else np.zeros_like(alpha_out)
+            # Without a site the input's α does not matter.
+            alpha_in = alphas[:, column[conv.site_in or conv.site_out]]
             total += conv_macs(conv, alpha_in, alpha_out)
-        return np.rint(total).astype(np.int64)
+        macs: np.ndarray[Any, Any] = np.rint(total).astype(np.int64)
+        return macs
 
     @cached_property
     def vanilla_macs(self) -> int:

@@ -59,16 +59,18 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag.rsplit(":", 1)[1] in ("null", "merge")]
+    first: [
+        (tag, pattern) for tag, pattern in resolvers if tag.rsplit(":", 1)[1] in ("null", "merge")
+    ]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789")
 )
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.inf$|^\.nan$"),
     list("-+0123456789."),
@@ -80,7 +82,7 @@ def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     return int(loader.construct_scalar(node))
 
 
-_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)  # type: ignore[type-var]
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 
 
 def parse_yaml(text: str, name: str) -> Document:
@@ -96,7 +98,7 @@ def parse_yaml(text: str, name: str) -> Document:
         if not isinstance(root, yaml.MappingNode):
             raise ConfigError(f"{name}:1: found no settings, allowed: a mapping of sections")
         _note_lines(root, (), document)
-        document.values = loader.construct_document(root)  # type: ignore[no-untyped-call]
+        document.values = loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = 1 if mark is None else mark.line + 1
@@ -104,7 +106,7 @@ def parse_yaml(text: str, name: str) -> Document:
     except yaml.YAMLError as error:
         raise ConfigError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from None
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
     return document
 
 
@@ -121,7 +123,9 @@ def parse_override(override: str, document: Document) -> None:
     try:
         value = yaml.load(text, _Loader)  # noqa: S506  a safe loader
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set: {dotted}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(
+            f"--set: {dotted}: not valid YAML: {' '.join(str(error).split())}"
+        ) from None
     holder: Any = document.values
     for key in keys[:-1]:
         if isinstance(holder, dict):

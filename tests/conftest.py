@@ -39,7 +39,9 @@ def search_spaces(draw: st.DrawFn, max_sites: int = 5) -> SearchSpace:
     drawn = draw(st.lists(ends, min_size=1, max_size=2 * max_sites))
     channels = {site.name: site.channels for site in sites}
     convs = [
-        draw(conv_shape(f"conv{index}", channels.get(site_in), channels[site_out], site_in, site_out))
+        draw(
+            conv_shape(f"conv{index}", channels.get(site_in), channels[site_out], site_in, site_out)
+        )
         for index, (site_in, site_out) in enumerate(drawn)
     ]
     return hand_made_space(sites, convs, draw(st.integers(0, 1000)))

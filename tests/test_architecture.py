@@ -203,7 +203,7 @@ def test_arbitrary_json_is_refused(document: Any) -> None:
         Architecture.from_dict(document)
 
 
-@given(st.fixed_dictionaries({}, optional={key: JSON_VALUES for key in ARCHITECTURE.to_dict()}))
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(ARCHITECTURE.to_dict(), JSON_VALUES)))
 def test_arbitrary_values_are_refused_or_read_back(values: dict[str, Any]) -> None:
     try:
         architecture = Architecture.from_dict(changed(**values))

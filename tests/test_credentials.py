@@ -11,7 +11,31 @@ PASSWORDS = st.text(min_size=1, max_size=40)
 # Without "=": "user:a@b?c=d@host" also reads as a password "a", a host "b" and a query.
 RAW_PASSWORDS = st.text(alphabet="abcXYZ0189@:/?#%&+!$'()*,;~-_.[]{}|^<>\\\\äπ", min_size=1)
 SCHEMES = st.sampled_from(["postgresql", "mysql+pymysql", "mssql+pyodbc", "http", "https", "ray"])
-PIECES = 'http mysql :// u : p 80 @ h / ? # & ; = *** password token pwd= x=1 [ ] "'.split(" ")
+PIECES = [
+    "http",
+    "mysql",
+    "://",
+    "u",
+    ":",
+    "p",
+    "80",
+    "@",
+    "h",
+    "/",
+    "?",
+    "#",
+    "&",
+    ";",
+    "=",
+    "***",
+    "password",
+    "token",
+    "pwd=",
+    "x=1",
+    "[",
+    "]",
+    '"',
+]
 URL_LIKE = st.lists(st.sampled_from([*PIECES, " "]), max_size=30).map("".join)
 NO_EQUALS = st.text(alphabet=st.characters(exclude_characters="="))
 

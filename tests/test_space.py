@@ -38,9 +38,7 @@ SPACE = hand_made_space(
 @given(search_spaces(), st.data())
 def test_costs_are_counted_path_by_path(space: SearchSpace, data: st.DataObject) -> None:
     alphas = {site.name: data.draw(st.sampled_from(site.choices)) for site in space.sites}
-    low = {
-        site.name: low_count(alphas[site.name], site.channels) for site in space.sites
-    }
+    low = {site.name: low_count(alphas[site.name], site.channels) for site in space.sites}
     cost = space.cost(alphas)
     assert cost.params == space.params
     assert cost.macs == space.other_macs + sum(
@@ -48,7 +46,8 @@ def test_costs_are_counted_path_by_path(space: SearchSpace, data: st.DataObject)
         for conv in space.convs
     )
     assert cost.activation_bytes == 4 * sum(
-        (conv.out_channels - low[conv.site_out]) * conv.pixels + low[conv.site_out] * conv.low_pixels
+        (conv.out_channels - low[conv.site_out]) * conv.pixels
+        + low[conv.site_out] * conv.low_pixels
         for conv in space.convs
     )
 

@@ -34,7 +34,7 @@ def cost(
     channel_multiple: Annotated[
         int, typer.Option(help="Round low channels down to a multiple of this.", min=1)
     ] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print MACs, parameters and activation memory, and a row per site."""
     found = _find(model, alpha, architecture, input_size, channel_multiple)

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 
-
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(init)

@@ -20,7 +20,7 @@ cost.add_to(app)
 init.add_to(app)
 
 
-def _version(value: bool) -> None:  # noqa: FBT001  typer's callback
+def _version(value: bool) -> None:
     if value:
         typer.echo(f"octnas {__version__}")
         raise typer.Exit
@@ -28,8 +28,8 @@ def _version(value: bool) -> None:  # noqa: FBT001  typer's callback
 
 @app.callback()
 def _options(
-    version: bool = typer.Option(  # noqa: ARG001, FBT001
-        False,  # noqa: FBT003
+    version: bool = typer.Option(
+        False,
         "--version",
         callback=_version,
         is_eager=True,

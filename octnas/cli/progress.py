@@ -48,5 +48,6 @@ class _Bar:
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """See `octnas.pipeline.progress.Bar.advance`."""
-        fields = {"note": note} if note else {}
-        self._progress.update(self._task, advance=steps, **fields)
+        self._progress.advance(self._task, steps)
+        if note:
+            self._progress.update(self._task, note=note)

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from octnas.pipeline.opening import Run
 
 Experiment = Annotated[
-    Path, typer.Argument(help="A YAML file, or the directory of an earlier run.", show_default=False)
+    Path,
+    typer.Argument(help="A YAML file, or the directory of an earlier run.", show_default=False),
 ]
 Overrides = Annotated[
     list[str] | None,

@@ -19,7 +19,11 @@ class EvaluationError(Exception):
 
 
 class Evaluation(tune.Trainable):
-    """One worker. Tune hands it a trial's config: ``{"alphas": {site: α}}``."""
+    """One worker. Tune hands it a trial's config: ``{"alphas": ((site, α), ...)}``.
+
+    Pairs and not a dict, here and in the result, since Tune flattens dicts, looks into their
+    values and makes names of them.
+    """
 
     def setup(
         self, config: dict[str, Any], make_evaluate: Callable[[], Evaluate] | None = None
@@ -30,12 +34,12 @@ class Evaluation(tune.Trainable):
         would be the death of an actor.
         """
         assert make_evaluate is not None
-        self._alphas = config["alphas"]
+        self._alphas = dict(config["alphas"])
         self._make_evaluate = make_evaluate
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next candidate; the supernet and the images stay."""
-        self._alphas = new_config["alphas"]
+        """Take the next candidate; what the factory has loaded stays."""
+        self._alphas = dict(new_config["alphas"])
         return True
 
     def step(self) -> dict[str, Any]:
@@ -45,12 +49,11 @@ class Evaluation(tune.Trainable):
             EvaluationError: whatever went wrong.
         """
         try:
-            outcome = self._evaluate(dict(self._alphas))
-            # Pairs, since Tune would flatten a dict and look into its values.
-            pairs = tuple((name, float(value)) for name, value in outcome.items())
-        except Exception as error:
-            raise EvaluationError(one_line(error)) from error
-        return {OUTCOME: pairs, "done": True}
+            metrics = self._evaluate(self._alphas)
+            outcome = tuple((name, float(value)) for name, value in metrics.items())
+        except Exception as error:  # noqa: BLE001 - the reason of a failed trial
+            raise EvaluationError(one_line(error)) from None
+        return {OUTCOME: outcome, "done": True}
 
     @cached_property
     def _evaluate(self) -> Evaluate:

@@ -9,6 +9,8 @@ What Ray 2.60 does without these precautions, and what stops it:
 - All its servers listen on all interfaces, and ``_node_ip_address="127.0.0.1"`` is replaced by the
   address of the machine, unless Ray's switch for clusters is off (it is called after Windows and
   macOS, where that is the default).
+- Under ``uv run`` it packs the working directory and starts every worker with ``uv run`` too,
+  which may look for packages, unless its hook is off.
 - On machines with ``/dev/accel*`` or ``/dev/vfio/*`` it asks the metadata address about TPUs,
   unless told how many there are.
 """
@@ -25,7 +27,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from octnas.cluster.environment import environment
+from octnas.cluster.temporary import attribute, environment, level
 from octnas.errors import ClusterError
 
 LOOPBACK = "127.0.0.1"
@@ -35,18 +37,13 @@ LOOPBACK = "127.0.0.1"
 # takes memory as it fills, not at once.
 OBJECT_STORE_BYTES = 512 * 2**20
 
-# Unix sockets have at most 107 bytes, of which Ray takes 65 below its directory and we take 18.
+# The path of a Unix socket has at most 107 bytes: 16 are ours, and Ray puts up to 64 below them.
 LONGEST_TEMPORARY_DIRECTORY = 24
-
-# Ray caches its token for the life of a process, so two clusters in one process share one.
-_TOKEN = secrets.token_hex(32)
 
 _RAY_ENVIRONMENT: Mapping[str, str | None] = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9/",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_AUTH_TOKEN": _TOKEN,
-    "RAY_AUTH_TOKEN_PATH": None,
     "RAY_AUTH_MODE": None,  # Ray's default for a local start is "token"; it sets this variable
     "RAY_ADDRESS": None,
     "RAY_REDIS_ADDRESS": None,
@@ -81,7 +78,11 @@ def local_cluster(workers: int) -> Iterator[None]:
             prefix="octnas-", dir=_short_directory(), ignore_cleanup_errors=True
         ) as directory,
         environment(_RAY_ENVIRONMENT),
-        _level_kept(logging.getLogger("ray")),
+        _token(ray),
+        environment({"PYTHONBREAKPOINT": os.environ.get("PYTHONBREAKPOINT")}),  # Ray sets it
+        level(logging.getLogger("ray"), logging.ERROR),
+        # Ray prints the deaths of workers, whatever its settings; our caller is told of failures.
+        attribute(ray._private.worker, "_worker_logs_enabled", value=False),
     ):
         try:
             _start(ray, workers, Path(directory))
@@ -96,7 +97,13 @@ def _start(ray: ModuleType, workers: int, directory: Path) -> None:
     private = directory / "home"
     private.mkdir()
     (private / "ray_bootstrap_config.yaml").write_text("provider: {type: local}\n")
-    with environment({"HOME": str(private)}), _loopback_switch(), _sigterm_kept():
+    with (
+        environment({"HOME": str(private)}),
+        # Ray reads the variables for these when it is imported, which may be long ago.
+        attribute(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", value=False),
+        attribute(ray._private.ray_constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", value=False),
+        _sigterm_kept(),
+    ):
         try:
             ray.init(**_arguments(workers, directory, home))
         except (RuntimeError, OSError, ValueError, ray.exceptions.RayError) as error:
@@ -133,16 +140,15 @@ def _short_directory() -> str:
 
 
 @contextmanager
-def _loopback_switch() -> Iterator[None]:
-    """Ray reads the variable when it is imported, which may be long ago."""
-    from ray._private import ray_constants
-
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+def _token(ray: ModuleType) -> Iterator[None]:
+    """A token of our own; Ray keeps the first one that it meets in a process, unless reset."""
+    loader = ray._raylet.AuthenticationTokenLoader.instance()
+    with environment({"RAY_AUTH_TOKEN": secrets.token_hex(32)}):
+        loader.reset_cache()
+        try:
+            yield
+        finally:
+            loader.reset_cache()
 
 
 @contextmanager
@@ -154,12 +160,3 @@ def _sigterm_kept() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread() and before is not None:
             signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _level_kept(logger: logging.Logger) -> Iterator[None]:
-    before = logger.level
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

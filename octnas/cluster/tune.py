@@ -1,14 +1,14 @@
 """A search whose evaluations run as trials of Ray Tune; the search itself stays in this process.
 
-Tune's own snapshots are switched off: what a search resumes from is its study.
+Tune is used for its workers: processes that are kept, retries, placement. What it writes is thrown
+away, since its snapshots can lose finished trials; what a search resumes from is its study.
 """
 
 import logging
-import os
 import pickle
 import signal
+import tempfile
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +21,20 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from octnas.cluster.environment import environment
 from octnas.cluster.evaluation import OUTCOME, Evaluate, Evaluation, EvaluationError, one_line
+from octnas.cluster.temporary import environment, level
 from octnas.errors import ClusterError
+
+_TUNE_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints tables even when told to be silent
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no JSON, CSV and TensorBoard files per trial
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is a KeyboardInterrupt, not an early return
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the driver is told
+    "TUNE_GLOBAL_CHECKPOINT_S": "inf",  # no snapshots on the way; they grow with the trials
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # in workers, relative paths mean what they mean here
+}
+
+LONGEST_REASON = 500  # characters; some of Ray's messages are pages
 
 
 class Job(Protocol):
@@ -39,29 +50,17 @@ class Job(Protocol):
 
 
 class Driver(Protocol):
-    """What hands out candidates and takes their outcomes; always called in one thread."""
+    """Hands out candidates and takes their outcomes; always called in the same thread."""
 
     def ask(self) -> Job | None:
-        """The next candidate, or None if that depends on outcomes that are still to come."""
+        """The next candidate, or None while that depends on outcomes that are still to come."""
 
     def tell(self, number: int, outcome: Mapping[str, float] | str) -> None:
-        """Take the metrics of a candidate, or the reason why there are none."""
+        """Take a candidate's metrics, or the reason why there are none."""
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing more to hand out."""
-
-
-# Read by Ray when a run starts, or in its workers.
-_TUNE_ENVIRONMENT = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no result.json, progress.csv, TensorBoard files
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is a KeyboardInterrupt, not an early return
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the driver is told
-    "TUNE_GLOBAL_CHECKPOINT_S": "inf",  # snapshots grow with the trials and nobody reads them
-    "TUNE_RESTORE_RETRY_NUM": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # workers keep the directory that relative paths are meant from
-    "RAY_AIR_NEW_OUTPUT": "0",
-}
+        """Whether nothing more will be handed out."""
 
 
 def run_with_tune(
@@ -72,27 +71,33 @@ def run_with_tune(
     directory: Path,
     retries: int = 1,
 ) -> None:
-    """Evaluate all that ``driver`` hands out, ``workers`` candidates at a time.
+    """Evaluate all that ``driver`` hands out, up to ``workers`` candidates at a time.
 
     Needs a running Ray, as inside `octnas.cluster.start.local_cluster`.
 
     Args:
-        driver: asked and told in this thread, never copied.
+        driver: asked and told in this thread, never pickled or copied.
         make_evaluate: returns the function that maps ``{site: α}`` to metrics. It is pickled into
-            Ray's object store once, and called once by each worker process.
+            Ray's object store, and called once by each worker process.
         workers: number of worker processes, with one CPU each.
-        directory: Tune keeps a few small files below it, in ``tune/``.
-        retries: how often a candidate is tried again after an exception or the death of its
-            worker. After that the driver is told the reason.
+        directory: Tune's files are in a directory below it for as long as this runs.
+        retries: how often a candidate is tried again, in a fresh worker process, after an
+            exception or the death of the worker. Then the driver is told the reason.
 
     Raises:
         ClusterError: Ray does not run in this process.
-        Exception: whatever ``driver`` raises.
+        Exception: what ``driver`` raises.
     """
-    if not ray.is_initialized():  # else Tune would start a Ray without our precautions
+    if not ray.is_initialized():  # Tune would start a Ray without octnas's precautions
         raise ClusterError("Ray does not run; use octnas.cluster.start.local_cluster")
-    with environment(_TUNE_ENVIRONMENT), _quiet(), _signals_kept() as restore_signals:
-        search = _Search(driver, restore_signals)
+    directory.mkdir(parents=True, exist_ok=True)
+    with (
+        environment(_TUNE_ENVIRONMENT),
+        level(logging.getLogger("ray.tune"), logging.CRITICAL),
+        _signals_kept() as keep_signals,
+        tempfile.TemporaryDirectory(prefix=".tune-", dir=directory.resolve()) as storage,
+    ):
+        search = _Search(driver, keep_signals)
         tuner = tune.Tuner(
             tune.with_resources(
                 tune.with_parameters(Evaluation, make_evaluate=make_evaluate), {"cpu": 1}
@@ -100,14 +105,15 @@ def run_with_tune(
             tune_config=tune.TuneConfig(
                 search_alg=search,
                 scheduler=_Schedule(search, workers),
-                num_samples=-1,
+                num_samples=-1,  # until the search is finished
                 max_concurrent_trials=workers,
                 reuse_actors=True,
-                trial_dirname_creator=lambda trial: trial.trial_id,
+                trial_dirname_creator=_short_name,
             ),
+            # Without callbacks: to count them, Tune would import MLflow, which takes a second.
             run_config=tune.RunConfig(
-                name="tune",
-                storage_path=str(directory.resolve()),
+                name="run",
+                storage_path=storage,
                 failure_config=tune.FailureConfig(max_failures=retries),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
@@ -118,112 +124,120 @@ def run_with_tune(
 
 
 class _Search(Searcher):
-    """Asks and tells the driver; Tune calls this in the thread of `run_with_tune`."""
+    """Asks and tells the driver. Tune calls it in the thread and process of `run_with_tune`."""
 
-    def __init__(self, driver: Driver, restore_signals: Callable[[], None]) -> None:
+    def __init__(self, driver: Driver, keep_signals: Callable[[], None]) -> None:
         super().__init__()
         self._driver = driver
-        self._restore_signals = restore_signals
-        self._numbers: dict[str, int] = {}  # of the running trials, by Tune's id
+        self._keep_signals = keep_signals
+        self._numbers: dict[str, int] = {}  # of the candidates under evaluation, by Tune's id
         self._reasons: dict[str, str] = {}
         self._failure: Exception | None = None
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        self._restore_signals()
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        self._keep_signals()
         self.raise_failure()
         if self._driver.done:
-            return str(Searcher.FINISHED)
+            return Searcher.FINISHED  # type: ignore[return-value] # documented, but not annotated
         job = self._driver.ask()
         if job is None:
-            if not self._numbers and not self._driver.done:
-                raise RuntimeError("the driver waits for outcomes, but no candidate is being evaluated")
+            if not self._numbers:
+                raise RuntimeError("the driver waits, but no candidate is being evaluated")
             return None
         self._numbers[trial_id] = job.number
         return {"alphas": tuple(job.alphas.items())}
 
     def note_reason(self, trial_id: str, reason: str) -> None:
-        """Remember why a trial failed, for `on_trial_complete`, which Tune does not tell."""
+        """Remember why a trial failed, which Tune does not tell `on_trial_complete`."""
         self._reasons[trial_id] = reason
 
     def on_trial_complete(
         self,
         trial_id: str,
         result: dict[str, Any] | None = None,
-        error: bool = False,  # noqa: FBT001, FBT002 - Ray's signature
+        error: bool = False,
     ) -> None:
         number = self._numbers.pop(trial_id)
-        reason = self._reasons.pop(trial_id, "stopped by Ray Tune")
+        reason = self._reasons.pop(trial_id, "Ray Tune stopped the evaluation")
         outcome = reason if error or result is None else dict(result[OUTCOME])
         try:
             self._driver.tell(number, outcome)
-        except Exception as failure:  # noqa: BLE001 - Tune would swallow it and retry the trial
+        except Exception as failure:  # noqa: BLE001 - Tune would log it and retry the trial
             self._failure = failure
 
     def raise_failure(self) -> None:
-        """Raise what the driver raised when it was told an outcome, if it did."""
+        """Raise what the driver raised when it was told an outcome."""
         if self._failure is not None:
             raise self._failure
 
     def save(self, checkpoint_path: str) -> None:
-        """Do nothing: a snapshot neither holds nor needs the driver."""
+        """Write nothing: Tune's snapshots hold no driver."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Do nothing: the driver's study is what a search resumes from."""
+        """Read nothing: a search resumes from its study."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its settings into tuner.pkl
+        """Nothing, since Tune pickles its settings, and this among them."""
+        return {}
 
 
 class _Schedule(FIFOScheduler):
-    """First in, first out; also the one place where Tune lets us see failures and the controller.
+    """First in, first out. Also the hook by which Tune shows failures, and its own controller.
 
-    Tune keeps at most one idle actor when no trial waits for it. Then every batch of the driver
-    would end with dead workers, and the next begin with loading the supernet again.
+    While no trial waits for a worker, Tune keeps one idle worker and ends the others. Every batch
+    of the driver would close with dead workers, and the next open with loading the supernet again.
+    So the number that Tune keeps is raised to all of them.
     """
 
     def __init__(self, search: _Search, workers: int) -> None:
         super().__init__()
         self._search = search
-        self._idle_actors = workers
+        self._workers = workers
+        self._kept = False
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        if self._idle_actors:
-            tune_controller._tune_controller._actor_cache.increase_max(
-                trial.placement_group_factory, self._idle_actors
-            )
-            self._idle_actors = 0
+        if not self._kept:
+            cache = tune_controller._tune_controller._actor_cache
+            cache.increase_max(trial.placement_group_factory, self._workers)
+            self._kept = True
 
-    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:  # noqa: ARG002
         self._search.note_reason(trial.trial_id, _reason(trial))
 
 
 def _reason(trial: Trial) -> str:
-    path = trial.pickled_error_file
-    if path is None:
-        return one_line(RuntimeError(f"Ray Tune failed: {Path(trial.error_file).read_text()}"))
-    error = pickle.loads(Path(path).read_bytes())  # noqa: S301 - Tune wrote it, for us
+    """Why a trial failed, on one line, from the file that Tune has just written."""
+    if trial.pickled_error_file is None:
+        return "Ray Tune gave the evaluation up"
+    error = pickle.loads(Path(trial.pickled_error_file).read_bytes())  # noqa: S301 - our own
+    if isinstance(error, RayActorError) and not error.actor_init_failed:
+        return (
+            f"{type(error).__name__}: the worker process died (killed, out of memory, or crashed)"
+        )
     if isinstance(error, RayTaskError):
-        cause = error.cause
-        return str(cause) if isinstance(cause, EvaluationError) else one_line(cause)
-    return one_line(error)
+        error = error.cause
+    text = str(error) if isinstance(error, EvaluationError) else one_line(error)
+    return text if len(text) <= LONGEST_REASON else "… " + text[-LONGEST_REASON:]
+
+
+def _short_name(trial: Trial) -> str:
+    return str(trial.trial_id)
 
 
 @contextmanager
 def _signals_kept() -> Iterator[Callable[[], None]]:
-    """Tune takes SIGUSR1 for itself, which batch systems send before the wall time."""
-    main = threading.current_thread() is threading.main_thread()
+    """Keep the handler of SIGUSR1, by which batch systems announce the end of a job.
+
+    Tune puts its own in place, after the settings and before the first question to the search; so
+    that is where the function that is given here has to be called.
+    """
     before = signal.getsignal(signal.SIGUSR1)
 
-    def restore() -> None:
-        if main and before is not None:
+    def keep() -> None:
+        if threading.current_thread() is threading.main_thread() and before is not None:
             signal.signal(signal.SIGUSR1, before)
 
     try:
-        yield restore
+        yield keep
     finally:
-        restore()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    yield
+        keep()

@@ -13,7 +13,7 @@ from torch import nn
 from octnas.architecture import Architecture
 from octnas.errors import OctnasError
 from octnas.nn.load import ARCHITECTURE_FILE, load
-from octnas.nn.shapes import create_backbone
+from octnas.nn.shapes import create_backbone, pretrained_cfg
 
 
 class ExportError(OctnasError):
@@ -44,15 +44,16 @@ def export_timm(
         ExportError: what was written does not compute what its source computes.
     """
     backbone = create_backbone(architecture.backbone, architecture.backbone_args, meta=True)
-    pretrained_cfg = {
+    stated = pretrained_cfg(backbone)
+    config = {
         "input_size": architecture.input_size,
         "num_classes": num_classes,
-        "first_conv": backbone.pretrained_cfg.get("first_conv", "conv1"),
-        "classifier": backbone.pretrained_cfg.get("classifier", "fc"),
+        "first_conv": stated.get("first_conv", "conv1"),
+        "classifier": stated.get("classifier", "fc"),
         **data_config,
     }
     source = timm.create_model(
-        "octnas_network", architecture=architecture.to_dict(), pretrained_cfg=pretrained_cfg
+        "octnas_network", architecture=architecture.to_dict(), pretrained_cfg=config
     )
     source.load_state_dict(load_file(weights))
     save_for_hf(source, str(folder), safe_serialization=True)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from octnas.architecture import STRIDE_MODES, StrideMode
 from octnas.costs import low_channels
-from octnas.errors import require
+from octnas.errors import UnsupportedModelError, require
 from octnas.nn.octave import Features, OctaveTensor, empty_high, pool, upsample
 
 
@@ -49,6 +49,7 @@ class OctaveConv2d(nn.Conv2d):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        _check(self, channel_multiple, stride_mode)
         self._set_octave(channel_multiple, stride_mode, strided, site)
         self.set_alpha(alpha)
 
@@ -63,8 +64,10 @@ class OctaveConv2d(nn.Conv2d):
     ) -> "OctaveConv2d":
         """Turn a convolution into an octave convolution at α = 0, in place.
 
-        Parameters, hooks and everything else that the module holds stay as they are.
+        Parameters, hooks and everything else that the module holds stay as they are; nothing is
+        changed if it is refused.
         """
+        _check(conv, channel_multiple, stride_mode)
         conv.__class__ = OctaveConv2d
         assert isinstance(conv, OctaveConv2d)
         conv._set_octave(channel_multiple, stride_mode, strided, site)
@@ -73,9 +76,6 @@ class OctaveConv2d(nn.Conv2d):
     def _set_octave(
         self, channel_multiple: int, stride_mode: StrideMode, strided: bool, site: str
     ) -> None:
-        require(channel_multiple >= 1, "channel_multiple", channel_multiple, "1 or more")
-        require(stride_mode in STRIDE_MODES, "stride_mode", stride_mode, ", ".join(STRIDE_MODES))
-        require(self.groups == 1, "groups", self.groups, "1 (grouped octave convolutions)")
         self.channel_multiple = channel_multiple
         self.stride_mode = stride_mode
         self.strided = strided
@@ -90,14 +90,16 @@ class OctaveConv2d(nn.Conv2d):
         )
 
     def forward(self, x: Features) -> Features:  # type: ignore[override]
-        plain = isinstance(x, Tensor) and self.low_channels == 0
         pools = self.stride != (1, 1) and not self.strided
-        if plain and not (pools and self.stride_mode == "paper"):
+        keeps_stride = not pools or self.stride_mode == "timm"
+        if isinstance(x, Tensor) and self.low_channels == 0 and keeps_stride:
             return super().forward(x)
         if pools:
             return self._from_plain(_half_size(x), (1, 1))
         if isinstance(x, Tensor):
             return self._from_plain(x, self.stride)  # type: ignore[arg-type]
+        if self.stride != (1, 1):
+            raise ValueError("a strided octave convolution takes plain tensors only")
         return self._from_octave(x)
 
     def _conv(
@@ -132,7 +134,10 @@ class OctaveConv2d(nn.Conv2d):
         from_high, from_low = self.weight.split(sizes_in, dim=1)
         bias_high, bias_low = self._biases()
         # L→H and L→L share their input, so one convolution serves both.
-        low_to_high, low = self._conv(x.low, from_low, None).split(self._split_out(), dim=1)
+        from_low_part = self._conv(x.low, from_low, None)
+        # Slices, since in-place activations may not touch what `split` gives.
+        high_out = self.out_channels - self.low_channels
+        low_to_high, low = from_low_part[:, :high_out], from_low_part[:, high_out:]
         has_high_out, has_low_out = (size > 0 for size in self._split_out())
         if sizes_in[0]:
             high_to_high, high_to_low = from_high.split(self._split_out())
@@ -141,13 +146,33 @@ class OctaveConv2d(nn.Conv2d):
         elif bias_low is not None:
             low = low + bias_low[:, None, None]
         if not has_high_out:
-            return OctaveTensor(x.high[:, :0], low)
+            # Not a slice of x.high: what follows works in place, and x.high is still needed.
+            return OctaveTensor(empty_high(low, *x.high.shape[-2:]), low)
         high = upsample(low_to_high, like=x.high)
         if sizes_in[0]:
             high = self._conv(x.high, high_to_high, bias_high) + high
         elif bias_high is not None:
             high = high + bias_high[:, None, None]
         return OctaveTensor(high, low) if has_low_out else high
+
+
+def unfit(conv: nn.Conv2d) -> str | None:
+    """What keeps a convolution from working at two resolutions; None if nothing does."""
+    if conv.groups != 1:
+        return f"found {conv.groups} groups, allowed: 1"
+    same = tuple(d * (k - 1) // 2 for k, d in zip(conv.kernel_size, conv.dilation, strict=True))
+    if conv.padding != same or any(k % 2 == 0 for k in conv.kernel_size):
+        return f"found kernel {conv.kernel_size} with padding {conv.padding}, allowed: {same}"
+    if conv.stride not in ((1, 1), (2, 2)) or conv.padding_mode != "zeros":
+        return f"found stride {conv.stride}, padding mode {conv.padding_mode!r}"
+    return None
+
+
+def _check(conv: nn.Conv2d, channel_multiple: int, stride_mode: str) -> None:
+    require(channel_multiple >= 1, "channel_multiple", channel_multiple, "1 or more")
+    require(stride_mode in STRIDE_MODES, "stride_mode", stride_mode, ", ".join(STRIDE_MODES))
+    if problem := unfit(conv):
+        raise UnsupportedModelError(problem)
 
 
 def _half_size(x: Features) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 from octnas.architecture import Architecture, StrideMode
 from octnas.costs import Cost, conv_macs, low_channels
 from octnas.nn.octavize import Alphas, resolve_alphas
-from octnas.nn.shapes import create_backbone, search_space
+from octnas.nn.shapes import create_backbone, pretrained_cfg, search_space
 from octnas.space import SearchSpace
 
 
@@ -102,7 +102,7 @@ def cost(
     by_site = resolve_alphas(backbone, alphas)
     space = search_space(
         model,
-        input_size or tuple(backbone.pretrained_cfg.get("input_size", (3, 224, 224))),
+        input_size or tuple(pretrained_cfg(backbone).get("input_size", (3, 224, 224))),
         choices=(0.0,),
         backbone_args=backbone_args,
         fixed={},

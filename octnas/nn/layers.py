@@ -17,9 +17,10 @@ class OctaveReLU(nn.ReLU):
 class OctaveMaxPool2d(nn.MaxPool2d):
     """Max pooling of both parts, each at its own resolution, with the same kernel."""
 
-    def forward(self, x: Features) -> Features:  # type: ignore[override]
+    def forward(self, x: Features) -> Features:
         if isinstance(x, Tensor):
-            return super().forward(x)
+            pooled: Tensor = super().forward(x)
+            return pooled
         low = super().forward(x.low)
         if x.high.shape[1]:
             return OctaveTensor(super().forward(x.high), low)
@@ -35,10 +36,11 @@ class OctaveGlobalPool2d(SelectAdaptivePool2d):
     """
 
     def forward(self, x: Features) -> Tensor:
-        if isinstance(x, Tensor):
-            return super().forward(x)
-        low = super().forward(x.low)
-        return torch.cat([super().forward(x.high), low], dim=1) if x.high.shape[1] else low
+        if isinstance(x, OctaveTensor):
+            parts = [x.high, x.low] if x.high.shape[1] else [x.low]
+            return torch.cat([super(OctaveGlobalPool2d, self).forward(p) for p in parts], dim=1)
+        pooled: Tensor = super().forward(x)
+        return pooled
 
 
 class OctaveAlign(nn.Module):

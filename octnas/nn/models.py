@@ -53,7 +53,7 @@ class ThumbnailResNet(ResNet):
             info["reduction"] = stem_stride * 2 ** max(0, index - 1)
 
 
-@register_model
+@register_model  # type: ignore[untyped-decorator]
 def thumbnail_resnet(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """A `ThumbnailResNet`; by default ResNet-8, three stages of one block, widths 16/32/64."""
     return build_model_with_cfg(
@@ -61,7 +61,7 @@ def thumbnail_resnet(pretrained: bool = False, **kwargs: Any) -> ResNet:
     )
 
 
-@register_model
+@register_model  # type: ignore[untyped-decorator]
 def octnas_network(
     pretrained: bool = False, *, architecture: Mapping[str, Any], **kwargs: Any
 ) -> nn.Module:
@@ -83,7 +83,10 @@ def octnas_network(
 
     in_chans = found.input_size[0]
     kwargs = {"in_chans": in_chans, **kwargs}
-    return build_model_with_cfg(build, "octnas_network", pretrained, **_default_cfg(kwargs))
+    model: nn.Module = build_model_with_cfg(
+        build, "octnas_network", pretrained, **_default_cfg(kwargs)
+    )
+    return model
 
 
 def _default_cfg(kwargs: dict[str, Any]) -> dict[str, Any]:

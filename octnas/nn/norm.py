@@ -25,9 +25,12 @@ class OctaveBatchNorm2d(nn.BatchNorm2d):
         high = self._normalise(x.high, slice(0, split), factor) if split else x.high
         return OctaveTensor(high, self._normalise(x.low, slice(split, None), factor))
 
+    def _tracks(self) -> bool:
+        return self.training and self.track_running_stats
+
     def _count_batch(self) -> float:
         """Count one batch, as torch does; the weight of its statistics in the running ones."""
-        if not (self.training and self.num_batches_tracked is not None):
+        if not self._tracks() or self.num_batches_tracked is None:
             return 0.0
         self.num_batches_tracked.add_(1)
         if self.momentum is None:  # cumulative average
@@ -38,10 +41,11 @@ class OctaveBatchNorm2d(nn.BatchNorm2d):
         def part(values: Tensor | None) -> Tensor | None:
             return None if values is None else values[channels]
 
+        uses_running = not self.training or self._tracks()
         return F.batch_norm(
             x,
-            part(self.running_mean),
-            part(self.running_var),
+            part(self.running_mean) if uses_running else None,
+            part(self.running_var) if uses_running else None,
             part(self.weight),
             part(self.bias),
             training=self.training or self.running_mean is None,

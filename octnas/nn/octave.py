@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class OctaveTensor:
     """A feature map whose last channels are at half resolution (paper, §3.2).
 
@@ -34,6 +34,11 @@ class OctaveTensor:
         self._check_split(other)
         return OctaveTensor(self.high + other.high, self.low + other.low)
 
+    def __radd__(self, other: object) -> "OctaveTensor":
+        # torch has declined: what stands on the left has no low part.
+        self._check_split(other)
+        return NotImplemented
+
     def __iadd__(self, other: "OctaveTensor") -> "OctaveTensor":
         # timm's blocks write ``x += shortcut``; in place as for tensors, to keep no second copy.
         self._check_split(other)
@@ -41,13 +46,18 @@ class OctaveTensor:
         self.low.add_(other.low)
         return self
 
-    def _check_split(self, other: "OctaveTensor") -> None:
-        if not isinstance(other, OctaveTensor) or self.low.shape != other.low.shape:
-            found = tuple(other.low.shape) if isinstance(other, OctaveTensor) else type(other)
-            raise ValueError(
-                f"cannot add feature maps of different splits: low part {tuple(self.low.shape)} "
-                f"and {found}; the two must share one site"
-            )
+    def _check_split(self, other: object) -> None:
+        if not isinstance(other, OctaveTensor):
+            found = f"a {type(other).__name__}"
+        elif self.high.shape != other.high.shape or self.low.shape != other.low.shape:
+            found = f"{tuple(other.high.shape)}, low {tuple(other.low.shape)}"
+        else:
+            return
+        raise ValueError(
+            "cannot add feature maps of different splits: "
+            f"high {tuple(self.high.shape)}, low {tuple(self.low.shape)} and {found}; "
+            "the two must share one site"
+        )
 
 
 Features = Tensor | OctaveTensor

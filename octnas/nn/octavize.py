@@ -10,7 +10,7 @@ from torch import nn
 
 from octnas.architecture import Architecture, StrideMode
 from octnas.errors import ArchitectureError, UnsupportedModelError
-from octnas.nn.conv import OctaveConv2d
+from octnas.nn.conv import OctaveConv2d, unfit
 from octnas.nn.layers import OctaveAlign, OctaveGlobalPool2d, OctaveMaxPool2d, OctaveReLU
 from octnas.nn.norm import OctaveBatchNorm2d
 from octnas.nn.sites import ConvSite, conv_sites, identity_entries, stages
@@ -71,7 +71,7 @@ def octavize(
         module.__class__ = _SWAP.get(type(module), type(module))
     assert isinstance(model, ResNet)
     for block, stream in identity_entries(model):
-        align = OctaveAlign(block.conv1.in_channels, stream)
+        align = OctaveAlign(block.get_submodule("conv1").in_channels, stream)  # type: ignore[arg-type]
         block.downsample = align.train(block.training)
     set_alphas(model, by_site)
     return model
@@ -145,14 +145,7 @@ def _check_conv(conv: nn.Module, known: bool) -> str | None:
         return "is an octave convolution already; use octnas.nn.activate to set another α"
     if type(conv) is not nn.Conv2d or not known:
         return f"found a {type(conv).__name__} that no site covers"
-    if conv.groups != 1:
-        return f"found {conv.groups} groups, allowed: 1"
-    same = tuple(d * (k - 1) // 2 for k, d in zip(conv.kernel_size, conv.dilation, strict=True))
-    if conv.padding != same or any(k % 2 == 0 for k in conv.kernel_size):
-        return f"found kernel {conv.kernel_size} with padding {conv.padding}, allowed: {same}"
-    if conv.stride not in ((1, 1), (2, 2)) or conv.padding_mode != "zeros":
-        return f"found stride {conv.stride}, padding mode {conv.padding_mode!r}"
-    return None
+    return unfit(conv)
 
 
 def _check_leaf(module: nn.Module, _: bool) -> str | None:
@@ -161,7 +154,6 @@ def _check_leaf(module: nn.Module, _: bool) -> str | None:
         return f"found global pooling {module.pool_type!r}, allowed: 'avg', 'max'"
     if kind in _SWAP or kind in _PASS:
         return None
-    allowed = ", ".join(sorted(other.__name__ for other in (nn.Conv2d, *_SWAP, *_PASS)))
+    classes: tuple[type[nn.Module], ...] = (nn.Conv2d, *_SWAP, *_PASS)
+    allowed = ", ".join(sorted(other.__name__ for other in classes))
     return f"found a {kind.__name__}, allowed: {allowed}"
-
-

@@ -29,9 +29,16 @@ def create_backbone(backbone: str, args: Mapping[str, Any], *, meta: bool = Fals
         raise SettingError("backbone", backbone, f"a model that timm knows{hint}")
     try:
         with torch.device("meta" if meta else "cpu"):
-            return timm.create_model(backbone, pretrained=False, **args)
+            model: nn.Module = timm.create_model(backbone, pretrained=False, **args)
     except TypeError as error:
         raise SettingError("backbone_args", dict(args), f"what {backbone} takes: {error}") from None
+    return model
+
+
+def pretrained_cfg(model: nn.Module) -> Mapping[str, Any]:
+    """What timm states for a model: input size, names of the first convolution and classifier."""
+    found: Any = model.pretrained_cfg
+    return dict(found)
 
 
 def search_space(
@@ -76,8 +83,7 @@ def search_space(
         stride_mode=stride_mode,
         grid=tuple(sorted({float(alpha) for alpha in choices})),
         sites=tuple(
-            _site(name, convs, model, pinned.get(name), choices, channel_multiple)
-            for name in names
+            _site(name, convs, model, pinned.get(name), choices, channel_multiple) for name in names
         ),
         convs=tuple(_conv_shape(conv, model, sizes[conv.name]) for conv in convs),
         other_macs=linear_macs,

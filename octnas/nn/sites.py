@@ -84,6 +84,7 @@ def _stem(model: ResNet) -> Iterator[ConvSite]:
 
 
 def _block(name: str, block: nn.Module, stream_in: str, stream_out: str) -> Iterator[ConvSite]:
+    inner: tuple[str, ...]
     if isinstance(block, Bottleneck):
         inner = ("conv1", "conv2", "conv3")
     elif isinstance(block, BasicBlock):

@@ -123,7 +123,7 @@ def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
     found: dict[str, Any] = {"schema": SCHEMA}
     if base is not None:
         found[f"input.{base}"] = digest(fingerprint(config, base))
-    sections = {
+    sections: Mapping[str, Mapping[str, Any]] = {
         "space": {"space": config.space, "data": config.data},
         "supernet": {"supernet": config.supernet},
         "search": {"search": config.search},

@@ -84,9 +84,7 @@ def _train(run: Run, networks: list[Network]) -> dict[tuple[str, int], SeedResul
 
         def on_epoch(training: Training, row: Mapping[str, float]) -> None:
             bar.advance(note=f"{len(found)} of {len(trainings)} trainings")
-            values = {
-                f"seed_{training.seed}/{name}": row[name] for name in ("train_loss", "lr")
-            }
+            values = {f"seed_{training.seed}/{name}": row[name] for name in ("train_loss", "lr")}
             for network in by_id[training.architecture.id]:
                 run.tracker.metrics(tracking_key(network), values, int(row["epoch"]))
 
@@ -120,8 +118,7 @@ def _track_result(run: Run, result: Retrained) -> None:
     values: dict[str, float] = {}
     for seed_result in result.runs:
         values |= {
-            f"seed_{seed_result.seed}/{name}": value
-            for name, value in seed_result.metrics.items()
+            f"seed_{seed_result.seed}/{name}": value for name, value in seed_result.metrics.items()
         }
     for metric in ("val_top1", "val_loss"):
         values[metric] = result.mean(metric)

@@ -14,7 +14,7 @@ from octnas.pipeline.records import PARENT, begin_tracking, write_candidates, wr
 from octnas.pipeline.supernet import WEIGHTS_FILE
 from octnas.run_directory import read_json, write_json
 from octnas.search.design import bounds, initial_design
-from octnas.search.study import Driver, open_storage, run_local
+from octnas.search.study import Driver, open_storage, quiet, run_local
 from octnas.settings import flatten
 from octnas.training.device import cpu_threads
 from octnas.training.scoring import Scorer, make_scorer
@@ -29,11 +29,10 @@ OUTCOMES_FILE = "outcomes.jsonl"
 def search(run: Run) -> None:
     """Evaluate candidates, choose one for each budget, and read the chosen ones on other images."""
     settings, total = run.config.search, run.config.search.trials
+    quiet()
     begin_tracking(run)
     anew = not (run.directory.stage("search") / STUDY_FILE).exists()
-    run.tracker.start(
-        KEY, "search", params=flatten(settings, KEY), parent=PARENT, again=anew
-    )
+    run.tracker.start(KEY, "search", params=flatten(settings, KEY), parent=PARENT, again=anew)
     with run.progress.bar("search", total) as bar, cpu_threads(settings.threads):
         driver = _driver(run, _reporter(run, bar))
         bar.advance(driver.told)
@@ -61,9 +60,7 @@ def _driver(run: Run, on_told: Callable[[Candidate], None]) -> Driver:
         storage=open_storage(settings.storage, folder / JOURNAL_FILE),
         study_name=read_json(study)["study_name"],
         bounds=bounds(run.budgets),
-        design=initial_design(
-            run.space, run.levels, run.budgets, settings.spread, run.config.seed
-        ),
+        design=initial_design(run.space, run.levels, run.budgets, settings.spread, run.config.seed),
         seed=run.config.seed,
         log=folder / OUTCOMES_FILE,
         on_told=on_told,

@@ -7,18 +7,21 @@ from octnas.report.formats import format_alpha, format_loss, format_macs, format
 from octnas.report.words import described
 from octnas.results import Retrained
 
-ALPHAS_PER_LINE = 3  # a hover box must fit on a phone
+# A hover box must fit on a phone.
+ALPHAS_PER_LINE = 3
+NAME_LIMIT = 40
 
 
 def candidate_hover(data: ReportData, candidate: Candidate) -> str:
-    """What a candidate is, and its α by site."""
+    """What a candidate is, and α at the sites where there was a choice."""
+    realised = data.space.realise(candidate.alphas)
     alphas = [
-        f"{plot_text(site)} {format_alpha(alpha)}"
-        for site, alpha in data.space.realise(candidate.alphas).items()
+        f"{plot_text(site.name)} {format_alpha(realised[site.name])}"
+        for site in data.space.searchable
     ]
     share = format_percent(data.share(candidate.macs))
     lines = [
-        f"<b>{plot_text(candidate.id)}</b> {plot_text(candidate.origin)}",
+        f"<b>{plot_text(candidate.id)}</b> {plot_text(candidate.origin, NAME_LIMIT)}",
         f"{format_macs(candidate.macs)} MACs, {share} of vanilla",
         f"loss {format_loss(candidate.loss)}",
     ]
@@ -32,7 +35,7 @@ def retrained_hover(data: ReportData, one: Retrained) -> str:
     network = one.network
     share = format_percent(data.share(network.cost.macs))
     return (
-        f"<b>{plot_text(network.name)}</b><br>{network.architecture.id}<br>"
+        f"<b>{plot_text(network.name, NAME_LIMIT)}</b><br>{network.architecture.id}<br>"
         f"{described(one)}<br>{share} of vanilla"
     )
 
@@ -42,11 +45,12 @@ def alpha_hover(data: ReportData, name: str, site_name: str, alpha: float) -> st
     site = data.space.site[site_name]
     low = low_channels(alpha, site.channels, data.space.channel_multiple, site.groups)
     return (
-        f"<b>{plot_text(name)}</b><br>{plot_text(site_name)}: α {format_alpha(alpha)}<br>"
+        f"<b>{plot_text(name, NAME_LIMIT)}</b><br>"
+        f"{plot_text(site_name)}: α {format_alpha(alpha)}<br>"
         f"{low} of {site.channels} channels at half resolution"
     )
 
 
 def loss_hover(name: str, epoch: float, loss: float) -> str:
     """The training loss of a network at one epoch."""
-    return f"<b>{plot_text(name)}</b><br>epoch {epoch:g}: {format_loss(loss)}"
+    return f"<b>{plot_text(name, NAME_LIMIT)}</b><br>epoch {epoch:g}: {format_loss(loss)}"

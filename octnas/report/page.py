@@ -120,7 +120,7 @@ def _figure(
 ) -> Iterable[str]:
     if figure is None:
         return
-    yield f'<h2>{escape(heading)}</h2><figure><div class="scroll">'
+    yield f'<h2>{escape(heading)}</h2><figure><div class="scroll" tabindex="0">'
     yield f'<div class="plot" id="{key}" style="{size}"></div></div>'
     yield f"<figcaption>{escape(caption)}</figcaption></figure>"
     # plotly escapes "<" and "/" in its JSON, so that no text can end the script element.

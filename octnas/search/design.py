@@ -1,6 +1,7 @@
 """The candidates that every search begins with."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def initial_design(
     low, high = max(low, levels.cheapest), min(high, levels.dearest)
     edges = np.linspace(low, high, spread + 1)
     rng = np.random.default_rng(seed)
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in pairwise(edges):
         if levels.count(int(np.ceil(start)), int(end)) > 0:
             design.append((SPREAD, levels.sample(rng, int(np.ceil(start)), int(end))))
     distinct = {space.architecture(found).id: (origin, found) for origin, found in reversed(design)}

@@ -49,6 +49,11 @@ class _Asked:
     macs: int
 
 
+def quiet() -> None:
+    """Let Optuna say only what has gone wrong; the progress bar says the rest."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
 def open_storage(url: str, journal: Path) -> BaseStorage:
     """The storage of the study: a database, or a journal file where no URL is given.
 
@@ -60,7 +65,7 @@ def open_storage(url: str, journal: Path) -> BaseStorage:
         return JournalStorage(JournalFileBackend(str(journal)))
     try:
         return optuna.storages.RDBStorage(url)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         # Any driver may stand behind the URL, each with errors of its own.
         reason = redact(" ".join(str(error).split()))
         raise SearchError(f"search.storage: {redact(url)} cannot be opened ({reason})") from None
@@ -103,7 +108,6 @@ class Driver:
             directions=["minimize", "minimize"],
             load_if_exists=True,
         )
-        self._study.set_metric_names(["loss", "macs"])
         for origin, alphas in design[: settings.trials]:
             self._study.enqueue_trial(
                 self._searchable(alphas), user_attrs={_ORIGIN: origin}, skip_if_exists=True
@@ -251,7 +255,7 @@ def run_local(driver: Driver, evaluate: Callable[[Mapping[str, float]], Outcome]
     while (job := driver.ask()) is not None:
         try:
             outcome: Outcome = evaluate(job.alphas)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # One candidate that cannot be evaluated must not end the search.
             outcome = f"{type(error).__name__}: {error}"
         driver.tell(job.number, outcome)

@@ -29,12 +29,9 @@ class Images(Protocol):
 
     Attributes:
         classes: their names, by label.
-        mean, std: by which pixel values in [0, 1] are normalised, by channel.
     """
 
     classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
     def train_batches(self, batch_size: int, seed: int) -> Batches:
         """The training part: shuffled, augmented, without the last incomplete batch."""
@@ -54,7 +51,6 @@ class DigitImages:
 
     def __init__(self, settings: DigitsSettings) -> None:
         self.classes = DIGITS
-        self.mean, self.std = MEAN, STD
         self._padding = settings.padding
         self._parts = make_digits(settings)
 

@@ -39,7 +39,6 @@ class FolderImages:
                 + ", ".join(differing[:5])
             )
         self.classes = tuple(train.classes)
-        self.mean, self.std = settings.mean, settings.std
         self._files = {**_cut(train.samples, settings), "val": list(val.samples)}
         self._load: Callable[[str], Image] = train.loader
         self._train_transform = create_transform(
@@ -120,8 +119,7 @@ class _Loader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in self._loader:
-            yield images, labels
+        yield from self._loader
 
 
 def class_folders(settings: FolderSettings) -> list[str]:
@@ -130,7 +128,9 @@ def class_folders(settings: FolderSettings) -> list[str]:
     Raises:
         DataError: the training folder cannot be found.
     """
-    return sorted(entry.name for entry in _folder(settings, settings.train).iterdir() if entry.is_dir())
+    return sorted(
+        entry.name for entry in _folder(settings, settings.train).iterdir() if entry.is_dir()
+    )
 
 
 def _folder(settings: FolderSettings, name: str) -> Path:

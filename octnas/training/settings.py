@@ -141,7 +141,7 @@ class SupernetSettings:
 
     sampling: Sampling = "by_macs"
     threads: int = 0
-    recipe: Recipe = Recipe()
+    recipe: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self) -> None:
         require(self.threads >= 0, "threads", self.threads, "0 or more")
@@ -163,7 +163,7 @@ class RetrainSettings:
     baselines: tuple[Baseline, ...] = ("uniform", "growing", "vanilla")
     threads: int = 1
     workers: int = field(default=2, metadata=HOW)
-    recipe: Recipe = Recipe()
+    recipe: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self) -> None:
         require(len(self.seeds) > 0, "seeds", self.seeds, "one or more")

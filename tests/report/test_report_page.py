@@ -100,7 +100,7 @@ def test_nothing_is_loaded_from_outside(html: str) -> None:
 
 
 def test_names_cannot_become_markup(make_data: Make) -> None:
-    top1 = {role: (0.8, 0.9) for role in (SEARCHED, UNIFORM, GROWING, VANILLA)}
+    top1 = dict.fromkeys((SEARCHED, UNIFORM, GROWING, VANILLA), (0.8, 0.9))
     bad = make_data(budget=ATTACK, name=ATTACK, facts={ATTACK: ATTACK}, **top1)
     strange = tuple(replace(one, origin=ATTACK) for one in bad.candidates)
     bad = replace(bad, candidates=strange)

@@ -1,0 +1,61 @@
+"""MLflow's exceptions as one line without passwords."""
+
+import logging
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import unquote
+
+from octnas.credentials import HIDDEN, redact
+from octnas.errors import TrackingError
+from octnas.tracking.stores import Store
+
+LONGEST = 300
+SHORTEST_SECRET = 4
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def tracking_errors(store: Store, problem: str = "MLflow") -> Iterator[None]:
+    """Turn whatever MLflow raises inside into a `TrackingError` that begins with ``problem``.
+
+    MLflow raises exceptions of its own, of requests, SQLAlchemy, Alembic and database drivers.
+    Their texts may hold the tracking URI, so they are not chained; with debug logging, the
+    redacted traceback is written.
+    """
+    try:
+        yield
+    except TrackingError:
+        raise
+    except Exception as error:  # noqa: BLE001  see above
+        _log.debug("%s", hide(traceback.format_exc(), store))
+        raise store.error(f"{problem}: {reason(error, store)}") from None
+
+
+def reason(error: BaseException, store: Store) -> str:
+    """Why something failed, in one line: the operating system's word if it was the cause."""
+    text = str(error)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and type(cause).__module__ in ("builtins", "socket", "ssl"):
+            text = cause.strerror or str(cause)
+        cause = cause.__cause__ or cause.__context__
+    lines = hide(text, store).strip().splitlines() or [type(error).__name__]
+    return lines[0] if len(lines[0]) <= LONGEST else lines[0][: LONGEST - 1] + "…"
+
+
+def hide(text: str, store: Store) -> str:
+    """``text`` without passwords; the store's own is also found outside of a URL."""
+    text = redact(text)
+    for secret in _secrets(store.uri):
+        text = text.replace(secret, HIDDEN)
+    return text
+
+
+def _secrets(uri: str) -> list[str]:
+    userinfo = uri.partition("://")[2].rpartition("@")[0]
+    password = userinfo.partition(":")[2]
+    found = {password, unquote(password)}
+    # Shorter ones would blank out parts of innocent words.
+    return sorted((text for text in found if len(text) >= SHORTEST_SECRET), key=len, reverse=True)

@@ -1,0 +1,22 @@
+"""Where MLflow runs are recorded."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class TrackingSettings:
+    """Section ``tracking`` of an experiment.
+
+    Attributes:
+        enabled: whether anything is recorded in MLflow.
+        uri: MLflow's tracking URI: a server (``http://host:5000``) or a database
+            (``sqlite:////absolute/path/mlflow.db``, ``postgresql://…``). Empty: the environment's
+            ``MLFLOW_TRACKING_URI`` if set, else the SQLite file ``mlflow.db`` in the folder that
+            holds the run directories (``runs/``), with the artifacts beside it in
+            ``runs/mlartifacts``.
+        experiment: the MLflow experiment; empty: named after the experiment file.
+    """
+
+    enabled: bool = True
+    uri: str = field(default="", repr=False)  # may hold a password
+    experiment: str = ""

@@ -1,0 +1,206 @@
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from octnas import OctaveConv2d
+from octnas.errors import SettingError, UnsupportedModelError
+from octnas.nn.layers import OctaveReLU
+from octnas.nn.octave import Features, OctaveTensor
+from tests.nn import reference
+from tests.nn.reference import Maps, assert_sizeable, images
+
+SHARES = (0.0, 0.25, 0.5, 1.0)
+SIZES = [(8, 8), (7, 7), (13, 9)]
+IN, OUT = 8, 12
+
+# name: arguments of the convolution, whether the reference pools for a stride that is not vanilla,
+# and whether it does for one that is.
+MODES = {
+    "stride 1": {"stride": 1},
+    "stride 2, paper": {"stride": 2, "stride_mode": "paper"},
+    "stride 2, timm": {"stride": 2, "stride_mode": "timm"},
+}
+
+
+def leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone().requires_grad_()
+
+
+def features(share: float, size: tuple[int, int]) -> Maps:
+    low = int(share * IN)
+    half = tuple(math.ceil(side / 2) for side in size)
+    return Maps(
+        leaf(images(2, IN - low, *size, seed=1, dtype=torch.float64)),
+        leaf(images(2, low, *half, seed=2, dtype=torch.float64)),
+    )
+
+
+def make(**kwargs: Any) -> OctaveConv2d:
+    kernel, dilation = kwargs.get("kernel_size", 3), kwargs.get("dilation", 1)
+    defaults = {"kernel_size": 3, "padding": dilation * (kernel - 1) // 2, "bias": True}
+    torch.manual_seed(0)
+    return OctaveConv2d(IN, OUT, **{**defaults, **kwargs}).double()  # type: ignore[arg-type]
+
+
+def parts(y: Features) -> list[Tensor]:
+    return [y] if isinstance(y, Tensor) else [y.high, y.low]
+
+
+def check(conv: OctaveConv2d, x: Maps, *, pooled: bool) -> None:
+    """Outputs and all gradients equal those of the reference."""
+    expected = reference.octave_conv(
+        x,
+        conv.weight,
+        conv.bias,
+        conv.low_channels,
+        padding=conv.padding[0],  # type: ignore[arg-type]
+        dilation=conv.dilation[0],
+        stride=conv.stride[0],
+        pooled=pooled,
+    )
+    y = conv(x.high if x.low.shape[1] == 0 else OctaveTensor(x.high, x.low))
+    assert isinstance(y, OctaveTensor) == (conv.low_channels > 0)
+    wanted = [expected.high, expected.low][: len(parts(y))]
+    leaves = [part for part in (x.high, x.low, conv.weight, conv.bias) if part is not None]
+    leaves = [part for part in leaves if part.numel()]
+    for found, part in zip(parts(y), wanted, strict=True):
+        assert found.shape == part.shape
+        torch.testing.assert_close(found, part, rtol=1e-10, atol=1e-10)
+        if part.numel():
+            assert_sizeable(part)
+    slopes = [images(*part.shape, seed=5, dtype=torch.float64) for part in wanted]
+
+    def gradients(outputs: list[Tensor]) -> tuple[Tensor, ...]:
+        total = sum(((y * s).sum() for y, s in zip(outputs, slopes, strict=True)), torch.zeros(()))
+        return torch.autograd.grad(total, leaves)
+
+    for found, wanted_gradient in zip(gradients(parts(y)), gradients(wanted), strict=True):
+        torch.testing.assert_close(found, wanted_gradient, rtol=1e-10, atol=1e-10)
+        assert_sizeable(wanted_gradient)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("alpha_in", "alpha_out"), list(itertools.product(SHARES, SHARES)))
+def test_equals_four_convolutions(
+    alpha_in: float, alpha_out: float, mode: str, size: tuple[int, int]
+) -> None:
+    conv = make(alpha=alpha_out, **MODES[mode])
+    vanilla = alpha_in == alpha_out == 0
+    check(conv, features(alpha_in, size), pooled=not (vanilla and conv.stride_mode == "timm"))
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"bias": False},
+        {"kernel_size": 1},
+        {"kernel_size": 1, "bias": False, "stride": 2},
+        {"dilation": 2, "kernel_size": 3},
+        {"kernel_size": 7, "stride": 2, "stride_mode": "paper"},
+        {"channel_multiple": 4},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(("alpha_in", "alpha_out"), [(0, 0.5), (0.5, 0.5), (0.25, 1), (1, 0.5), (1, 1), (0.5, 0)])
+def test_other_convolutions_too(alpha_in: float, alpha_out: float, kwargs: dict[str, Any]) -> None:
+    check(make(alpha=alpha_out, **kwargs), features(alpha_in, (13, 9)), pooled=True)
+
+
+@pytest.mark.parametrize("size", [*SIZES, (9, 10), (11, 12)], ids=str)
+@pytest.mark.parametrize("alpha", SHARES)
+@pytest.mark.parametrize("stride_mode", ["paper", "timm"])
+def test_stem_strides_in_both_parts(alpha: float, size: tuple[int, int], stride_mode: str) -> None:
+    conv = make(alpha=alpha, kernel_size=7, stride=2, strided=True, stride_mode=stride_mode)
+    check(conv, features(0.0, size), pooled=False)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_vanilla_is_torch_bit_for_bit(stride: int) -> None:
+    conv = make(stride=stride)
+    x = features(0, (13, 9)).high
+    expected = nn.Conv2d.forward(conv, x)
+    assert_sizeable(expected)
+    assert torch.equal(conv(x), expected)
+
+
+@pytest.mark.parametrize(("alpha", "low"), [(0, 0), (0.3, 3), (0.34, 4), (0.999, 11), (1, 12)])
+def test_low_channels_are_rounded_down(alpha: float, low: int) -> None:
+    y = make(alpha=alpha)(features(0.5, (8, 8)).high.repeat(1, 2, 1, 1))
+    assert (y.low_channels if isinstance(y, OctaveTensor) else 0) == low
+
+
+@pytest.mark.parametrize(("alpha_in", "alpha_out"), list(itertools.product(SHARES, SHARES)))
+def test_output_may_be_changed_in_place(alpha_in: float, alpha_out: float) -> None:
+    """timm's activations are in place, and its blocks add in place."""
+    x, conv, relu = features(alpha_in, (7, 7)), make(alpha=alpha_out, bias=False), OctaveReLU(True)
+    inner = OctaveReLU(inplace=False)(x.high if alpha_in == 0 else OctaveTensor(x.high, x.low))
+    y = conv(inner)
+    ones = [torch.ones_like(part) for part in parts(y)]
+    y += ones[0] if isinstance(y, Tensor) else OctaveTensor(*ones)
+    torch.stack([part.sum() for part in parts(relu(y))]).sum().backward()
+    assert conv.weight.grad is not None
+    assert_sizeable(conv.weight.grad)
+
+
+def test_state_is_that_of_torch() -> None:
+    torch.manual_seed(0)
+    twin = nn.Conv2d(IN, OUT, 3, padding=1).double()
+    conv = make(alpha=0.5)
+    assert list(conv.state_dict()) == list(twin.state_dict())
+    for name, value in conv.state_dict().items():
+        assert torch.equal(value, twin.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"alpha": 1.1},
+        {"alpha": -0.1},
+        {"alpha": float("nan")},
+        {"channel_multiple": 0},
+        {"stride_mode": "fast"},
+    ],
+    ids=str,
+)
+def test_impossible_settings_are_refused(kwargs: dict[str, Any]) -> None:
+    with pytest.raises(SettingError, match=next(iter(kwargs))):
+        make(**kwargs)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"groups": 2},
+        {"stride": 3},
+        {"stride": (1, 2)},
+        {"padding": 0},
+        {"padding": "same"},
+        {"kernel_size": 2},
+        {"padding_mode": "reflect"},
+    ],
+    ids=str,
+)
+def test_convolutions_without_two_resolutions_are_refused(kwargs: dict[str, Any]) -> None:
+    """Else the parts' sizes would not fit, or the setting would be ignored."""
+    with pytest.raises(UnsupportedModelError, match="found"):
+        make(**kwargs)
+
+
+@pytest.mark.parametrize("setting", [{"channel_multiple": 0}, {"stride_mode": "fast"}], ids=str)
+def test_a_refused_convolution_stays_what_it_was(setting: dict[str, Any]) -> None:
+    conv = nn.Conv2d(IN, OUT, 3, padding=1)
+    with pytest.raises(SettingError):
+        OctaveConv2d.from_conv(conv, **setting)
+    assert type(conv) is nn.Conv2d
+
+
+def test_a_strided_stem_refuses_octave_inputs() -> None:
+    conv = make(alpha=0.5, stride=2, strided=True)
+    x = features(0.5, (8, 8))
+    with pytest.raises(ValueError, match="strided"):
+        conv(OctaveTensor(x.high, x.low))

@@ -1,0 +1,181 @@
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from octnas import Architecture, OctaveConv2d, octavize
+from octnas.errors import ArchitectureError, OctnasError, SettingError, UnsupportedModelError
+from octnas.nn.octavize import match_sites
+
+THUMBNAIL_SITES = [
+    "stem",
+    "layer1.0.conv1",
+    "layer1",
+    "layer2.0.conv1",
+    "layer2",
+    "layer3.0.conv1",
+    "layer3",
+]
+
+
+def thumbnail() -> nn.Module:
+    import octnas.nn  # noqa: F401  registers it
+
+    return timm.create_model("thumbnail_resnet", num_classes=10)
+
+
+def realised(model: nn.Module) -> dict[str, float]:
+    """Share of low channels by site, checked to be one for all convolutions of a site."""
+    found: dict[str, set[float]] = {}
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            assert isinstance(module, OctaveConv2d)
+            found.setdefault(module.site, set()).add(module.low_channels / module.out_channels)
+    assert all(len(shares) == 1 for shares in found.values())
+    return {site: shares.pop() for site, shares in found.items()}
+
+
+def fingerprint(model: nn.Module) -> list[tuple[str, type, Any]]:
+    """Every module's class and attributes, to show that nothing was changed."""
+    return [(name, type(m), sorted(vars(m))) for name, m in model.named_modules()]
+
+
+def test_a_number_is_the_papers_rule() -> None:
+    model = octavize(thumbnail(), 0.5)
+    expected = dict.fromkeys(THUMBNAIL_SITES, 0.5)
+    expected |= {"stem": 0.0, "layer3.0.conv1": 0.0, "layer3": 0.0}
+    assert realised(model) == expected
+    alphas = realised(octavize(timm.create_model("resnet50"), 0.25))
+    zero = {site for site, alpha in alphas.items() if alpha == 0}
+    assert zero == {"stem", "layer4", *(f"layer4.{i}.conv{j}" for i in range(3) for j in (1, 2))}
+    assert {alpha for site, alpha in alphas.items() if site not in zero} == {0.25}
+    assert len(alphas) - len(zero) == 29
+
+
+@pytest.mark.parametrize(
+    ("alphas", "expected"),
+    [
+        ({}, {}),
+        ({"layer2": 0.5}, {"layer2": 0.5}),
+        ({"layer2*": 0.5}, {"layer2": 0.5, "layer2.0.conv1": 0.5}),
+        ({"*": 0.25, "stem": 1}, {**dict.fromkeys(THUMBNAIL_SITES, 0.25), "stem": 1.0}),
+        ({"stem": 1, "*": 0.25}, dict.fromkeys(THUMBNAIL_SITES, 0.25)),
+        ({"*.conv1": 0.5, "layer[13]*": 0.75, "layer3": 0}, {
+            "layer1.0.conv1": 0.75, "layer1": 0.75, "layer2.0.conv1": 0.5, "layer3.0.conv1": 0.75,
+        }),
+    ],
+)  # fmt: skip
+def test_a_mapping_means_exactly_its_patterns(
+    alphas: Mapping[str, float], expected: Mapping[str, float]
+) -> None:
+    everywhere = {**dict.fromkeys(THUMBNAIL_SITES, 0.0), **expected}
+    assert realised(octavize(thumbnail(), alphas)) == everywhere
+
+
+def test_an_architecture_brings_its_rules() -> None:
+    architecture = Architecture(
+        "thumbnail_resnet",
+        (3, 16, 16),
+        {"layer1": 0.3, "layer2": 0.5},
+        channel_multiple=8,
+        stride_mode="paper",
+    )
+    model = octavize(thumbnail(), architecture, channel_multiple=1, stride_mode="timm")
+    expected = {**dict.fromkeys(THUMBNAIL_SITES, 0.0), "layer2": 0.5}  # 0.3 · 16 is less than 8
+    assert realised(model) == expected
+    assert {m.stride_mode for m in model.modules() if isinstance(m, OctaveConv2d)} == {"paper"}
+
+
+def test_the_model_is_changed_in_place() -> None:
+    model = thumbnail()
+    parameters = list(model.parameters())
+    assert octavize(model, 0.5) is model
+    assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("alphas", "message"),
+    [
+        ({"layer9*": 0.5}, r"pattern 'layer9\*' names no site; sites: stem, "),
+        ({"conv1": 0.5}, "pattern 'conv1' names no site"),
+        ({"stem": 1.5}, "α for 'stem': found 1.5"),
+        ({"stem": float("nan")}, "α for 'stem'"),
+        (-0.5, "found -0.5, allowed: 0 to 1"),
+        (1.01, "found 1.01"),
+        (Architecture("x", (3, 8, 8), {"layer4": 0.5}), "unknown sites layer4; allowed: stem"),
+    ],
+)
+def test_impossible_alphas_are_refused_before_any_change(alphas: Any, message: str) -> None:
+    model = thumbnail()
+    before = fingerprint(model)
+    with pytest.raises(ArchitectureError, match=message):
+        octavize(model, alphas)
+    assert fingerprint(model) == before
+
+
+@pytest.mark.parametrize("settings", [{"channel_multiple": 0}, {"stride_mode": "fast"}], ids=str)
+def test_impossible_settings_are_refused_before_any_change(settings: dict[str, Any]) -> None:
+    model = thumbnail()
+    before = fingerprint(model)
+    with pytest.raises(SettingError, match=next(iter(settings))):
+        octavize(model, 0.5, **settings)
+    assert fingerprint(model) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "module"),
+    [
+        ("mobilenetv3_small_050", {}, "MobileNetV3"),
+        ("vit_tiny_patch16_224", {}, "VisionTransformer"),
+        ("resnext50_32x4d", {}, "layer1.0.conv2: found 32 groups"),
+        ("seresnet50", {}, "layer1.0.se.fc1: "),
+        ("ecaresnet26t", {}, "layer1.0.se.conv: "),
+        ("resnet50", {"drop_path_rate": 0.1}, "layer1.1.drop_path: found a DropPath"),
+        ("resnet50", {"drop_block_rate": 0.1}, "layer3.0.drop_block: found a DropBlock2d"),
+        ("resnet50", {"aa_layer": "blurpool"}, "found a BlurPool2d"),
+        ("resnet50", {"global_pool": "catavgmax"}, "global_pool: found global pooling 'catavgmax'"),
+        ("resnet18", {"act_layer": "silu"}, "act1: found a SiLU"),
+        ("resnet18", {"norm_layer": "groupnorm"}, "bn1: "),
+        ("resnet18", {"replace_stem_pool": True}, "maxpool.0: "),
+        ("resnet50d", {}, "layer2.0.downsample.0: found a AvgPool2d"),
+    ],
+)
+def test_other_models_are_refused_before_any_change(
+    name: str, kwargs: dict[str, Any], module: str
+) -> None:
+    if "aa_layer" in kwargs:
+        kwargs = {"aa_layer": timm.layers.BlurPool2d}
+    with torch.device("meta") if "drop_path_rate" not in kwargs else torch.device("cpu"):
+        model = timm.create_model(name, **kwargs)
+    before = fingerprint(model)
+    with pytest.raises(UnsupportedModelError) as caught:
+        octavize(model, 0.5)
+    assert module in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert fingerprint(model) == before
+
+
+def test_an_octave_network_is_refused() -> None:
+    model = octavize(thumbnail(), 0.5)
+    before, alphas = fingerprint(model), realised(model)
+    with pytest.raises(UnsupportedModelError, match="conv1: is an octave convolution already"):
+        octavize(model, 0.25)
+    assert fingerprint(model) == before
+    assert realised(model) == alphas
+
+
+@pytest.mark.parametrize("model", [nn.Linear(1, 1), nn.Sequential(nn.Conv2d(3, 8, 3))])
+def test_what_is_no_timm_model_is_refused(model: nn.Module) -> None:
+    with pytest.raises(OctnasError, match=type(model).__name__):
+        octavize(model, 0.5)
+
+
+def test_a_later_pattern_wins() -> None:
+    assert match_sites({"*": 0.1, "a*": 0.2, "ab": 0.3}, ["ab", "ac", "b"]) == {
+        "ab": 0.3,
+        "ac": 0.2,
+        "b": 0.1,
+    }

@@ -1,0 +1,67 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from octnas.tracking.environment import DEFAULTS, FORCED
+from octnas.tracking.settings import TrackingSettings
+from octnas.tracking.tracker import Tracker
+
+MakeTracker = Callable[..., Tracker]
+
+
+# MLflow's own models use a loader strategy that SQLAlchemy 2.1 deprecates; raised once, when
+# mlflow.store.tracking.sqlalchemy_store is imported.
+WARNINGS = ("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning",)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            for line in WARNINGS:
+                item.add_marker(pytest.mark.filterwarnings(line))
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the tester's own MLflow settings; and what octnas sets is undone."""
+    for name in (*FORCED, *DEFAULTS):
+        monkeypatch.setenv(name, "")  # remembers the value to go back to
+        monkeypatch.delenv(name)
+    for name in ("URI", "USERNAME", "PASSWORD", "TOKEN"):
+        monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with MLflow's tables: creating one takes seconds."""
+    runs = tmp_path_factory.mktemp("migrated")
+    settings = TrackingSettings(uri=f"sqlite:///{runs}/mlflow.db")
+    tracker = Tracker(settings, experiment="other", store=runs, ids_file=runs / "ids.json")
+    tracker.start("key", "name")
+    return runs / "mlflow.db"
+
+
+@pytest.fixture
+def runs(tmp_path: Path, migrated: Path) -> Path:
+    """A folder ``runs/`` with a store."""
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    shutil.copy(migrated, folder / "mlflow.db")
+    return folder
+
+
+@pytest.fixture
+def make_tracker(runs: Path) -> MakeTracker:
+    """A tracker as a process makes it: ``make_tracker(run="digits", **settings)``."""
+
+    def make(run: str = "digits", **settings: object) -> Tracker:
+        return Tracker(
+            TrackingSettings(**settings),  # type: ignore[arg-type]
+            experiment="digits",
+            store=runs,
+            ids_file=runs / run / "tracking.json",
+        )
+
+    return make
