@@ -26,7 +26,7 @@ from octnas.yaml import Document, parse_override, parse_yaml
 SCHEMA = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SpaceSettings:
     """What is searched.
 
@@ -65,7 +65,7 @@ class SpaceSettings:
         require(self.channel_multiple >= 1, "channel_multiple", self.channel_multiple, "1 or more")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One complete experiment.
 

@@ -182,11 +182,15 @@ class _Search(Searcher):
 
 
 class _Schedule(FIFOScheduler):
-    """First in, first out. Also the hook by which Tune shows failures, and its own controller.
+    """First in, first out; and the hook by which Tune shows failures and lets us keep workers.
 
-    While no trial waits for a worker, Tune keeps one idle worker and ends the others. Every batch
-    of the driver would close with dead workers, and the next open with loading the supernet again.
-    So the number that Tune keeps is raised to all of them.
+    Tune ends more workers than it should, and each that starts loads the supernet again:
+
+    - While no trial waits, it keeps one idle worker and ends the others, so every batch of the
+      driver would close with dead workers. The number that it keeps is raised to all of them.
+    - A worker that gets idle is given to the longest waiting trial, even if a worker is being
+      started for that one, which is then ended; if evaluations are shorter than starts, one worker
+      would do it all. So trials for which no worker is being started come first.
     """
 
     def __init__(self, search: _Search, workers: int) -> None:
@@ -200,6 +204,12 @@ class _Schedule(FIFOScheduler):
             cache = tune_controller._tune_controller._actor_cache
             cache.increase_max(trial.placement_group_factory, self._workers)
             self._kept = True
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        controller = tune_controller._tune_controller
+        waiting = [trial for trial in controller.get_trials() if trial.status == Trial.PENDING]
+        new = (trial for trial in waiting if trial not in controller._trial_to_actor)
+        return next(new, waiting[0] if waiting else None)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:  # noqa: ARG002
         self._search.note_reason(trial.trial_id, _reason(trial))

@@ -8,6 +8,7 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
 from octnas.architecture import Architecture
+from octnas.errors import require
 from octnas.nn.octavize import octavize
 
 __all__ = ["ThumbnailResNet"]
@@ -32,6 +33,12 @@ class ThumbnailResNet(ResNet):
         stem_stride: int = 1,
         **kwargs: Any,
     ) -> None:
+        require(
+            len(layers) == len(channels) <= 4 and sum(layers) > 1,
+            "layers",
+            tuple(layers),
+            f"as many stages as channels {tuple(channels)}, four at most; two blocks or more",
+        )
         # A deep stem is the only one whose width timm lets one choose; it is replaced below.
         super().__init__(
             block=BasicBlock,
@@ -57,7 +64,11 @@ class ThumbnailResNet(ResNet):
 def thumbnail_resnet(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """A `ThumbnailResNet`; by default ResNet-8, three stages of one block, widths 16/32/64."""
     return build_model_with_cfg(
-        ThumbnailResNet, "thumbnail_resnet", pretrained, **_default_cfg(kwargs)
+        ThumbnailResNet,
+        "thumbnail_resnet",
+        pretrained,
+        feature_cfg={"out_indices": tuple(range(len(kwargs.get("layers", (1, 1, 1))) + 1))},
+        **_default_cfg(kwargs),
     )
 
 

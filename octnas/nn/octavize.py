@@ -55,7 +55,7 @@ def octavize(
             through; nothing has been changed then.
         ArchitectureError: a pattern that names no site, or α outside [0, 1].
     """
-    convs = _supported(model)
+    convs = supported_convs(model)
     by_site = resolve_alphas(model, alphas)
     if isinstance(alphas, Architecture):
         channel_multiple, stride_mode = alphas.channel_multiple, alphas.stride_mode
@@ -124,8 +124,12 @@ def match_sites(
     return values
 
 
-def _supported(model: nn.Module) -> tuple[ConvSite, ...]:
-    """The convolutions to swap, after a look at every module of the model."""
+def supported_convs(model: nn.Module) -> tuple[ConvSite, ...]:
+    """The convolutions to swap, after a look at every module of the model.
+
+    Raises:
+        UnsupportedModelError: a module that octave feature maps cannot pass through.
+    """
     convs = conv_sites(model)
     known = {conv.name for conv in convs}
     for name, module in model.named_modules():

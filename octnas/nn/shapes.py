@@ -7,11 +7,11 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from octnas.architecture import StrideMode
+from octnas.architecture import STRIDE_MODES, StrideMode
 from octnas.costs import ConvShape, low_channels
-from octnas.errors import SettingError, UnsupportedModelError
-from octnas.nn.octavize import match_sites, resolve_alphas
-from octnas.nn.sites import ConvSite, conv_sites
+from octnas.errors import SettingError, UnsupportedModelError, require
+from octnas.nn.octavize import match_sites, resolve_alphas, supported_convs
+from octnas.nn.sites import ConvSite
 from octnas.space import SearchSpace, Site
 
 
@@ -65,13 +65,18 @@ def search_space(
         stride_mode: ``"timm"`` or ``"paper"``.
 
     Raises:
-        SettingError: an unknown backbone, or arguments that it does not take.
+        SettingError: an unknown backbone, arguments that it does not take, or choices outside
+            [0, 1].
         UnsupportedModelError: a backbone that octave feature maps cannot pass through.
         ArchitectureError: a pattern in ``fixed`` that names no site.
     """
+    within = len(choices) > 0 and all(0.0 <= alpha <= 1.0 for alpha in choices)
+    require(within, "choices", choices, "one or more, each 0 to 1")
+    require(channel_multiple >= 1, "channel_multiple", channel_multiple, "1 or more")
+    require(stride_mode in STRIDE_MODES, "stride_mode", stride_mode, ", ".join(STRIDE_MODES))
     args = {"in_chans": input_size[0], **(backbone_args or {})}
     model = create_backbone(backbone, args, meta=True)
-    convs = conv_sites(model)
+    convs = supported_convs(model)
     sizes, linear_macs = _trace(model, input_size)
     names = list(dict.fromkeys(conv.site_out for conv in convs))
     pinned = _pinned(model, names, fixed)

@@ -2,18 +2,10 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from math import floor, sqrt
-from typing import NamedTuple
 
 from octnas.results import Retrained
 
-# 0.975 quantiles of Student's t for 1 to 30 degrees of freedom; more count as 30, which widens the
-# interval by at most 4 %.
-T_975 = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
+CONFIDENCE = 0.95
 
 
 class Verdict(StrEnum):
@@ -25,18 +17,6 @@ class Verdict(StrEnum):
     ONE_SEED = "one seed"
     NO_SPREAD = "no spread"
     SAME = "same network"
-
-
-class Noise(NamedTuple):
-    """Standard error of a difference of means, and its degrees of freedom."""
-
-    error: float
-    freedom: float
-
-    @property
-    def half_width(self) -> float:
-        """Half of the 95 % interval."""
-        return T_975[min(max(floor(self.freedom), 1), len(T_975)) - 1] * self.error
 
 
 @dataclass(frozen=True)
@@ -59,14 +39,14 @@ class Comparison:
 def compare(network: Retrained, baseline: Retrained) -> Comparison:
     """Compare val top-1 over seeds with Welch's t interval of 95 %."""
     points = difference_points(network, baseline)
+    stds = [network.std("val_top1"), baseline.std("val_top1")]
     if network.network.architecture.id == baseline.network.architecture.id:
         return Comparison(baseline, points, None, Verdict.SAME)
-    noise = welch(network, baseline)
-    if noise is None:
+    if None in stds:
         return Comparison(baseline, points, None, Verdict.ONE_SEED)
-    if noise.error == 0:
+    if not any(stds):
         return Comparison(baseline, points, None, Verdict.NO_SPREAD)
-    half_width = 100 * noise.half_width
+    half_width = 100 * _half_width(network.values("val_top1"), baseline.values("val_top1"))
     if abs(points) <= half_width:
         verdict = Verdict.NOISE
     else:
@@ -79,19 +59,9 @@ def difference_points(network: Retrained, baseline: Retrained) -> float:
     return 100 * (network.mean("val_top1") - baseline.mean("val_top1"))
 
 
-def welch(network: Retrained, baseline: Retrained) -> Noise | None:
-    """Noise of the difference of two means of val top-1; None if either has a single seed.
+def _half_width(first: list[float], second: list[float]) -> float:
+    """Half of the interval of a difference of means, with variances that may differ (Welch)."""
+    from scipy.stats import ttest_ind
 
-    Welch (1947): the variances need not be equal, nor the numbers of seeds.
-    """
-    squares: list[tuple[float, int]] = []
-    for retrained in (network, baseline):
-        std = retrained.std("val_top1")
-        if std is None:
-            return None
-        squares.append((std**2 / len(retrained.runs), len(retrained.runs)))
-    total = sum(square for square, _ in squares)
-    if total == 0:
-        return Noise(0.0, 1.0)
-    freedom = total**2 / sum(square**2 / (count - 1) for square, count in squares)
-    return Noise(sqrt(total), freedom)
+    interval = ttest_ind(first, second, equal_var=False).confidence_interval(CONFIDENCE)
+    return float(interval.high - interval.low) / 2

@@ -10,7 +10,7 @@ Sampler = Literal["nsga2", "tpe", "random"]
 Executor = Literal["local", "ray"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SearchSettings:
     """How candidates are proposed and scored.
 

@@ -13,7 +13,7 @@ Sampling = Literal["by_macs", "uniform"]
 Baseline = Literal["uniform", "growing", "vanilla"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DigitsSettings:
     """Cluttered digits, made from scikit-learn's handwritten digits; nothing to download.
 
@@ -39,7 +39,7 @@ class DigitsSettings:
         require(0 <= self.padding <= 8, "padding", self.padding, "0 to 8")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FolderSettings:
     """Images in the ImageFolder layout: one folder per class below a training and a val folder.
 
@@ -84,7 +84,7 @@ class FolderSettings:
 DataSettings = DigitsSettings | FolderSettings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a network is trained: timm's optimizers and schedules.
 
@@ -128,7 +128,7 @@ class Recipe:
         require(self.clip_grad >= 0, "clip_grad", self.clip_grad, "0 or more")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SupernetSettings:
     """How the supernet is trained.
 
@@ -147,7 +147,7 @@ class SupernetSettings:
         require(self.threads >= 0, "threads", self.threads, "0 or more")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RetrainSettings:
     """How the chosen networks and the baselines are trained from scratch.
 

@@ -38,17 +38,16 @@ def split(x: Tensor, low: int) -> Maps:
 def pool(x: Tensor) -> Tensor:
     """Mean over 2×2 cells; at an odd border over the pixels that are there."""
     height, width = x.shape[-2:]
-    rows = [
-        torch.stack([x[:, :, i : i + 2, j : j + 2].mean((2, 3)) for j in range(0, width, 2)], -1)
-        for i in range(0, height, 2)
-    ]
-    return torch.stack(rows, -2)
+    border = (0, width % 2, 0, height % 2)
+    cells = [F.pad(part, border) for part in (x, torch.ones_like(x))]
+    total, count = (sum(c[..., i::2, j::2] for i in (0, 1) for j in (0, 1)) for c in cells)
+    return total / count
 
 
 def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Pixel (i, j) comes from (⌊i/2⌋, ⌊j/2⌋)."""
-    rows = [torch.stack([x[:, :, i // 2, j // 2] for j in range(size[1])], -1) for i in range(size[0])]
-    return torch.stack(rows, -2)
+    rows, columns = ([i // 2 for i in range(side)] for side in size)
+    return x[:, :, rows][:, :, :, columns]
 
 
 def octave_conv(
@@ -125,7 +124,8 @@ class ReferenceResNet:
         model = self.model
         x = self.conv(plain(images), model.conv1, "stem", stem=True)
         x = self.relu(self.norm(x, model.bn1))
-        x = Maps(model.maxpool(x.high), model.maxpool(x.low))
+        # Padded by a channel as above: torch pools no tensor without any.
+        x = Maps(*(model.maxpool(F.pad(p, (0, 0, 0, 0, 0, 1)))[:, :-1] for p in (x.high, x.low)))
         for stage in ("layer1", "layer2", "layer3", "layer4"):
             for index, block in enumerate(getattr(model, stage).children()):
                 x = self.block(x, block, f"{stage}.{index}", stage)
@@ -188,13 +188,13 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     """
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            with torch.no_grad():
-                shape = module.weight.shape
-                module.weight.copy_(torch.rand(shape, generator=generator) + 0.5)
-                module.bias.copy_(torch.randn(shape, generator=generator) / 2)
-                module.running_mean.copy_(torch.randn(shape, generator=generator) / 2)
-                module.running_var.copy_(torch.rand(shape, generator=generator) + 0.5)
+        if not isinstance(module, nn.BatchNorm2d):
+            continue
+        for name, value in module.state_dict().items():
+            if name in ("weight", "running_var"):
+                value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
+            elif name in ("bias", "running_mean"):
+                value.copy_(torch.randn(value.shape, generator=generator) / 2)
     return model
 
 

@@ -1,0 +1,206 @@
+"""Searching through Ray Tune gives what evaluating one after the other gives."""
+
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from octnas.cluster.start import local_cluster
+from octnas.cluster.tune import LONGEST_REASON, run_with_tune
+from octnas.errors import ClusterError
+from tests.cluster.batches import Batches
+
+Metrics = Mapping[str, float]
+Factory = Callable[[], Callable[[Metrics], Metrics]]
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_needs_ray(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="Ray does not run"):
+        run_with_tune(Batches(1, 1), lambda: dict, workers=1, directory=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    with local_cluster(2):
+        yield
+
+
+@pytest.mark.usefixtures("cluster")
+class TestSearch:
+    def test_same_as_evaluating_directly(self, tmp_path: Path) -> None:
+        def make_evaluate() -> Callable[[Metrics], Metrics]:
+            (tmp_path / f"made-{time.monotonic_ns()}").touch()
+            time.sleep(0.5)  # so that both workers are there before the first has done it all
+
+            def evaluate(alphas: Metrics) -> Metrics:
+                (tmp_path / f"evaluated-{alphas['stem']}-{time.monotonic_ns()}").touch()
+                time.sleep(0.02)
+                return {"loss": sum(alphas.values()), "a/b": math.nan, "whole": 3}
+
+            return evaluate
+
+        driver = Batches(count=14, batch=5)
+        directory = tmp_path / "a run #1 ü%20"
+        run_with_tune(driver, make_evaluate, workers=2, directory=directory)
+        assert driver.asked == list(range(14))
+        assert driver.most_outstanding <= 2
+        for job in driver.jobs:
+            expected = {"loss": sum(job.alphas.values()), "whole": 3.0, "a/b": math.nan}
+            assert driver.told[job.number] == pytest.approx(expected, nan_ok=True, rel=0, abs=0)
+            assert len(list(tmp_path.glob(f"evaluated-{job.alphas['stem']}-*"))) == 1
+        assert 1 <= len(list(tmp_path.glob("made-*"))) <= 2
+        assert list(directory.iterdir()) == []
+
+    def test_failures_are_told(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        class NotPicklable(Exception):
+            def __init__(self, first: str, second: Callable[[], None]) -> None:
+                super().__init__(first)
+
+        def make_evaluate() -> Callable[[Metrics], Metrics]:
+            def evaluate(alphas: Metrics) -> Metrics:
+                number = round(alphas["stem"] * 8)
+                attempt = tmp_path / f"{number}-{time.monotonic_ns()}"
+                attempt.touch()
+                if number == 1:
+                    raise NotPicklable("two\nlines", lambda: None)
+                if number == 2 and len(list(tmp_path.glob("2-*"))) == 1:
+                    raise RuntimeError("only the first time")
+                if number == 3:
+                    os._exit(9)
+                return {"loss": float(number)}
+
+            return evaluate
+
+        driver = Batches(count=6, batch=6)
+        run_with_tune(driver, make_evaluate, workers=2, directory=tmp_path, retries=1)
+        assert driver.told == {
+            0: {"loss": 0.0},
+            1: "NotPicklable: two lines",
+            2: {"loss": 2.0},
+            3: "ActorDiedError: the worker process died (killed, out of memory, or crashed)",
+            4: {"loss": 4.0},
+            5: {"loss": 5.0},
+        }
+        attempts = [len(list(tmp_path.glob(f"{number}-*"))) for number in range(6)]
+        assert attempts == [1, 2, 2, 2, 1, 1]
+        assert capfd.readouterr() == ("", "")
+
+    def test_factory_that_fails(self, tmp_path: Path) -> None:
+        def make_evaluate() -> Callable[[Metrics], Metrics]:
+            raise FileNotFoundError("supernet.pt")
+
+        driver = Batches(count=1, batch=1)
+        run_with_tune(driver, make_evaluate, workers=1, directory=tmp_path, retries=0)
+        assert driver.told == {0: "FileNotFoundError: supernet.pt"}
+
+    def test_factory_that_cannot_be_unpickled(self, tmp_path: Path) -> None:
+        driver = Batches(count=1, batch=1)
+        run_with_tune(driver, Unreadable(), workers=1, directory=tmp_path, retries=0)
+        reason = driver.told[0]
+        assert isinstance(reason, str)
+        assert "the factory is from another version" in reason
+        assert "\n" not in reason
+        assert len(reason) <= LONGEST_REASON + 2
+
+    def test_error_of_the_driver(self, tmp_path: Path) -> None:
+        class Failing(Batches):
+            def tell(self, number: int, outcome: Metrics | str) -> None:
+                super().tell(number, outcome)
+                if number == 1:
+                    raise OSError("disk full")
+
+        driver = Failing(count=8, batch=8)
+        with pytest.raises(OSError, match="disk full"):
+            run_with_tune(driver, constant, workers=1, directory=tmp_path)
+        assert sorted(driver.told) == [0, 1]
+
+    def test_driver_that_waits_for_nothing(self, tmp_path: Path) -> None:
+        driver = Batches(count=2, batch=2)
+        driver.asked = [0]
+        with pytest.raises(RuntimeError, match="no candidate is being evaluated"):
+            run_with_tune(driver, constant, workers=1, directory=tmp_path)
+
+    def test_keeps_signal_handlers(self, tmp_path: Path) -> None:
+        def handler(number: int, frame: FrameType | None) -> None:
+            received.append(number)
+
+        class Signalling(Batches):
+            def tell(self, number: int, outcome: Metrics | str) -> None:
+                signal.raise_signal(signal.SIGUSR1)
+                super().tell(number, outcome)
+
+        received: list[int] = []
+        before = signal.signal(signal.SIGUSR1, handler)
+        try:
+            driver = Signalling(count=3, batch=3)
+            run_with_tune(driver, constant, workers=1, directory=tmp_path)
+            assert signal.getsignal(signal.SIGUSR1) is handler
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        assert driver.done
+        assert received == [signal.SIGUSR1] * 3
+
+
+def constant() -> Callable[[Metrics], Metrics]:
+    return lambda alphas: {"loss": 1.0}
+
+
+class Unreadable:
+    def __call__(self) -> Callable[[Metrics], Metrics]:
+        raise NotImplementedError
+
+    def __reduce__(self) -> tuple[Callable[[bytes], object], tuple[bytes]]:
+        return _unreadable, (b"",)
+
+
+def _unreadable(_: bytes) -> object:
+    raise pickle.UnpicklingError("the factory is from another version")
+
+
+@pytest.mark.slow
+def test_interrupt(tmp_path: Path) -> None:
+    """Ctrl-C ends the search at once, and all of Ray with it."""
+    script = """
+import sys, time
+from pathlib import Path
+from octnas.cluster.start import local_cluster
+from octnas.cluster.tune import run_with_tune
+from tests.cluster.batches import Batches
+
+directory = Path(sys.argv[1])
+
+def make_evaluate():
+    def evaluate(alphas):
+        (directory / "evaluating").touch()
+        time.sleep(600)
+    return evaluate
+
+try:
+    with local_cluster(1):
+        run_with_tune(Batches(9, 9), make_evaluate, workers=1, directory=directory / "run")
+except KeyboardInterrupt:
+    sys.exit(3)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT)
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "evaluating").exists():
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 3
+    finally:
+        process.kill()
+        process.wait()
+    assert list((tmp_path / "run").iterdir()) == []

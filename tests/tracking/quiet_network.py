@@ -1,0 +1,68 @@
+"""Counting the packets that a program would send, in a network of its own without an outside.
+
+A network namespace gets one interface that leads nowhere and a default route through it, so that
+whatever the program sends, name look-ups included, is counted there and goes no further.
+"""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+# ARP and IPv6 would send packets on their own. The name server lies behind the interface.
+SCRIPT = """
+set -e
+ip link set lo up
+echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6 2>/dev/null || true
+ip link add out0 type dummy 2>/dev/null || ip link add out0 type veth peer name far0
+ip link set far0 up 2>/dev/null || true
+ip link set out0 arp off
+ip addr add 198.18.0.2/24 dev out0
+ip link set out0 up
+ip route add default via 198.18.0.1 dev out0
+mount --bind "$1" /etc/resolv.conf
+count() { sed -n 's/^ *out0: *//p' /proc/net/dev | awk '{ print $10 }'; }
+echo "before $(count)"
+shift
+"$@" >&2
+sleep 1
+echo "after $(count)"
+"""
+PREFIX = ("unshare", "--map-root-user", "--net", "--mount", "sh", "-c", SCRIPT, "sh")
+
+
+def packets_sent(code: str, folder: Path, environment: Mapping[str, str]) -> int:
+    """How many packets Python code would send to other machines until one second after its end.
+
+    Skips the test where a network of one's own is not permitted.
+    """
+    _skip_unless_possible(folder)
+    before, after = _count([sys.executable, "-c", code], folder, environment)
+    return after - before
+
+
+def _skip_unless_possible(folder: Path) -> None:
+    try:
+        _count(["true"], folder, {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
+    except FileNotFoundError as error:
+        pytest.skip(f"needs the program {error.filename}")
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"no network of one's own is permitted here: {error.stderr.strip()}")
+
+
+def _count(command: list[str], folder: Path, environment: Mapping[str, str]) -> tuple[int, int]:
+    resolver = folder / "resolv.conf"
+    resolver.write_text("nameserver 198.18.0.1\noptions timeout:1 attempts:1\n")
+    done = subprocess.run(
+        [*PREFIX, str(resolver), *command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    counts = dict(line.split() for line in done.stdout.splitlines())
+    return int(counts["before"]), int(counts["after"])

@@ -1,0 +1,62 @@
+"""Nothing is sent anywhere unless a server is asked for."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.tracking.quiet_network import packets_sent
+
+TRACKED = """
+import threading, time
+from pathlib import Path
+from octnas.tracking.settings import TrackingSettings
+from octnas.tracking.tracker import Tracker
+runs = Path("runs")
+tracker = Tracker(TrackingSettings(), experiment="e", store=runs, ids_file=runs / "ids.json")
+tracker.start("a", "A", params={"x": 1})
+tracker.metrics("a", {"x": 1.0}, 0)
+tracker.artifact("a", Path("resolv.conf"))
+tracker.finish("a")
+from mlflow.telemetry import get_telemetry_client
+assert get_telemetry_client() is None
+time.sleep(2)  # the telemetry of MLflow asks for its configuration in a thread
+"""
+PLAIN = """
+import time
+from mlflow import MlflowClient
+client = MlflowClient("sqlite:///mlflow.db")
+client.create_run(client.create_experiment("e"))
+time.sleep(2)
+"""
+PACKET = """
+import socket
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("203.0.113.9", 9))
+"""
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """A user's environment: in tests (PYTEST_CURRENT_TEST, CI) MLflow's telemetry is off anyway."""
+    root = Path(__file__).parents[2]
+    return {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": str(tmp_path),
+        "PYTHONPATH": str(root),
+    }
+
+
+def test_a_packet_is_seen(tmp_path: Path, environment: dict[str, str]) -> None:
+    assert packets_sent(PACKET, tmp_path, environment) == 1
+    assert packets_sent("", tmp_path, environment) == 0
+
+
+def test_recording_runs_sends_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
+    assert packets_sent(TRACKED, tmp_path, environment) == 0
+    assert (tmp_path / "runs" / "mlflow.db").exists()
+    assert not (tmp_path / ".config").exists()  # MLflow's telemetry keeps an id there
+
+
+@pytest.mark.slow
+def test_mlflow_alone_would_call_home(tmp_path: Path, environment: dict[str, str]) -> None:
+    """If this fails, the test above proves nothing any more."""
+    assert packets_sent(PLAIN, tmp_path, environment) > 0

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from octnas.training.digits import DIGIT, MEAN, SIZE, STD, make_digits
+from octnas.training.settings import DigitsSettings
+from tests.training.small import digits
+
+PARTS = ("train", "rank", "read", "val")
+
+
+def whole_digits(images: torch.Tensor) -> list[set[int]]:
+    """For each image the source digits that it holds whole: nowhere darker than the source."""
+    sources = np.minimum(load_digits().images * 16, 255).astype(np.int32)
+    found = []
+    for image in images[:, 0].numpy().astype(np.int32):
+        windows = np.lib.stride_tricks.sliding_window_view(image, (DIGIT, DIGIT)).reshape(-1, 64)
+        flat = sources.reshape(-1, 64)
+        inside = np.array([(window >= flat).all(axis=1) for window in windows]).any(axis=0)
+        found.append(set(np.flatnonzero(inside).tolist()))
+    return found
+
+
+def test_shapes_types_and_ranges() -> None:
+    settings = digits(50, 20, 10, 30)
+    for part, count in zip(PARTS, (50, 20, 10, 30), strict=True):
+        images, labels = make_digits(settings)[part]
+        assert images.shape == (count, 1, SIZE, SIZE)
+        assert images.dtype == torch.uint8
+        assert images.max() > 200
+        assert labels.shape == (count,)
+        assert 0 <= labels.min() <= labels.max() <= 9
+
+
+def test_every_image_holds_a_whole_digit_of_its_label() -> None:
+    images, labels = make_digits(digits(20, 1, 1, 1))["train"]
+    targets = load_digits().target
+    for label, sources in zip(labels.tolist(), whole_digits(images), strict=True):
+        assert label in targets[list(sources)]
+
+
+def test_parts_come_from_disjoint_source_digits() -> None:
+    """With many images of each part nearly every source is used; none may be used twice."""
+    parts = make_digits(digits(150, 150, 150, 150))
+    targets = load_digits().target
+    sources: dict[str, set[int]] = {}
+    for part, (images, labels) in parts.items():
+        # Where clutter lets several digits of the label fit, nothing can be said.
+        sure = [
+            [source for source in fitting if targets[source] == label]
+            for fitting, label in zip(whole_digits(images), labels.tolist(), strict=True)
+        ]
+        sources[part] = {fitting[0] for fitting in sure if len(fitting) == 1}
+        assert len(sources[part]) > 60
+    for part in PARTS:
+        for other in PARTS:
+            assert part == other or not sources[part] & sources[other]
+
+
+def test_the_seed_decides_the_images() -> None:
+    first, again = (make_digits(digits(9, 9, 9, 9)) for _ in range(2))
+    other = make_digits(digits(9, 9, 9, 9, seed=1))
+    for part in PARTS:
+        assert torch.equal(first[part][0], again[part][0])
+        assert not torch.equal(first[part][0], other[part][0])
+
+
+def test_stated_mean_and_deviation_are_those_of_the_training_part() -> None:
+    pixels = make_digits(DigitsSettings())["train"][0].float() / 255
+    assert float(pixels.mean()) == pytest.approx(MEAN[0], abs=0.01)
+    assert float(pixels.std()) == pytest.approx(STD[0], abs=0.01)

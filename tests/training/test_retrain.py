@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from octnas.nn.supernet import build
+from octnas.space import SearchSpace
+from octnas.training.data import DigitImages
+from octnas.training.evaluate import evaluate
+from octnas.training.retrain import RESULT_FILE, WEIGHTS_FILE, Training, train_all, train_one
+from octnas.training.settings import Recipe, RetrainSettings
+from tests.training.small import digits
+
+DATA = digits(320, 60, 60, 80)
+RECIPE = Recipe(epochs=2, batch_size=32)
+
+
+def trainings(space: SearchSpace, folder: Path) -> list[Training]:
+    return [
+        Training(space.uniform(alpha), seed, folder / f"{alpha}-{seed}")
+        for alpha in (0, 0.5)
+        for seed in (0, 1)
+    ]
+
+
+def run(found: list[Training], settings: RetrainSettings) -> dict[str, dict[str, float]]:
+    epochs: list[str] = []
+    results = {
+        training.folder.name: dict(result.metrics)
+        for training, result in train_all(
+            found, DATA, settings, "cpu", lambda training, _: epochs.append(training.folder.name)
+        )
+    }
+    assert len(epochs) in (0, len(found) * settings.recipe.epochs)
+    return results
+
+
+def test_weights_on_disk_give_the_result_on_disk(digit_space: SearchSpace, tmp_path: Path) -> None:
+    training = Training(digit_space.uniform(0.5), 0, tmp_path / "one")
+    result = train_one(training, DATA, RetrainSettings(recipe=RECIPE), "cpu")
+    assert training.result == result
+    network = build(training.architecture, seed=99)
+    network.load_state_dict(load_file(training.folder / WEIGHTS_FILE))
+    measured = evaluate(network, DigitImages(DATA).batches("val", 128), torch.device("cpu"))
+    assert measured["loss"] == pytest.approx(result.metrics["val_loss"], rel=1e-5)
+    assert measured["top1"] == result.metrics["val_top1"]
+    assert [row["epoch"] for row in result.history] == [1, 2]
+
+
+def test_finished_trainings_are_not_done_again(digit_space: SearchSpace, tmp_path: Path) -> None:
+    settings = RetrainSettings(workers=1, recipe=RECIPE)
+    found = trainings(digit_space, tmp_path)[:1]
+    first = run(found, settings)
+    before = (found[0].folder / RESULT_FILE).stat().st_mtime_ns
+    assert run(found, settings) == first
+    assert (found[0].folder / RESULT_FILE).stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_side_by_side_gives_what_one_after_another_gives(
+    digit_space: SearchSpace, tmp_path: Path
+) -> None:
+    alone = run(trainings(digit_space, tmp_path / "a"), RetrainSettings(workers=1, recipe=RECIPE))
+    beside = run(trainings(digit_space, tmp_path / "b"), RetrainSettings(workers=2, recipe=RECIPE))
+    for results in (alone, beside):
+        for metrics in results.values():
+            metrics.pop("seconds")
+    assert alone == beside
+    assert len({metrics["val_loss"] for metrics in alone.values()}) == 4

@@ -1,0 +1,130 @@
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from octnas.nn.conv import OctaveConv2d
+from octnas.nn.supernet import subnet
+from octnas.space import SearchSpace
+from octnas.training.data import DigitImages
+from octnas.training.evaluate import evaluate
+from octnas.training.scoring import Scorer, make_scorer
+from octnas.training.settings import Recipe, SupernetSettings
+from octnas.training.supernet import architecture_sampler, train_supernet
+from tests.training.small import digits
+
+CPU = torch.device("cpu")
+SETTINGS = SupernetSettings(threads=1, recipe=Recipe(epochs=3, batch_size=32))
+
+
+@pytest.fixture(scope="module")
+def trained(digit_space: SearchSpace, few_digits: DigitImages) -> torch.nn.Module:
+    return train_supernet(digit_space, few_digits, SETTINGS, seed=0, device=CPU)[0]
+
+
+def test_sampling_by_macs_is_level_where_uniform_sampling_crowds(digit_space: SearchSpace) -> None:
+    spread = {}
+    for sampling in ("by_macs", "uniform"):
+        sample = architecture_sampler(digit_space, sampling, seed=0)
+        macs = [digit_space.cost(sample()).macs for _ in range(400)]
+        low, high = min(macs), max(macs)
+        counts = np.histogram(macs, bins=4, range=(low, high))[0]
+        spread[sampling] = counts.max() / max(1, counts.min())
+    assert spread["by_macs"] < 2 < spread["uniform"]
+
+
+def test_training_samples_many_architectures(
+    digit_space: SearchSpace, few_digits: DigitImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import octnas.training.supernet as module
+
+    seen: Counter[tuple[float, ...]] = Counter()
+    real = module.activate
+
+    def watch(supernet: torch.nn.Module, alphas: dict[str, float]) -> None:
+        seen[tuple(alphas.values())] += 1
+        real(supernet, alphas)
+
+    monkeypatch.setattr(module, "activate", watch)
+    _, history = train_supernet(digit_space, few_digits, SETTINGS, seed=0, device=CPU)
+    assert sum(seen.values()) == 3 * 10
+    assert len(seen) > 20
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+
+
+def test_the_seed_decides_everything(
+    digit_space: SearchSpace, few_digits: DigitImages, trained: torch.nn.Module
+) -> None:
+    again, _ = train_supernet(digit_space, few_digits, SETTINGS, seed=0, device=CPU)
+    other, _ = train_supernet(digit_space, few_digits, SETTINGS, seed=1, device=CPU)
+    same = [
+        torch.equal(a, b) for a, b in zip(trained.parameters(), again.parameters(), strict=True)
+    ]
+    differ = [
+        torch.equal(a, b) for a, b in zip(trained.parameters(), other.parameters(), strict=True)
+    ]
+    assert all(same)
+    assert not any(differ)
+
+
+def test_a_score_depends_on_the_candidate_alone(
+    digit_space: SearchSpace, few_digits: DigitImages, trained: torch.nn.Module
+) -> None:
+    """Not on what was scored before: statistics are averaged anew each time."""
+    scorer = Scorer(
+        subnet(trained, {}), few_digits, "rank", calibration_batches=2, batch_size=60, device=CPU
+    )
+    half, full = digit_space.uniform(0.5).alphas, digit_space.uniform(1).alphas
+    first, between, again = scorer(half), scorer(full), scorer(half)
+    assert first == again != between
+    assert 0.1 < first["loss"] < 5
+    assert 0 <= first["top1"] <= 1
+
+
+def test_a_score_is_that_of_the_subnet_with_its_own_statistics(
+    digit_space: SearchSpace, few_digits: DigitImages, trained: torch.nn.Module
+) -> None:
+    from octnas.nn.calibration import recalibrate
+
+    half = digit_space.uniform(0.5).alphas
+    scorer = Scorer(
+        subnet(trained, {}), few_digits, "rank", calibration_batches=2, batch_size=60, device=CPU
+    )
+    network = subnet(trained, half)
+    recalibrate(network, [x for x, _ in list(few_digits.batches("train", 60))[:2]])
+    assert scorer(half) == evaluate(network, few_digits.batches("rank", 60), CPU)
+
+
+def test_a_scorer_from_files_gives_the_same_scores(
+    digit_space: SearchSpace, trained: torch.nn.Module, tmp_path: Path
+) -> None:
+    settings = digits(320, 60, 60, 80)
+    save_file(trained.state_dict(), tmp_path / "weights.safetensors")
+    threads = torch.get_num_threads()
+    scores = []
+    for _ in range(2):
+        scorer = make_scorer(
+            digit_space,
+            tmp_path / "weights.safetensors",
+            settings,
+            "read",
+            calibration_batches=2,
+            batch_size=60,
+            device="cpu",
+            threads=1,
+        )
+        scores.append(scorer(digit_space.uniform(0.5).alphas))
+    torch.set_num_threads(threads)
+    assert scores[0] == scores[1]
+
+
+def test_activation_reaches_every_convolution(
+    digit_space: SearchSpace, trained: torch.nn.Module
+) -> None:
+    network = subnet(trained, digit_space.uniform(0.5))
+    convs = [module for module in network.modules() if isinstance(module, OctaveConv2d)]
+    assert len(convs) == len(digit_space.convs)
+    assert all(conv.low_channels == conv.out_channels // 2 for conv in convs)
