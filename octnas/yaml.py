@@ -97,7 +97,7 @@ def parse_yaml(text: str, name: str) -> Document:
         document = Document(name, {})
         if not isinstance(root, yaml.MappingNode):
             raise ConfigError(f"{name}:1: found no settings, allowed: a mapping of sections")
-        _note_lines(root, (), document)
+        _note_lines(root, (), document, ())
         document.values = loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -143,12 +143,17 @@ def parse_override(override: str, document: Document) -> None:
     document.lines[keys] = None
 
 
-def _note_lines(node: yaml.Node, path: Path, document: Document) -> None:
-    """Note where each value stands, and refuse keys that stand twice."""
+def _note_lines(
+    node: yaml.Node, path: Path, document: Document, inside: tuple[yaml.Node, ...]
+) -> None:
+    """Note where each value stands; refuse keys that stand twice and values that hold themselves."""
     document.lines[path] = node.start_mark.line + 1
+    if node in inside:
+        raise ConfigError(f"{document.place(path)}: refers to what it stands in")
+    inside = (*inside, node)
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            _note_lines(item, (*path, index), document)
+            _note_lines(item, (*path, index), document, inside)
     if not isinstance(node, yaml.MappingNode):
         return
     seen: dict[Hashable, int] = {}
@@ -162,5 +167,5 @@ def _note_lines(node: yaml.Node, path: Path, document: Document) -> None:
                 f"first in line {seen[key]}; keep one"
             )
         seen[key] = line
-        _note_lines(value_node, (*path, key), document)
+        _note_lines(value_node, (*path, key), document, inside)
         document.lines[(*path, key)] = line

@@ -9,6 +9,7 @@ FORCED: Mapping[str, str] = MappingProxyType(
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
         # At the end of a run MLflow prints the server's URL, password included.
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }
 )
 

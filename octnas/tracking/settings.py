@@ -13,7 +13,8 @@ class TrackingSettings:
             (``sqlite:////absolute/path/mlflow.db``, ``postgresql://…``). Empty: the environment's
             ``MLFLOW_TRACKING_URI`` if set, else the SQLite file ``mlflow.db`` in the folder that
             holds the run directories (``runs/``), with the artifacts beside it in
-            ``runs/mlartifacts``.
+            ``runs/mlartifacts``. There go the artifacts too if another database is given; a server
+            has a place of its own.
         experiment: the MLflow experiment; empty: named after the experiment file.
     """
 

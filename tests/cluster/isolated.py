@@ -3,9 +3,9 @@
     unshare --net python -m tests.cluster.isolated octnas | plain
 
 The namespace gets one interface besides `lo`, with a default route and nobody behind it; name
-servers are reached that way too. What leaves through it is counted. Prints a JSON object:
+servers are reached that way too. What leaves through it is counted. Writes a JSON object:
 ``control``: packets counted for one that was sent on purpose; ``sent``: packets while Ray started
-and worked; ``listening``: addresses on which it listened; exits with code 77 where no such
+and worked; ``listening``: addresses on which it listened. Exits with code 77 where no such
 interface can be made.
 """
 
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 NOT_POSSIBLE = 77
 OUTSIDE = ("198.51.100.7", 9)  # TEST-NET-2, the discard port
@@ -40,7 +41,7 @@ def ip(*arguments: str) -> None:
 
 
 def packets_sent() -> int:
-    """Packets sent through ``out0``; /sys would show the interfaces of the namespace we are from."""
+    """Packets sent through ``out0``; /sys may still show the namespace that we come from."""
     for line in Path("/proc/net/dev").read_text().splitlines():
         name, _, counters = line.partition(":")
         if name.strip() == "out0":
@@ -91,7 +92,8 @@ def wait_for_usage_reporter() -> None:
     """Wait until Ray's dashboard process has found out, or not, in which cloud it runs."""
     import ray
 
-    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+    node: Any = ray._private.worker._global_node
+    logs = Path(node.get_logs_dir_path())
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if any("Usage reporting is" in log.read_text() for log in logs.glob("dashboard*.log")):
@@ -106,7 +108,7 @@ def main(which: str) -> None:
     try:
         make_interface()
     except (OSError, subprocess.CalledProcessError) as error:
-        print(error, getattr(error, "stderr", ""))
+        sys.stdout.write(f"{error} {getattr(error, 'stderr', '')}")
         sys.exit(NOT_POSSIBLE)
     before = packets_sent()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
@@ -117,7 +119,7 @@ def main(which: str) -> None:
         wait_for_usage_reporter()
         addresses = listening()
     sent = packets_sent() - before - control
-    print(json.dumps({"control": control, "sent": sent, "listening": addresses}))
+    json.dump({"control": control, "sent": sent, "listening": addresses}, sys.stdout)
 
 
 if __name__ == "__main__":

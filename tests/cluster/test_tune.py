@@ -39,12 +39,13 @@ def cluster() -> Iterator[None]:
 class TestSearch:
     def test_same_as_evaluating_directly(self, tmp_path: Path) -> None:
         def make_evaluate() -> Callable[[Metrics], Metrics]:
-            (tmp_path / f"made-{time.monotonic_ns()}").touch()
-            time.sleep(0.5)  # so that both workers are there before the first has done it all
+            (tmp_path / f"made-{os.getpid()}-{time.monotonic_ns()}").touch()
+            while len(list(tmp_path.glob("made-*"))) < 2:
+                time.sleep(0.05)
 
             def evaluate(alphas: Metrics) -> Metrics:
-                (tmp_path / f"evaluated-{alphas['stem']}-{time.monotonic_ns()}").touch()
-                time.sleep(0.02)
+                (tmp_path / f"{alphas['stem']}-{os.getpid()}-{time.monotonic_ns()}").touch()
+                time.sleep(0.1)
                 return {"loss": sum(alphas.values()), "a/b": math.nan, "whole": 3}
 
             return evaluate
@@ -53,16 +54,41 @@ class TestSearch:
         directory = tmp_path / "a run #1 ü%20"
         run_with_tune(driver, make_evaluate, workers=2, directory=directory)
         assert driver.asked == list(range(14))
-        assert driver.most_outstanding <= 2
+        assert driver.most_outstanding == 2
         for job in driver.jobs:
             expected = {"loss": sum(job.alphas.values()), "whole": 3.0, "a/b": math.nan}
             assert driver.told[job.number] == pytest.approx(expected, nan_ok=True, rel=0, abs=0)
-            assert len(list(tmp_path.glob(f"evaluated-{job.alphas['stem']}-*"))) == 1
-        assert 1 <= len(list(tmp_path.glob("made-*"))) <= 2
+            assert len(list(tmp_path.glob(f"{job.alphas['stem']}-*"))) == 1
+        # Both workers stay from batch to batch, and load once.
+        made = [path.name.split("-")[1] for path in tmp_path.glob("made-*")]
+        last = [next(tmp_path.glob(f"{driver.jobs[n].alphas['stem']}-*")) for n in range(10, 14)]
+        assert len(made) == 2
+        assert {path.name.split("-")[1] for path in last} == set(made)
         assert list(directory.iterdir()) == []
 
+    @pytest.mark.slow
+    def test_lost_worker_is_replaced(self, tmp_path: Path) -> None:
+        """Also where evaluations are shorter than a worker takes to start."""
+
+        def make_evaluate() -> Callable[[Metrics], Metrics]:
+            def evaluate(alphas: Metrics) -> Metrics:
+                (tmp_path / str(os.getpid())).touch()
+                while len(list(tmp_path.iterdir())) < 3:  # two workers and Tune's directory
+                    time.sleep(0.05)
+                if alphas["stem"] == 0.0:
+                    raise ValueError
+                time.sleep(0.2)
+                return {"loss": 1.0}
+
+            return evaluate
+
+        driver = Batches(count=60, batch=60)
+        run_with_tune(driver, make_evaluate, workers=2, directory=tmp_path, retries=0)
+        assert driver.told == {0: "ValueError:", **{n: {"loss": 1.0} for n in range(1, 60)}}
+        assert len(list(tmp_path.iterdir())) == 3
+
     def test_failures_are_told(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-        class NotPicklable(Exception):
+        class NotPicklableError(Exception):
             def __init__(self, first: str, second: Callable[[], None]) -> None:
                 super().__init__(first)
 
@@ -72,7 +98,7 @@ class TestSearch:
                 attempt = tmp_path / f"{number}-{time.monotonic_ns()}"
                 attempt.touch()
                 if number == 1:
-                    raise NotPicklable("two\nlines", lambda: None)
+                    raise NotPicklableError("two\nlines", lambda: None)
                 if number == 2 and len(list(tmp_path.glob("2-*"))) == 1:
                     raise RuntimeError("only the first time")
                 if number == 3:
@@ -85,7 +111,7 @@ class TestSearch:
         run_with_tune(driver, make_evaluate, workers=2, directory=tmp_path, retries=1)
         assert driver.told == {
             0: {"loss": 0.0},
-            1: "NotPicklable: two lines",
+            1: "NotPicklableError: two lines",
             2: {"loss": 2.0},
             3: "ActorDiedError: the worker process died (killed, out of memory, or crashed)",
             4: {"loss": 4.0},

@@ -138,7 +138,9 @@ class ReferenceResNet:
         for conv in convs:
             last = conv == convs[-1]
             site = stage if last else f"{name}.{conv}"
-            y = self.norm(self.conv(y, getattr(block, conv), site), block.get_submodule(f"bn{conv[-1]}"))
+            y = self.norm(
+                self.conv(y, getattr(block, conv), site), block.get_submodule(f"bn{conv[-1]}")
+            )
             y = y if last else self.relu(y)
         if block.downsample is None:
             shortcut = resplit(x, self.low(stage, x.high.shape[1] + x.low.shape[1]))

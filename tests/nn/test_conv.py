@@ -106,7 +106,9 @@ def test_equals_four_convolutions(
     ],
     ids=str,
 )
-@pytest.mark.parametrize(("alpha_in", "alpha_out"), [(0, 0.5), (0.5, 0.5), (0.25, 1), (1, 0.5), (1, 1), (0.5, 0)])
+@pytest.mark.parametrize(
+    ("alpha_in", "alpha_out"), [(0, 0.5), (0.5, 0.5), (0.25, 1), (1, 0.5), (1, 1), (0.5, 0)]
+)
 def test_other_convolutions_too(alpha_in: float, alpha_out: float, kwargs: dict[str, Any]) -> None:
     check(make(alpha=alpha_out, **kwargs), features(alpha_in, (13, 9)), pooled=True)
 

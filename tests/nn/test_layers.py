@@ -56,7 +56,10 @@ def test_global_pooling_keeps_channels_in_order(
     [
         (OctaveReLU(), nn.ReLU()),
         (OctaveMaxPool2d(3, 2, 1), nn.MaxPool2d(3, 2, 1)),
-        (OctaveGlobalPool2d(pool_type="avg", flatten=True), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())),
+        (
+            OctaveGlobalPool2d(pool_type="avg", flatten=True),
+            nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        ),
     ],
 )
 def test_plain_tensors_are_torchs_own(ours: nn.Module, torchs: nn.Module) -> None:

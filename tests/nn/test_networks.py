@@ -18,10 +18,15 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], tuple[int, int]]] = {
     "thumbnail": ("thumbnail_resnet", {}, (15, 13)),
     "thumbnail, strided stem": ("thumbnail_resnet", {"stem_stride": 2}, (18, 21)),
     "thumbnail, two blocks": ("thumbnail_resnet", {"layers": (2, 1, 2)}, (8, 8)),
-    "resnet18": ("resnet18", {}, (37, 45)),
-    "resnet18, dilated": ("resnet18", {"output_stride": 8}, (33, 33)),
-    "resnet26": ("resnet26", {}, (33, 40)),
+    "resnet18": ("resnet18", {}, (21, 27)),
+    "resnet18, dilated": ("resnet18", {"output_stride": 8}, (21, 27)),
+    "resnet26": ("resnet26", {}, (23, 20)),
 }
+CASES = [
+    pytest.param(name, seed, marks=[pytest.mark.slow] if seed and name[0] == "r" else [])
+    for name in NETWORKS
+    for seed in range(3)
+]
 VANILLA = {
     "resnet18": ("resnet18", (3, 65, 75)),
     "resnet50": ("resnet50", (3, 64, 64)),
@@ -40,9 +45,8 @@ def random_alphas(model: nn.Module, seed: int) -> dict[str, float]:
     return {site: rng.choice([0.0, 0.0, 0.25, 0.3, 0.5, 0.9, 1.0, 1.0]) for site in sites}
 
 
-@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("stride_mode", ["timm", "paper"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("name", "seed"), CASES)
 def test_logits_and_gradients_are_those_of_the_reference(
     name: str, stride_mode: str, seed: int
 ) -> None:

@@ -91,9 +91,7 @@ def test_sum_in_place_keeps_no_second_copy(low: int) -> None:
     ],
 )
 @pytest.mark.parametrize("in_place", [False, True])
-def test_different_splits_cannot_be_added(
-    left: Features, right: Features, in_place: bool
-) -> None:
+def test_different_splits_cannot_be_added(left: Features, right: Features, in_place: bool) -> None:
     kept = copy.deepcopy(maps(left))
     with pytest.raises(ValueError, match="cannot add feature maps of different splits") as caught:
         if in_place:
@@ -108,7 +106,7 @@ def test_different_splits_cannot_be_added(
 def test_compares_by_identity() -> None:
     """As tensors in a set do; comparing values would ask for the truth of a tensor."""
     a, b = octave(2), octave(2)
-    assert a == a  # noqa: PLR0124
+    assert a == a
     assert a != b
     assert len({a, b}) == 2
 

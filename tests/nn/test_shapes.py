@@ -186,7 +186,12 @@ def cost_of(name: str, size: tuple[int, int, int], _: object, **kwargs: Any) -> 
     ids=str,
 )
 def test_mistakes_are_named(kwargs: dict[str, Any], error: type[Exception], message: str) -> None:
-    given = {"backbone": "thumbnail_resnet", "input_size": (3, 16, 16), "choices": CHOICES, **kwargs}
+    given = {
+        "backbone": "thumbnail_resnet",
+        "input_size": (3, 16, 16),
+        "choices": CHOICES,
+        **kwargs,
+    }
     with pytest.raises(error, match=message) as caught:
         search_space(**given)
     assert "\n" not in str(caught.value)

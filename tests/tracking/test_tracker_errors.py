@@ -1,14 +1,8 @@
-import json
 import os
-import socket
 import sqlite3
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,71 +12,7 @@ from octnas.errors import TrackingError
 from octnas.tracking.settings import TrackingSettings
 from octnas.tracking.tracker import Tracker
 from tests.tracking.conftest import MakeTracker
-
-
-def failure(tracker: Tracker) -> str:
-    """The error of a start, which is one line."""
-    with pytest.raises(TrackingError) as caught:
-        tracker.start("a", "A")
-    # A traceback would show what the message hides.
-    assert caught.value.__cause__ is None
-    assert caught.value.__context__ is None or caught.value.__suppress_context__
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
-
-
-@contextmanager
-def serve(status: int, body: str) -> Iterator[str]:
-    """A server that answers everything alike; its ``host:port``."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body.encode())
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def test_a_dead_server_is_reported_at_once(
-    make_tracker: MakeTracker, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        host = f"127.0.0.1:{free.getsockname()[1]}"
-        started = time.perf_counter()
-        text = failure(make_tracker(uri=f"http://me:pa55word@{host}"))
-    assert time.perf_counter() - started < 5
-    assert text.startswith(f"tracking.uri: http://me:***@{host}: no MLflow server answers")
-    assert "Connection refused" in text
-    assert "tracking.enabled: false" in text
-    assert "".join(capfd.readouterr()) == ""
-
-
-def test_a_server_that_never_answers_is_reported_soon(
-    make_tracker: MakeTracker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connect, "FIRST_ANSWER", 1)
-    with closing(socket.socket()) as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        started = time.perf_counter()
-        text = failure(make_tracker(uri=f"http://127.0.0.1:{silent.getsockname()[1]}"))
-    assert time.perf_counter() - started < 4
-    assert "no MLflow server answers there (timed out)" in text
+from tests.tracking.reading import failure
 
 
 def test_the_environment_is_blamed_for_its_uri(
@@ -91,40 +21,6 @@ def test_the_environment_is_blamed_for_its_uri(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://[bad")
     with pytest.raises(TrackingError, match=r"^MLFLOW_TRACKING_URI: http://\[bad: is not the"):
         make_tracker()
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "expected"),
-    [
-        (401, "You are not authenticated.", "refuses access (HTTP 401: You are not authent"),
-        (403, "Invalid Host header", "refuses access (HTTP 403: Invalid Host header)"),
-        (404, "<html>Not Found</html>", "is no MLflow server (HTTP 404: <html>Not Found</html>)"),
-        (200, "<html>Please log in</html>", "is no MLflow server (HTTP 200: <html>Please log"),
-        (503, "try later", "is no MLflow server (HTTP 503: try later)"),
-    ],
-)
-def test_servers_that_are_of_no_use(
-    make_tracker: MakeTracker, status: int, body: str, expected: str
-) -> None:
-    with serve(status, body) as host:
-        text = failure(make_tracker(uri=f"http://me:pa55word@{host}"))
-    assert expected in text
-    assert "pa55word" not in text
-
-
-def test_a_wrong_password_is_named_as_such(make_tracker: MakeTracker) -> None:
-    with serve(401, "") as host:
-        text = failure(make_tracker(uri=f"http://me:pa55word@{host}"))
-    assert "correct user name and password in the URI, or MLFLOW_TRACKING_USERNAME" in text
-
-
-def test_a_refusal_of_the_server_is_one_line(make_tracker: MakeTracker) -> None:
-    known = json.dumps({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no experiment"})
-    with serve(404, known) as host:  # answers GET like MLflow, but refuses to create anything
-        text = failure(make_tracker(uri=f"http://me:pa55word@{host}"))
-    assert f"tracking.uri: http://me:***@{host}: MLflow: " in text
-    assert "501" in text
-    assert "pa55word" not in text
 
 
 @pytest.mark.parametrize(
@@ -170,6 +66,23 @@ def test_a_missing_driver(make_tracker: MakeTracker, monkeypatch: pytest.MonkeyP
     assert "'psycopg2'" in text
 
 
+@pytest.mark.parametrize(
+    ("problem", "expected"),
+    [(FileExistsError(), "theirs"), (OSError(95, "Operation not supported"), "ours")],
+)
+def test_a_new_database_never_replaces_that_of_another_process(
+    problem: OSError, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hardlink_to(self: Path, target: Path) -> None:
+        raise problem
+
+    monkeypatch.setattr(Path, "hardlink_to", hardlink_to)
+    (tmp_path / "mlflow.db").write_text("theirs")
+    (tmp_path / "new").write_text("ours")
+    connect._publish(tmp_path / "new", tmp_path / "mlflow.db")
+    assert (tmp_path / "mlflow.db").read_text() == expected
+
+
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     runs = tmp_path / "file" / "runs"
@@ -178,7 +91,6 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     assert text.startswith(f"sqlite:///{runs}/mlflow.db: the SQLite file cannot be used: Not a dir")
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and sys.platform != "linux", reason="root may do anything")
 def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
     # /proc refuses root as well.
     folder = Path("/proc/self") if os.geteuid() == 0 else tmp_path
@@ -252,33 +164,3 @@ def test_names_that_mlflow_refuses(make_tracker: MakeTracker) -> None:
     tracker.start("a", "A")
     with pytest.raises(TrackingError, match=r"MLflow: .*must not resolve to other names"):
         tracker.metrics("a", {"../loss": 1.0}, 0)
-
-
-def test_debug_logs_hold_no_password() -> None:
-    code = """
-import logging
-logging.basicConfig(level=logging.DEBUG)
-from pathlib import Path
-from octnas.errors import TrackingError
-from octnas.tracking.settings import TrackingSettings
-from octnas.tracking.tracker import Tracker
-from octnas.tracking.failures import tracking_errors
-settings = TrackingSettings(uri="http://me:pa55%20word@127.0.0.1:9")
-tracker = Tracker(settings, experiment="e", store=Path(), ids_file=Path("ids.json"))
-for _ in range(2):
-    try:
-        tracker.start("a", "A")
-    except TrackingError as error:
-        logging.exception("failed")
-try:
-    with tracking_errors(tracker._store):
-        raise ValueError("http://me:pa55%20word@127.0.0.1:9, that is 'pa55 word' or pa55%20word")
-except TrackingError:
-    logging.exception("failed")
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "no MLflow server answers" in done.stderr
-    assert "that is '***' or ***" in done.stderr
-    assert "ValueError" in done.stderr
-    assert "pa55" not in done.stderr
-    assert done.stdout == ""

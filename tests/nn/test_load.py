@@ -1,0 +1,73 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import octnas
+from octnas import Architecture
+from octnas.errors import ArchitectureError, OctnasError
+from octnas.nn import build
+from octnas.nn.load import ARCHITECTURE_FILE, WEIGHTS_FILE
+from tests.nn.reference import assert_sizeable, images, randomise
+
+ARCHITECTURE = Architecture(
+    "thumbnail_resnet", (3, 16, 16), {"layer1": 0.5}, backbone_args={"num_classes": 4}
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    model = randomise(build(ARCHITECTURE, seed=1))
+    ARCHITECTURE.save(tmp_path / ARCHITECTURE_FILE)
+    save_file(model.state_dict(), tmp_path / WEIGHTS_FILE)
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_an_exported_folder_is_the_network(folder: Path, kind: type) -> None:
+    state = torch.get_rng_state()
+    model = octnas.load(kind(folder))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not model.training
+    x = images(2, 3, 16, 16)
+    expected = randomise(build(ARCHITECTURE, seed=1)).eval()(x)
+    assert_sizeable(expected)
+    assert torch.equal(model(x), expected)
+
+
+@pytest.mark.parametrize("name", [ARCHITECTURE_FILE, WEIGHTS_FILE])
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"\x00" * 64], ids=str)
+def test_broken_files_are_named(folder: Path, name: str, content: bytes | None) -> None:
+    path = folder / name
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(ArchitectureError, match=name) as caught:
+        octnas.load(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cut_file_is_named(folder: Path) -> None:
+    path = folder / WEIGHTS_FILE
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ArchitectureError, match=WEIGHTS_FILE):
+        octnas.load(folder)
+
+
+@pytest.mark.parametrize("change", ["missing", "unexpected", "shape"])
+def test_weights_of_another_network_are_refused(folder: Path, change: str) -> None:
+    state = build(ARCHITECTURE, seed=1).state_dict()
+    if change == "missing":
+        del state["conv1.weight"]
+    else:
+        key = "conv9.weight" if change == "unexpected" else "conv1.weight"
+        state[key] = torch.zeros(2, 2)
+    save_file(state, folder / WEIGHTS_FILE)
+    with pytest.raises(ArchitectureError, match="does not fit the architecture") as caught:
+        octnas.load(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_backbone_is_refused(folder: Path) -> None:
+    Architecture("resnet5O", (3, 16, 16), {}).save(folder / ARCHITECTURE_FILE)
+    with pytest.raises(OctnasError, match="resnet5O"):
+        octnas.load(folder)

@@ -1,0 +1,246 @@
+import math
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
+
+import optuna
+import pytest
+
+from octnas.costs import Budget
+from octnas.errors import SearchError
+from octnas.front import Candidate, Front
+from octnas.levels import CostLevels
+from octnas.search.design import SPREAD, UNIFORM, bounds, initial_design
+from octnas.search.settings import Sampler, SearchSettings
+from octnas.search.study import Driver, Job, open_storage, quiet, run_local
+from octnas.space import SearchSpace
+from tests.search.conftest import loss_of
+
+quiet()
+SETTINGS = SearchSettings(trials=40, batch_size=8, spread=6, population=8)
+
+Make = Callable[..., Driver]
+
+
+@pytest.fixture
+def budget(space: SearchSpace) -> Budget:
+    return Budget("half", space.cost(space.uniform(0.5)).macs)
+
+
+@pytest.fixture
+def make_driver(space: SearchSpace, budget: Budget, tmp_path: Path) -> Make:
+    def make(settings: SearchSettings = SETTINGS, folder: str = "a", seed: int = 0) -> Driver:
+        place = tmp_path / folder
+        place.mkdir(exist_ok=True)
+        levels = CostLevels(space)
+        return Driver(
+            space,
+            settings,
+            storage=open_storage(settings.storage, place / "study.journal"),
+            study_name="study",
+            bounds=bounds([budget]),
+            design=initial_design(space, levels, [budget], settings.spread, seed),
+            seed=seed,
+            log=place / "outcomes.jsonl",
+        )
+
+    return make
+
+
+def table(candidates: list[Candidate]) -> list[tuple[str, int, float, str, int]]:
+    return [(c.id, c.macs, c.loss, c.origin, c.trial) for c in candidates]
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "tpe", "random"])
+def test_a_search_evaluates_every_candidate_once(
+    make_driver: Make, space: SearchSpace, sampler: Sampler
+) -> None:
+    asked: list[str] = []
+
+    def evaluate(alphas: Mapping[str, float]) -> dict[str, float]:
+        asked.append(space.architecture(alphas).id)
+        return loss_of(alphas)
+
+    driver = make_driver(SearchSettings(trials=40, spread=6, population=8, sampler=sampler))
+    run_local(driver, evaluate)
+    candidates = driver.candidates()
+    assert driver.done
+    assert driver.told == 40
+    assert driver.failures() == []
+    assert len(asked) == len(set(asked)) == len(candidates)
+    for candidate in candidates:
+        assert candidate.loss == loss_of(candidate.alphas)["loss"]
+        assert candidate.macs == space.cost(candidate.alphas).macs
+        assert candidate.metrics["rank_top1"] == 1 / candidate.loss
+
+
+def test_the_first_candidates_are_the_design(make_driver: Make, space: SearchSpace) -> None:
+    driver = make_driver()
+    run_local(driver, loss_of)
+    first = driver.candidates()[:9]
+    assert [c.origin for c in first] == [UNIFORM] * 3 + [SPREAD] * 6
+    assert [c.id for c in first[:3]] == [space.uniform(alpha).id for alpha in (0, 0.5, 1)]
+    assert {c.origin for c in driver.candidates()[9:]} == {"nsga2"}
+
+
+def test_the_sampler_goes_where_the_constraint_and_the_loss_lead(
+    make_driver: Make, space: SearchSpace, budget: Budget
+) -> None:
+    settings = SearchSettings(trials=160, batch_size=8, spread=6, population=16)
+    driver, random = (
+        make_driver(settings),
+        make_driver(
+            SearchSettings(trials=160, batch_size=8, spread=6, sampler="random"), folder="random"
+        ),
+    )
+    run_local(driver, loss_of)
+    run_local(random, loss_of)
+    shares, volumes = [], []
+    for found in (driver.candidates(), random.candidates()):
+        late = [candidate for candidate in found if candidate.trial >= 80]
+        shares.append(sum(budget.admits(candidate.macs) for candidate in late) / len(late))
+        inside = [candidate for candidate in found if budget.admits(candidate.macs)]
+        volumes.append(Front.of(inside).hypervolume((budget.max_macs, 30.0)))
+    assert shares[0] > shares[1]
+    assert volumes[0] > volumes[1] > 0
+
+
+def test_the_seed_decides_the_candidates(make_driver: Make) -> None:
+    found = {}
+    for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
+        driver = make_driver(folder=folder, seed=seed)
+        run_local(driver, loss_of)
+        found[folder] = table(driver.candidates())
+    assert found["a"] == found["b"] != found["c"]
+
+
+def test_the_order_of_answers_does_not_matter(make_driver: Make) -> None:
+    """As with several workers: all of a batch is out at once and comes back in any order."""
+    straight, shuffled = make_driver(folder="a"), make_driver(folder="b")
+    run_local(straight, loss_of)
+    while not shuffled.done:
+        out: list[Job] = []
+        while (job := shuffled.ask()) is not None:
+            out.append(job)
+        for job in reversed(out):
+            shuffled.tell(job.number, loss_of(job.alphas))
+    assert table(shuffled.candidates()) == table(straight.candidates())
+
+
+@pytest.mark.parametrize("stop", [0, 1, 7, 8, 13, 30])
+def test_a_broken_off_search_goes_on_to_the_same_end(make_driver: Make, stop: int) -> None:
+    unbroken = make_driver(folder="unbroken")
+    run_local(unbroken, loss_of)
+
+    evaluated: list[int] = []
+
+    class Killed(BaseException):
+        pass
+
+    def evaluate(alphas: Mapping[str, float]) -> dict[str, float]:
+        if len(evaluated) == stop:
+            raise Killed
+        evaluated.append(1)
+        return loss_of(alphas)
+
+    with pytest.raises(Killed):
+        run_local(make_driver(folder="broken"), evaluate)
+    again: list[int] = []
+
+    def count(alphas: Mapping[str, float]) -> dict[str, float]:
+        again.append(1)
+        return loss_of(alphas)
+
+    resumed = make_driver(folder="broken")
+    run_local(resumed, count)
+    assert table(resumed.candidates()) == table(unbroken.candidates())
+    # What was on disk was not evaluated again.
+    assert len(evaluated) + len(again) == len(unbroken.candidates())
+
+
+def test_a_cut_off_line_of_the_log_is_evaluated_again(make_driver: Make, tmp_path: Path) -> None:
+    unbroken = make_driver(folder="unbroken")
+    run_local(unbroken, loss_of)
+    driver = make_driver(folder="cut")
+    jobs = [driver.ask() for _ in range(3)]
+    for job in jobs:
+        assert job is not None
+        driver.tell(job.number, loss_of(job.alphas))
+    log = tmp_path / "cut" / "outcomes.jsonl"
+    log.write_bytes(log.read_bytes()[:-9])
+    resumed = make_driver(folder="cut")
+    run_local(resumed, loss_of)
+    assert table(resumed.candidates()) == table(unbroken.candidates())
+    lines = log.read_text().splitlines()
+    assert len(lines) == len(unbroken.candidates())
+
+
+def test_a_spoilt_line_of_the_log_is_named(make_driver: Make, tmp_path: Path) -> None:
+    run_local(make_driver(folder="spoilt"), loss_of)
+    log = tmp_path / "spoilt" / "outcomes.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join([lines[0], "nonsense\n", *lines[2:]]))
+    with pytest.raises(SearchError, match="line 2 is not an outcome"):
+        make_driver(folder="spoilt")
+
+
+def test_one_failing_candidate_does_not_end_the_search(make_driver: Make) -> None:
+    calls: list[int] = []
+
+    def evaluate(alphas: Mapping[str, float]) -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("out of memory")
+        if len(calls) == 5:
+            return {"loss": math.nan, "top1": 0.0}
+        return loss_of(alphas)
+
+    driver = make_driver()
+    run_local(driver, evaluate)
+    assert driver.done
+    assert sorted(driver.failures()) == ["RuntimeError: out of memory", "the loss is nan"]
+    assert all(math.isfinite(candidate.loss) for candidate in driver.candidates())
+
+
+def test_a_search_in_which_everything_fails_stops(make_driver: Make) -> None:
+    def evaluate(_: Mapping[str, float]) -> dict[str, float]:
+        raise RuntimeError("no images")
+
+    with pytest.raises(SearchError, match=r"every candidate of a batch failed.*no images"):
+        run_local(make_driver(), evaluate)
+
+
+def test_no_trial_is_left_running(make_driver: Make, tmp_path: Path) -> None:
+    driver = make_driver()
+    assert driver.ask() is not None  # and the process dies
+    run_local(make_driver(), loss_of)
+    study = optuna.load_study(
+        study_name="study", storage=open_storage("", tmp_path / "a" / "study.journal")
+    )
+    assert {trial.state for trial in study.trials} == {optuna.trial.TrialState.COMPLETE}
+    assert all(trial.constraints.keys() == {"max_macs", "min_macs"} for trial in study.trials)
+
+
+def test_a_database_url_is_used_and_its_password_kept_out_of_errors(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/study.db", tmp_path / "unused")
+    assert not (tmp_path / "unused").exists()
+    assert storage.get_all_studies() == []
+    for url in ("postgresql://me:hunter2@127.0.0.1:1/db", "nosuch://me:hunter2@host/db"):
+        with pytest.raises(SearchError, match=r"search\.storage") as caught:
+            open_storage(url, tmp_path / "unused")
+        assert "hunter2" not in str(caught.value)
+
+
+def test_a_lower_bound_is_a_constraint_too(space: SearchSpace) -> None:
+    budgets = [Budget("a", 900, 100), Budget("b", 500, 200)]
+    assert bounds(budgets) == (100, 900)
+
+
+def test_the_design_is_spread_over_the_affordable_range(space: SearchSpace, budget: Budget) -> None:
+    levels = CostLevels(space)
+    design = initial_design(space, levels, [budget], 8, seed=0)
+    macs = [space.cost(alphas).macs for origin, alphas in design if origin == SPREAD]
+    edges = [levels.cheapest + (budget.max_macs - levels.cheapest) * step / 8 for step in range(9)]
+    for low, high in pairwise(edges):
+        assert any(low <= found <= high for found in macs)
+    assert len({space.architecture(alphas).id for _, alphas in design}) == len(design)

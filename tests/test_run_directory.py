@@ -1,0 +1,111 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from octnas.errors import RunDirectoryError
+from octnas.run_directory import (
+    MARKER,
+    SCHEMA,
+    RunDirectory,
+    dependents,
+    digest,
+    read_json,
+    write_json,
+    write_text,
+)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> RunDirectory:
+    return RunDirectory(tmp_path / "run")
+
+
+def test_a_file_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "deep" / "file.txt"
+    write_text(path, "first")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_text(path, "second")
+    assert path.read_text() == "first"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_files_are_readable_as_the_umask_says(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text("")
+    write_text(tmp_path / "atomic", "")
+    assert (tmp_path / "atomic").stat().st_mode == plain.stat().st_mode
+
+
+def test_json_round_trip_and_errors(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"α": [1, 2.5, None]})
+    assert read_json(tmp_path / "a.json") == {"α": [1, 2.5, None]}
+    with pytest.raises(RunDirectoryError, match="missing"):
+        read_json(tmp_path / "b.json")
+    (tmp_path / "c.json").write_text('{"a": ')
+    with pytest.raises(RunDirectoryError, match="cannot be read as JSON"):
+        read_json(tmp_path / "c.json")
+
+
+def test_a_stage_is_begun_finished_and_recognised(directory: RunDirectory) -> None:
+    settings = {"supernet.epochs": 3, "supernet.recipe": (1, 2)}
+    assert directory.finished("supernet") is None
+    directory.begin("supernet", settings)
+    assert directory.finished("supernet") is None
+    directory.check("supernet", settings)
+    directory.finish("supernet", settings)
+    assert directory.finished("supernet") is not None
+    directory.check("supernet", settings)
+
+
+@pytest.mark.parametrize("finish", [True, False])
+def test_changed_settings_are_refused_by_name(directory: RunDirectory, finish: bool) -> None:
+    directory.begin("search", {"search.trials": 10, "search.gone": 1, "seed": 0})
+    if finish:
+        directory.finish("search", {"search.trials": 10, "search.gone": 1, "seed": 0})
+    with pytest.raises(RunDirectoryError) as caught:
+        directory.check("search", {"search.trials": 20, "search.new": "x", "seed": 0})
+    message = str(caught.value)
+    assert "search.trials: was 10, now 20" in message
+    assert "search.gone: was 1, now None" in message
+    assert "search.new: was None, now 'x'" in message
+    assert "seed" not in message
+    assert "--fresh search" in message
+
+
+def test_forgetting_a_stage_forgets_what_depends_on_it(directory: RunDirectory) -> None:
+    for stage in ("space", "supernet", "search", "retrain"):
+        directory.finish(stage, {})
+    assert directory.forget("search") == ["search", "retrain", "export", "report"]
+    assert directory.finished("supernet") is not None
+    assert directory.finished("search") is None
+    assert not directory.stage("retrain").exists()
+
+
+def test_dependents_follow_the_order_of_a_run() -> None:
+    assert dependents("retrain") == ["retrain", "export", "report"]
+    assert dependents("report") == ["report"]
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"schema": 99}', "null", "nonsense"])
+def test_a_marker_of_another_kind_is_refused(directory: RunDirectory, text: str) -> None:
+    write_text(directory.stage("space") / MARKER, text)
+    with pytest.raises(RunDirectoryError, match=MARKER):
+        directory.check("space", {})
+
+
+def test_the_marker_is_what_the_format_says(directory: RunDirectory) -> None:
+    directory.finish("space", {"a": 1})
+    document = json.loads((directory.stage("space") / MARKER).read_text())
+    assert document["schema"] == SCHEMA
+    assert document["stage"] == "space"
+    assert document["fingerprint"] == {"a": 1}
+
+
+def test_digests_depend_on_content_alone() -> None:
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 1, "b": 3})

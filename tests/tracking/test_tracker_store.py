@@ -1,0 +1,170 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from octnas.errors import TrackingError
+from octnas.tracking.settings import TrackingSettings
+from octnas.tracking.tracker import Tracker
+from tests.tracking.conftest import MakeTracker
+from tests.tracking.reading import all_runs, assert_nowhere, client, found, python, run_id
+
+
+def test_disabled_does_nothing_and_imports_no_mlflow(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from octnas.tracking.settings import TrackingSettings
+from octnas.tracking.tracker import Tracker
+folder = Path({str(tmp_path)!r})
+settings = TrackingSettings(enabled=False, uri="http://[malformed")
+tracker = Tracker(settings, experiment="e", store=folder, ids_file=folder / "ids.json")
+tracker.start("a", "A", params={{"x": 1}})
+tracker.metrics("a", {{"loss": 1.0}}, 0)
+tracker.batch("unknown", [(0, {{"loss": 1.0}})])
+tracker.artifact("a", folder / "missing")
+tracker.finish("a")
+assert tracker.view_command() == ""
+Tracker(TrackingSettings(), experiment="e", store=folder, ids_file=folder / "ids.json")
+assert "mlflow" not in sys.modules
+"""
+    assert python(code) == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_run_directories_share_an_experiment(make_tracker: MakeTracker, runs: Path) -> None:
+    make_tracker(run="one").start("experiment", "one")
+    make_tracker(run="two").start("experiment", "two")
+    make_tracker(run="three", experiment="mine").start("experiment", "three")
+    assert {run.info.run_name for run in all_runs(runs)} == {"one", "two"}
+    mine = client(runs).get_experiment_by_name("mine")
+    assert found(runs, "experiment", "three").info.experiment_id == mine.experiment_id
+
+
+def test_the_ids_hold_for_one_store_and_experiment(make_tracker: MakeTracker, runs: Path) -> None:
+    make_tracker().start("a", "A")
+    make_tracker().start("b", "B")
+    old = run_id(runs, "a")
+    document = json.loads((runs / "digits" / "tracking.json").read_text())
+    assert document["schema"] == 1
+    assert document["tracking_uri"] == f"sqlite:///{runs}/mlflow.db"
+    assert set(document["runs"]) == {"a", "b"}
+    make_tracker(experiment="another").start("a", "A")
+    assert run_id(runs, "a") != old
+    with pytest.raises(KeyError):
+        make_tracker(experiment="another").metrics("b", {"x": 1.0}, 0)
+    assert [file.name for file in (runs / "digits").iterdir()] == ["tracking.json"]
+
+
+def test_the_environment_names_a_store(
+    make_tracker: MakeTracker, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    database = (runs / "mlflow.db").rename(tmp_path / "elsewhere" / "other.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    tracker = make_tracker()
+    tracker.start("a", "A")
+    assert not (runs / "mlflow.db").exists()
+    assert str(database) in tracker.view_command()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://not-used.invalid")
+    make_tracker(uri=f"sqlite:///{database}").metrics("a", {"x": 1.0}, 0)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"schema": 2, "runs": {}}', '{"schema": 1}', '{"schema": 1, "runs": 0}']
+)
+def test_an_unusable_ids_file(content: str, make_tracker: MakeTracker, runs: Path) -> None:
+    (runs / "digits").mkdir()
+    (runs / "digits" / "tracking.json").write_text(content)
+    with pytest.raises(TrackingError, match=r"tracking\.json: .*remove it"):
+        make_tracker().start("a", "A")
+    assert (runs / "digits" / "tracking.json").read_text() == content
+
+
+def test_creating_the_store_is_quiet_and_leaves_nothing_else(tmp_path: Path) -> None:
+    runs = tmp_path / "ünder #1" / "my runs"
+    code = f"""
+import logging, os, sys, warnings
+logging.basicConfig(level=logging.INFO)  # a program that wants to see much
+warnings.filterwarnings("ignore", "The ``noload`` loader strategy is deprecated")
+from pathlib import Path
+from octnas.tracking.settings import TrackingSettings
+from octnas.tracking.tracker import Tracker
+runs = Path({str(runs)!r})
+tracker = Tracker(TrackingSettings(), experiment="e", store=runs, ids_file=runs / "r" / "ids.json")
+tracker.start("a", "A")
+tracker.artifact("a", Path({__file__!r}))
+tracker.finish("a")
+import mlflow
+assert mlflow.active_run() is None and "MLFLOW_TRACKING_URI" not in os.environ
+assert mlflow.telemetry.get_telemetry_client() is None
+"""
+    assert python(code) == ""
+    assert sorted(entry.name for entry in runs.iterdir()) == ["mlartifacts", "mlflow.db", "r"]
+    [artifact] = (runs / "mlartifacts").rglob("*.py")
+    assert artifact.read_text() == Path(__file__).read_text()
+
+
+def test_no_credentials_in_anything_that_is_written(
+    make_tracker: MakeTracker, runs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tracker = make_tracker()
+    url = "postgresql://me:pa55word@host/db?password=pa55word"
+    params = {"storage": url, "list": [url], "deep": {"uri": url}}
+    tracker.start("a", url, params=params, tags={"url": url})
+    make_tracker().start("a", "A", params={**params, "storage": url + "2"}, tags={"again": url})
+    tracker.finish("a")
+    assert "postgresql://me:***@host" in found(runs, "a").data.params["storage"]
+    assert_nowhere("pa55word", runs)
+    assert "pa55word" not in "".join(capfd.readouterr())
+
+
+def test_the_settings_do_not_show_the_uri() -> None:
+    assert "pa55word" not in repr(TrackingSettings(uri="http://me:pa55word@host"))
+
+
+def test_the_command_that_shows_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def command(folder: str = "runs", uri: str = "") -> str:
+        settings = TrackingSettings(uri=uri)
+        store = tmp_path / folder
+        return Tracker(
+            settings, experiment="e", store=store, ids_file=store / "ids.json"
+        ).view_command()
+
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    quiet = "MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"
+    options = "--port 5000 --workers 1"
+    database = f"sqlite:///{tmp_path}/runs/mlflow.db"
+    assert command() == f"{quiet} mlflow ui --backend-store-uri {database} {options}"
+    assert f"'sqlite:///{tmp_path}/my runs/mlflow.db'" in command("my runs")
+    uri = "postgresql://me:secret@host/db"
+    assert "--backend-store-uri 'postgresql://me:***@host/db'" in command(uri=uri)
+    assert command(uri="https://me:secret@host:5000/x") == "https://me:***@host:5000/x"
+    assert command(uri="databricks") == "databricks"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert f" {Path(sys.executable).with_name('mlflow')} ui " in command()
+
+
+@pytest.mark.slow
+def test_processes_may_create_the_store_at_the_same_time(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from octnas.tracking.settings import TrackingSettings
+from octnas.tracking.tracker import Tracker
+runs, name = Path(sys.argv[1]), sys.argv[2]
+tracker = Tracker(TrackingSettings(), experiment="e", store=runs, ids_file=runs / name / "ids.json")
+tracker.start("a", name)
+tracker.batch("a", [(step, {"x": step}) for step in range(500)])
+tracker.finish("a")
+"""
+    arguments = [sys.executable, "-c", code, str(tmp_path)]
+    processes = [subprocess.Popen([*arguments, f"r{index}"]) for index in range(4)]
+    assert [process.wait() for process in processes] == [0] * 4
+    experiment = client(tmp_path).get_experiment_by_name("e")
+    runs = client(tmp_path).search_runs([experiment.experiment_id])
+    assert {run.info.run_name for run in runs} == {"r0", "r1", "r2", "r3"}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert [file.name for file in tmp_path.glob("*mlflow.db*")] == ["mlflow.db"]
