@@ -1,6 +1,7 @@
 """An experiment file into checked settings, with errors that name file, line and key."""
 
 import difflib
+import json
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -124,7 +125,8 @@ def check_config(document: Document) -> RunConfig:
     if problems:
         raise ConfigError("\n".join(problems))
     try:
-        return _ADAPTER.validate_python(document.values)
+        # Strict, so that true is no number; and as JSON, whose lists may become tuples.
+        return _ADAPTER.validate_json(json.dumps(document.values), strict=True)
     except ValidationError as error:
         lines = [_describe(document, problem) for problem in error.errors()]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
@@ -179,7 +181,7 @@ def _describe(document: Document, problem: Mapping[str, Any]) -> str:
     if problem["type"] in ("missing", "missing_argument"):
         return f"{document.place(tuple(where))}: missing"
     message = problem["msg"][0].lower() + problem["msg"][1:]
-    note = document.note(tuple(where))
+    note = " (only true and false are truth values)" if problem["type"] == "bool_type" else ""
     return f"{document.place(tuple(where))}: found {_show(problem['input'])}, {message}{note}"
 
 

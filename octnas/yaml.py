@@ -41,18 +41,6 @@ class Document:
             return f"--set: {key}"
         return f"{self.name}:{line}: {key}" if key else f"{self.name}:{line}"
 
-    def note(self, path: Path) -> str:
-        """A hint where a value is one that YAML is known for."""
-        value: Any = self.values
-        for part in path:
-            try:
-                value = value[part]
-            except (KeyError, IndexError, TypeError):
-                return ""
-        if isinstance(value, str) and value.lower() in ("on", "off", "yes", "no"):
-            return f" ({value} is text here; write true or false)"
-        return ""
-
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's plain scalars instead of 1.1's."""
@@ -146,7 +134,7 @@ def parse_override(override: str, document: Document) -> None:
 def _note_lines(
     node: yaml.Node, path: Path, document: Document, inside: tuple[yaml.Node, ...]
 ) -> None:
-    """Note where each value stands; refuse keys that stand twice and values that hold themselves."""
+    """Note where each value stands; refuse keys that stand twice, and values inside themselves."""
     document.lines[path] = node.start_mark.line + 1
     if node in inside:
         raise ConfigError(f"{document.place(path)}: refers to what it stands in")

@@ -62,4 +62,4 @@ class Evaluation(tune.Trainable):
 
 def one_line(error: BaseException) -> str:
     """Type and message of an exception without line breaks."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")

@@ -205,7 +205,7 @@ class _Schedule(FIFOScheduler):
             cache.increase_max(trial.placement_group_factory, self._workers)
             self._kept = True
 
-    def xchoose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         controller = tune_controller._tune_controller
         waiting = [trial for trial in controller.get_trials() if trial.status == Trial.PENDING]
         new = (trial for trial in waiting if trial not in controller._trial_to_actor)

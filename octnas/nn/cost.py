@@ -83,7 +83,8 @@ def cost(
     Args:
         model: a timm model's name; or an `Architecture`, which brings everything but, if given,
             the input size.
-        alphas: as `octnas.octavize` takes them; a number means the paper's rule.
+        alphas: as `octnas.octavize` takes them; a number means the paper's rule, an `Architecture`
+            brings its own ``channel_multiple`` and ``stride_mode``.
         input_size: ``(channels, height, width)``; by default what timm states for the model.
         backbone_args: keyword arguments for ``timm.create_model``.
         channel_multiple: low channels are rounded down to a multiple of this.
@@ -98,6 +99,8 @@ def cost(
         alphas, channel_multiple, stride_mode = model, model.channel_multiple, model.stride_mode
         backbone_args, input_size = dict(model.backbone_args), input_size or model.input_size
         model = model.backbone
+    elif isinstance(alphas, Architecture):
+        channel_multiple, stride_mode = alphas.channel_multiple, alphas.stride_mode
     backbone = create_backbone(model, backbone_args or {}, meta=True)
     by_site = resolve_alphas(backbone, alphas)
     space = search_space(

@@ -89,11 +89,11 @@ def octnas_network(
     def build(**overrides: Any) -> nn.Module:
         from octnas.nn.shapes import create_backbone
 
-        model = create_backbone(found.backbone, {**found.backbone_args, **overrides})
+        model = create_backbone(found.backbone, overrides)
         return octavize(model, found)
 
-    in_chans = found.input_size[0]
-    kwargs = {"in_chans": in_chans, **kwargs}
+    # All of them by name, since timm takes what is missing from its own defaults.
+    kwargs = {"in_chans": found.input_size[0], **found.backbone_args, **kwargs}
     model: nn.Module = build_model_with_cfg(
         build, "octnas_network", pretrained, **_default_cfg(kwargs)
     )

@@ -1,7 +1,7 @@
 """Turn a timm ResNet into an octave network, in place, by swapping its leaf modules."""
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
 from timm.layers import SelectAdaptivePool2d
@@ -78,12 +78,17 @@ def octavize(
 
 
 def set_alphas(model: nn.Module, alphas: Mapping[str, float]) -> None:
-    """Set α by site on a model that `octavize` has made; sites that are not named go to 0."""
+    """Set α by site on a model that `octavize` has made; sites that are not named go to 0.
+
+    Raises:
+        ArchitectureError: an unknown site, or α outside [0, 1]; nothing has been changed then.
+    """
+    convs = [module for module in model.modules() if isinstance(module, OctaveConv2d)]
+    check_alphas(alphas, dict.fromkeys(conv.site for conv in convs))
     low_by_site: dict[str, int] = {}
-    for module in model.modules():
-        if isinstance(module, OctaveConv2d):
-            module.set_alpha(alphas.get(module.site, 0.0))
-            low_by_site[module.site] = module.low_channels
+    for conv in convs:
+        conv.set_alpha(alphas.get(conv.site, 0.0))
+        low_by_site[conv.site] = conv.low_channels
     for module in model.modules():
         if isinstance(module, OctaveAlign):
             module.low_channels = low_by_site[module.site]
@@ -93,15 +98,28 @@ def resolve_alphas(model: nn.Module, alphas: Alphas) -> dict[str, float]:
     """α by site for any of the forms that `octavize` takes."""
     names = list(dict.fromkeys(conv.site_out for conv in conv_sites(model)))
     if isinstance(alphas, Architecture):
-        if set(alphas.alphas) - set(names):
-            unknown = ", ".join(sorted(set(alphas.alphas) - set(names)))
-            raise ArchitectureError(f"unknown sites {unknown}; allowed: {', '.join(names)}")
+        check_alphas(alphas.alphas, names)
         return {name: alphas.alphas.get(name, 0.0) for name in names}
     if isinstance(alphas, Mapping):
         return match_sites(alphas, names, default=0.0)
     assert isinstance(model, ResNet)
     last_stage = [name for name, _ in stages(model)][-1]
     return match_sites({"*": float(alphas), "stem*": 0.0, f"{last_stage}*": 0.0}, names)
+
+
+def check_alphas(alphas: Mapping[str, float], names: Collection[str]) -> None:
+    """Refuse α by site that a model with these sites cannot have.
+
+    Raises:
+        ArchitectureError: an unknown site, or α outside [0, 1].
+    """
+    if unknown := sorted(set(alphas) - set(names)):
+        raise ArchitectureError(
+            f"unknown sites {', '.join(unknown)}; allowed: {', '.join(names)}"
+        )
+    for site, alpha in alphas.items():
+        if not 0.0 <= alpha <= 1.0:
+            raise ArchitectureError(f"α of site {site!r}: found {alpha}, allowed: 0 to 1")
 
 
 def match_sites(

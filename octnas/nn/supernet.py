@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from octnas.architecture import Architecture
+from octnas.errors import ArchitectureError
+from octnas.nn.conv import OctaveConv2d
 from octnas.nn.octavize import octavize, set_alphas
 from octnas.nn.shapes import create_backbone
 from octnas.space import SearchSpace
@@ -24,7 +26,8 @@ def build(architecture: Architecture, *, seed: int) -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = create_backbone(architecture.backbone, architecture.backbone_args)
+        args = {"in_chans": architecture.input_size[0], **architecture.backbone_args}
+        model = create_backbone(architecture.backbone, args)
     return octavize(model, architecture)
 
 
@@ -39,9 +42,21 @@ def activate(supernet: nn.Module, architecture: Architecture | Mapping[str, floa
     Args:
         supernet: a model that `octnas.octavize` has made.
         architecture: or α by site; sites that are not named go to 0.
+
+    Raises:
+        ArchitectureError: an unknown site, α outside [0, 1], or an `Architecture` whose
+            ``channel_multiple`` or ``stride_mode`` is not the supernet's; nothing has been
+            changed then.
     """
-    given = architecture.alphas if isinstance(architecture, Architecture) else architecture
-    set_alphas(supernet, given)
+    if not isinstance(architecture, Architecture):
+        set_alphas(supernet, architecture)
+        return
+    conv = next((m for m in supernet.modules() if isinstance(m, OctaveConv2d)), None)
+    for key in ("channel_multiple", "stride_mode"):
+        wanted, found = getattr(architecture, key), getattr(conv, key, None)
+        if wanted != found:
+            raise ArchitectureError(f"{key}: found {wanted!r}, the supernet's is {found!r}")
+    set_alphas(supernet, architecture.alphas)
 
 
 def subnet(supernet: nn.Module, architecture: Architecture | Mapping[str, float]) -> nn.Module:

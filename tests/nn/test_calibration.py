@@ -12,7 +12,7 @@ from octnas.nn.shapes import search_space
 from tests.nn.reference import assert_sizeable, images, randomise
 
 SPACE = search_space("thumbnail_resnet", (3, 16, 16), (0.0, 0.25, 0.5, 1.0))
-BATCHES = [images(8, 3, 16, 16, seed=seed) for seed in range(4)]
+BATCHES = [images(8, 3, 16, 16, seed=seed) + 0.5 for seed in range(4)]
 
 
 def make(alpha: float) -> nn.Module:

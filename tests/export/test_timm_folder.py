@@ -1,0 +1,131 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import octnas
+from octnas.architecture import Architecture
+from octnas.errors import ArchitectureError
+from octnas.export.timm_folder import ExportError, export_timm
+from octnas.nn import build
+
+ARCHITECTURE = Architecture(
+    backbone="thumbnail_resnet",
+    input_size=(1, 16, 16),
+    alphas={"stem": 0.5, "layer1": 0.25, "layer2.0.conv1": 1.0, "layer3": 0.5},
+    backbone_args={"in_chans": 1, "num_classes": 10},
+    stride_mode="paper",
+)
+DATA_CONFIG = {"mean": (0.1,), "std": (0.3,), "crop_pct": 1.0, "interpolation": "bilinear"}
+
+
+def randomised(architecture: Architecture) -> nn.Module:
+    """With batch norms as after training, so that logits are far from zero."""
+    model = build(architecture, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    for name, value in model.state_dict().items():
+        if "bn" in name and value.dtype.is_floating_point:
+            value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("export")
+    save_file(randomised(ARCHITECTURE).state_dict(), path / "weights.safetensors")
+    export_timm(
+        ARCHITECTURE,
+        path / "weights.safetensors",
+        path / "network",
+        num_classes=10,
+        data_config=DATA_CONFIG,
+    )
+    return path / "network"
+
+
+def test_the_folder_holds_three_files(folder: Path) -> None:
+    names = {"config.json", "model.safetensors", "architecture.json"}
+    assert {entry.name for entry in folder.iterdir()} == names
+    assert Architecture.load(folder / "architecture.json") == ARCHITECTURE
+
+
+@torch.inference_mode()
+def test_timm_and_octnas_load_the_source_network(folder: Path) -> None:
+    images = torch.randn(4, 1, 16, 16)
+    expected = randomised(ARCHITECTURE)(images)
+    assert expected.abs().mean() > 1e-2
+    by_timm = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    assert torch.equal(by_timm(images), expected)
+    assert torch.equal(octnas.load(folder)(images), expected)
+
+
+def test_the_config_says_how_images_are_prepared(folder: Path) -> None:
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    config = timm.data.resolve_model_data_config(model)
+    assert config["input_size"] == (1, 16, 16)
+    assert config["mean"] == (0.1,)
+    assert config["std"] == (0.3,)
+    assert config["crop_pct"] == 1.0
+
+
+def test_another_number_of_classes_keeps_the_features(folder: Path) -> None:
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=3)
+    weights = load_file(folder / "model.safetensors")
+    assert model.fc.out_features == 3
+    for name, value in model.state_dict().items():
+        assert name.startswith("fc.") or torch.equal(value, weights[name])
+
+
+def test_a_fresh_process_needs_only_the_import(folder: Path) -> None:
+    program = f"""
+import timm, torch, octnas.nn, sys
+model = timm.create_model("local-dir:{folder}", pretrained=True).eval()
+print(model(torch.ones(1, 1, 16, 16)).detach().abs().max().item() > 1e-3)
+print(sorted({{"optuna", "ray", "mlflow", "pydantic"}} & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\n")[:2] == ["True", "[]"]
+
+
+def test_a_network_that_was_never_trained_is_refused(tmp_path: Path) -> None:
+    weights = {name: value * 0 for name, value in build(ARCHITECTURE, seed=0).state_dict().items()}
+    save_file(weights, tmp_path / "weights.safetensors")
+    with pytest.raises(ExportError, match="all but zero"):
+        export_timm(
+            ARCHITECTURE,
+            tmp_path / "weights.safetensors",
+            tmp_path / "network",
+            num_classes=10,
+            data_config=DATA_CONFIG,
+        )
+
+
+@pytest.mark.parametrize("spoil", ["missing", "cut", "other", "no architecture"])
+def test_spoilt_folders_are_refused_in_one_line(folder: Path, tmp_path: Path, spoil: str) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("architecture.json", "model.safetensors"):
+        (copy / name).write_bytes((folder / name).read_bytes())
+    weights = copy / "model.safetensors"
+    if spoil == "missing":
+        weights.unlink()
+    elif spoil == "cut":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif spoil == "other":
+        document = json.loads((copy / "architecture.json").read_text())
+        document["backbone_args"]["num_classes"] = 7
+        (copy / "architecture.json").write_text(json.dumps(document))
+    else:
+        (copy / "architecture.json").write_text("{}")
+    with pytest.raises(ArchitectureError) as caught:
+        octnas.load(copy)
+    assert str(copy) in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1

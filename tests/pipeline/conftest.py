@@ -1,0 +1,53 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from octnas.pipeline.opening import Run, open_run
+from octnas.pipeline.progress import Quiet
+from octnas.pipeline.stages import run_stages
+
+# The shipped experiment, made tiny: the same path through the program in seconds.
+EXPERIMENT = Path(__file__).parents[2] / "search_spaces" / "digits.yaml"
+TINY = (
+    "name=tiny",
+    "space.backbone_args.channels=[4, 8, 8]",
+    "space.alphas=[0, 0.5, 1]",
+    "data.train_images=256",
+    "data.rank_images=64",
+    "data.read_images=64",
+    "data.val_images=64",
+    "supernet.threads=1",
+    "supernet.recipe.epochs=2",
+    "supernet.recipe.warmup_epochs=0.5",
+    "search.trials=20",
+    "search.spread=4",
+    "search.population=6",
+    "search.calibration_batches=1",
+    "retrain.seeds=[0, 1]",
+    "retrain.workers=1",
+    "retrain.recipe.epochs=2",
+    "retrain.recipe.warmup_epochs=0.5",
+)
+
+Open = Callable[..., Run]
+
+
+def open_tiny(path: Path, *overrides: str, lines: list[str] | None = None, **kwargs: object) -> Run:
+    """The tiny experiment with its run directory in ``path``."""
+    said = [] if lines is None else lines
+    return open_run(
+        EXPERIMENT,
+        overrides=(*TINY, *overrides),
+        run_dir=path / "runs" / "tiny",
+        progress=Quiet(said.append),
+        **kwargs,  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the finished tiny run, for tests that only read it."""
+    path = tmp_path_factory.mktemp("finished")
+    run_stages(open_tiny(path))
+    return path

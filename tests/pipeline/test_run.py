@@ -1,0 +1,196 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+import octnas
+from octnas.config import load_config
+from octnas.errors import BudgetError, ConfigError, RunDirectoryError
+from octnas.front import Front, best_under
+from octnas.pipeline.opening import open_run
+from octnas.pipeline.progress import Quiet
+from octnas.pipeline.records import read_candidates, read_chosen, read_results
+from octnas.pipeline.stages import rewrite_report, run_stages
+from octnas.results import GROWING, SEARCHED, UNIFORM, VANILLA
+from octnas.run_directory import STAGES, read_json
+from tests.pipeline.conftest import open_tiny
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run that a test may spoil."""
+    shutil.copytree(finished, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_every_stage_is_finished(finished: Path) -> None:
+    run = open_tiny(finished)
+    assert all(run.directory.finished(stage) for stage in STAGES)
+
+
+def test_candidates_front_and_choice_fit_together(finished: Path) -> None:
+    run = open_tiny(finished)
+    candidates = read_candidates(run)
+    assert 10 < len(candidates) <= 20
+    assert len({candidate.id for candidate in candidates}) == len(candidates)
+    for candidate in candidates:
+        assert candidate.id == run.space.architecture(candidate.alphas).id
+        assert candidate.macs == run.space.cost(candidate.alphas).macs
+    chosen = read_chosen(run)
+    assert list(chosen) == [budget.name for budget in run.budgets]
+    for budget in run.budgets:
+        best = best_under(candidates, budget)
+        assert best is not None
+        assert chosen[budget.name].id == best.id
+        assert chosen[budget.name].metrics["read_loss"] != best.loss
+        assert best.macs <= budget.max_macs
+    assert len(Front.of(candidates).candidates) > 1
+
+
+def test_every_network_is_retrained_with_every_seed(finished: Path) -> None:
+    run = open_tiny(finished)
+    results = read_results(run)
+    roles = [(result.network.role, result.network.budget) for result in results]
+    names = [budget.name for budget in run.budgets]
+    by_budget = [(role, name) for name in names for role in (SEARCHED, UNIFORM, GROWING)]
+    assert roles == [*by_budget, (VANILLA, "")]
+    for result in results:
+        assert [found.seed for found in result.runs] == [0, 1]
+        assert all(0 <= value <= 1 for value in result.values("val_top1"))
+        assert all(len(found.history) == 2 for found in result.runs)
+    costs = {(r.network.role, r.network.budget): r.network.cost.macs for r in results}
+    for name in names:
+        assert costs[SEARCHED, name] <= costs[UNIFORM, name]
+        assert costs[SEARCHED, name] <= costs[GROWING, name]
+
+
+def test_every_network_is_exported_and_loads(finished: Path) -> None:
+    run = open_tiny(finished)
+    folders = sorted((finished / "runs" / "tiny" / "export").glob("*/"))
+    assert len(folders) == len(read_results(run)) == 7
+    for folder in folders:
+        by_timm = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        images = torch.ones(1, 1, 16, 16)
+        assert torch.equal(by_timm(images), octnas.load(folder)(images))
+
+
+def test_the_report_is_one_page_and_a_table(finished: Path) -> None:
+    folder = finished / "runs" / "tiny" / "report"
+    assert "<html" in (folder / "index.html").read_text()
+    lines = (folder / "networks.csv").read_text().splitlines()
+    assert len(lines) == 1 + 7
+
+
+def test_settings_versions_seeds_and_overrides_are_recorded(finished: Path) -> None:
+    directory = finished / "runs" / "tiny"
+    record = json.loads((directory / "run.json").read_text())
+    assert record["seed"] == 0
+    assert record["retrain_seeds"] == [0, 1]
+    assert "search.trials=20" in record["overrides"]
+    assert record["versions"]["torch"] == torch.__version__.split("+")[0]
+    config = load_config(directory / "config.yaml")
+    assert config.search.trials == 20
+
+
+def test_a_second_run_skips_everything_and_says_why(finished: Path) -> None:
+    lines: list[str] = []
+    run_stages(open_tiny(finished, lines=lines))
+    assert len(lines) == len(STAGES)
+    assert all("skipped, finished 20" in line for line in lines)
+
+
+def test_a_run_directory_can_be_opened_by_itself(finished: Path) -> None:
+    lines: list[str] = []
+    run = open_run(finished / "runs" / "tiny", progress=Quiet(lines.append))
+    run_stages(run)
+    assert all("skipped" in line for line in lines)
+
+
+def test_how_a_result_is_computed_may_change(finished: Path) -> None:
+    open_tiny(finished, "retrain.workers=2", "search.executor=ray", "device=cpu")
+
+
+@pytest.mark.parametrize(
+    ("override", "stage", "key"),
+    [
+        ("space.alphas=[0, 1]", "space", "space.alphas: was [0.0, 0.5, 1.0], now [0.0, 1.0]"),
+        ("data.seed=5", "space", "data.seed: was 0, now 5"),
+        ("supernet.recipe.lr=0.2", "supernet", "supernet.recipe.lr: was 0.1, now 0.2"),
+        ("seed=1", "supernet", "seed: was 0, now 1"),
+        ("search.trials=21", "search", "search.trials: was 20, now 21"),
+        ("retrain.seeds=[0]", "retrain", "retrain.seeds: was [0, 1], now [0]"),
+    ],
+)
+def test_an_edited_setting_never_returns_stale_results(
+    finished: Path, override: str, stage: str, key: str
+) -> None:
+    with pytest.raises(RunDirectoryError) as caught:
+        open_tiny(finished, override)
+    assert key in str(caught.value)
+    assert f"--fresh {stage}" in str(caught.value)
+
+
+def test_fresh_redoes_a_stage_and_what_depends_on_it(copied: Path) -> None:
+    before = read_json(copied / "runs" / "tiny" / "supernet" / "stage.json")
+    lines: list[str] = []
+    run = open_tiny(copied, "retrain.seeds=[3]", lines=lines, fresh="retrain")
+    run_stages(run)
+    assert [found.seed for found in read_results(run)[0].runs] == [3]
+    assert lines[0] == "--fresh retrain: removed the results of retrain, export, report"
+    assert sum("skipped" in line for line in lines) == 3
+    assert read_json(copied / "runs" / "tiny" / "supernet" / "stage.json") == before
+
+
+def test_fresh_of_a_later_stage_does_not_hide_an_earlier_change(copied: Path) -> None:
+    with pytest.raises(RunDirectoryError, match=r"supernet\.recipe\.lr"):
+        open_tiny(copied, "supernet.recipe.lr=0.2", fresh="retrain")
+    assert (copied / "runs" / "tiny" / "retrain" / "results.json").exists()
+    with pytest.raises(ConfigError, match="found 'all', allowed: space, supernet"):
+        open_tiny(copied, fresh="all")
+
+
+def test_the_same_seed_gives_the_same_candidates_and_front(finished: Path, tmp_path: Path) -> None:
+    run = open_tiny(tmp_path)
+    run_stages(run, ("supernet", "search"))
+    assert read_candidates(run) == read_candidates(open_tiny(finished))
+    assert read_chosen(run) == read_chosen(open_tiny(finished))
+
+
+def test_stages_alone_and_a_report_without_retraining(tmp_path: Path) -> None:
+    lines: list[str] = []
+    run = open_tiny(tmp_path, lines=lines)
+    with pytest.raises(RunDirectoryError, match="search builds on supernet, which is not finished"):
+        run_stages(run, ("search",))
+    with pytest.raises(RunDirectoryError, match="the report builds on search"):
+        rewrite_report(run)
+    run_stages(run, ("supernet",))
+    run_stages(run, ("search",))
+    rewrite_report(run)
+    report = tmp_path / "runs" / "tiny" / "report"
+    assert (report / "index.html").exists()
+    assert not (report / "networks.csv").exists()
+    assert run.directory.finished("report") is None
+
+
+def test_a_budget_that_cannot_be_met_is_refused_before_training(tmp_path: Path) -> None:
+    run = open_tiny(tmp_path, "space.budgets=[{macs: 1000}]")
+    with pytest.raises(BudgetError, match=r"1,000 MACs is below the cheapest architecture.*[\d,]+"):
+        run_stages(run)
+    assert not (tmp_path / "runs" / "tiny" / "supernet").exists()
+    # Mended, the same directory goes on; what was traced does not depend on the budget.
+    with pytest.raises(RunDirectoryError, match=r"space\.budgets"):
+        open_tiny(tmp_path)
+
+
+def test_a_number_of_classes_that_the_data_has_not(tmp_path: Path) -> None:
+    run = open_tiny(tmp_path, "space.backbone_args.num_classes=7")
+    with pytest.raises(ConfigError, match="found 7, but the data has 10 classes"):
+        run_stages(run)
+
+
+def test_a_directory_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match="is not a run directory"):
+        open_run(tmp_path, progress=Quiet())

@@ -1,0 +1,92 @@
+"""What a run leaves in MLflow."""
+
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run as MlflowRun
+
+from octnas.pipeline.records import read_candidates, read_results
+from octnas.pipeline.stages import run_stages
+from tests.pipeline.conftest import open_tiny
+
+
+def runs_of(path: Path) -> dict[str, MlflowRun]:
+    client = MlflowClient(f"sqlite:///{path}/runs/mlflow.db")
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id], max_results=1000)
+    assert len({run.info.run_name for run in found}) == len(found)
+    return {str(run.info.run_name): run for run in found}
+
+
+def artifacts(path: Path, run: MlflowRun, folder: str = "") -> set[str]:
+    client = MlflowClient(f"sqlite:///{path}/runs/mlflow.db")
+    return {entry.path for entry in client.list_artifacts(run.info.run_id, folder or None)}
+
+
+@pytest.fixture(scope="module")
+def runs(finished: Path) -> dict[str, MlflowRun]:
+    return runs_of(finished)
+
+
+def test_one_parent_and_a_child_for_each_part(finished: Path, runs: dict[str, MlflowRun]) -> None:
+    networks = {result.network.name for result in read_results(open_tiny(finished))}
+    assert set(runs) == {"tiny", "supernet", "search"} | networks
+    parent = runs["tiny"].info.run_id
+    for name, run in runs.items():
+        assert run.info.status == "FINISHED"
+        expected = None if name == "tiny" else parent
+        assert run.data.tags.get("mlflow.parentRunId") == expected
+
+
+def test_parameters(runs: dict[str, MlflowRun]) -> None:
+    assert runs["tiny"].data.params["space.backbone"] == "thumbnail_resnet"
+    assert runs["tiny"].data.params["seed"] == "0"
+    assert runs["supernet"].data.params["supernet.recipe.epochs"] == "2"
+    assert runs["search"].data.params["search.trials"] == "20"
+    assert int(runs["vanilla"].data.params["macs"]) > 0
+
+
+def test_metrics_over_time(finished: Path, runs: dict[str, MlflowRun]) -> None:
+    client = MlflowClient(f"sqlite:///{finished}/runs/mlflow.db")
+    losses = client.get_metric_history(runs["supernet"].info.run_id, "train_loss")
+    assert [entry.step for entry in losses] == [1, 2]
+    macs = client.get_metric_history(runs["search"].info.run_id, "macs")
+    candidates = read_candidates(open_tiny(finished))
+    assert len(macs) == 20
+    assert {int(entry.value) for entry in macs} == {candidate.macs for candidate in candidates}
+    for seed in (0, 1):
+        curve = client.get_metric_history(runs["vanilla"].info.run_id, f"seed_{seed}/train_loss")
+        assert [entry.step for entry in curve] == [1, 2]
+
+
+def test_results_of_retrained_networks(finished: Path, runs: dict[str, MlflowRun]) -> None:
+    for result in read_results(open_tiny(finished)):
+        metrics = runs[result.network.name].data.metrics
+        assert metrics["val_top1"] == pytest.approx(result.mean("val_top1"))
+        assert metrics["val_top1_std"] == pytest.approx(result.std("val_top1"))
+
+
+def test_artifacts(finished: Path, runs: dict[str, MlflowRun]) -> None:
+    assert {"config.yaml", "run.json", "space.json", "report"} <= artifacts(finished, runs["tiny"])
+    assert "report/index.html" in artifacts(finished, runs["tiny"], "report")
+    assert {"candidates.json", "chosen.json"} <= artifacts(finished, runs["search"])
+    assert "weights.safetensors" in artifacts(finished, runs["supernet"])
+    (folder,) = artifacts(finished, runs["vanilla"], "model")
+    assert f"{folder}/model.safetensors" in artifacts(finished, runs["vanilla"], folder)
+
+
+def test_a_second_run_adds_nothing(finished: Path, runs: dict[str, MlflowRun]) -> None:
+    run_stages(open_tiny(finished))
+    again = runs_of(finished)
+    assert {name: run.info.run_id for name, run in again.items()} == {
+        name: run.info.run_id for name, run in runs.items()
+    }
+
+
+def test_tracking_can_be_off(tmp_path: Path) -> None:
+    run = open_tiny(tmp_path, "tracking.enabled=false")
+    run_stages(run, ("supernet",))
+    assert run.tracker.view_command() == ""
+    assert [entry.name for entry in (tmp_path / "runs").iterdir()] == ["tiny"]

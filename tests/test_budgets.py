@@ -1,0 +1,92 @@
+import pytest
+
+from octnas.baselines import baseline, searched
+from octnas.budgets import BudgetSettings, check_budgets
+from octnas.costs import Budget
+from octnas.errors import BudgetError, SettingError
+from octnas.nn.shapes import search_space
+from octnas.results import GROWING, UNIFORM, VANILLA
+from octnas.space import SearchSpace
+
+
+@pytest.fixture(scope="module")
+def resnet50() -> SearchSpace:
+    return search_space("resnet50", (3, 224, 224), (0, 0.125, 0.25, 0.5, 0.75))
+
+
+def test_budgets_in_macs(resnet50: SearchSpace) -> None:
+    uniform = BudgetSettings(uniform=0.5).resolve(resnet50)
+    assert round(uniform.max_macs / 1e9, 3) == 2.367
+    assert (uniform.uniform, uniform.name) == (0.5, "uniform α 0.5")
+    share = BudgetSettings(share=0.65, min_share=0.5).resolve(resnet50)
+    assert share.max_macs == int(0.65 * resnet50.vanilla_macs)
+    assert share.min_macs == round(0.5 * resnet50.vanilla_macs)
+    macs, flops = (BudgetSettings(**{key: 3e9}).resolve(resnet50) for key in ("macs", "flops"))
+    assert macs == flops == Budget("3000 M MACs", 3_000_000_000)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"uniform": 0.5, "share": 0.5}, {"uniform": 1.5}, {"macs": 0}, {"share": -1}],
+)
+def test_budgets_that_make_no_sense(given: dict[str, float]) -> None:
+    with pytest.raises(SettingError):
+        BudgetSettings(**given)
+
+
+def test_budgets_that_cannot_be_met_name_both_figures() -> None:
+    with pytest.raises(BudgetError, match=r"tiny: 90 MACs is below the cheapest .* 100 MACs"):
+        check_budgets([Budget("tiny", 90)], 100, 200)
+    with pytest.raises(BudgetError, match=r"big: at least 201 MACs is above the dearest .* 200"):
+        check_budgets([Budget("big", 300, 201)], 100, 200)
+    with pytest.raises(BudgetError, match="lower bound 180 is above its upper bound 150"):
+        check_budgets([Budget("turned", 150, 180)], 100, 200)
+    check_budgets([Budget("exact", 100, 100)], 100, 200)
+
+
+def test_the_uniform_baseline_is_the_network_of_the_budget(resnet50: SearchSpace) -> None:
+    budget = BudgetSettings(uniform=0.25).resolve(resnet50)
+    found = baseline(resnet50, UNIFORM, budget, 0)
+    assert found.architecture == resnet50.uniform(0.25)
+    assert found.cost.macs == budget.max_macs
+    assert found.budget == budget.name
+
+
+def test_a_uniform_baseline_of_any_budget_is_close_to_it(resnet50: SearchSpace) -> None:
+    budget = BudgetSettings(share=0.7).resolve(resnet50)
+    found = baseline(resnet50, UNIFORM, budget, 0)
+    alphas = {found.architecture.alphas[site.name] for site in resnet50.searchable}
+    # One α; it is realised by whole channels, 1/64 apart at the narrowest site.
+    assert max(alphas) - min(alphas) <= 1 / 64
+    assert found.cost.macs == pytest.approx(budget.max_macs, rel=0.01)
+
+
+@pytest.mark.parametrize("alpha", [0.25, 0.5])
+def test_the_growing_baseline_grows_with_depth_at_the_same_macs(
+    resnet50: SearchSpace, alpha: float
+) -> None:
+    budget = BudgetSettings(uniform=alpha).resolve(resnet50)
+    found = baseline(resnet50, GROWING, budget, budget.max_macs)
+    by_depth = sorted(resnet50.searchable, key=lambda site: site.depth)
+    alphas = [found.architecture.alphas[site.name] for site in by_depth]
+    assert alphas == sorted(alphas)
+    assert alphas[0] < alphas[-1]
+    assert all(a in site.choices for a, site in zip(alphas, by_depth, strict=True))
+    assert budget.max_macs <= found.cost.macs <= 1.02 * budget.max_macs
+
+
+def test_baselines_cost_no_less_than_what_they_are_held_against(resnet50: SearchSpace) -> None:
+    budget = BudgetSettings(share=0.7).resolve(resnet50)
+    for role in (UNIFORM, GROWING):
+        for at_least in (budget.max_macs, round(0.99 * budget.max_macs)):
+            assert baseline(resnet50, role, budget, at_least).cost.macs >= at_least
+
+
+def test_vanilla_and_searched(resnet50: SearchSpace) -> None:
+    budget = BudgetSettings(uniform=0.5).resolve(resnet50)
+    vanilla = baseline(resnet50, VANILLA, budget, 0)
+    assert vanilla.cost.macs == resnet50.vanilla_macs
+    assert vanilla.budget == ""
+    found = searched(resnet50, budget, resnet50.uniform(0.75))
+    assert found.cost == resnet50.cost(resnet50.uniform(0.75))
+    assert found.slug == "searched-uniform-0.5"

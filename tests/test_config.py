@@ -1,0 +1,173 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from octnas.config import SCHEMA, load_config, resolved
+from octnas.errors import ConfigError
+from octnas.shipped import shipped_experiments
+from octnas.training.settings import DigitsSettings, FolderSettings
+
+MINIMAL = """\
+schema: 1
+name: mini
+space:
+  backbone: thumbnail_resnet
+  input_size: [1, 16, 16]
+  alphas: [0, 0.5]
+  budgets:
+    - uniform: 0.5
+data:
+  source: digits
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "e.yaml"
+    path.write_text(text)
+    return path
+
+
+def problem(tmp_path: Path, text: str, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, text), overrides)
+    return str(caught.value).replace(f"{tmp_path}/", "")
+
+
+@pytest.mark.parametrize("path", shipped_experiments(), ids=lambda path: path.name)
+def test_shipped_experiments_are_complete(path: Path) -> None:
+    """Every setting stands in the file, so that a reader sees what there is to change."""
+    config = load_config(path)
+    given = yaml.safe_load(path.read_text())
+    for section, settings in resolved(config).items():
+        if isinstance(settings, dict):
+            assert set(given[section]) == set(settings)
+            if "recipe" in settings:
+                assert set(given[section]["recipe"]) == set(settings["recipe"])
+        else:
+            assert section in given
+
+
+def test_defaults_are_filled_in(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, MINIMAL))
+    assert isinstance(config.data, DigitsSettings)
+    assert config.retrain.seeds == (0, 1, 2)
+    assert config.search.executor == "local"
+    assert config.space.fixed is None
+
+
+def test_resolved_settings_read_back_as_they_were(tmp_path: Path) -> None:
+    for path in (*shipped_experiments(), write(tmp_path, MINIMAL)):
+        config = load_config(path)
+        again = tmp_path / "resolved.yaml"
+        again.write_text(yaml.safe_dump(resolved(config), allow_unicode=True))
+        assert load_config(again) == config
+
+
+def test_overrides_win(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    config = load_config(
+        path, ["supernet.recipe.lr=1e-3", "retrain.seeds=[7]", "space.budgets.0.uniform=0.25"]
+    )
+    assert config.supernet.recipe.lr == 0.001
+    assert config.retrain.seeds == (7,)
+    assert config.space.budgets[0].uniform == 0.25
+    folder = load_config(path, ["data={source: folder, root: /x}"]).data
+    assert isinstance(folder, FolderSettings)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("name: mini", "nam: mini", "e.yaml:2: nam: unknown key; did you mean 'name'?"),
+        (
+            "  alphas:",
+            "  alpha:",
+            "e.yaml:6: space.alpha: unknown key; did you mean 'alphas'?",
+        ),
+        ("name: mini", "qqq: 1", "e.yaml:2: qqq: unknown key; allowed: schema, name, space"),
+        ("    - uniform: 0.5", "    - unform: 0.5", "e.yaml:8: space.budgets.0.unform: unknown"),
+        ("name: mini\n", "", "e.yaml:1: name: missing"),
+        ("schema: 1", "schema: 2", f"e.yaml:1: schema: found 2, input should be {SCHEMA}"),
+        ("name: mini", "name: ../up", "e.yaml:2: name: found '../up'"),
+        ("name: mini", "name: 5", "e.yaml:2: name: found 5, input should be a valid string"),
+        ("  source: digits", "  source: cats", "e.yaml:9: data: found "),
+        ("  source: digits", "  paddig: 1\n  source: digits", "e.yaml:10: data.paddig: unknown"),
+        (
+            "  source: digits",
+            "  source: digits\n  padding: 99",
+            "e.yaml:11: data.padding: found 99",
+        ),
+        (
+            "  source: digits",
+            "  source: digits\n  padding: x",
+            "e.yaml:11: data.padding: found 'x'",
+        ),
+        ("[0, 0.5]", "[0, 1.5]", "e.yaml:6: space.alphas: found [0.0, 1.5], allowed: one or more"),
+        ("[0, 0.5]", "0.5", "e.yaml:6: space.alphas: found 0.5, input should be a valid array"),
+        ("    - uniform: 0.5", "    - {uniform: 0.5, macs: 3}", "e.yaml:8: space.budgets.0: found"),
+        ("    - uniform: 0.5", "    - uniform: 2", "e.yaml:8: space.budgets.0.uniform: found 2.0"),
+    ],
+)
+def test_mistakes_name_file_line_key_found_and_allowed(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    assert old in MINIMAL
+    found = problem(tmp_path, MINIMAL.replace(old, new, 1))
+    assert found.startswith(message)
+    assert len(found.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("supernet: {recipe: {epochs: 0}}", "supernet.recipe.epochs: found 0, allowed: 1 or more"),
+        ("supernet: {recipe: {lr: fast}}", "supernet.recipe.lr: found 'fast', input should be"),
+        (
+            "supernet: {sampling: macs}",
+            "supernet.sampling: found 'macs', input should be 'by_macs'",
+        ),
+        (
+            "tracking: {enabled: off}",
+            "tracking.enabled: found 'off', input should be a valid boolean (only true and false",
+        ),
+        ("search: {executor: slurm}", "search.executor: found 'slurm', input should be 'local'"),
+        ("retrain: {seeds: [1, 1]}", "retrain.seeds: found [1, 1], allowed: distinct seeds"),
+        (
+            "retrain: {workers: true}",
+            "retrain.workers: found True, input should be a valid integer",
+        ),
+        ("seed: 1.5", "seed: found 1.5, input should be a valid integer"),
+        ("seed: -1", "seed: found -1, allowed: 0 to 2147483647"),
+        ("search: null", "search: found None"),
+    ],
+)
+def test_mistakes_in_other_sections(tmp_path: Path, section: str, message: str) -> None:
+    found = problem(tmp_path, MINIMAL + section + "\n")
+    assert found.startswith(f"e.yaml:11: {message}")
+    assert len(found.splitlines()) == 1
+
+
+def test_every_mistake_is_shown_at_once(tmp_path: Path) -> None:
+    text = MINIMAL + "supernet: {recipe: {epochs: 0}}\nseed: x\n"
+    assert len(problem(tmp_path, text).splitlines()) == 2
+    text = MINIMAL + "supernt: {}\nsede: 1\n"
+    assert len(problem(tmp_path, text).splitlines()) == 2
+
+
+def test_a_mistake_in_an_override_says_so(tmp_path: Path) -> None:
+    assert problem(tmp_path, MINIMAL, "seed=x").startswith("--set: seed: found 'x'")
+    assert problem(tmp_path, MINIMAL, "sed=1").startswith("--set: sed: unknown key; did you mean")
+
+
+def test_numbers_in_yamls_own_writing(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, MINIMAL + "supernet: {recipe: {weight_decay: 1e-4}}\n"))
+    assert config.supernet.recipe.weight_decay == 1e-4
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "missing.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "binary.yaml")
