@@ -114,9 +114,7 @@ def check_alphas(alphas: Mapping[str, float], names: Collection[str]) -> None:
         ArchitectureError: an unknown site, or α outside [0, 1].
     """
     if unknown := sorted(set(alphas) - set(names)):
-        raise ArchitectureError(
-            f"unknown sites {', '.join(unknown)}; allowed: {', '.join(names)}"
-        )
+        raise ArchitectureError(f"unknown sites {', '.join(unknown)}; allowed: {', '.join(names)}")
     for site, alpha in alphas.items():
         if not 0.0 <= alpha <= 1.0:
             raise ArchitectureError(f"α of site {site!r}: found {alpha}, allowed: 0 to 1")

@@ -69,8 +69,8 @@ def test_the_config_says_how_images_are_prepared(folder: Path) -> None:
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     config = timm.data.resolve_model_data_config(model)
     assert config["input_size"] == (1, 16, 16)
-    assert config["mean"] == (0.1,)
-    assert config["std"] == (0.3,)
+    assert tuple(config["mean"]) == (0.1,)
+    assert tuple(config["std"]) == (0.3,)
     assert config["crop_pct"] == 1.0
 
 

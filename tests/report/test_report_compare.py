@@ -1,9 +1,8 @@
 from collections.abc import Callable
 from math import sqrt
-from statistics import variance
 
 import pytest
-from scipy.stats import t
+from scipy.stats import t, ttest_ind
 
 from octnas.report.compare import Verdict, compare
 from octnas.results import Retrained
@@ -22,11 +21,15 @@ def test_interval_of_equal_spreads_is_the_formula(make_retrained: Make) -> None:
 
 def test_interval_of_unequal_spreads_is_welchs(make_retrained: Make) -> None:
     first, second = (0.80, 0.81, 0.84, 0.79), (0.70, 0.78, 0.74)
-    squares = [variance(values) / len(values) for values in (first, second)]
-    freedom = sum(squares) ** 2 / (squares[0] ** 2 / 3 + squares[1] ** 2 / 2)
+    expected = ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
     found = compare(make_retrained("searched", first), make_retrained("uniform", second))
-    expected = 100 * t.ppf(0.975, freedom) * sqrt(sum(squares))
-    assert found.half_width == pytest.approx(expected)
+    assert found.half_width == pytest.approx(100 * (expected.high - expected.low) / 2)
+
+
+def test_one_side_without_spread(make_retrained: Make) -> None:
+    found = compare(make_retrained("searched", (0.8, 0.8)), make_retrained("uniform", (0.6, 0.62)))
+    # One degree of freedom remains, and the spread of one side.
+    assert found.half_width == pytest.approx(100 * t.ppf(0.975, 1) * 0.01)
 
 
 @pytest.mark.parametrize(

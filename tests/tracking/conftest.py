@@ -11,18 +11,6 @@ from octnas.tracking.tracker import Tracker
 MakeTracker = Callable[..., Tracker]
 
 
-# MLflow's own models use a loader strategy that SQLAlchemy 2.1 deprecates; raised once, when
-# mlflow.store.tracking.sqlalchemy_store is imported.
-WARNINGS = ("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning",)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            for line in WARNINGS:
-                item.add_marker(pytest.mark.filterwarnings(line))
-
-
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the tester's own MLflow settings; and what octnas sets is undone."""
