@@ -128,7 +128,8 @@ def parse_override(override: str, document: Document) -> None:
         raise ConfigError(f"--set: {dotted}: {keys[-1]!r} is not a key of a section") from None
     for path in [path for path in document.lines if path[: len(keys)] == keys]:
         del document.lines[path]
-    document.lines[keys] = None
+    for length in range(1, len(keys) + 1):
+        document.lines.setdefault(keys[:length], None)
 
 
 def _note_lines(

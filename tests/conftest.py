@@ -1,14 +1,21 @@
 """What the tests share: reproducible hypothesis runs, and small search spaces without torch."""
 
 import itertools
+import os
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
 from octnas.costs import ConvShape
 from octnas.space import SearchSpace, Site
+
+# The networks of the tests are too small for several threads, which wait for each other longer
+# than they work when the machine is busy. Set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("octnas", deadline=None, derandomize=True, database=None)
 settings.load_profile("octnas")
@@ -32,7 +39,7 @@ def hand_made_space(sites: list[Site], convs: list[ConvShape], other_macs: int =
 
 @st.composite
 def search_spaces(draw: st.DrawFn, max_sites: int = 5) -> SearchSpace:
-    """Spaces of up to ``max_sites`` sites tied by convolutions in any pattern, odd maps included."""
+    """Spaces of up to ``max_sites`` sites, tied in any pattern by convolutions on any maps."""
     sites = [draw(site(f"site{index}")) for index in range(draw(st.integers(1, max_sites)))]
     names = [site.name for site in sites]
     ends = st.tuples(st.sampled_from([None, *names]), st.sampled_from(names))
@@ -109,3 +116,14 @@ def all_architectures(space: SearchSpace) -> Iterator[dict[str, float]]:
     names = [site.name for site in space.sites]
     for shares in itertools.product(*(site.choices for site in space.sites)):
         yield dict(zip(names, shares, strict=True))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the finished tiny run, for tests that only read it."""
+    from octnas.pipeline.stages import run_stages
+    from tests.pipeline.tiny import open_tiny
+
+    path = tmp_path_factory.mktemp("finished")
+    run_stages(open_tiny(path))
+    return path

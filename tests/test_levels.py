@@ -128,6 +128,20 @@ def test_draws_stay_inside_the_bounds(name: str, max_levels: int) -> None:
         assert len(set(drawn)) > 3
 
 
+@given(search_spaces(), st.integers(0, 5000), st.integers(0, 5000), st.integers(0, 9))
+def test_draws_from_any_space_stay_inside_the_bounds(
+    space: SearchSpace, low: int, high: int, seed: int
+) -> None:
+    levels, rng = CostLevels(space, EXACT), np.random.default_rng(seed)
+    if not any(low <= macs <= high for macs in brute_force(space)):
+        with pytest.raises(BudgetError):
+            levels.sample(rng, low, high)
+        return
+    alphas = levels.sample(rng, low, high)
+    assert low <= space.cost(alphas).macs <= high
+    assert all(alphas[site.name] in site.choices for site in space.sites)
+
+
 def test_a_single_cost_can_be_asked_for() -> None:
     space = SPACES["thumbnail"]
     levels, rng = CostLevels(space), np.random.default_rng(0)

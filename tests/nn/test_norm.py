@@ -26,9 +26,8 @@ def make(kind: str = "default") -> OctaveBatchNorm2d:
 
 def twins(norm: nn.BatchNorm2d, low: int, kind: str = "default") -> list[nn.BatchNorm2d]:
     """torch's batch norms of the high and of the low channels; one alone if none is high."""
-    parts = [part for part in (slice(CHANNELS - low), slice(CHANNELS - low, None))]
     made = []
-    for part in parts:
+    for part in (slice(CHANNELS - low), slice(CHANNELS - low, None)):
         twin = nn.BatchNorm2d(len(range(CHANNELS)[part]), **KINDS[kind]).double()
         state = {key: v[part] if v.dim() else v for key, v in norm.state_dict().items()}
         twin.load_state_dict(state)

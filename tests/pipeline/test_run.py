@@ -16,7 +16,7 @@ from octnas.pipeline.records import read_candidates, read_chosen, read_results
 from octnas.pipeline.stages import rewrite_report, run_stages
 from octnas.results import GROWING, SEARCHED, UNIFORM, VANILLA
 from octnas.run_directory import STAGES, read_json
-from tests.pipeline.conftest import open_tiny
+from tests.pipeline.tiny import open_tiny
 
 
 @pytest.fixture

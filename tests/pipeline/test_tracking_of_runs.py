@@ -8,7 +8,7 @@ from mlflow.entities import Run as MlflowRun
 
 from octnas.pipeline.records import read_candidates, read_results
 from octnas.pipeline.stages import run_stages
-from tests.pipeline.conftest import open_tiny
+from tests.pipeline.tiny import open_tiny
 
 
 def runs_of(path: Path) -> dict[str, MlflowRun]:

@@ -1,13 +1,10 @@
-from collections.abc import Callable
-from pathlib import Path
+"""The shipped experiment, made tiny: the same path through the program in seconds."""
 
-import pytest
+from pathlib import Path
 
 from octnas.pipeline.opening import Run, open_run
 from octnas.pipeline.progress import Quiet
-from octnas.pipeline.stages import run_stages
 
-# The shipped experiment, made tiny: the same path through the program in seconds.
 EXPERIMENT = Path(__file__).parents[2] / "search_spaces" / "digits.yaml"
 TINY = (
     "name=tiny",
@@ -30,8 +27,6 @@ TINY = (
     "retrain.recipe.warmup_epochs=0.5",
 )
 
-Open = Callable[..., Run]
-
 
 def open_tiny(path: Path, *overrides: str, lines: list[str] | None = None, **kwargs: object) -> Run:
     """The tiny experiment with its run directory in ``path``."""
@@ -43,11 +38,3 @@ def open_tiny(path: Path, *overrides: str, lines: list[str] | None = None, **kwa
         progress=Quiet(said.append),
         **kwargs,  # type: ignore[arg-type]
     )
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the finished tiny run, for tests that only read it."""
-    path = tmp_path_factory.mktemp("finished")
-    run_stages(open_tiny(path))
-    return path

@@ -1,0 +1,184 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from octnas import __version__
+from octnas.architecture import Architecture
+from octnas.shipped import shipped_experiments
+from tests.cli.conftest import Octnas
+from tests.pipeline.tiny import EXPERIMENT, TINY
+
+COMMANDS = ("run", "supernet", "search", "retrain", "report", "export", "cost", "init")
+
+
+def test_help_names_every_command_and_waits_for_no_library() -> None:
+    program = (
+        "import sys; sys.argv = ['octnas', '--help']\n"
+        "from octnas.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: print(sorted({'torch', 'numpy', 'mlflow', 'ray'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert all(f" {name} " in done.stdout for name in COMMANDS)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_version(octnas: Octnas) -> None:
+    assert octnas("--version").out == f"octnas {__version__}\n"
+
+
+def test_cost_as_json(octnas: Octnas) -> None:
+    """DESIGN's table: ResNet-50 at α = .5 is 2.367 GMACs, 25.557 M parameters."""
+    document = json.loads(octnas("cost", "resnet50", "--alpha", "0.5", "--json").out)
+    assert round(document["macs"] / 1e9, 3) == 2.367
+    assert round(document["params"] / 1e6, 3) == 25.557
+    assert document["activation_bytes"] % 4 == 0
+    assert len(document["sites"]) == 1 + 4 + 2 * 16
+    assert sum(site["macs"] for site in document["sites"]) == document["macs"] - 2048 * 1000
+    stem, last = document["sites"][0], document["sites"][-1]
+    assert stem["low_channels"] == last["low_channels"] == 0
+    assert document["architecture"]["alphas"]["layer1"] == 0.5
+
+
+def test_cost_for_a_reader(octnas: Octnas) -> None:
+    out = octnas("cost", "resnet50", "--alpha", "0.5", "--input-size", "320").out
+    assert "MACs" in out
+    assert "3×320×320" in out
+    assert "32 of 64" in out
+
+
+def test_cost_of_an_architecture_file(octnas: Octnas, tmp_path: Path) -> None:
+    architecture = Architecture("resnet18", (3, 64, 64), {"layer1": 0.5}, channel_multiple=16)
+    architecture.save(tmp_path / "a.json")
+    result = octnas("cost", "--architecture", str(tmp_path / "a.json"), "--json")
+    document = json.loads(result.out)
+    sites = {site["name"]: site for site in document["sites"]}
+    assert sites["layer1"]["low_channels"] == 32
+    assert document["architecture"]["channel_multiple"] == 16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cost"], "give either MODEL or --architecture"),
+        (["cost", "resnet5"], "backbone: found 'resnet5', allowed: a model that timm knows"),
+        (["cost", "vit_tiny_patch16_224"], "allowed: timm's ResNets"),
+        (["cost", "resnext50_32x4d"], "layer1.0.conv2: found 32 groups, allowed: 1"),
+        (["cost", "--architecture", "missing.json"], "missing.json: cannot be read as JSON"),
+        (["run", "missing.yaml"], "missing.yaml: cannot be read"),
+        (["run", "."], "is not a run directory"),
+        (["run", str(EXPERIMENT), "--set", "serch.trials=3"], "--set: serch: unknown key"),
+        (["run", str(EXPERIMENT), "--fresh", "all"], "--fresh: found 'all', allowed: space"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(
+    octnas: Octnas,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = octnas(*arguments)
+    assert result.code == 2
+    assert message in result.err
+    assert result.err.startswith("octnas: ")
+    assert len(result.err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_init_writes_what_is_shipped_and_keeps_what_is_there(
+    octnas: Octnas, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mine"
+    octnas("init", str(folder))
+    names = {path.name for path in folder.iterdir()}
+    assert {"digits.yaml", "tiny_imagenet.yaml", "resnet50.yaml"} <= names
+    for source in shipped_experiments():
+        assert (folder / source.name).read_bytes() == source.read_bytes()
+    (folder / "digits.yaml").write_text("mine")
+    assert "kept" in octnas("init", str(folder)).out
+    assert (folder / "digits.yaml").read_text() == "mine"
+
+
+def test_run_prints_where_to_look(
+    octnas: Octnas, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished)
+    overrides = [part for override in TINY for part in ("--set", override)]
+    result = octnas("run", str(EXPERIMENT), *overrides)
+    assert result.code == 0
+    assert "search: skipped" in result.out
+    for path in ("report/index.html", "report/networks.csv", "export"):
+        assert str(finished / "runs" / "tiny" / path) in result.out
+    assert f"--backend-store-uri sqlite:///{finished}/runs/mlflow.db" in result.out
+
+
+def test_report_is_written_anew(octnas: Octnas, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "copy")
+    page = tmp_path / "copy" / "runs" / "tiny" / "report" / "index.html"
+    page.unlink()
+    assert octnas("report", str(tmp_path / "copy" / "runs" / "tiny")).code == 0
+    assert page.exists()
+
+
+SECRET = "hunter2-secret"
+
+
+def files_with_secret(folder: Path) -> list[str]:
+    return [
+        str(path)
+        for path in folder.rglob("*")
+        if path.is_file() and SECRET.encode() in path.read_bytes()
+    ]
+
+
+def test_a_password_is_in_no_file_and_no_output(
+    octnas: Octnas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The study's database is a SQLite file, whose URL may carry a password that it ignores."""
+    monkeypatch.chdir(tmp_path)
+    storage = f"sqlite:///file:{tmp_path}/study.db?uri=true&password={SECRET}"
+    overrides = [part for override in TINY for part in ("--set", override)]
+    url = ["--set", f"search.storage={storage}"]
+    outputs = [octnas(stage, str(EXPERIMENT), *overrides, *url) for stage in ("supernet", "search")]
+    outputs.append(octnas("report", str(EXPERIMENT), *overrides, *url))
+    assert [result.code for result in outputs] == [0, 0, 0]
+    assert (tmp_path / "study.db").exists()
+    assert "password=***" in (tmp_path / "runs" / "tiny" / "config.yaml").read_text()
+    dead = ["--set", f"tracking.uri=http://me:{SECRET}@127.0.0.1:9", "--fresh", "search"]
+    outputs.append(octnas("search", str(EXPERIMENT), *overrides, *dead))
+    outputs.append(
+        octnas(
+            "search",
+            str(EXPERIMENT),
+            *overrides,
+            "--set",
+            f"search.storage=postgresql://me:{SECRET}@127.0.0.1:9/db",
+        )
+    )
+    assert [result.code for result in outputs[3:]] == [2, 2]
+    for result in outputs:
+        assert SECRET not in result.out + result.err
+        assert "Traceback" not in result.err
+    assert files_with_secret(tmp_path) == []
+
+
+def test_a_left_out_password_must_be_given_again(
+    octnas: Octnas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    overrides = [part for override in TINY for part in ("--set", override)]
+    url = f"search.storage=postgresql://me:{SECRET}@127.0.0.1:9/db"
+    assert octnas("supernet", str(EXPERIMENT), *overrides, "--set", url).code == 0
+    result = octnas("search", str(tmp_path / "runs" / "tiny"))
+    assert result.code == 2
+    assert "set the whole URL in the environment variable OCTNAS_STORAGE" in result.err
+    monkeypatch.setenv("OCTNAS_STORAGE", f"sqlite:///{tmp_path}/study.db")
+    assert octnas("search", str(tmp_path / "runs" / "tiny")).code == 0
+    assert (tmp_path / "study.db").exists()
