@@ -158,6 +158,19 @@ def test_costs_are_drawn_evenly() -> None:
     assert chisquare(np.bincount(quarter, minlength=4)).pvalue > 0.001
 
 
+def test_levels_far_from_others_are_drawn_more_often() -> None:
+    """Costs are drawn evenly, not levels: each gets what lies nearest to it."""
+    sites = [Site("a", 16, 1, (0.0, 1.0), 0.0), Site("b", 16, 1, (0.0, 1 / 16, 1 / 8), 1.0)]
+    space = hand_made_space(sites, [ConvShape("conv", 16, 16, 1, (3, 3), (8, 8), "a", "b")])
+    levels, rng = CostLevels(space), np.random.default_rng(0)
+    macs = levels.populated
+    assert len(macs) == 4
+    borders = [macs[0], *((macs[1:] + macs[:-1]) / 2), macs[-1]]
+    expected = 1000 * np.diff(borders) / (macs[-1] - macs[0])
+    drawn = Counter(space.cost(levels.sample(rng)).macs for _ in range(1000))
+    assert chisquare([drawn[cost] for cost in macs.tolist()], expected).pvalue > 0.001
+
+
 def test_same_seed_same_draws() -> None:
     levels = CostLevels(SPACES["thumbnail"])
     first, second = (

@@ -47,6 +47,7 @@ _RAY_ENVIRONMENT: Mapping[str, str | None] = {
     "RAY_AUTH_MODE": None,  # Ray's default for a local start is "token"; it sets this variable
     "RAY_ADDRESS": None,
     "RAY_REDIS_ADDRESS": None,
+    "RAY_worker_niceness": "0",  # else 15: they would starve beside any other busy process
     # Workers with an environment of their own cannot be started ahead.
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
