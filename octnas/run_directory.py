@@ -32,12 +32,17 @@ STAGES: Mapping[str, str | None] = {
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all, in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, also if the process dies in the middle."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         # A temporary file is private to its owner; results are as readable as others.

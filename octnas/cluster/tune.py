@@ -81,8 +81,8 @@ def run_with_tune(
             Ray's object store, and called once by each worker process.
         workers: number of worker processes, with one CPU each.
         directory: Tune's files are in a directory below it for as long as this runs.
-        retries: how often a candidate is tried again, in a fresh worker process, after an
-            exception or the death of the worker. Then the driver is told the reason.
+        retries: how often a candidate is tried again, in another worker process, after an
+            exception or the death of its worker. Then the driver is told the reason.
 
     Raises:
         ClusterError: Ray does not run in this process.

@@ -6,14 +6,14 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file
 from timm.models import save_for_hf
 from torch import nn
 
 from octnas.architecture import Architecture
 from octnas.errors import OctnasError
-from octnas.nn.load import ARCHITECTURE_FILE, load
+from octnas.nn.load import ARCHITECTURE_FILE, WEIGHTS_FILE, load
 from octnas.nn.shapes import create_backbone, pretrained_cfg
+from octnas.nn.weights import load_weights
 
 
 class ExportError(OctnasError):
@@ -55,8 +55,10 @@ def export_timm(
     source = timm.create_model(
         "octnas_network", architecture=architecture.to_dict(), pretrained_cfg=config
     )
-    source.load_state_dict(load_file(weights))
+    load_weights(source, weights)
     save_for_hf(source, str(folder), safe_serialization=True)
+    # timm's writer leaves the weights readable for their owner alone.
+    (folder / WEIGHTS_FILE).chmod((folder / "config.json").stat().st_mode)
     architecture.save(folder / ARCHITECTURE_FILE)
     _check(source, folder, architecture)
 

@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from octnas.architecture import Architecture
-from octnas.errors import ArchitectureError
 from octnas.nn.supernet import build
+from octnas.nn.weights import load_weights
 
 ARCHITECTURE_FILE = "architecture.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -26,12 +24,5 @@ def load(folder: str | Path) -> nn.Module:
     folder = Path(folder)
     architecture = Architecture.load(folder / ARCHITECTURE_FILE)
     model = build(architecture, seed=0)
-    path = folder / WEIGHTS_FILE
-    try:
-        model.load_state_dict(load_file(path))
-    except (OSError, SafetensorError) as error:
-        raise ArchitectureError(f"{path}: cannot be read ({error})") from error
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ArchitectureError(f"{path}: does not fit the architecture: {reason}") from error
+    load_weights(model, folder / WEIGHTS_FILE)
     return model.eval()

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 
-from safetensors.torch import save_file
-
 from octnas.errors import ConfigError
+from octnas.nn.weights import save_weights
 from octnas.pipeline.opening import Run
 from octnas.pipeline.records import begin_tracking
 from octnas.run_directory import write_json
@@ -46,8 +45,7 @@ def supernet(run: Run) -> None:
             log=log,
             on_step=lambda _: bar.advance(),
         )
-    state = {name: value.contiguous().cpu() for name, value in trained.state_dict().items()}
-    save_file(state, folder / WEIGHTS_FILE)
+    save_weights(trained, folder / WEIGHTS_FILE)
     write_json(folder / HISTORY_FILE, {"schema": SCHEMA, "epochs": history})
     run.tracker.artifact(KEY, folder / WEIGHTS_FILE)
     run.tracker.finish(KEY)

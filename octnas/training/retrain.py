@@ -9,10 +9,9 @@ from multiprocessing.managers import SyncManager
 from pathlib import Path
 from queue import Queue
 
-from safetensors.torch import save_file
-
 from octnas.architecture import Architecture
 from octnas.nn.supernet import build
+from octnas.nn.weights import save_weights
 from octnas.results import SeedResult
 from octnas.run_directory import read_json, write_json
 from octnas.training.data import open_images
@@ -69,11 +68,7 @@ def train_one(
         measured = evaluate(model, images.batches("val", settings.recipe.batch_size * 4), place)
     metrics = {f"val_{name}": value for name, value in measured.items()}
     metrics["seconds"] = time.perf_counter() - begin
-    training.folder.mkdir(parents=True, exist_ok=True)
-    state = {name: value.contiguous().cpu() for name, value in model.state_dict().items()}
-    partial = training.folder / f".{WEIGHTS_FILE}"
-    save_file(state, partial)
-    partial.replace(training.folder / WEIGHTS_FILE)
+    save_weights(model, training.folder / WEIGHTS_FILE)
     result = SeedResult(training.seed, metrics, history)
     write_json(training.folder / RESULT_FILE, result.to_dict())
     return result

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from octnas.nn.calibration import recalibrate
 from octnas.nn.supernet import activate, build_supernet
+from octnas.nn.weights import load_weights
 from octnas.space import SearchSpace
 from octnas.training.data import Batch, Images, open_images
 from octnas.training.device import choose_device
@@ -75,7 +75,7 @@ def make_scorer(
     """
     torch.set_num_threads(threads)
     supernet = build_supernet(space, seed=0)
-    supernet.load_state_dict(load_file(weights))
+    load_weights(supernet, weights)
     return Scorer(
         supernet,
         open_images(data, space.input_size),

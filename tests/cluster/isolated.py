@@ -68,11 +68,12 @@ def plain_ray() -> Iterator[None]:
     """Ray with what its documentation says against usage statistics, and no more."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as directory:
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=directory)
+        try:
+            yield
+        finally:
+            ray.shutdown(wait_for_processes=True)
 
 
 def evaluate_some() -> None:
