@@ -49,6 +49,10 @@ class DataError(OctnasError):
     """Images that cannot be found or read as asked."""
 
 
+class TrainingError(OctnasError):
+    """A training that cannot go on: its loss is lost, or its process died."""
+
+
 class SearchError(OctnasError):
     """A search that cannot go on."""
 

@@ -48,6 +48,9 @@ _RAY_ENVIRONMENT: Mapping[str, str | None] = {
     "RAY_ADDRESS": None,
     "RAY_REDIS_ADDRESS": None,
     "RAY_worker_niceness": "0",  # else 15: they would starve beside any other busy process
+    # Workers ask for no GPU, so that any number of them shares those that there are; without this
+    # Ray would hide all GPUs from them.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Workers with an environment of their own cannot be started ahead.
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",

@@ -45,7 +45,11 @@ def _run_stage(run: Run, stage: str) -> None:
         )
     fingerprint = run.fingerprint(stage)
     run.directory.begin(stage, fingerprint)
-    _WORK[stage](run)
+    try:
+        _WORK[stage](run)
+    except BaseException:
+        run.tracker.abandon()
+        raise
     run.directory.finish(stage, fingerprint)
 
 

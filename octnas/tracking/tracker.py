@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from octnas.errors import TrackingError
 from octnas.tracking.connect import connect
 from octnas.tracking.failures import tracking_errors
 from octnas.tracking.run_ids import RunIds
@@ -58,6 +60,7 @@ class Tracker:
         self._experiment = settings.experiment or experiment
         self._ids_file = ids_file
         self._connection: _Connection | None = None
+        self._open: set[str] = set()
         if self._enabled:
             self._store = find_store(settings, store)
 
@@ -101,6 +104,7 @@ class Tracker:
             elif (known.info.status, known.info.run_name) != ("RUNNING", name):
                 connection.client.update_run(known.info.run_id, status="RUNNING", name=name)
             _record(connection.client, known, flat_params(params), all_tags)
+        self._open.add(key)
 
     def metrics(self, key: str, values: Mapping[str, float], step: int) -> None:
         """Record metrics of one step; MLflow stores ±∞ as ±1.8e308, and NaN as it is."""
@@ -141,8 +145,19 @@ class Tracker:
         if not self._enabled:
             return
         client, run_id = self._connected().client, self._run_id(key)
+        self._open.discard(key)
         with tracking_errors(self._store):
             client.set_terminated(run_id, status="FAILED" if failed else "FINISHED")
+
+    def abandon(self) -> None:
+        """Set the runs that were started here and are not finished to failed.
+
+        For when the work breaks off with an error; going on later starts them again. A store that
+        cannot be reached is no second error.
+        """
+        for key in sorted(self._open):
+            with suppress(TrackingError):
+                self.finish(key, failed=True)
 
     def view_command(self) -> str:
         """The shell command that opens the store, or the address of its server; no passwords."""

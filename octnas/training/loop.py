@@ -10,16 +10,12 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from torch import nn
 
-from octnas.errors import OctnasError, SettingError
+from octnas.errors import SettingError, TrainingError
 from octnas.training.data import Batches
 from octnas.training.settings import Recipe
 
 Log = Callable[[Mapping[str, float]], None]
 """Called after every epoch with ``epoch``, ``train_loss``, ``lr`` and ``time``."""
-
-
-class DivergedError(OctnasError):
-    """The loss is no longer a number."""
 
 
 def train(
@@ -47,7 +43,7 @@ def train(
 
     Raises:
         SettingError: timm knows no such optimizer or scheduler.
-        DivergedError: the loss became infinite or NaN.
+        TrainingError: the loss became infinite or NaN.
     """
     model.to(device).train()
     optimizer = _optimizer(model, recipe)
@@ -72,7 +68,7 @@ def train(
             total += loss.detach()
         mean = float(total) / len(batches)
         if not math.isfinite(mean):
-            raise DivergedError(f"the loss is {mean} in epoch {epoch}; lower recipe.lr")
+            raise TrainingError(f"the loss is {mean} in epoch {epoch}; lower recipe.lr")
         lr = optimizer.param_groups[0]["lr"]
         history.append({"epoch": epoch, "train_loss": mean, "lr": lr, "time": time.time()})
         if log is not None:

@@ -1,15 +1,18 @@
 """Training of fixed architectures from scratch, one after another or side by side."""
 
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.managers import SyncManager
 from pathlib import Path
 from queue import Queue
 
 from octnas.architecture import Architecture
+from octnas.errors import TrainingError
 from octnas.nn.supernet import build
 from octnas.nn.weights import save_weights
 from octnas.results import SeedResult
@@ -111,21 +114,34 @@ def _train_in_processes(
     # A forked process would inherit torch's threads and locks; a spawned one begins clean.
     context = multiprocessing.get_context("spawn")
     workers = min(settings.workers, len(todo))
-    with (
-        SyncManager(ctx=context) as manager,
-        ProcessPoolExecutor(workers, mp_context=context) as pool,
-    ):
+    with SyncManager(ctx=context) as manager:
         epochs: Queue[tuple[int, Mapping[str, float]]] = manager.Queue()
-        futures: dict[Future[SeedResult], Training] = {}
-        for index, training in enumerate(todo):
-            report = _Reporter(epochs, index)
-            future = pool.submit(train_one, training, data, settings, device, report)
-            futures[future] = training
-        try:
-            yield from _drain(futures, todo, epochs, on_epoch)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        others = set(multiprocessing.active_children())
+        with ProcessPoolExecutor(workers, context, initializer=_die_quietly) as pool:
+            futures = {
+                pool.submit(
+                    train_one, training, data, settings, device, _Reporter(epochs, index)
+                ): training
+                for index, training in enumerate(todo)
+            }
+            try:
+                yield from _drain(futures, todo, epochs, on_epoch)
+            except BrokenProcessPool as error:
+                raise TrainingError(
+                    "a training process died (killed, perhaps for want of memory); finished "
+                    "trainings are kept, and the same command goes on with the others"
+                ) from error
+            except BaseException:
+                # Else the pool would wait until every running training has come to its end.
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in set(multiprocessing.active_children()) - others:
+                    process.terminate()
+                raise
+
+
+def _die_quietly() -> None:
+    """Ctrl-C reaches every process of a terminal; the first one says what there is to say."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _drain(

@@ -90,3 +90,31 @@ def test_tracking_can_be_off(tmp_path: Path) -> None:
     run_stages(run, ("supernet",))
     assert run.tracker.view_command() == ""
     assert [entry.name for entry in (tmp_path / "runs").iterdir()] == ["tiny"]
+
+
+def test_runs_that_break_off_are_failed_and_go_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import octnas.pipeline.supernet as module
+
+    def fail(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "train_supernet", fail)
+        broken = open_tiny(tmp_path)
+        with pytest.raises(KeyboardInterrupt):
+            run_stages(broken, ("supernet",))
+    assert {name: run.info.status for name, run in runs_of(tmp_path).items()} == {
+        "tiny": "FAILED",
+        "supernet": "FAILED",
+    }
+    run_stages(open_tiny(tmp_path), ("supernet",))
+    client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    live = {run.info.run_name: run for run in found if "octnas.superseded" not in run.data.tags}
+    assert len(found) == 3
+    assert live["tiny"].info.status == "RUNNING"
+    assert live["supernet"].info.status == "FINISHED"

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from octnas.errors import SettingError
+from octnas.errors import SettingError, TrainingError
 from octnas.training.data import DigitImages
 from octnas.training.device import choose_device, cpu_threads
 from octnas.training.evaluate import evaluate
-from octnas.training.loop import DivergedError, train
+from octnas.training.loop import train
 from octnas.training.settings import Recipe
 
 CPU = torch.device("cpu")
@@ -56,7 +56,7 @@ def test_the_same_seeds_give_the_same_network(few_digits: DigitImages) -> None:
 
 
 def test_a_lost_loss_is_an_error(few_digits: DigitImages) -> None:
-    with pytest.raises(DivergedError, match=r"lower recipe\.lr"):
+    with pytest.raises(TrainingError, match=r"lower recipe\.lr"):
         train(linear(), few_digits.train_batches(32, 0), Recipe(epochs=9, lr=1e30), device=CPU)
 
 

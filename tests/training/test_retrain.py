@@ -1,9 +1,11 @@
+import multiprocessing
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from octnas.errors import TrainingError
 from octnas.nn.supernet import build
 from octnas.space import SearchSpace
 from octnas.training.data import DigitImages
@@ -32,7 +34,7 @@ def run(found: list[Training], settings: RetrainSettings) -> dict[str, dict[str,
             found, DATA, settings, "cpu", lambda training, _: epochs.append(training.folder.name)
         )
     }
-    assert len(epochs) in (0, len(found) * settings.recipe.epochs)
+    assert len(epochs) % settings.recipe.epochs == 0
     return results
 
 
@@ -68,3 +70,31 @@ def test_side_by_side_gives_what_one_after_another_gives(
             metrics.pop("seconds")
     assert alone == beside
     assert len({metrics["val_loss"] for metrics in alone.values()}) == 4
+
+
+@pytest.mark.slow
+def test_an_error_in_one_process_ends_the_others_and_keeps_what_is_finished(
+    digit_space: SearchSpace, tmp_path: Path
+) -> None:
+    found = trainings(digit_space, tmp_path)[:2]
+    found[1].folder.write_text("in the way")
+    settings = RetrainSettings(workers=2, recipe=RECIPE)
+    with pytest.raises(OSError, match="File exists"):
+        run(found, settings)
+    assert not multiprocessing.active_children()
+    found[1].folder.unlink()
+    assert len(run(found, settings)) == 2
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_one_clear_error(digit_space: SearchSpace, tmp_path: Path) -> None:
+    found = trainings(digit_space, tmp_path)
+
+    def kill(*_: object) -> None:
+        for process in multiprocessing.active_children():
+            if "Manager" not in process.name:
+                process.kill()
+
+    settings = RetrainSettings(workers=2, recipe=RECIPE)
+    with pytest.raises(TrainingError, match="a training process died"):
+        list(train_all(found, DATA, settings, "cpu", kill))
