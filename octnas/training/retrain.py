@@ -136,6 +136,7 @@ def _train_in_processes(
                 pool.shutdown(wait=False, cancel_futures=True)
                 for process in set(multiprocessing.active_children()) - others:
                     process.terminate()
+                    process.join()
                 raise
 
 
