@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from octnas.costs import Budget
 from octnas.errors import BudgetError, require
+from octnas.levels import CostLevels
 from octnas.space import SearchSpace
 
 
@@ -49,16 +50,18 @@ class BudgetSettings:
         return Budget(f"{macs / 1e6:g} M MACs", macs, low)
 
 
-def check_budgets(budgets: Sequence[Budget], cheapest: int, dearest: int) -> None:
+def check_budgets(budgets: Sequence[Budget], levels: CostLevels) -> None:
     """Refuse budgets that no architecture meets, naming both figures.
 
     Args:
         budgets: what is asked for.
-        cheapest, dearest: MACs of the cheapest and of the dearest architecture.
+        levels: the architectures by MACs.
 
     Raises:
-        BudgetError: a budget below the cheapest, or with a lower bound above the dearest.
+        BudgetError: a budget below the cheapest, with a lower bound above the dearest, or between
+            two neighbouring costs.
     """
+    cheapest, dearest = levels.space.cheapest_macs, levels.space.dearest_macs
     for budget in budgets:
         if budget.max_macs < cheapest:
             raise BudgetError(
@@ -75,4 +78,9 @@ def check_budgets(budgets: Sequence[Budget], cheapest: int, dearest: int) -> Non
             raise BudgetError(
                 f"budget {budget.name}: its lower bound {budget.min_macs:,} is above its upper "
                 f"bound {budget.max_macs:,} MACs"
+            )
+        if levels.exact and levels.count(budget.min_macs, budget.max_macs) == 0:
+            raise BudgetError(
+                f"budget {budget.name}: no architecture costs {budget.min_macs:,} to "
+                f"{budget.max_macs:,} MACs; allow a wider range"
             )

@@ -167,6 +167,16 @@ class SearchSpace:
         """MACs at α = 0 everywhere."""
         return self.cost({site.name: 0.0 for site in self.sites}).macs
 
+    @cached_property
+    def cheapest_macs(self) -> int:
+        """MACs of the cheapest architecture: a larger α never costs more."""
+        return self.cost({site.name: site.choices[-1] for site in self.sites}).macs
+
+    @cached_property
+    def dearest_macs(self) -> int:
+        """MACs of the dearest architecture."""
+        return self.cost({site.name: site.choices[0] for site in self.sites}).macs
+
     def to_dict(self) -> dict[str, Any]:
         """The space as a JSON document with a schema version."""
         return {"schema": SCHEMA, **asdict(self)}

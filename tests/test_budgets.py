@@ -4,6 +4,7 @@ from octnas.baselines import baseline, searched
 from octnas.budgets import BudgetSettings, check_budgets
 from octnas.costs import Budget
 from octnas.errors import BudgetError, SettingError
+from octnas.levels import CostLevels
 from octnas.nn.shapes import search_space
 from octnas.results import GROWING, UNIFORM, VANILLA
 from octnas.space import SearchSpace
@@ -34,14 +35,19 @@ def test_budgets_that_make_no_sense(given: dict[str, float]) -> None:
         BudgetSettings(**given)
 
 
-def test_budgets_that_cannot_be_met_name_both_figures() -> None:
-    with pytest.raises(BudgetError, match=r"tiny: 90 MACs is below the cheapest .* 100 MACs"):
-        check_budgets([Budget("tiny", 90)], 100, 200)
-    with pytest.raises(BudgetError, match=r"big: at least 201 MACs is above the dearest .* 200"):
-        check_budgets([Budget("big", 300, 201)], 100, 200)
-    with pytest.raises(BudgetError, match="lower bound 180 is above its upper bound 150"):
-        check_budgets([Budget("turned", 150, 180)], 100, 200)
-    check_budgets([Budget("exact", 100, 100)], 100, 200)
+def test_budgets_that_cannot_be_met_name_both_figures(resnet50: SearchSpace) -> None:
+    levels = CostLevels(resnet50)
+    low, high = resnet50.cheapest_macs, resnet50.dearest_macs
+    assert (low, high) == (levels.cheapest, levels.dearest)
+    check_budgets([Budget("exact", low, low), Budget("all", high)], levels)
+    for budget, message in (
+        (Budget("tiny", low - 1), f"tiny: {low - 1:,} MACs is below the cheapest.* {low:,} MACs"),
+        (Budget("big", high + 9, high + 1), f"at least {high + 1:,} MACs .* {high:,} MACs"),
+        (Budget("turned", low + 2, low + 5), f"{low + 5:,} is above its upper bound {low + 2:,}"),
+        (Budget("gap", low + 2, low + 1), f"no architecture costs {low + 1:,} to {low + 2:,}"),
+    ):
+        with pytest.raises(BudgetError, match=message):
+            check_budgets([budget], levels)
 
 
 def test_the_uniform_baseline_is_the_network_of_the_budget(resnet50: SearchSpace) -> None:

@@ -39,6 +39,9 @@ class ThumbnailResNet(ResNet):
             tuple(layers),
             f"as many stages as channels {tuple(channels)}, four at most; two blocks or more",
         )
+        require(
+            channels[0] % 2 == 0, "channels", tuple(channels), "an even width of the first stage"
+        )
         # A deep stem is the only one whose width timm lets one choose; it is replaced below.
         super().__init__(
             block=BasicBlock,

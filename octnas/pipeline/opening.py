@@ -65,7 +65,7 @@ class Run:
             BudgetError: a budget that no architecture meets.
         """
         levels = CostLevels(self.space)
-        check_budgets(self.budgets, levels.cheapest, levels.dearest)
+        check_budgets(self.budgets, levels)
         return levels
 
     def fingerprint(self, stage: str) -> dict[str, Any]:
