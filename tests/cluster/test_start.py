@@ -2,21 +2,28 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from octnas.cluster.start import LONGEST_TEMPORARY_DIRECTORY, local_cluster
 from octnas.errors import ClusterError
-from tests.cluster.isolated import NOT_POSSIBLE
+from tests.network import packets_sent
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def own_tmp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A short temporary directory that no other program writes to."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="t-") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
 
 
 def test_import_does_not_import_ray() -> None:
@@ -29,13 +36,13 @@ def test_refuses_no_workers() -> None:
         pass
 
 
-def test_local_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_cluster(monkeypatch: pytest.MonkeyPatch, own_tmp: Path) -> None:
     import ray
     from ray._private.authentication.authentication_utils import is_token_auth_enabled
 
     monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    environment, handler, files = dict(os.environ), signal.getsignal(signal.SIGTERM), our_files()
+    environment, handler = dict(os.environ), signal.getsignal(signal.SIGTERM)
 
     @ray.remote
     def look() -> tuple[str, bool]:
@@ -46,23 +53,22 @@ def test_local_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
         assert ray.get(look.remote()) == (environment["HOME"], True)
         assert os.environ["HOME"] == environment["HOME"]
         assert signal.getsignal(signal.SIGTERM) == handler
-        assert len(our_files() - files) == 1
+        assert len(list(own_tmp.iterdir())) == 1
         assert children()
         with pytest.raises(ClusterError, match="already"), local_cluster(1):
             pass
         assert ray.is_initialized()
     assert not ray.is_initialized()
     assert dict(os.environ) == environment
-    assert our_files() == files
+    assert not list(own_tmp.iterdir())
     assert not children()
 
 
 @pytest.mark.slow
-def test_ends_after_an_exception() -> None:
-    files = our_files()
+def test_ends_after_an_exception(own_tmp: Path) -> None:
     with pytest.raises(KeyboardInterrupt), local_cluster(1):
         raise KeyboardInterrupt
-    assert our_files() == files
+    assert not list(own_tmp.iterdir())
     assert not children()
 
 
@@ -84,10 +90,6 @@ def test_socket_paths_are_short_enough(size: int) -> None:
     assert len(str(path)) <= 107
 
 
-def our_files() -> set[Path]:
-    return set(Path("/tmp").glob("octnas-*")) | set(Path(tempfile.gettempdir()).glob("octnas-*"))
-
-
 def children() -> list[str]:
     """Command lines of the processes that this one has started and that still run."""
     found = []
@@ -103,46 +105,30 @@ def children() -> list[str]:
 
 
 class TestNetwork:
-    """Ray in a network namespace whose only way out is counted; see `tests.cluster.isolated`."""
+    """Ray in a network whose only way out is counted."""
 
-    def test_nothing_leaves_the_machine(self) -> None:
-        found = isolated("octnas")
-        assert found["control"] == 1
-        assert found["sent"] == 0
-        assert found["listening"] == ["127.0.0.1"]
+    def test_nothing_leaves_the_machine(self, own_tmp: Path, tmp_path: Path) -> None:
+        sent, listening = isolated("octnas", own_tmp, tmp_path)
+        assert sent == 0
+        assert listening == ["127.0.0.1"]
 
     @pytest.mark.slow
-    def test_would_be_noticed(self) -> None:
+    def test_would_be_noticed(self, own_tmp: Path, tmp_path: Path) -> None:
         """The same without the precautions: Ray asks the cloud's metadata addresses."""
-        found = isolated("plain")
-        assert found["sent"] > 0
-        assert found["listening"] != ["127.0.0.1"]
+        sent, listening = isolated("plain", own_tmp, tmp_path)
+        assert sent > 0
+        assert listening != ["127.0.0.1"]
 
 
-def isolated(which: str) -> dict[str, Any]:
-    """What `tests.cluster.isolated` prints, or a skipped test where there are no namespaces."""
-    unshare = unshare_command()
-    with tempfile.TemporaryDirectory() as home:
-        done = subprocess.run(
-            [*unshare, sys.executable, "-m", "tests.cluster.isolated", which],
-            env={**os.environ, "HOME": home, "RAY_USAGE_STATS_ENABLED": "0"},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
-    if done.returncode == NOT_POSSIBLE:
-        pytest.skip(f"no virtual network interface can be made here: {done.stdout}")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert isinstance(found, dict)
-    return found
-
-
-def unshare_command() -> list[str]:
-    if shutil.which("unshare") is None or shutil.which("ip") is None:
-        pytest.skip("needs unshare (util-linux) and ip (iproute2)")
-    for command in (["unshare", "--net"], ["unshare", "--map-root-user", "--net"]):
-        if subprocess.run([*command, "true"], capture_output=True).returncode == 0:
-            return command
-    pytest.skip("network namespaces are not permitted here")
+def isolated(which: str, own_tmp: Path, folder: Path) -> tuple[int, list[str]]:
+    """Packets sent and addresses listened on by `tests.cluster.isolated`."""
+    result = folder / "listening.json"
+    environment = {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": str(folder),
+        "TMPDIR": str(own_tmp),
+        "PYTHONPATH": str(ROOT),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    sent = packets_sent(("-m", "tests.cluster.isolated", which, str(result)), folder, environment)
+    return sent, json.loads(result.read_text())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tracking.quiet_network import packets_sent
+from tests.network import packets_sent
 
 TRACKED = """
 import threading, time
@@ -46,12 +46,12 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def test_a_packet_is_seen(tmp_path: Path, environment: dict[str, str]) -> None:
-    assert packets_sent(PACKET, tmp_path, environment) == 1
-    assert packets_sent("", tmp_path, environment) == 0
+    assert packets_sent(("-c", PACKET), tmp_path, environment) == 1
+    assert packets_sent(("-c", ""), tmp_path, environment) == 0
 
 
 def test_recording_runs_sends_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
-    assert packets_sent(TRACKED, tmp_path, environment) == 0
+    assert packets_sent(("-c", TRACKED), tmp_path, environment) == 0
     assert (tmp_path / "runs" / "mlflow.db").exists()
     assert not (tmp_path / ".config").exists()  # MLflow's telemetry keeps an id there
 
@@ -59,4 +59,4 @@ def test_recording_runs_sends_nothing(tmp_path: Path, environment: dict[str, str
 @pytest.mark.slow
 def test_mlflow_alone_would_call_home(tmp_path: Path, environment: dict[str, str]) -> None:
     """If this fails, the test above proves nothing any more."""
-    assert packets_sent(PLAIN, tmp_path, environment) > 0
+    assert packets_sent(("-c", PLAIN), tmp_path, environment) > 0

@@ -6,7 +6,7 @@ whatever the program sends, name look-ups included, is counted there and goes no
 
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -33,13 +33,18 @@ echo "after $(count)"
 PREFIX = ("unshare", "--map-root-user", "--net", "--mount", "sh", "-c", SCRIPT, "sh")
 
 
-def packets_sent(code: str, folder: Path, environment: Mapping[str, str]) -> int:
-    """How many packets Python code would send to other machines until one second after its end.
+def packets_sent(arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> int:
+    """How many packets a Python program would send to other machines until a second after its end.
 
     Skips the test where a network of one's own is not permitted.
+
+    Args:
+        arguments: of Python, such as ``("-c", code)``.
+        folder: where it runs.
+        environment: all of its environment variables.
     """
     _skip_unless_possible(folder)
-    before, after = _count([sys.executable, "-c", code], folder, environment)
+    before, after = _count([sys.executable, *arguments], folder, environment)
     return after - before
 
 
@@ -62,7 +67,7 @@ def _count(command: list[str], folder: Path, environment: Mapping[str, str]) -> 
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=200,
     )
     counts = dict(line.split() for line in done.stdout.splitlines())
     return int(counts["before"]), int(counts["after"])
