@@ -11,8 +11,8 @@ from torch import nn
 
 from octnas.architecture import Architecture
 from octnas.errors import OctnasError
+from octnas.nn.backbone import create_backbone, pretrained_cfg
 from octnas.nn.load import ARCHITECTURE_FILE, WEIGHTS_FILE, load
-from octnas.nn.shapes import create_backbone, pretrained_cfg
 from octnas.nn.weights import load_weights
 
 

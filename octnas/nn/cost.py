@@ -5,8 +5,9 @@ from typing import Any
 
 from octnas.architecture import Architecture, StrideMode
 from octnas.costs import Cost, conv_macs, low_channels
+from octnas.nn.backbone import create_backbone, pretrained_cfg
 from octnas.nn.octavize import Alphas, resolve_alphas
-from octnas.nn.shapes import create_backbone, pretrained_cfg, search_space
+from octnas.nn.shapes import search_space
 from octnas.space import SearchSpace
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from octnas.architecture import Architecture
 from octnas.errors import require
+from octnas.nn.backbone import create_backbone
 from octnas.nn.octavize import octavize
 
 __all__ = ["ThumbnailResNet"]
@@ -90,10 +91,7 @@ def octnas_network(
     found = Architecture.from_dict(architecture)
 
     def build(**overrides: Any) -> nn.Module:
-        from octnas.nn.shapes import create_backbone
-
-        model = create_backbone(found.backbone, overrides)
-        return octavize(model, found)
+        return octavize(create_backbone(found.backbone, overrides), found)
 
     # All of them by name, since timm takes what is missing from its own defaults.
     kwargs = {"in_chans": found.input_size[0], **found.backbone_args, **kwargs}

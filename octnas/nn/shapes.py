@@ -3,42 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
 from octnas.architecture import STRIDE_MODES, StrideMode
 from octnas.costs import ConvShape, low_channels
-from octnas.errors import SettingError, UnsupportedModelError, require
+from octnas.errors import UnsupportedModelError, require
+from octnas.nn.backbone import create_backbone
 from octnas.nn.octavize import match_sites, resolve_alphas, supported_convs
 from octnas.nn.sites import ConvSite
 from octnas.space import SearchSpace, Site
-
-
-def create_backbone(backbone: str, args: Mapping[str, Any], *, meta: bool = False) -> nn.Module:
-    """A timm model by name, with timm's initialisation; on the meta device for its shapes alone.
-
-    Raises:
-        SettingError: timm knows no such model, or does not take these arguments.
-    """
-    import octnas.nn.models  # noqa: F401  registers octnas's own backbones with timm
-
-    if not timm.is_model(backbone):
-        near = timm.list_models(f"*{backbone.split('.')[0]}*")[:5]
-        hint = f" (near: {', '.join(near)})" if near else ""
-        raise SettingError("backbone", backbone, f"a model that timm knows{hint}")
-    try:
-        with torch.device("meta" if meta else "cpu"):
-            model: nn.Module = timm.create_model(backbone, pretrained=False, **args)
-    except TypeError as error:
-        raise SettingError("backbone_args", dict(args), f"what {backbone} takes: {error}") from None
-    return model
-
-
-def pretrained_cfg(model: nn.Module) -> Mapping[str, Any]:
-    """What timm states for a model: input size, names of the first convolution and classifier."""
-    found: Any = model.pretrained_cfg
-    return dict(found)
 
 
 def search_space(

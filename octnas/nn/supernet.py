@@ -8,9 +8,9 @@ from torch import nn
 
 from octnas.architecture import Architecture
 from octnas.errors import ArchitectureError
+from octnas.nn.backbone import create_backbone
 from octnas.nn.conv import OctaveConv2d
 from octnas.nn.octavize import octavize, set_alphas
-from octnas.nn.shapes import create_backbone
 from octnas.space import SearchSpace
 
 

@@ -12,7 +12,8 @@ import octnas
 from octnas import Architecture, OctaveConv2d, OctaveTensor, octavize
 from octnas.errors import ArchitectureError, SettingError, UnsupportedModelError
 from octnas.nn import build
-from octnas.nn.shapes import create_backbone, search_space
+from octnas.nn.backbone import create_backbone
+from octnas.nn.shapes import search_space
 from octnas.space import SearchSpace
 
 CHOICES = (0.0, 0.25, 0.5, 1.0)
