@@ -1,0 +1,70 @@
+"""The shipped experiments that are not trained in tests: what they search, and what it costs."""
+
+from pathlib import Path
+
+import pytest
+
+from octnas.budgets import check_budgets
+from octnas.config import RunConfig, load_config
+from octnas.levels import CostLevels
+from octnas.nn.shapes import search_space
+from octnas.shipped import shipped_experiments
+from octnas.space import SearchSpace
+from octnas.training.settings import DigitsSettings
+
+SHIPPED = {path.stem: path for path in shipped_experiments()}
+# Sites; GMACs at uniform α = .5, .25 and .125 (the paper's networks, see tests/nn/test_published).
+IMAGENET = {
+    "resnet50": (29, (2.367, 3.104, 3.565)),
+    "resnet101": (63, (3.991, 5.598, 6.625)),
+    "resnet152": (97, (5.615, 8.092, 9.685)),
+}
+
+
+def space_of(path: Path) -> tuple[RunConfig, SearchSpace]:
+    config = load_config(path)
+    settings = config.space
+    args = dict(settings.backbone_args)
+    if isinstance(config.data, DigitsSettings):
+        args["num_classes"] = 10
+    space = search_space(
+        settings.backbone,
+        settings.input_size,
+        settings.alphas,
+        backbone_args=args,
+        fixed=settings.fixed,
+        channel_multiple=settings.channel_multiple,
+        stride_mode=settings.stride_mode,
+    )
+    return config, space
+
+
+def test_what_is_shipped() -> None:
+    assert set(SHIPPED) == {"digits", "tiny_imagenet", *IMAGENET}
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED))
+def test_every_budget_can_be_met(name: str) -> None:
+    config, space = space_of(SHIPPED[name])
+    budgets = [budget.resolve(space) for budget in config.space.budgets]
+    levels = CostLevels(space)
+    check_budgets(budgets, levels)
+    for budget in budgets:
+        # A budget that admits next to nothing would leave nothing to search.
+        assert 1e3 < levels.count(0, budget.max_macs) < space.size
+
+
+@pytest.mark.parametrize("name", sorted(IMAGENET))
+def test_imagenet_budgets_are_the_papers_networks(name: str) -> None:
+    config, space = space_of(SHIPPED[name])
+    sites, gmacs = IMAGENET[name]
+    assert len(space.searchable) == sites
+    found = [budget.resolve(space).max_macs / 1e9 for budget in config.space.budgets]
+    assert tuple(round(macs, 3) for macs in found) == gmacs
+
+
+@pytest.mark.parametrize("name", sorted(IMAGENET))
+def test_every_alpha_is_a_choice_of_its_own(name: str) -> None:
+    """Low channels are rounded to multiples of 8: .125 of 64 is the smallest that stays apart."""
+    _, space = space_of(SHIPPED[name])
+    assert all(site.choices == space.grid for site in space.searchable)
