@@ -83,7 +83,7 @@ def _train(run: Run, networks: list[Network]) -> dict[tuple[str, int], SeedResul
     with run.progress.bar("retrain", total) as bar:
 
         def on_epoch(training: Training, row: Mapping[str, float]) -> None:
-            bar.advance(note=f"{len(found)} of {len(trainings)} trainings")
+            bar.advance()
             values = {f"seed_{training.seed}/{name}": row[name] for name in ("train_loss", "lr")}
             for network in by_id[training.architecture.id]:
                 run.tracker.metrics(tracking_key(network), values, int(row["epoch"]))
@@ -94,6 +94,7 @@ def _train(run: Run, networks: list[Network]) -> dict[tuple[str, int], SeedResul
         device = run.config.device
         for training, result in train_all(trainings, run.config.data, settings, device, on_epoch):
             found[training.architecture.id, training.seed] = result
+            bar.advance(0, note=f"{len(found)} of {len(trainings)} trainings")
     return found
 
 
