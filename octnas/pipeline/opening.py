@@ -15,7 +15,7 @@ import yaml
 from octnas.budgets import check_budgets
 from octnas.config import RunConfig, load_config, resolved
 from octnas.costs import Budget
-from octnas.credentials import redact, redact_all
+from octnas.credentials import HIDDEN, redact, redact_all
 from octnas.errors import ConfigError, RunDirectoryError
 from octnas.levels import CostLevels
 from octnas.pipeline.progress import Progress
@@ -28,6 +28,7 @@ SCHEMA = 1
 CONFIG_FILE = "config.yaml"
 RUN_FILE = "run.json"
 STORAGE_VARIABLE = "OCTNAS_STORAGE"
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 _VERSIONS = ("octnas", "torch", "torchvision", "timm", "optuna", "ray", "mlflow", "numpy")
 
 
@@ -97,7 +98,7 @@ def open_run(
     source = experiment / CONFIG_FILE if experiment.is_dir() else experiment
     if experiment.is_dir() and not source.exists():
         raise RunDirectoryError(f"{experiment}: is not a run directory, it has no {CONFIG_FILE}")
-    config = _with_storage(load_config(source, overrides))
+    config = _with_passwords(load_config(source, overrides))
     path = run_dir or (experiment if experiment.is_dir() else Path("runs") / config.name)
     directory = RunDirectory(path)
     if fresh is not None and fresh not in STAGES:
@@ -143,15 +144,32 @@ def _check_stages(directory: RunDirectory, config: RunConfig, upto: str | None =
         directory.check(stage, fingerprint(config, stage))
 
 
-def _with_storage(config: RunConfig) -> RunConfig:
-    """The study's storage from the environment, where a password belongs."""
-    url = os.environ.get(STORAGE_VARIABLE) or config.search.storage
-    if ":***@" in url:
+def _with_passwords(config: RunConfig) -> RunConfig:
+    """The URLs of study and tracking, from the environment where it gives them."""
+    url = config.search.storage or os.environ.get(STORAGE_VARIABLE, "")
+    storage = _whole("search.storage", url, STORAGE_VARIABLE)
+    uri = _whole("tracking.uri", config.tracking.uri, TRACKING_VARIABLE)
+    return replace(
+        config,
+        search=replace(config.search, storage=storage),
+        tracking=replace(config.tracking, uri=uri),
+    )
+
+
+def _whole(key: str, url: str, variable: str) -> str:
+    """A URL with its password, which a run directory leaves out.
+
+    Raises:
+        ConfigError: it was left out, and the environment does not give it.
+    """
+    if HIDDEN not in url:
+        return url
+    if not os.environ.get(variable):
         raise ConfigError(
-            f"search.storage: found {url!r}, whose password was left out of the run directory; "
-            f"set the whole URL in the environment variable {STORAGE_VARIABLE}"
+            f"{key}: found {url!r}, whose password was left out of the run directory; "
+            f"set the whole URL in the environment variable {variable}"
         )
-    return replace(config, search=replace(config.search, storage=url))
+    return os.environ[variable]
 
 
 def _write_records(directory: RunDirectory, config: RunConfig, overrides: Sequence[str]) -> None:

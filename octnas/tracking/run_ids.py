@@ -1,12 +1,11 @@
 """The file in a run directory that remembers which MLflow runs belong to it."""
 
 import json
-import os
-import uuid
 from pathlib import Path
 from typing import Any
 
 from octnas.errors import TrackingError
+from octnas.run_directory import write_json
 
 SCHEMA = 1
 
@@ -41,14 +40,7 @@ class RunIds:
     def set(self, key: str, run_id: str) -> None:
         """Remember an id; the file is whole before and after."""
         self._runs[key] = run_id
-        document = {"schema": SCHEMA, **self._about, "runs": self._runs}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex}")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(document, file, indent=2, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
+        write_json(self._path, {"schema": SCHEMA, **self._about, "runs": self._runs})
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -182,3 +182,9 @@ def test_a_left_out_password_must_be_given_again(
     monkeypatch.setenv("OCTNAS_STORAGE", f"sqlite:///{tmp_path}/study.db")
     assert octnas("search", str(tmp_path / "runs" / "tiny")).code == 0
     assert (tmp_path / "study.db").exists()
+    dead = f"tracking.uri=http://me:{SECRET}@127.0.0.1:9"
+    for arguments in (["--set", dead], ["--fresh", "report"]):
+        result = octnas("retrain", str(tmp_path / "runs" / "tiny"), *arguments)
+        assert result.code == 2
+    assert "tracking.uri: found 'http://me:***@127.0.0.1:9'" in result.err
+    assert "MLFLOW_TRACKING_URI" in result.err
