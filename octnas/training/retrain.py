@@ -1,12 +1,15 @@
 """Training of fixed architectures from scratch, one after another or side by side."""
 
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from multiprocessing.managers import SyncManager
 from pathlib import Path
 from queue import Queue
@@ -117,7 +120,7 @@ def _train_in_processes(
     with SyncManager(ctx=context) as manager:
         epochs: Queue[tuple[int, Mapping[str, float]]] = manager.Queue()
         others = set(multiprocessing.active_children())
-        with ProcessPoolExecutor(workers, context, initializer=_die_quietly) as pool:
+        with ProcessPoolExecutor(workers, context, initializer=_follow_parent) as pool:
             futures = {
                 pool.submit(
                     train_one, training, data, settings, device, _Reporter(epochs, index)
@@ -140,9 +143,19 @@ def _train_in_processes(
                 raise
 
 
-def _die_quietly() -> None:
-    """Ctrl-C reaches every process of a terminal; the first one says what there is to say."""
+def _follow_parent() -> None:
+    """End a training with the process that started it, however that one ends, and say nothing."""
+    # Ctrl-C reaches every process of a terminal; the first one says what there is to say.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    # A killed parent cannot wait for anything, and results are written whole or not at all.
+    os._exit(1)
 
 
 def _drain(

@@ -1,6 +1,7 @@
 """Scores of candidates: a trained supernet, BN statistics of the candidate, loss on a part."""
 
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ class Scorer:
 
     Args:
         supernet: trained; this object changes its active architecture and BN statistics.
-        images: BN statistics come from the training part, without augmentation.
+        images: BN statistics come from shuffled training batches, as in a training of its own.
         part: ``"rank"`` or ``"read"``; held in memory.
         calibration_batches: training batches for the BN statistics.
         batch_size: of these and of scoring.
@@ -44,12 +45,8 @@ class Scorer:
         self._supernet = supernet.to(device)
         self._device = device
         self._batches: list[Batch] = [*images.batches(part, batch_size)]
-        self._calibration: list[torch.Tensor] = []
-        training = images.batches("train", batch_size)
-        for batch, (some, _) in zip(range(calibration_batches), training, strict=False):
-            # The last batch of a small training part may be smaller, which would bias an average.
-            if batch == 0 or len(some) == batch_size:
-                self._calibration.append(some.to(device))
+        training = images.train_batches(min(batch_size, images.count("train")), seed=0)
+        self._calibration = [some.to(device) for some, _ in islice(training, calibration_batches)]
 
     def __call__(self, alphas: Mapping[str, float]) -> dict[str, float]:
         """Loss and top-1 accuracy (0 to 1) of α by site."""

@@ -1,4 +1,6 @@
 import multiprocessing
+import time
+from multiprocessing.queues import Queue
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,29 @@ def test_a_killed_process_is_one_clear_error(digit_space: SearchSpace, tmp_path:
     settings = RetrainSettings(workers=2, recipe=RECIPE)
     with pytest.raises(TrainingError, match="a training process died"):
         list(train_all(found, DATA, settings, "cpu", kill))
+
+
+@pytest.mark.slow
+def test_trainings_end_with_a_killed_parent(digit_space: SearchSpace, tmp_path: Path) -> None:
+    """SIGKILL leaves no time to end them; they see for themselves that nobody waits."""
+    context = multiprocessing.get_context("spawn")
+    begun = context.Queue()
+    parent = context.Process(target=_train_long, args=(digit_space, tmp_path, begun))
+    parent.start()
+    workers = begun.get(timeout=120)
+    assert workers
+    parent.kill()
+    parent.join()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _train_long(space: SearchSpace, folder: Path, begun: "Queue[list[int]]") -> None:
+    def on_epoch(*_: object) -> None:
+        children = multiprocessing.active_children()
+        begun.put([int(child.pid or 0) for child in children if "Manager" not in child.name])
+
+    settings = RetrainSettings(workers=2, recipe=Recipe(epochs=10_000, batch_size=32))
+    list(train_all(trainings(space, folder), DATA, settings, "cpu", on_epoch))

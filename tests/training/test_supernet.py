@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,12 @@ import torch
 from safetensors.torch import save_file
 
 from octnas.nn.conv import OctaveConv2d
-from octnas.nn.supernet import subnet
+from octnas.nn.supernet import build, subnet
 from octnas.space import SearchSpace
-from octnas.training.data import DigitImages
+from octnas.training.data import DigitImages, open_images
 from octnas.training.evaluate import evaluate
 from octnas.training.scoring import Scorer, make_scorer
-from octnas.training.settings import Recipe, SupernetSettings
+from octnas.training.settings import FolderSettings, Recipe, SupernetSettings
 from octnas.training.supernet import architecture_sampler, train_supernet
 from tests.training.small import digits
 
@@ -94,7 +95,7 @@ def test_a_score_is_that_of_the_subnet_with_its_own_statistics(
         subnet(trained, {}), few_digits, "rank", calibration_batches=2, batch_size=60, device=CPU
     )
     network = subnet(trained, half)
-    recalibrate(network, [x for x, _ in list(few_digits.batches("train", 60))[:2]])
+    recalibrate(network, [x for x, _ in list(few_digits.train_batches(60, seed=0))[:2]])
     assert scorer(half) == evaluate(network, few_digits.batches("rank", 60), CPU)
 
 
@@ -128,3 +129,23 @@ def test_activation_reaches_every_convolution(
     convs = [module for module in network.modules() if isinstance(module, OctaveConv2d)]
     assert len(convs) == len(digit_space.convs)
     assert all(conv.low_channels == conv.out_channels // 2 for conv in convs)
+
+
+def test_statistics_come_from_all_classes(
+    digit_space: SearchSpace, folder_settings: FolderSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of a folder stand class by class: its first batch would be of one class alone."""
+    import octnas.training.scoring as module
+
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(module, "recalibrate", lambda _, batches: seen.extend(batches))
+    images = open_images(folder_settings, (3, 16, 16))
+    supernet = build(
+        replace(digit_space.uniform(0), input_size=(3, 16, 16), backbone_args={}), seed=0
+    )
+    scorer = Scorer(supernet, images, "rank", calibration_batches=1, batch_size=7, device=CPU)
+    scorer({})
+    assert len(seen) == 1
+    red, blue = seen[0][:, 0].mean(dim=(1, 2)), seen[0][:, 2].mean(dim=(1, 2))
+    assert (red > blue).any()
+    assert (red < blue).any()
