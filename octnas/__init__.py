@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from octnas.nn.load import load as load
     from octnas.nn.octave import OctaveTensor as OctaveTensor
     from octnas.nn.octavize import octavize as octavize
+    from octnas.nn.shapes import search_space as search_space
     from octnas.space import SearchSpace as SearchSpace
 
 # Looked up on first use, so that `import octnas` and `octnas --help` do not wait for torch.
@@ -23,6 +24,7 @@ _HOME = {
     "cost": "octnas.nn.cost",
     "load": "octnas.nn.load",
     "octavize": "octnas.nn.octavize",
+    "search_space": "octnas.nn.shapes",
 }
 
 __all__ = sorted(_HOME)

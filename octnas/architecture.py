@@ -49,6 +49,7 @@ class Architecture:
     stride_mode: StrideMode = "timm"
 
     def __post_init__(self) -> None:
+        _check_types({key: getattr(self, key) for key in _KEYS if key != "schema"})
         for site, alpha in self.alphas.items():
             if not 0.0 <= alpha <= 1.0:
                 raise ArchitectureError(f"α of site {site!r}: found {alpha}, allowed: 0 to 1")
@@ -116,9 +117,7 @@ class Architecture:
                 f"architecture: missing or unknown keys {', '.join(sorted(map(str, wrong)))}; "
                 f"allowed: exactly {', '.join(_KEYS)}"
             )
-        values = {key: document[key] for key in _KEYS if key != "schema"}
-        _check_types(values)
-        return Architecture(**values | {"input_size": tuple(values["input_size"])})
+        return Architecture(**{key: document[key] for key in _KEYS if key != "schema"})
 
     def save(self, path: str | Path) -> None:
         """Write the architecture as JSON."""
@@ -160,7 +159,10 @@ def _check_types(values: Mapping[str, Any]) -> None:
         and len(size) == 3
         and all(type(side) is int and side > 0 for side in size),
         "alphas": isinstance(alphas, Mapping)
-        and all(type(alpha) in (int, float) for alpha in alphas.values()),
+        and all(
+            isinstance(site, str) and isinstance(alpha, int | float) and not isinstance(alpha, bool)
+            for site, alpha in alphas.items()
+        ),
         "channel_multiple": type(values["channel_multiple"]) is int,
         "stride_mode": isinstance(values["stride_mode"], str),
     }

@@ -1,5 +1,7 @@
 """What one could do by hand at the same MACs: uniform α, and α growing with depth."""
 
+from itertools import product
+
 import numpy as np
 
 from octnas.architecture import Architecture
@@ -61,16 +63,15 @@ def _uniform_designs(space: SearchSpace) -> np.ndarray:
 
 
 def _growing_designs(space: SearchSpace) -> np.ndarray:
-    """α grows in a straight line from 0 at some depth to the end, up to the largest choice.
+    """α grows in a straight line from 0 at some depth up to one of the choices at another.
 
-    Both the depth where it starts and the slope are tried; each α goes to the nearest choice.
+    Both depths and the choice are tried; each α goes to the nearest choice of its site.
     """
     depth = np.array([site.depth for site in space.searchable])
-    largest = max(site.choices[-1] for site in space.searchable)
     designs = []
-    for start in np.linspace(0, 1, _STEPS // 4, endpoint=False):
+    for start, top in product(np.linspace(0, 1, _STEPS // 4, endpoint=False), space.grid[1:]):
         for end in np.linspace(start, 2, _STEPS // 2)[1:]:
-            ramp = largest * np.clip((depth - start) / (end - start), 0, 1)
+            ramp = top * np.clip((depth - start) / (end - start), 0, 1)
             wanted = zip(space.searchable, ramp, strict=True)
             designs.append([_nearest(site.choices, float(want)) for site, want in wanted])
     return np.unique(np.array(designs), axis=0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 from octnas.costs import Budget
 from octnas.errors import BudgetError, require
@@ -34,20 +35,30 @@ class BudgetSettings:
         key, value = next(iter(given.items()))
         if key == "uniform":
             require(0 <= value <= 1, key, value, "0 to 1")
-        require(value > 0 or key == "uniform", key, value, "above 0")
+        require(0 < value < inf or key == "uniform", key, value, "a number above 0")
         require(0 <= self.min_share <= 1, "min_share", self.min_share, "0 to 1")
+
+    @property
+    def name(self) -> str:
+        """What reports call it, such as ``"uniform α 0.5"``."""
+        if self.uniform is not None:
+            name = f"uniform α {self.uniform:g}"
+        elif self.share is not None:
+            name = f"{self.share:g} of vanilla"
+        else:
+            name = f"{int(self.macs or self.flops or 0):,} MACs"
+        return f"{name}, at least {self.min_share:g}" if self.min_share else name
 
     def resolve(self, space: SearchSpace) -> Budget:
         """The budget in MACs."""
         low = round(self.min_share * space.vanilla_macs)
         if self.uniform is not None:
             macs = space.cost(space.uniform(self.uniform)).macs
-            return Budget(f"uniform α {self.uniform:g}", macs, low, uniform=self.uniform)
+            return Budget(self.name, macs, low, uniform=self.uniform)
         if self.share is not None:
             macs = int(self.share * space.vanilla_macs)
-            return Budget(f"{self.share:g} of vanilla", macs, low)
-        macs = int(self.macs or self.flops or 0)
-        return Budget(f"{macs / 1e6:g} M MACs", macs, low)
+            return Budget(self.name, macs, low)
+        return Budget(self.name, int(self.macs or self.flops or 0), low)
 
 
 def check_budgets(budgets: Sequence[Budget], levels: CostLevels) -> None:

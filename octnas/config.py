@@ -12,7 +12,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from octnas.architecture import StrideMode
 from octnas.budgets import BudgetSettings
-from octnas.errors import ConfigError, SettingError, require
+from octnas.credentials import redact_all
+from octnas.errors import ConfigError, SettingError, require, require_seed
 from octnas.search.settings import SearchSettings
 from octnas.settings import HOW
 from octnas.tracking.settings import TrackingSettings
@@ -63,6 +64,8 @@ class SpaceSettings:
             "one or more numbers from 0 to 1",
         )
         require(len(self.budgets) > 0, "budgets", self.budgets, "one or more")
+        names = [budget.name for budget in self.budgets]
+        require(len(set(names)) == len(names), "budgets", names, "distinct budgets")
         require(self.channel_multiple >= 1, "channel_multiple", self.channel_multiple, "1 or more")
 
 
@@ -89,21 +92,26 @@ class RunConfig:
     device: str = field(default="auto", metadata=HOW)
 
     def __post_init__(self) -> None:
-        require(0 <= self.seed < 2**31, "seed", self.seed, "0 to 2147483647")
+        require_seed("seed", self.seed)
 
 
 _ADAPTER = TypeAdapter(RunConfig)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read an experiment file.
+    """Read and check an experiment file; see `load_document` and `check_config`."""
+    return check_config(load_document(path, overrides))
+
+
+def load_document(path: Path, overrides: Sequence[str] = ()) -> Document:
+    """Read an experiment file without checking its settings.
 
     Args:
         path: of the YAML file.
         overrides: ``section.key=value``, the value in YAML.
 
     Raises:
-        ConfigError: one line for each mistake: file, line, key, what was found, what is allowed.
+        ConfigError: it cannot be read or is not YAML.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -112,14 +120,14 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     document = parse_yaml(text, str(path))
     for override in overrides:
         parse_override(override, document)
-    return check_config(document)
+    return document
 
 
 def check_config(document: Document) -> RunConfig:
     """Settings from a parsed document.
 
     Raises:
-        ConfigError: as `load_config`.
+        ConfigError: one line for each mistake: file, line, key, what was found, what is allowed.
     """
     problems = list(_unknown_keys(document, RunConfig, document.values, ()))
     if problems:
@@ -186,5 +194,7 @@ def _describe(document: Document, problem: Mapping[str, Any]) -> str:
 
 
 def _show(value: Any) -> str:
+    # Before anything is cut off: half a URL is not recognised as one any more.
+    value = redact_all(value)
     text = repr(list(value) if isinstance(value, tuple) else value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -69,3 +69,8 @@ def require(condition: bool, key: str, found: object, allowed: str) -> None:
     """Raise `SettingError` unless ``condition`` holds; for the ``__post_init__`` of settings."""
     if not condition:
         raise SettingError(key, found, allowed)
+
+
+def require_seed(key: str, seed: int) -> None:
+    """Raise `SettingError` unless every generator takes the seed."""
+    require(0 <= seed < 2**31, key, seed, "0 to 2147483647")

@@ -8,6 +8,8 @@ from typing import Any
 from octnas.architecture import Architecture
 from octnas.costs import Cost
 
+SCHEMA = 1
+
 SEARCHED = "searched"
 UNIFORM = "uniform"
 GROWING = "growing"
@@ -83,10 +85,22 @@ class SeedResult:
     def to_dict(self) -> dict[str, Any]:
         """The result as a JSON object."""
         return {
+            "schema": SCHEMA,
             "seed": self.seed,
             "metrics": dict(self.metrics),
             "history": [dict(epoch) for epoch in self.history],
         }
+
+    @staticmethod
+    def from_dict(document: Mapping[str, Any]) -> "SeedResult":
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ValueError: an unknown schema version.
+        """
+        if document["schema"] != SCHEMA:
+            raise ValueError(f"schema: found {document['schema']!r}, allowed: {SCHEMA}")
+        return SeedResult(document["seed"], document["metrics"], document["history"])
 
 
 @dataclass(frozen=True)
@@ -115,5 +129,5 @@ class Retrained:
     @staticmethod
     def from_dict(document: Mapping[str, Any]) -> "Retrained":
         """Read what `to_dict` wrote."""
-        runs = tuple(SeedResult(**run) for run in document["runs"])
+        runs = tuple(SeedResult.from_dict(run) for run in document["runs"])
         return Retrained(Network.from_dict(document["network"]), runs)

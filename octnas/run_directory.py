@@ -9,7 +9,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -78,6 +79,37 @@ def read_json(path: Path) -> Any:
         raise RunDirectoryError(f"{path}: cannot be read as JSON ({error})") from error
 
 
+def read_document(path: Path, schema: int, *keys: str) -> dict[str, Any]:
+    """Read a JSON object of the run directory that carries a schema version.
+
+    Raises:
+        RunDirectoryError: it is missing, has another schema, or lacks one of the keys.
+    """
+    document = read_json(path)
+    found = document.get("schema") if isinstance(document, dict) else document
+    if found != schema:
+        raise RunDirectoryError(f"{path}: schema: found {found!r}, allowed: {schema}")
+    if missing := [key for key in keys if key not in document]:
+        raise RunDirectoryError(f"{path}: {', '.join(missing)}: missing; redo the stage")
+    return dict(document)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what goes wrong inside, where a file's contents are taken apart, into one clear error.
+
+    Raises:
+        RunDirectoryError: naming the file.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise RunDirectoryError(
+            f"{path}: does not hold what it should ({reason}); redo its stage with --fresh"
+        ) from error
+
+
 class RunDirectory:
     """The folder of one run.
 
@@ -101,11 +133,7 @@ class RunDirectory:
         path = self.stage(stage) / MARKER
         if not path.exists():
             return None
-        document = read_json(path)
-        found = document.get("schema") if isinstance(document, dict) else None
-        if found != SCHEMA:
-            raise RunDirectoryError(f"{path}: schema: found {found!r}, allowed: {SCHEMA}")
-        return dict(document)
+        return read_document(path, SCHEMA, "finished", "fingerprint")
 
     def finished(self, stage: str) -> str | None:
         """When a stage was finished; None if it was not."""
@@ -133,7 +161,7 @@ class RunDirectory:
             )
 
     def begin(self, stage: str, fingerprint: Mapping[str, Any]) -> None:
-        """Note that a stage begins; a stage that was broken off goes on with its files."""
+        """Note that a stage begins whose files it will go on with if it is broken off."""
         if self.marker(stage) is None:
             self._mark(stage, fingerprint, finished=None)
 
@@ -149,6 +177,9 @@ class RunDirectory:
         """Remove a stage's results and those of the stages that depend on it; their names."""
         gone = list(dependents(stage))
         for name in reversed(gone):
+            # First, so that what is left of a removal that was broken off is not taken for whole.
+            (self.stage(name) / MARKER).unlink(missing_ok=True)
+        for name in gone:
             if self.stage(name).exists():
                 shutil.rmtree(self.stage(name))
         return gone

@@ -65,6 +65,15 @@ _Loader.add_implicit_resolver(
 )
 
 
+# No other types than a settings file needs: no binary data, sets or dates.
+_PLAIN = ("bool", "float", "int", "map", "null", "seq", "str")
+_Loader.yaml_constructors = {
+    tag: construct
+    for tag, construct in yaml.SafeLoader.yaml_constructors.items()
+    if tag is None or tag.rsplit(":", 1)[1] in _PLAIN
+}
+
+
 def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     # A leading zero is no octal number here, as it was in YAML 1.1.
     return int(loader.construct_scalar(node))
@@ -91,8 +100,8 @@ def parse_yaml(text: str, name: str) -> Document:
         mark = error.problem_mark
         line = 1 if mark is None else mark.line + 1
         raise ConfigError(f"{name}:{line}: not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{name}: not valid YAML: {_one_line(error)}") from None
     finally:
         loader.dispose()
     return document
@@ -105,15 +114,15 @@ def parse_override(override: str, document: Document) -> None:
         ConfigError: no ``=``, a value that is not YAML, or a key below a plain value.
     """
     dotted, equals, text = override.partition("=")
-    keys: Path = tuple(int(key) if key.isdigit() else key for key in dotted.strip().split("."))
+    keys: Path = tuple(
+        int(key) if key.isascii() and key.isdecimal() else key for key in dotted.strip().split(".")
+    )
     if not equals or not dotted.strip() or "" in keys:
         raise ConfigError(f"--set: found {override!r}, allowed: section.key=value")
     try:
         value = yaml.load(text, _Loader)  # noqa: S506  a safe loader
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            f"--set: {dotted}: not valid YAML: {' '.join(str(error).split())}"
-        ) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"--set: {dotted}: not valid YAML: {_one_line(error)}") from None
     holder: Any = document.values
     for key in keys[:-1]:
         if isinstance(holder, dict):
@@ -130,6 +139,11 @@ def parse_override(override: str, document: Document) -> None:
         del document.lines[path]
     for length in range(1, len(keys) + 1):
         document.lines.setdefault(keys[:length], None)
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else text[:200] + "…"
 
 
 def _note_lines(

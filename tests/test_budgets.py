@@ -23,7 +23,7 @@ def test_budgets_in_macs(resnet50: SearchSpace) -> None:
     assert share.max_macs == int(0.65 * resnet50.vanilla_macs)
     assert share.min_macs == round(0.5 * resnet50.vanilla_macs)
     macs, flops = (BudgetSettings(**{key: 3e9}).resolve(resnet50) for key in ("macs", "flops"))
-    assert macs == flops == Budget("3000 M MACs", 3_000_000_000)
+    assert macs == flops == Budget("3,000,000,000 MACs", 3_000_000_000)
 
 
 @pytest.mark.parametrize(

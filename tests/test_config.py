@@ -171,3 +171,26 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path / "binary.yaml")
+
+
+def test_a_password_in_a_wrong_place_is_not_shown(tmp_path: Path) -> None:
+    secret = "S3cret" * 20
+    url = f"postgresql://user:{secret}@host/db"
+    for override in (f"search.executor={url}", f"search={url}", f"seed={url}"):
+        found = problem(tmp_path, MINIMAL, override)
+        assert "S3cret" not in found
+        assert "***" in found
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "retrain: {seeds: [99999999999999999999]}",
+        "retrain: {seeds: [-1]}",
+        "supernet: {recipe: {lr: .inf}}",
+        "supernet: {recipe: {lr: .nan}}",
+        "supernet: {recipe: {weight_decay: .inf}}",
+    ],
+)
+def test_numbers_that_no_training_takes(tmp_path: Path, section: str) -> None:
+    assert "found" in problem(tmp_path, MINIMAL + section + "\n")

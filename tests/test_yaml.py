@@ -47,6 +47,11 @@ def test_scalars_are_what_they_look_like(text: str, value: Any) -> None:
         ("- 1\n", "f.yaml:1: found no settings"),
         ("", "f.yaml:1: found no settings"),
         ("a: !!python/object/apply:os.system [true]\n", "f.yaml:1: not valid YAML"),
+        ("a: !!binary aGVsbG8=\n", "f.yaml:1: not valid YAML"),
+        ("a: !!set {b}\n", "f.yaml:1: not valid YAML"),
+        ("a: !!int abc\n", "f.yaml: not valid YAML"),
+        ("a: " + "9" * 5000 + "\n", "f.yaml: not valid YAML"),
+        ("a: " + "[" * 3000 + "]" * 3000 + "\n", "f.yaml: not valid YAML"),
         ("? [1]\n: 2\n", "f.yaml:1: found a key that is not text"),
         ("a: &x\n  b: *x\n", "f.yaml:1: a.b: refers to what it stands in"),
     ],
@@ -88,6 +93,8 @@ def test_overrides_replace_and_add() -> None:
         ("a.b.c.d=1", "'c' is not a section"),
         ("a.l.7=1", "7 is not a key of a section"),
         ("a.b=[1", "not valid YAML"),
+        ("a.b=!!timestamp x", "not valid YAML"),
+        ("a.l.²=1", "'²' is not a key of a section"),
     ],
 )
 def test_overrides_that_cannot_be(override: str, message: str) -> None:

@@ -53,8 +53,10 @@ def _find(
 ) -> "ModelCost":
     if (model is None) == (architecture is None):
         raise ConfigError("octnas cost: give either MODEL or --architecture FILE")
-    if architecture is not None and alpha is not None:
-        raise ConfigError("octnas cost: --alpha goes with MODEL, not with --architecture")
+    if architecture is not None and (alpha is not None or channel_multiple != 1):
+        raise ConfigError(
+            "octnas cost: --alpha and --channel-multiple go with MODEL, not with --architecture"
+        )
     from octnas.architecture import Architecture
     from octnas.nn.cost import cost as cost_of
 
@@ -62,7 +64,7 @@ def _find(
     channels = given.input_size[0] if given else 3
     return cost_of(
         given or model or "",
-        alpha or 0.0,
+        alpha,
         input_size=None if side is None else (channels, side, side),
         channel_multiple=channel_multiple,
     )

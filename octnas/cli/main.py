@@ -49,6 +49,9 @@ def main() -> None:
         for line in redact(str(error)).splitlines():
             typer.echo(f"octnas: {line}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("octnas: interrupted; the same command goes on from here", err=True)
-        sys.exit(130)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A full disk, a file in the place of a folder, a folder that may not be written to.
+        typer.echo(f"octnas: {error.filename}: {error.strerror}", err=True)
+        sys.exit(2)

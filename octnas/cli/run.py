@@ -90,7 +90,7 @@ def report(
     """Write the report anew, from as much as there is."""
     from octnas.pipeline.stages import rewrite_report
 
-    opened = _open(experiment, overrides, run_dir, None)
+    opened = _open(experiment, overrides, run_dir, None, ("report",))
     rewrite_report(opened)
 
 
@@ -101,15 +101,25 @@ def _carry_out(
     fresh: str | None,
     stages: tuple[str, ...],
 ) -> "Run":
-    opened = _open(experiment, overrides, run_dir, fresh)
     from octnas.pipeline.stages import run_stages
 
-    run_stages(opened, stages)
+    try:
+        opened = _open(experiment, overrides, run_dir, fresh, stages)
+        run_stages(opened, stages)
+    except KeyboardInterrupt:
+        typer.echo(
+            "octnas: interrupted; the same command goes on from here (without --fresh)", err=True
+        )
+        raise typer.Exit(130) from None
     return opened
 
 
 def _open(
-    experiment: Path, overrides: list[str] | None, run_dir: Path | None, fresh: str | None
+    experiment: Path,
+    overrides: list[str] | None,
+    run_dir: Path | None,
+    fresh: str | None,
+    stages: tuple[str, ...],
 ) -> "Run":
     from octnas.cli.progress import RichProgress
     from octnas.pipeline.opening import open_run
@@ -119,6 +129,7 @@ def _open(
         overrides=overrides or (),
         run_dir=run_dir,
         fresh=fresh,
+        stages=stages,
         progress=RichProgress(),
     )
 

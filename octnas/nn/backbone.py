@@ -23,8 +23,13 @@ def create_backbone(backbone: str, args: Mapping[str, Any], *, meta: bool = Fals
     try:
         with torch.device("meta" if meta else "cpu"):
             model: nn.Module = timm.create_model(backbone, pretrained=False, **args)
-    except TypeError as error:
-        raise SettingError("backbone_args", dict(args), f"what {backbone} takes: {error}") from None
+    except SettingError:
+        raise
+    except (TypeError, ValueError, RuntimeError, AssertionError, IndexError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SettingError(
+            "backbone_args", dict(args), f"what {backbone} takes: {reason}"
+        ) from None
     return model
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from octnas.architecture import Architecture, StrideMode
 from octnas.costs import Cost, conv_macs, low_channels
+from octnas.errors import require
 from octnas.nn.backbone import create_backbone, pretrained_cfg
 from octnas.nn.octavize import Alphas, resolve_alphas
 from octnas.nn.shapes import search_space
@@ -72,7 +73,7 @@ class ModelCost:
 
 def cost(
     model: str | Architecture,
-    alphas: Alphas = 0.0,
+    alphas: Alphas | None = None,
     *,
     input_size: tuple[int, int, int] | None = None,
     backbone_args: dict[str, Any] | None = None,
@@ -84,26 +85,32 @@ def cost(
     Args:
         model: a timm model's name; or an `Architecture`, which brings everything but, if given,
             the input size.
-        alphas: as `octnas.octavize` takes them; a number means the paper's rule, an `Architecture`
-            brings its own ``channel_multiple`` and ``stride_mode``.
+        alphas: as `octnas.octavize` takes them, by default 0; a number means the paper's rule.
         input_size: ``(channels, height, width)``; by default what timm states for the model.
         backbone_args: keyword arguments for ``timm.create_model``.
         channel_multiple: low channels are rounded down to a multiple of this.
         stride_mode: ``"timm"`` or ``"paper"``; MACs are the same.
 
     Raises:
-        SettingError: timm knows no such model.
+        SettingError: timm knows no such model, or α and the like are given beside an
+            `Architecture`.
         UnsupportedModelError: a model that octave feature maps cannot pass through.
         ArchitectureError: an unknown site, or α outside [0, 1].
     """
+    names = isinstance(model, str | Architecture)
+    require(names, "model", type(model).__name__, "a timm model's name, or an Architecture")
     if isinstance(model, Architecture):
-        alphas, channel_multiple, stride_mode = model, model.channel_multiple, model.stride_mode
+        beside = (alphas, channel_multiple, stride_mode)
+        require(
+            beside == (None, 1, "timm"), "architecture", beside, "no α, multiple or mode beside"
+        )
         backbone_args, input_size = dict(model.backbone_args), input_size or model.input_size
+        alphas = model
         model = model.backbone
-    elif isinstance(alphas, Architecture):
-        channel_multiple, stride_mode = alphas.channel_multiple, alphas.stride_mode
     backbone = create_backbone(model, backbone_args or {}, meta=True)
-    by_site = resolve_alphas(backbone, alphas)
+    if isinstance(alphas, Architecture):
+        channel_multiple, stride_mode = alphas.channel_multiple, alphas.stride_mode
+    by_site = resolve_alphas(backbone, 0.0 if alphas is None else alphas)
     space = search_space(
         model,
         input_size or tuple(pretrained_cfg(backbone).get("input_size", (3, 224, 224))),

@@ -3,7 +3,7 @@
 from octnas.export.timm_folder import export_timm
 from octnas.pipeline.opening import Run
 from octnas.pipeline.records import begin_tracking, read_results
-from octnas.pipeline.retrain import tracking_key
+from octnas.pipeline.retrain import track_network, tracking_key
 from octnas.training.data import preparation
 from octnas.training.retrain import WEIGHTS_FILE
 
@@ -25,6 +25,9 @@ def export(run: Run) -> None:
                 num_classes=network.architecture.backbone_args["num_classes"],
                 data_config=preparation(run.config.data),
             )
+            # Here too: the run may be missing, if tracking was off or its database is gone.
+            track_network(run, network, anew=False)
             run.tracker.artifact(tracking_key(network), folder, "model")
+            run.tracker.finish(tracking_key(network))
             bar.advance(note=network.slug)
     run.progress.say(f"export: {len(results)} folders in {run.directory.stage('export')}")

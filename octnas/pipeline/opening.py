@@ -2,7 +2,8 @@
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -13,16 +14,27 @@ from typing import Any
 import yaml
 
 from octnas.budgets import check_budgets
-from octnas.config import RunConfig, load_config, resolved
+from octnas.config import RunConfig, check_config, load_document, resolved
 from octnas.costs import Budget
 from octnas.credentials import HIDDEN, redact, redact_all
-from octnas.errors import ConfigError, RunDirectoryError
+from octnas.errors import ConfigError, RunDirectoryError, SettingError
 from octnas.levels import CostLevels
 from octnas.pipeline.progress import Progress
-from octnas.run_directory import STAGES, RunDirectory, digest, read_json, write_json, write_text
+from octnas.run_directory import (
+    STAGES,
+    RunDirectory,
+    digest,
+    read_document,
+    read_json,
+    reading,
+    write_json,
+    write_text,
+)
 from octnas.settings import flatten
 from octnas.space import SearchSpace
 from octnas.tracking.tracker import Tracker
+from octnas.training.settings import FolderSettings
+from octnas.yaml import Document
 
 SCHEMA = 1
 CONFIG_FILE = "config.yaml"
@@ -37,12 +49,14 @@ class Run:
     """An experiment that is about to run.
 
     Attributes:
+        document: the experiment file, by which errors name file and line.
         config: the checked settings, passwords included; never written as they are.
         directory: where the stages read and write.
         tracker: MLflow.
         progress: bars and lines for the user.
     """
 
+    document: Document
     config: RunConfig
     directory: RunDirectory
     tracker: Tracker
@@ -51,7 +65,9 @@ class Run:
     @cached_property
     def space(self) -> SearchSpace:
         """The search space that the space stage has written."""
-        return SearchSpace.from_dict(read_json(self.directory.stage("space") / "space.json"))
+        path = self.directory.stage("space") / "space.json"
+        with reading(path):
+            return SearchSpace.from_dict(read_json(path))
 
     @cached_property
     def budgets(self) -> tuple[Budget, ...]:
@@ -69,6 +85,19 @@ class Run:
         check_budgets(self.budgets, levels)
         return levels
 
+    @contextmanager
+    def settings_of(self, *section: str) -> Iterator[None]:
+        """Say file, line and whole key of a setting that turns out to be wrong inside.
+
+        Raises:
+            ConfigError: in the place of a `SettingError` about a key of the section.
+        """
+        try:
+            yield
+        except SettingError as error:
+            place = self.document.place((*section, error.key))
+            raise ConfigError(f"{place}: found {error.found!r}, allowed: {error.allowed}") from None
+
     def fingerprint(self, stage: str) -> dict[str, Any]:
         """What decides the results of a stage: its settings, its inputs and the schema."""
         return fingerprint(self.config, stage)
@@ -80,6 +109,7 @@ def open_run(
     overrides: Sequence[str] = (),
     run_dir: Path | None = None,
     fresh: str | None = None,
+    stages: Sequence[str] = tuple(STAGES),
     progress: Progress,
 ) -> Run:
     """Open an experiment file with its run directory, or a run directory with its own settings.
@@ -88,7 +118,8 @@ def open_run(
         experiment: a YAML file, or the directory of an earlier run.
         overrides: ``section.key=value``.
         run_dir: by default ``runs/NAME`` below the working directory.
-        fresh: a stage to do anew, with what depends on it.
+        fresh: a stage to do anew, with what depends on it; one of ``stages``.
+        stages: what is going to be done.
         progress: bars and lines for the user.
 
     Raises:
@@ -98,11 +129,12 @@ def open_run(
     source = experiment / CONFIG_FILE if experiment.is_dir() else experiment
     if experiment.is_dir() and not source.exists():
         raise RunDirectoryError(f"{experiment}: is not a run directory, it has no {CONFIG_FILE}")
-    config = _with_passwords(load_config(source, overrides))
+    document = load_document(source, overrides)
+    config = _resolved_paths(_with_passwords(check_config(document)))
     path = run_dir or (experiment if experiment.is_dir() else Path("runs") / config.name)
     directory = RunDirectory(path)
-    if fresh is not None and fresh not in STAGES:
-        raise ConfigError(f"--fresh: found {fresh!r}, allowed: {', '.join(STAGES)}")
+    if fresh is not None and fresh not in stages:
+        raise ConfigError(f"--fresh: found {fresh!r}, allowed here: {', '.join(stages)}")
     if fresh is not None:
         _check_stages(directory, config, upto=fresh)
         gone = directory.forget(fresh)
@@ -115,7 +147,7 @@ def open_run(
         store=path.resolve().parent,
         ids_file=path / "tracking.json",
     )
-    return Run(config, directory, tracker, progress)
+    return Run(document, config, directory, tracker, progress)
 
 
 def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
@@ -172,23 +204,33 @@ def _whole(key: str, url: str, variable: str) -> str:
     return os.environ[variable]
 
 
+def _resolved_paths(config: RunConfig) -> RunConfig:
+    """Paths that mean the same from any folder."""
+    if not isinstance(config.data, FolderSettings) or not config.data.root:
+        return config
+    root = str(Path(config.data.root).expanduser().absolute())
+    return replace(config, data=replace(config.data, root=root))
+
+
 def _write_records(directory: RunDirectory, config: RunConfig, overrides: Sequence[str]) -> None:
-    """The resolved settings, and what they are run with; without passwords."""
+    """The resolved settings, and with what they were run, each time anew; without passwords."""
     text = yaml.safe_dump(redact_all(resolved(config)), sort_keys=False, allow_unicode=True)
     write_text(directory.path / CONFIG_FILE, text)
     path = directory.path / RUN_FILE
-    before: Mapping[str, Any] = read_json(path) if path.exists() else {}
-    write_json(
-        path,
-        {
-            "schema": SCHEMA,
-            "name": config.name,
-            "seed": config.seed,
-            "retrain_seeds": list(config.retrain.seeds),
-            "created": before.get("created", datetime.now(UTC).isoformat(timespec="seconds")),
-            "overrides": [redact(override) for override in overrides],
-            "versions": {name: version(name) for name in _VERSIONS},
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-        },
-    )
+    record: dict[str, Any] = {"schema": SCHEMA, "name": config.name, "runs": []}
+    if path.exists():
+        record = read_document(path, SCHEMA, "runs")
+    this = {
+        "seed": config.seed,
+        "retrain_seeds": list(config.retrain.seeds),
+        "overrides": [redact(override) for override in overrides],
+        "versions": {name: version(name) for name in _VERSIONS},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+    with reading(path):
+        last = {key: value for key, value in (record["runs"] or [{}])[-1].items() if key != "time"}
+        if last != this:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            record["runs"].append({"time": now, **this})
+    write_json(path, record)

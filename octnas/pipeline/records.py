@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from octnas.errors import RunDirectoryError
 from octnas.front import Candidate
 from octnas.pipeline.opening import CONFIG_FILE, RUN_FILE, Run
 from octnas.results import Retrained
-from octnas.run_directory import read_json, write_json
+from octnas.run_directory import read_document, reading, write_json
 from octnas.settings import flatten
 
 SCHEMA = 1
@@ -37,8 +36,10 @@ def write_candidates(run: Run, candidates: Sequence[Candidate]) -> None:
 
 def read_candidates(run: Run) -> tuple[Candidate, ...]:
     """Read what `write_candidates` wrote."""
-    document = _read(run, "search", CANDIDATES_FILE)
-    return tuple(Candidate.from_dict(entry) for entry in document["candidates"])
+    path = run.directory.stage("search") / CANDIDATES_FILE
+    with reading(path):
+        document = read_document(path, SCHEMA, "candidates")
+        return tuple(Candidate.from_dict(entry) for entry in document["candidates"])
 
 
 def write_chosen(run: Run, chosen: dict[str, Candidate]) -> None:
@@ -51,8 +52,10 @@ def write_chosen(run: Run, chosen: dict[str, Candidate]) -> None:
 
 def read_chosen(run: Run) -> dict[str, Candidate]:
     """Read what `write_chosen` wrote."""
-    document = _read(run, "search", CHOSEN_FILE)
-    return {name: Candidate.from_dict(entry) for name, entry in document["chosen"].items()}
+    path = run.directory.stage("search") / CHOSEN_FILE
+    with reading(path):
+        document = read_document(path, SCHEMA, "chosen")
+        return {name: Candidate.from_dict(entry) for name, entry in document["chosen"].items()}
 
 
 def write_results(run: Run, results: Sequence[Retrained]) -> None:
@@ -65,15 +68,7 @@ def write_results(run: Run, results: Sequence[Retrained]) -> None:
 
 def read_results(run: Run) -> tuple[Retrained, ...]:
     """Read what `write_results` wrote."""
-    document = _read(run, "retrain", RESULTS_FILE)
-    return tuple(Retrained.from_dict(entry) for entry in document["networks"])
-
-
-def _read(run: Run, stage: str, name: str) -> dict[str, Any]:
-    path = run.directory.stage(stage) / name
-    document = read_json(path)
-    if document.get("schema") != SCHEMA:
-        raise RunDirectoryError(
-            f"{path}: schema: found {document.get('schema')!r}, allowed: {SCHEMA}"
-        )
-    return dict(document)
+    path = run.directory.stage("retrain") / RESULTS_FILE
+    with reading(path):
+        document = read_document(path, SCHEMA, "networks")
+        return tuple(Retrained.from_dict(entry) for entry in document["networks"])

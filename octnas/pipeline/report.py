@@ -9,11 +9,11 @@ from octnas.pipeline.records import (
     read_chosen,
     read_results,
 )
-from octnas.pipeline.supernet import HISTORY_FILE
+from octnas.pipeline.supernet import HISTORY_FILE, SCHEMA
 from octnas.report.data import ReportData
 from octnas.report.page import write_page
 from octnas.report.tables import retrained_rows, write_csv
-from octnas.run_directory import read_json
+from octnas.run_directory import read_document, reading
 
 PAGE_FILE = "index.html"
 TABLE_FILE = "networks.csv"
@@ -31,7 +31,6 @@ def report(run: Run) -> None:
     for name in (PAGE_FILE, TABLE_FILE):
         if (folder / name).exists():
             run.tracker.artifact(PARENT, folder / name, "report")
-    run.tracker.finish(PARENT)
     run.progress.say(f"report: {folder / PAGE_FILE}")
 
 
@@ -39,7 +38,7 @@ def gather(run: Run) -> ReportData:
     """Everything that the report shows, from the files of the run directory."""
     candidates = read_candidates(run)
     retrained = read_results(run) if run.directory.finished("retrain") else ()
-    history = read_json(run.directory.stage("supernet") / HISTORY_FILE)["epochs"]
+    history = read_document(run.directory.stage("supernet") / HISTORY_FILE, SCHEMA, "epochs")
     return ReportData(
         name=run.config.name,
         space=run.space,
@@ -48,13 +47,17 @@ def gather(run: Run) -> ReportData:
         front=Front.of(candidates),
         chosen=read_chosen(run),
         retrained=retrained,
-        supernet_history=tuple(history),
+        supernet_history=tuple(history["epochs"]),
         facts=_facts(run),
     )
 
 
 def _facts(run: Run) -> dict[str, str]:
-    record = read_json(run.directory.path / RUN_FILE)
+    path = run.directory.path / RUN_FILE
+    with reading(path):
+        runs = read_document(path, SCHEMA, "runs")["runs"]
+        first, last = runs[0], runs[-1]
+        overrides = dict.fromkeys(override for record in runs for override in record["overrides"])
     config = run.config
     return {
         "Data": config.data.source,
@@ -64,8 +67,8 @@ def _facts(run: Run) -> dict[str, str]:
         "Search": f"{config.search.sampler}, {config.search.trials} trials",
         "Retraining": f"{config.retrain.recipe.epochs} epochs from scratch",
         "Device": config.device,
-        "Begun": record["created"],
-        "Overrides": ", ".join(record["overrides"]) or "none",
-        "Versions": ", ".join(f"{name} {found}" for name, found in record["versions"].items()),
-        "Python": f"{record['python']} on {record['platform']}",
+        "Begun": first["time"],
+        "Overrides": ", ".join(overrides) or "none",
+        "Versions": ", ".join(f"{name} {found}" for name, found in last["versions"].items()),
+        "Python": f"{last['python']} on {last['platform']}",
     }

@@ -11,7 +11,7 @@ from octnas.pipeline.records import (
     write_results,
 )
 from octnas.results import SEARCHED, VANILLA, Network, Retrained, SeedResult
-from octnas.run_directory import write_json
+from octnas.run_directory import read_document, reading, write_json
 from octnas.settings import flatten
 from octnas.training.retrain import Training, train_all
 
@@ -26,14 +26,20 @@ def tracking_key(network: Network) -> str:
 
 def retrain(run: Run) -> None:
     """Train every network with every seed; what is on disk already is not trained again."""
-    networks = plan(run)
     path = run.directory.stage("retrain") / PLAN_FILE
     anew = not path.exists()
+    if anew:
+        networks = plan(run)
+        run.directory.begin("retrain", run.fingerprint("retrain"))
+        document = {"schema": SCHEMA, "networks": [network.to_dict() for network in networks]}
+        write_json(path, document)
+    else:
+        with reading(path):
+            planned = read_document(path, SCHEMA, "networks")["networks"]
+            networks = [Network.from_dict(entry) for entry in planned]
     begin_tracking(run)
     for network in networks:
-        _start_tracking(run, network, anew=anew)
-    document = {"schema": SCHEMA, "networks": [network.to_dict() for network in networks]}
-    write_json(path, document)
+        track_network(run, network, anew=anew)
     found = _train(run, networks)
     results = []
     for network in networks:
@@ -98,7 +104,8 @@ def _train(run: Run, networks: list[Network]) -> dict[tuple[str, int], SeedResul
     return found
 
 
-def _start_tracking(run: Run, network: Network, *, anew: bool) -> None:
+def track_network(run: Run, network: Network, *, anew: bool) -> None:
+    """Start the network's MLflow run, or go on with it."""
     params = flatten(run.config.retrain, "retrain") | {
         "architecture": network.architecture.id,
         "macs": network.cost.macs,

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from math import log
 from pathlib import Path
 
 from octnas.errors import SearchError
@@ -12,7 +13,7 @@ from octnas.pipeline.opening import Run
 from octnas.pipeline.progress import Bar
 from octnas.pipeline.records import PARENT, begin_tracking, write_candidates, write_chosen
 from octnas.pipeline.supernet import WEIGHTS_FILE
-from octnas.run_directory import read_json, write_json
+from octnas.run_directory import read_document, write_json
 from octnas.search.design import bounds, initial_design
 from octnas.search.study import Driver, open_storage, quiet, run_local
 from octnas.settings import flatten
@@ -49,16 +50,18 @@ def search(run: Run) -> None:
 
 def _driver(run: Run, on_told: Callable[[Candidate], None]) -> Driver:
     settings, folder = run.config.search, run.directory.stage("search")
+    storage = open_storage(settings.storage, folder / JOURNAL_FILE)
     study = folder / STUDY_FILE
     if not study.exists():
+        run.directory.begin("search", run.fingerprint("search"))
         # Unique, since many runs may share one database.
         name = f"{run.config.name}-{uuid.uuid4().hex[:12]}"
         write_json(study, {"schema": SCHEMA, "study_name": name})
     return Driver(
         run.space,
         settings,
-        storage=open_storage(settings.storage, folder / JOURNAL_FILE),
-        study_name=read_json(study)["study_name"],
+        storage=storage,
+        study_name=read_document(study, SCHEMA, "study_name")["study_name"],
         bounds=bounds(run.budgets),
         design=initial_design(run.space, run.levels, run.budgets, settings.spread, run.config.seed),
         seed=run.config.seed,
@@ -68,9 +71,19 @@ def _driver(run: Run, on_told: Callable[[Candidate], None]) -> Driver:
 
 
 def _reporter(run: Run, bar: Bar) -> Callable[[Candidate], None]:
+    told: list[Candidate] = []
+    # The area that the front dominates, up to the dearest budget and a guess among all classes.
+    classes = float(run.space.backbone_args["num_classes"])
+    reference = (float(bounds(run.budgets)[1]), log(classes))
+
     def on_told(candidate: Candidate) -> None:
         bar.advance(note=f"{candidate.macs / 1e6:,.2f} M MACs, loss {candidate.loss:.3f}")
-        values = {"rank_loss": candidate.loss, "macs": float(candidate.macs), **candidate.metrics}
+        told.append(candidate)
+        values = {
+            "macs": float(candidate.macs),
+            "hypervolume": Front.of(told).hypervolume(reference),
+            **candidate.metrics,
+        }
         run.tracker.metrics(KEY, values, candidate.trial)
 
     return on_told

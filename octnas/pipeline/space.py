@@ -6,6 +6,7 @@ from octnas.nn.shapes import search_space
 from octnas.pipeline.opening import Run
 from octnas.run_directory import write_json
 from octnas.training.data import count_classes
+from octnas.training.device import choose_device
 
 SCHEMA = 1
 
@@ -15,15 +16,18 @@ def make_space(run: Run) -> None:
     settings = run.config.space
     args = dict(settings.backbone_args)
     args.setdefault("num_classes", count_classes(run.config.data))
-    space = search_space(
-        settings.backbone,
-        settings.input_size,
-        settings.alphas,
-        backbone_args=args,
-        fixed=settings.fixed,
-        channel_multiple=settings.channel_multiple,
-        stride_mode=settings.stride_mode,
-    )
+    with run.settings_of():
+        choose_device(run.config.device)
+    with run.settings_of("space"):
+        space = search_space(
+            settings.backbone,
+            settings.input_size,
+            settings.alphas,
+            backbone_args=args,
+            fixed=settings.fixed,
+            channel_multiple=settings.channel_multiple,
+            stride_mode=settings.stride_mode,
+        )
     folder = run.directory.stage("space")
     write_json(folder / "space.json", space.to_dict())
     levels = run.levels

@@ -1,6 +1,7 @@
 """The stages of a run, in order, each skipped where it is finished."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from octnas.errors import RunDirectoryError
 from octnas.pipeline.export import export
@@ -27,30 +28,11 @@ def run_stages(run: Run, stages: Sequence[str] = tuple(STAGES)) -> None:
 
     Raises:
         RunDirectoryError: a stage builds on one that is not finished.
+        ConfigError: a setting that turns out to be wrong, with its file and line.
     """
-    for stage in ("space", *(stage for stage in stages if stage != "space")):
-        _run_stage(run, stage)
-
-
-def _run_stage(run: Run, stage: str) -> None:
-    finished = run.directory.finished(stage)
-    if finished is not None:
-        run.progress.say(f"{stage}: skipped, finished {finished} with the same settings")
-        return
-    base = STAGES[stage]
-    if base is not None and run.directory.finished(base) is None:
-        raise RunDirectoryError(
-            f"{run.directory.path}: {stage} builds on {base}, which is not finished; "
-            f"run `octnas {base}` first, or `octnas run` for everything"
-        )
-    fingerprint = run.fingerprint(stage)
-    run.directory.begin(stage, fingerprint)
-    try:
-        _WORK[stage](run)
-    except BaseException:
-        run.tracker.abandon()
-        raise
-    run.directory.finish(stage, fingerprint)
+    with _tracked(run):
+        for stage in ("space", *(stage for stage in stages if stage != "space")):
+            _run_stage(run, stage)
 
 
 def rewrite_report(run: Run) -> None:
@@ -64,6 +46,33 @@ def rewrite_report(run: Run) -> None:
             f"{run.directory.path}: the report builds on search, which is not finished; "
             "run `octnas search` first, or `octnas run` for everything"
         )
-    report(run)
+    with _tracked(run):
+        report(run)
     if run.directory.finished("retrain") is not None:
         run.directory.finish("report", run.fingerprint("report"))
+
+
+def _run_stage(run: Run, stage: str) -> None:
+    finished = run.directory.finished(stage)
+    if finished is not None:
+        run.progress.say(f"{stage}: skipped, finished {finished} with the same settings")
+        return
+    base = STAGES[stage]
+    if base is not None and run.directory.finished(base) is None:
+        raise RunDirectoryError(
+            f"{run.directory.path}: {stage} builds on {base}, which is not finished; "
+            f"run `octnas {base}` first, or `octnas run` for everything"
+        )
+    _WORK[stage](run)
+    run.directory.finish(stage, run.fingerprint(stage))
+
+
+@contextmanager
+def _tracked(run: Run) -> Iterator[None]:
+    """Leave no MLflow run open, however the work ends."""
+    try:
+        yield
+    except BaseException:
+        run.tracker.close(failed=True)
+        raise
+    run.tracker.close()

@@ -10,6 +10,7 @@ from octnas.run_directory import write_json
 from octnas.settings import flatten
 from octnas.training.data import open_images
 from octnas.training.device import choose_device
+from octnas.training.loop import check_recipe
 from octnas.training.supernet import train_supernet
 
 SCHEMA = 1
@@ -23,6 +24,10 @@ def supernet(run: Run) -> None:
     config, folder = run.config, run.directory.stage("supernet")
     images = open_images(config.data, run.space.input_size)
     check_classes(run, len(images.classes))
+    for section in ("supernet", "retrain"):
+        # Both now: retraining comes hours later.
+        with run.settings_of(section, "recipe"):
+            check_recipe(getattr(config, section).recipe, images.count("train"))
     begin_tracking(run)
     run.tracker.start(
         KEY, "supernet", params=flatten(config.supernet, KEY), parent="experiment", again=True

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from octnas.errors import SearchError
 
+SCHEMA = 1
+
 
 class OutcomeLog:
     """Metrics of evaluated architectures by id, in a file that is only ever added to.
@@ -28,7 +30,7 @@ class OutcomeLog:
 
     def add(self, identity: str, metrics: Mapping[str, float]) -> None:
         """Keep an outcome; it is on disk when this returns."""
-        line = json.dumps({"id": identity, "metrics": dict(metrics)})
+        line = json.dumps({"schema": SCHEMA, "id": identity, "metrics": dict(metrics)})
         with self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
             file.flush()
@@ -47,7 +49,13 @@ class OutcomeLog:
         for number, line in enumerate(lines, start=1):
             try:
                 document = json.loads(line)
-                outcomes[document["id"]] = document["metrics"]
+                if document["schema"] == SCHEMA:
+                    outcomes[document["id"]] = document["metrics"]
+                    continue
             except (ValueError, KeyError, TypeError):
-                raise SearchError(f"{self._path}: line {number} is not an outcome") from None
+                pass
+            raise SearchError(
+                f"{self._path}: line {number} is not an outcome of schema {SCHEMA}; redo the "
+                "search with --fresh search"
+            )
         return outcomes

@@ -6,7 +6,7 @@ off or not, gives the same candidates. Each result is on disk before the study i
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +71,25 @@ def open_storage(url: str, journal: Path) -> BaseStorage:
         raise SearchError(f"search.storage: {redact(url)} cannot be opened ({reason})") from None
 
 
+def _open_study(storage: BaseStorage, name: str) -> optuna.Study:
+    """The study of that name, new or not.
+
+    Raises:
+        SearchError: the storage holds something else than studies.
+    """
+    try:
+        return optuna.create_study(
+            storage=storage,
+            study_name=name,
+            directions=["minimize", "minimize"],
+            load_if_exists=True,
+        )
+    except (ValueError, KeyError) as error:
+        raise SearchError(
+            f"the study {name} cannot be read ({error}); redo the search with --fresh search"
+        ) from error
+
+
 class Driver:
     """Hands out candidates and takes their outcomes; the study behind it is durable.
 
@@ -102,12 +121,7 @@ class Driver:
         self._space, self._settings, self._seed = space, settings, seed
         self._bounds, self._on_told = bounds, on_told
         self._outcomes = OutcomeLog(log)
-        self._study = optuna.create_study(
-            storage=storage,
-            study_name=study_name,
-            directions=["minimize", "minimize"],
-            load_if_exists=True,
-        )
+        self._study = _open_study(storage, study_name)
         for origin, alphas in design[: settings.trials]:
             self._study.enqueue_trial(
                 self._searchable(alphas), user_attrs={_ORIGIN: origin}, skip_if_exists=True
@@ -231,10 +245,18 @@ class Driver:
             alphas=alphas,
             macs=round(trial.values[1]),
             loss=trial.values[0],
-            metrics={f"rank_{name}": value for name, value in self._outcomes[identity].items()},
+            metrics={f"rank_{name}": value for name, value in self._metrics(trial, identity)},
             origin=str(trial.user_attrs.get(_ORIGIN, self._settings.sampler)),
             trial=trial.number,
         )
+
+    def _metrics(
+        self, trial: optuna.trial.FrozenTrial, identity: str
+    ) -> Iterable[tuple[str, float]]:
+        """All that was measured; the loss alone if the log of outcomes is gone."""
+        if identity in self._outcomes:
+            return self._outcomes[identity].items()
+        return [("loss", trial.values[0])]
 
     def _searchable(self, alphas: Mapping[str, float]) -> dict[str, float]:
         return {site.name: alphas[site.name] for site in self._space.searchable}

@@ -149,15 +149,16 @@ class Tracker:
         with tracking_errors(self._store):
             client.set_terminated(run_id, status="FAILED" if failed else "FINISHED")
 
-    def abandon(self) -> None:
-        """Set the runs that were started here and are not finished to failed.
+    def close(self, *, failed: bool = False) -> None:
+        """Finish the runs that were started here and are still open.
 
-        For when the work breaks off with an error; going on later starts them again. A store that
-        cannot be reached is no second error.
+        Args:
+            failed: the work breaks off with an error; a store that cannot be reached is no second
+                one then. Going on later starts the runs again.
         """
         for key in sorted(self._open):
-            with suppress(TrackingError):
-                self.finish(key, failed=True)
+            with suppress(*[TrackingError] if failed else []):
+                self.finish(key, failed=failed)
 
     def view_command(self) -> str:
         """The shell command that opens the store, or the address of its server; no passwords."""

@@ -33,9 +33,11 @@ def make_digits(settings: DigitsSettings) -> dict[str, tuple[Tensor, Tensor]]:
     order = rng.permutation(len(pixels))
     ends = np.cumsum([round(share * len(pixels)) for share in _SHARES.values()])
     parts = {}
-    for part, own in zip(_SHARES, np.split(order, ends[:-1]), strict=True):
+    cuts = np.split(order, ends[:-1])
+    # A stream for each part, so that the size of one does not change the images of another.
+    for part, own, stream in zip(_SHARES, cuts, rng.spawn(len(_SHARES)), strict=True):
         count = getattr(settings, f"{part}_images")
-        images, labels = _compose(pixels[own], sources.target[own], count, rng)
+        images, labels = _compose(pixels[own], sources.target[own], count, stream)
         parts[part] = (torch.from_numpy(images)[:, None], torch.from_numpy(labels))
     return parts
 

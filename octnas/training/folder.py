@@ -9,7 +9,7 @@ import torch
 from PIL.Image import Image
 from timm.data import create_transform
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.datasets import ImageFolder
 
 from octnas.errors import DataError
@@ -61,14 +61,15 @@ class FolderImages:
 
     def train_batches(self, batch_size: int, seed: int) -> "_Loader":
         """See `octnas.training.data.Images.train_batches`."""
-        dataset = _Files(self._files["train"], self._load, self._train_transform)
+        files = self._files["train"]
+        dataset = _Augmented(files, self._load, self._train_transform)
+        sampler = _SeededShuffle(len(files), torch.Generator().manual_seed(seed))
         return _Loader(
             dataset,
             self._settings.workers,
             batch_size=batch_size,
-            shuffle=True,
+            sampler=sampler,
             drop_last=True,
-            generator=torch.Generator().manual_seed(seed),
         )
 
     def batches(self, part: str, batch_size: int) -> "_Loader":
@@ -103,10 +104,52 @@ class _Files(Dataset[tuple[Tensor, int]]):
             raise DataError(f"{path}: cannot be read as an image ({error})") from error
 
 
+class _Augmented(Dataset[tuple[Tensor, int]]):
+    """Training images: each is augmented by the seed that it is asked for with."""
+
+    def __init__(
+        self,
+        files: list[tuple[str, int]],
+        load: Callable[[str], Image],
+        transform: Callable[[Image], Tensor],
+    ) -> None:
+        self._images = _Files(files, load, transform)
+
+    def __getitem__(self, asked: tuple[int, int]) -> tuple[Tensor, int]:
+        index, seed = asked
+        # timm's transforms draw from the global generators, which are given back as they were.
+        before = random.getstate()
+        try:
+            with torch.random.fork_rng(devices=[]):
+                random.seed(seed)
+                torch.manual_seed(seed)
+                return self._images[index]
+        finally:
+            random.setstate(before)
+
+
+class _SeededShuffle(Sampler[tuple[int, int]]):
+    """Every index once per epoch, in a new order, with a seed for its augmentation.
+
+    So images do not depend on how many processes decode them.
+    """
+
+    def __init__(self, count: int, generator: torch.Generator) -> None:
+        self._count, self._generator = count, generator
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = torch.randperm(self._count, generator=self._generator)
+        seeds = torch.randint(2**31, (self._count,), generator=self._generator)
+        yield from zip(order.tolist(), seeds.tolist(), strict=True)
+
+
 class _Loader:
     """A torch loader that is typed as batches."""
 
-    def __init__(self, dataset: _Files, workers: int, **settings: Any) -> None:
+    def __init__(self, dataset: Dataset[tuple[Tensor, int]], workers: int, **settings: Any) -> None:
         self._loader: DataLoader[Any] = DataLoader(
             dataset,
             num_workers=workers,

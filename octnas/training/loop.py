@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
 from octnas.errors import SettingError, TrainingError
@@ -76,6 +77,20 @@ def train(
     return history
 
 
+def check_recipe(recipe: Recipe, images: int) -> None:
+    """Find out what is wrong with a recipe before hours of training.
+
+    Args:
+        recipe: to check.
+        images: size of the training part.
+
+    Raises:
+        SettingError: timm knows no such optimizer or scheduler, or a batch is larger than the
+            training part.
+    """
+    _scheduler(_optimizer(nn.Linear(1, 1), recipe), recipe, images // recipe.batch_size)
+
+
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     try:
         return create_optimizer_v2(  # type: ignore[no-any-return]
@@ -85,24 +100,27 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
             weight_decay=recipe.weight_decay,
             momentum=recipe.momentum,
         )
-    except (ValueError, AssertionError) as error:
+    except (ValueError, AssertionError, TypeError) as error:
         raise SettingError("optimizer", recipe.optimizer, f"what timm knows ({error})") from None
 
 
-def _scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int):  # type: ignore[no-untyped-def]
+def _scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> Scheduler:
     if steps == 0:
         raise SettingError(
             "batch_size", recipe.batch_size, "no more than the images of the training part"
         )
-    scheduler, _ = create_scheduler_v2(
-        optimizer,
-        sched=recipe.scheduler,
-        num_epochs=recipe.epochs,
-        warmup_epochs=recipe.warmup_epochs,
-        warmup_lr=0.0,
-        step_on_epochs=False,
-        updates_per_epoch=steps,
-    )
+    try:
+        scheduler, _ = create_scheduler_v2(
+            optimizer,
+            sched=recipe.scheduler,
+            num_epochs=recipe.epochs,
+            warmup_epochs=recipe.warmup_epochs,
+            warmup_lr=0.0,
+            step_on_epochs=False,
+            updates_per_epoch=steps,
+        )
+    except (ValueError, AssertionError) as error:
+        raise SettingError("scheduler", recipe.scheduler, f"what timm knows ({error})") from None
     if scheduler is None:
         raise SettingError("scheduler", recipe.scheduler, "what timm knows, such as 'cosine'")
     return scheduler

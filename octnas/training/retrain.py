@@ -10,16 +10,15 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from multiprocessing.managers import SyncManager
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from queue import Queue
 
 from octnas.architecture import Architecture
 from octnas.errors import TrainingError
 from octnas.nn.supernet import build
 from octnas.nn.weights import save_weights
 from octnas.results import SeedResult
-from octnas.run_directory import read_json, write_json
+from octnas.run_directory import read_json, reading, write_json
 from octnas.training.data import open_images
 from octnas.training.device import choose_device, cpu_threads
 from octnas.training.evaluate import evaluate
@@ -42,8 +41,16 @@ class Training:
     def result(self) -> SeedResult | None:
         """What is on disk; None while the training is not finished."""
         path = self.folder / RESULT_FILE
-        return SeedResult(**read_json(path)) if path.exists() else None
+        if not path.exists():
+            return None
+        with reading(path):
+            return SeedResult.from_dict(read_json(path))
 
+
+Epochs = SimpleQueue[tuple[int, Mapping[str, float]]]
+"""Number of a training, and what it logs after an epoch."""
+
+_epochs: Epochs | None = None
 
 OnEpoch = Callable[[Training, Mapping[str, float]], None]
 
@@ -117,37 +124,49 @@ def _train_in_processes(
     # A forked process would inherit torch's threads and locks; a spawned one begins clean.
     context = multiprocessing.get_context("spawn")
     workers = min(settings.workers, len(todo))
-    with SyncManager(ctx=context) as manager:
-        epochs: Queue[tuple[int, Mapping[str, float]]] = manager.Queue()
-        others = set(multiprocessing.active_children())
-        with ProcessPoolExecutor(workers, context, initializer=_follow_parent) as pool:
-            futures = {
-                pool.submit(
-                    train_one, training, data, settings, device, _Reporter(epochs, index)
-                ): training
-                for index, training in enumerate(todo)
-            }
-            try:
-                yield from _drain(futures, todo, epochs, on_epoch)
-            except BrokenProcessPool as error:
-                raise TrainingError(
-                    "a training process died (killed, perhaps for want of memory); finished "
-                    "trainings are kept, and the same command goes on with the others"
-                ) from error
-            except BaseException:
-                # Else the pool would wait until every running training has come to its end.
-                pool.shutdown(wait=False, cancel_futures=True)
-                for process in set(multiprocessing.active_children()) - others:
-                    process.terminate()
-                    process.join()
-                raise
+    epochs: Epochs = context.SimpleQueue()
+    others = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(workers, context, _begin_worker, (epochs,)) as pool:
+        futures = {
+            pool.submit(_train_in_worker, index, training, data, settings, device): training
+            for index, training in enumerate(todo)
+        }
+        try:
+            yield from _drain(futures, todo, epochs, on_epoch)
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                "a training process died (killed, perhaps for want of memory); finished "
+                "trainings are kept, and the same command goes on with the others"
+            ) from error
+        except BaseException:
+            # Else the pool would wait until every running training has come to its end.
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+                process.join()
+            raise
 
 
-def _follow_parent() -> None:
-    """End a training with the process that started it, however that one ends, and say nothing."""
+def _begin_worker(epochs: Epochs) -> None:
+    """End with the process that started this one, however that ends, and say nothing then."""
     # Ctrl-C reaches every process of a terminal; the first one says what there is to say.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
+    # A queue can be handed to a process only as it starts, so it waits here for its trainings.
+    global _epochs
+    _epochs = epochs
+
+
+def _train_in_worker(
+    index: int, training: Training, data: DataSettings, settings: RetrainSettings, device: str
+) -> SeedResult:
+    """Train one network and report its epochs to the process that started this one."""
+
+    def on_epoch(_: Training, row: Mapping[str, float]) -> None:
+        assert _epochs is not None
+        _epochs.put((index, row))
+
+    return train_one(training, data, settings, device, on_epoch)
 
 
 def _exit_with_parent() -> None:
@@ -161,7 +180,7 @@ def _exit_with_parent() -> None:
 def _drain(
     futures: Mapping[Future[SeedResult], Training],
     todo: Sequence[Training],
-    epochs: "Queue[tuple[int, Mapping[str, float]]]",
+    epochs: Epochs,
     on_epoch: OnEpoch,
 ) -> Iterator[tuple[Training, SeedResult]]:
     """Pass epochs on as they come, and results as they are finished."""
@@ -177,13 +196,3 @@ def _drain(
         for future in done:
             waiting.discard(future)
             yield futures[future], future.result()
-
-
-class _Reporter:
-    """Sends epochs to the process that started the training; picklable."""
-
-    def __init__(self, epochs: "Queue[tuple[int, Mapping[str, float]]]", index: int) -> None:
-        self._epochs, self._index = epochs, index
-
-    def __call__(self, _: Training, row: Mapping[str, float]) -> None:
-        self._epochs.put((self._index, row))

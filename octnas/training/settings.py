@@ -1,9 +1,10 @@
 """The settings of data and training, without torch, so that a config is checked in no time."""
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal
 
-from octnas.errors import require
+from octnas.errors import require, require_seed
 from octnas.settings import HOW
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -36,6 +37,7 @@ class DigitsSettings:
     def __post_init__(self) -> None:
         for key in ("train_images", "rank_images", "read_images", "val_images"):
             require(getattr(self, key) > 0, key, getattr(self, key), "1 or more")
+        require_seed("seed", self.seed)
         require(0 <= self.padding <= 8, "padding", self.padding, "0 to 8")
 
 
@@ -74,6 +76,7 @@ class FolderSettings:
     def __post_init__(self) -> None:
         for key in ("rank_per_class", "read_per_class"):
             require(getattr(self, key) > 0, key, getattr(self, key), "1 or more")
+        require_seed("seed", self.seed)
         require(0 < self.scale <= 1, "scale", self.scale, "above 0, at most 1")
         require(0 <= self.hflip <= 1, "hflip", self.hflip, "0 to 1")
         require(0 < self.crop_pct <= 1, "crop_pct", self.crop_pct, "above 0, at most 1")
@@ -115,9 +118,9 @@ class Recipe:
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
         require(self.batch_size >= 2, "batch_size", self.batch_size, "2 or more")
-        require(self.lr > 0, "lr", self.lr, "above 0")
+        require(0 < self.lr < inf, "lr", self.lr, "a number above 0")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "0 to below 1")
-        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        require(0 <= self.weight_decay < inf, "weight_decay", self.weight_decay, "0 or more")
         require(
             0 <= self.warmup_epochs < self.epochs,
             "warmup_epochs",
@@ -125,7 +128,7 @@ class Recipe:
             f"0 to below epochs ({self.epochs})",
         )
         require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "0 to 1")
-        require(self.clip_grad >= 0, "clip_grad", self.clip_grad, "0 or more")
+        require(0 <= self.clip_grad < inf, "clip_grad", self.clip_grad, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +138,7 @@ class SupernetSettings:
     Attributes:
         sampling: which architecture a step trains: ``by_macs`` draws a cost first, then an
             architecture of that cost; ``uniform`` draws every site's α evenly.
-        threads: CPU threads; 0 for all cores.
+        threads: CPU threads; 0 for all cores, whose number then decides the last digits.
         recipe: optimizer and schedule.
     """
 
@@ -168,5 +171,9 @@ class RetrainSettings:
     def __post_init__(self) -> None:
         require(len(self.seeds) > 0, "seeds", self.seeds, "one or more")
         require(len(set(self.seeds)) == len(self.seeds), "seeds", self.seeds, "distinct seeds")
+        for seed in self.seeds:
+            require_seed("seeds", seed)
+        distinct = len(set(self.baselines)) == len(self.baselines)
+        require(distinct, "baselines", self.baselines, "distinct baselines")
         require(self.threads >= 1, "threads", self.threads, "1 or more")
         require(self.workers >= 1, "workers", self.workers, "1 or more")

@@ -70,10 +70,15 @@ def test_cost_of_an_architecture_file(octnas: Octnas, tmp_path: Path) -> None:
         (["cost", "vit_tiny_patch16_224"], "allowed: timm's ResNets"),
         (["cost", "resnext50_32x4d"], "layer1.0.conv2: found 32 groups, allowed: 1"),
         (["cost", "--architecture", "missing.json"], "missing.json: cannot be read as JSON"),
+        (["cost", "--architecture", "a.json", "--alpha", "0.5"], "go with MODEL"),
         (["run", "missing.yaml"], "missing.yaml: cannot be read"),
+        (["search", str(EXPERIMENT), "--fresh", "space"], "found 'space', allowed here: search"),
+        (["init", "/proc/nowhere"], "/proc/nowhere: No such file or directory"),
+        (["init", __file__], "test_commands.py: File exists"),
+        (["run", str(EXPERIMENT), "--run-dir", __file__], "test_commands.py: File exists"),
         (["run", "."], "is not a run directory"),
         (["run", str(EXPERIMENT), "--set", "serch.trials=3"], "--set: serch: unknown key"),
-        (["run", str(EXPERIMENT), "--fresh", "all"], "--fresh: found 'all', allowed: space"),
+        (["run", str(EXPERIMENT), "--fresh", "all"], "--fresh: found 'all', allowed here: space"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(

@@ -8,14 +8,14 @@ import torch
 
 import octnas
 from octnas.config import load_config
-from octnas.errors import BudgetError, ConfigError, RunDirectoryError
+from octnas.errors import BudgetError, ConfigError, RunDirectoryError, SearchError
 from octnas.front import Front, best_under
 from octnas.pipeline.opening import open_run
 from octnas.pipeline.progress import Quiet
 from octnas.pipeline.records import read_candidates, read_chosen, read_results
 from octnas.pipeline.stages import rewrite_report, run_stages
 from octnas.results import GROWING, SEARCHED, UNIFORM, VANILLA
-from octnas.run_directory import STAGES, read_json
+from octnas.run_directory import STAGES, read_json, write_json
 from tests.pipeline.tiny import open_tiny
 
 
@@ -87,10 +87,11 @@ def test_the_report_is_one_page_and_a_table(finished: Path) -> None:
 def test_settings_versions_seeds_and_overrides_are_recorded(finished: Path) -> None:
     directory = finished / "runs" / "tiny"
     record = json.loads((directory / "run.json").read_text())
-    assert record["seed"] == 0
-    assert record["retrain_seeds"] == [0, 1]
-    assert "search.trials=20" in record["overrides"]
-    assert record["versions"]["torch"] == torch.__version__.split("+")[0]
+    first = record["runs"][0]
+    assert first["seed"] == 0
+    assert first["retrain_seeds"] == [0, 1]
+    assert "search.trials=20" in first["overrides"]
+    assert first["versions"]["torch"] == torch.__version__.split("+")[0]
     config = load_config(directory / "config.yaml")
     assert config.search.trials == 20
 
@@ -148,7 +149,7 @@ def test_fresh_of_a_later_stage_does_not_hide_an_earlier_change(copied: Path) ->
     with pytest.raises(RunDirectoryError, match=r"supernet\.recipe\.lr"):
         open_tiny(copied, "supernet.recipe.lr=0.2", fresh="retrain")
     assert (copied / "runs" / "tiny" / "retrain" / "results.json").exists()
-    with pytest.raises(ConfigError, match="found 'all', allowed: space, supernet"):
+    with pytest.raises(ConfigError, match="found 'all', allowed here: space, supernet"):
         open_tiny(copied, fresh="all")
 
 
@@ -180,9 +181,8 @@ def test_a_budget_that_cannot_be_met_is_refused_before_training(tmp_path: Path) 
     with pytest.raises(BudgetError, match=r"1,000 MACs is below the cheapest architecture.*[\d,]+"):
         run_stages(run)
     assert not (tmp_path / "runs" / "tiny" / "supernet").exists()
-    # Mended, the same directory goes on; what was traced does not depend on the budget.
-    with pytest.raises(RunDirectoryError, match=r"space\.budgets"):
-        open_tiny(tmp_path)
+    # Mended, the same directory goes on: nothing was made with the wrong budget.
+    run_stages(open_tiny(tmp_path), ("space",))
 
 
 def test_a_number_of_classes_that_the_data_has_not(tmp_path: Path) -> None:
@@ -194,3 +194,97 @@ def test_a_number_of_classes_that_the_data_has_not(tmp_path: Path) -> None:
 def test_a_directory_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match="is not a run directory"):
         open_run(tmp_path, progress=Quiet())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("device=gpu9", "--set: device: found 'gpu9'"),
+        ("space.backbone=resnet51", "--set: space.backbone: found 'resnet51'"),
+        ("space.backbone_args.channels=[4, 8, -2]", "space.backbone_args: found"),
+        ("space.backbone_args.channels=[5, 8, 8]", "space.channels: found (5, 8, 8)"),
+        ("supernet.recipe.optimizer=sgdd", "--set: supernet.recipe.optimizer: found 'sgdd'"),
+        ("retrain.recipe.optimizer=sgdd", "--set: retrain.recipe.optimizer: found 'sgdd'"),
+        ("retrain.recipe.scheduler=cosin", "--set: retrain.recipe.scheduler: found 'cosin'"),
+        ("retrain.recipe.batch_size=999", "--set: retrain.recipe.batch_size: found 999"),
+    ],
+)
+def test_settings_that_turn_out_wrong_name_their_place_before_any_training(
+    tmp_path: Path, override: str, message: str
+) -> None:
+    run = open_tiny(tmp_path, override, "tracking.enabled=false")
+    with pytest.raises(ConfigError) as caught:
+        run_stages(run)
+    assert message in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "runs" / "tiny" / "supernet" / "weights.safetensors").exists()
+    # And the mended experiment goes on in the same directory.
+    run_stages(open_tiny(tmp_path, "tracking.enabled=false"), ("space",))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("space/stage.json", '{"schema": 1}'),
+        ("run.json", "[]"),
+        ("run.json", '{"schema": 1, "runs": [[]]}'),
+        ("space/space.json", '{"schema": 1}'),
+        ("supernet/history.json", "{}"),
+        ("search/candidates.json", '{"schema": 1, "candidates": [{}]}'),
+        ("search/chosen.json", '{"schema": 1, "chosen": []}'),
+        ("retrain/results.json", "[]"),
+        ("retrain/results.json", '{"schema": 1, "networks": [{"runs": [{}]}]}'),
+    ],
+)
+def test_spoilt_files_of_a_run_are_named(copied: Path, name: str, text: str) -> None:
+    path = copied / "runs" / "tiny" / name
+    path.write_text(text)
+    with pytest.raises(RunDirectoryError, match=path.name) as caught:
+        rewrite_report(open_tiny(copied))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_spoilt_files_of_a_broken_off_stage_are_named(copied: Path) -> None:
+    directory = copied / "runs" / "tiny"
+    for stage, name, text, error in (
+        ("search", "study.json", "{}", RunDirectoryError),
+        ("search", "study.journal", "nonsense\n", SearchError),
+        ("retrain", "plan.json", '{"schema": 1, "networks": [{}]}', RunDirectoryError),
+    ):
+        marker = read_json(directory / stage / "stage.json")
+        write_json(directory / stage / "stage.json", {**marker, "finished": None})
+        kept = (directory / stage / name).read_text()
+        (directory / stage / name).write_text(text)
+        with pytest.raises(error):
+            run_stages(open_tiny(copied), (stage,))
+        (directory / stage / name).write_text(kept)
+        write_json(directory / stage / "stage.json", marker)
+
+
+def test_a_lost_log_of_outcomes_is_no_traceback(copied: Path) -> None:
+    directory = copied / "runs" / "tiny" / "search"
+    marker = read_json(directory / "stage.json")
+    write_json(directory / "stage.json", {**marker, "finished": None})
+    (directory / "outcomes.jsonl").unlink()
+    before = read_candidates(open_tiny(copied))
+    run_stages(open_tiny(copied), ("search",))
+    after = read_candidates(open_tiny(copied))
+    assert [(c.id, c.loss) for c in after] == [(c.id, c.loss) for c in before]
+
+
+def test_a_run_directory_may_move_and_mlflow_may_be_gone(copied: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere" / "runs"
+    shutil.copytree(copied / "runs" / "tiny", moved / "tiny")
+    run_stages(open_tiny(tmp_path / "elsewhere", fresh="export"))
+    assert (moved / "mlflow.db").exists()
+
+
+def test_budgets_and_baselines_are_distinct(tmp_path: Path) -> None:
+    for override in (
+        "space.budgets=[{uniform: 0.5}, {uniform: 0.5}]",
+        "space.budgets=[{macs: 1000000}, {flops: 1e6}]",
+        "retrain.baselines=[uniform, uniform]",
+    ):
+        with pytest.raises(ConfigError, match="distinct"):
+            open_tiny(tmp_path, override)
+    open_tiny(tmp_path, "space.budgets=[{uniform: 0.5}, {uniform: 0.5, min_share: 0.4}]")

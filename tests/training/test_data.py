@@ -1,4 +1,6 @@
+import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -94,6 +96,22 @@ def test_folder_training_batches_are_shuffled_by_seed(folder_settings: FolderSet
     assert orders[0] == orders[1] != orders[2]
 
 
+def test_augmentation_depends_on_the_seed_alone(folder_settings: FolderSettings) -> None:
+    """Not on the number of processes, nor on what was drawn before; and each epoch has its own."""
+    epochs = []
+    for workers in (0, 2):
+        settings = replace(folder_settings, workers=workers)
+        random.seed(workers)
+        torch.manual_seed(workers)
+        before = random.getstate()
+        batches = open_images(settings, (3, 16, 16)).train_batches(7, seed=0)
+        epochs.append([torch.cat([pixels for pixels, _ in batches]) for _ in range(2)])
+        assert random.getstate() == before
+    for epoch in range(2):
+        assert torch.equal(epochs[0][epoch], epochs[1][epoch])
+    assert not torch.equal(epochs[0][0], epochs[0][1])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -106,8 +124,6 @@ def test_folder_training_batches_are_shuffled_by_seed(folder_settings: FolderSet
 def test_folders_that_do_not_fit_are_refused(
     folder_settings: FolderSettings, change: dict[str, object], message: str
 ) -> None:
-    from dataclasses import replace
-
     with pytest.raises(DataError, match=message):
         open_images(replace(folder_settings, **change), (3, 16, 16))  # type: ignore[arg-type]
 
