@@ -98,11 +98,6 @@ class RunConfig:
 _ADAPTER = TypeAdapter(RunConfig)
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read and check an experiment file; see `load_document` and `check_config`."""
-    return check_config(load_document(path, overrides))
-
-
 def load_document(path: Path, overrides: Sequence[str] = ()) -> Document:
     """Read an experiment file without checking its settings.
 

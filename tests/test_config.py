@@ -3,10 +3,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from octnas.config import SCHEMA, load_config, resolved
+from octnas.config import SCHEMA, resolved
 from octnas.errors import ConfigError
 from octnas.shipped import shipped_experiments
 from octnas.training.settings import DigitsSettings, FolderSettings
+from tests.loading import load_config
 
 MINIMAL = """\
 schema: 1

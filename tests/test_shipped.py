@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 from octnas.budgets import check_budgets
-from octnas.config import RunConfig, load_config
+from octnas.config import RunConfig
 from octnas.levels import CostLevels
 from octnas.nn.shapes import search_space
 from octnas.shipped import shipped_experiments
 from octnas.space import SearchSpace
 from octnas.training.settings import DigitsSettings
+from tests.loading import load_config
 
 SHIPPED = {path.stem: path for path in shipped_experiments()}
 # Sites; GMACs at uniform α = .5, .25 and .125 (the paper's networks, see tests/nn/test_published).

@@ -7,7 +7,6 @@ import timm
 import torch
 
 import octnas
-from octnas.config import load_config
 from octnas.errors import BudgetError, ConfigError, RunDirectoryError, SearchError
 from octnas.front import Front, best_under
 from octnas.pipeline.opening import open_run
@@ -16,6 +15,7 @@ from octnas.pipeline.records import read_candidates, read_chosen, read_results
 from octnas.pipeline.stages import rewrite_report, run_stages
 from octnas.results import GROWING, SEARCHED, UNIFORM, VANILLA
 from octnas.run_directory import STAGES, read_json, write_json
+from tests.loading import load_config
 from tests.pipeline.tiny import open_tiny
 
 
