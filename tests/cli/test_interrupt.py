@@ -10,10 +10,17 @@ import pytest
 
 from tests.pipeline.tiny import EXPERIMENT, TINY
 
+# A process that is started in the background ignores Ctrl-C, and so would its children.
+PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from octnas.cli.main import main
+main()
+"""
 COMMAND = [
     sys.executable,
     "-c",
-    "from octnas.cli.main import main; main()",
+    PROGRAM,
     "run",
     str(EXPERIMENT),
     *(part for override in TINY for part in ("--set", override)),
@@ -28,15 +35,18 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_no_process(tmp_path: Path) -> None:
     process = subprocess.Popen(
         COMMAND, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    plan = tmp_path / "runs" / "tiny" / "retrain" / "plan.json"
-    deadline = time.monotonic() + 120
-    while not plan.exists() or len(session(process.pid)) < 3:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.2)
-    time.sleep(3)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    try:
+        plan = tmp_path / "runs" / "tiny" / "retrain" / "plan.json"
+        deadline = time.monotonic() + 120
+        while not plan.exists() or len(session(process.pid)) < 3:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.2)
+        time.sleep(3)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "interrupted; the same command goes on from here" in err
     assert "Traceback" not in err

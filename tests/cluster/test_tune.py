@@ -197,8 +197,9 @@ def _unreadable(_: bytes) -> object:
 def test_interrupt(tmp_path: Path) -> None:
     """Ctrl-C ends the search at once, and all of Ray with it."""
     script = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
 from octnas.cluster.start import local_cluster
 from octnas.cluster.tune import run_with_tune
 from tests.cluster.batches import Batches
