@@ -18,3 +18,8 @@ def shipped_experiments() -> list[Path]:
         if found := sorted(folder.glob("*.yaml")):
             return found
     raise OctnasError("the shipped experiments are missing; install octnas again")
+
+
+def default_experiment() -> Path:
+    """The experiment that needs no data of one's own: cluttered digits."""
+    return next(path for path in shipped_experiments() if path.stem == "digits")

@@ -9,8 +9,11 @@ if TYPE_CHECKING:
     from octnas.pipeline.opening import Run
 
 Experiment = Annotated[
-    Path,
-    typer.Argument(help="A YAML file, or the directory of an earlier run.", show_default=False),
+    Path | None,
+    typer.Argument(
+        help="A YAML file, or the directory of an earlier run; by default the shipped digits.yaml.",
+        show_default=False,
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -30,7 +33,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def run(
-    experiment: Experiment,
+    experiment: Experiment = None,
     overrides: Overrides = None,
     run_dir: RunDir = None,
     fresh: Fresh = None,
@@ -43,7 +46,7 @@ def run(
 
 
 def supernet(
-    experiment: Experiment,
+    experiment: Experiment = None,
     overrides: Overrides = None,
     run_dir: RunDir = None,
     fresh: Fresh = None,
@@ -53,7 +56,7 @@ def supernet(
 
 
 def search(
-    experiment: Experiment,
+    experiment: Experiment = None,
     overrides: Overrides = None,
     run_dir: RunDir = None,
     fresh: Fresh = None,
@@ -63,7 +66,7 @@ def search(
 
 
 def retrain(
-    experiment: Experiment,
+    experiment: Experiment = None,
     overrides: Overrides = None,
     run_dir: RunDir = None,
     fresh: Fresh = None,
@@ -73,7 +76,7 @@ def retrain(
 
 
 def export(
-    experiment: Experiment,
+    experiment: Experiment = None,
     overrides: Overrides = None,
     run_dir: RunDir = None,
     fresh: Fresh = None,
@@ -83,7 +86,7 @@ def export(
 
 
 def report(
-    experiment: Experiment,
+    experiment: Experiment = None,
     overrides: Overrides = None,
     run_dir: RunDir = None,
 ) -> None:
@@ -95,7 +98,7 @@ def report(
 
 
 def _carry_out(
-    experiment: Path,
+    experiment: Path | None,
     overrides: list[str] | None,
     run_dir: Path | None,
     fresh: str | None,
@@ -115,7 +118,7 @@ def _carry_out(
 
 
 def _open(
-    experiment: Path,
+    experiment: Path | None,
     overrides: list[str] | None,
     run_dir: Path | None,
     fresh: str | None,
@@ -123,9 +126,10 @@ def _open(
 ) -> "Run":
     from octnas.cli.progress import RichProgress
     from octnas.pipeline.opening import open_run
+    from octnas.shipped import default_experiment
 
     return open_run(
-        experiment,
+        experiment or default_experiment(),
         overrides=overrides or (),
         run_dir=run_dir,
         fresh=fresh,

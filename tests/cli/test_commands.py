@@ -124,6 +124,14 @@ def test_run_prints_where_to_look(
     assert f"--backend-store-uri sqlite:///{finished}/runs/mlflow.db" in result.out
 
 
+def test_digits_are_the_default(
+    octnas: Octnas, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished)
+    overrides = [part for override in TINY for part in ("--set", override)]
+    assert "space: skipped" in octnas("run", *overrides).out
+
+
 def test_report_is_written_anew(octnas: Octnas, finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "copy")
     page = tmp_path / "copy" / "runs" / "tiny" / "report" / "index.html"
