@@ -1,13 +1,11 @@
 """The shipped experiments that are not trained in tests: what they search, and what it costs."""
 
-from pathlib import Path
-
 import pytest
 
 from octnas.budgets import check_budgets
 from octnas.config import RunConfig
 from octnas.levels import CostLevels
-from octnas.nn.shapes import search_space
+from octnas.pipeline.space import space_of
 from octnas.shipped import shipped_experiments
 from octnas.space import SearchSpace
 from octnas.training.settings import DigitsSettings
@@ -22,22 +20,12 @@ IMAGENET = {
 }
 
 
-def space_of(path: Path) -> tuple[RunConfig, SearchSpace]:
-    config = load_config(path)
-    settings = config.space
-    args = dict(settings.backbone_args)
-    if isinstance(config.data, DigitsSettings):
-        args["num_classes"] = 10
-    space = search_space(
-        settings.backbone,
-        settings.input_size,
-        settings.alphas,
-        backbone_args=args,
-        fixed=settings.fixed,
-        channel_multiple=settings.channel_multiple,
-        stride_mode=settings.stride_mode,
-    )
-    return config, space
+def shipped(name: str) -> tuple[RunConfig, SearchSpace]:
+    """An experiment and its space; where the images would have to be counted, of 1,000 classes."""
+    config = load_config(SHIPPED[name])
+    if not isinstance(config.data, DigitsSettings):
+        config = load_config(SHIPPED[name], ["space.backbone_args.num_classes=1000"])
+    return config, space_of(config)
 
 
 def test_what_is_shipped() -> None:
@@ -46,7 +34,7 @@ def test_what_is_shipped() -> None:
 
 @pytest.mark.parametrize("name", sorted(SHIPPED))
 def test_every_budget_can_be_met(name: str) -> None:
-    config, space = space_of(SHIPPED[name])
+    config, space = shipped(name)
     budgets = [budget.resolve(space) for budget in config.space.budgets]
     levels = CostLevels(space)
     check_budgets(budgets, levels)
@@ -57,7 +45,7 @@ def test_every_budget_can_be_met(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(IMAGENET))
 def test_imagenet_budgets_are_the_papers_networks(name: str) -> None:
-    config, space = space_of(SHIPPED[name])
+    config, space = shipped(name)
     sites, gmacs = IMAGENET[name]
     assert len(space.searchable) == sites
     found = [budget.resolve(space).max_macs / 1e9 for budget in config.space.budgets]
@@ -67,5 +55,5 @@ def test_imagenet_budgets_are_the_papers_networks(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(IMAGENET))
 def test_every_alpha_is_a_choice_of_its_own(name: str) -> None:
     """Low channels are rounded to multiples of 8: .125 of 64 is the smallest that stays apart."""
-    _, space = space_of(SHIPPED[name])
+    _, space = shipped(name)
     assert all(site.choices == space.grid for site in space.searchable)

@@ -2,32 +2,45 @@
 
 from dataclasses import asdict
 
+from octnas.config import RunConfig
 from octnas.nn.shapes import search_space
 from octnas.pipeline.opening import Run
 from octnas.run_directory import write_json
+from octnas.space import SearchSpace
 from octnas.training.data import count_classes
 from octnas.training.device import choose_device
 
 SCHEMA = 1
 
 
+def space_of(config: RunConfig) -> SearchSpace:
+    """The search space of an experiment; the number of classes is the data's unless given.
+
+    Raises:
+        SettingError: a setting of the section ``space`` that turns out to be wrong.
+        DataError: the data cannot be found.
+    """
+    settings = config.space
+    args = dict(settings.backbone_args)
+    if "num_classes" not in args:
+        args["num_classes"] = count_classes(config.data)
+    return search_space(
+        settings.backbone,
+        settings.input_size,
+        settings.alphas,
+        backbone_args=args,
+        fixed=settings.fixed,
+        channel_multiple=settings.channel_multiple,
+        stride_mode=settings.stride_mode,
+    )
+
+
 def make_space(run: Run) -> None:
     """Trace the backbone, refuse budgets that cannot be met, and write ``space.json``."""
-    settings = run.config.space
-    args = dict(settings.backbone_args)
-    args.setdefault("num_classes", count_classes(run.config.data))
     with run.settings_of():
         choose_device(run.config.device)
     with run.settings_of("space"):
-        space = search_space(
-            settings.backbone,
-            settings.input_size,
-            settings.alphas,
-            backbone_args=args,
-            fixed=settings.fixed,
-            channel_multiple=settings.channel_multiple,
-            stride_mode=settings.stride_mode,
-        )
+        space = space_of(run.config)
     folder = run.directory.stage("space")
     write_json(folder / "space.json", space.to_dict())
     levels = run.levels
@@ -37,7 +50,7 @@ def make_space(run: Run) -> None:
     ]
     write_json(folder / "budgets.json", {"schema": SCHEMA, "budgets": budgets})
     run.progress.say(
-        f"space: {settings.backbone}, {len(space.searchable)} searchable sites, "
+        f"space: {space.backbone}, {len(space.searchable)} searchable sites, "
         f"{space.size:.3g} architectures of {space.cheapest_macs / 1e6:,.3f} to "
         f"{space.dearest_macs / 1e6:,.3f} M MACs"
     )

@@ -133,7 +133,7 @@ class Driver:
     @property
     def done(self) -> bool:
         """Whether every trial has been told."""
-        return not self._batch and self._count(_TOLD) >= self._settings.trials
+        return not self._batch and self.told >= self._settings.trials
 
     def ask(self) -> Job | None:
         """The next candidate to evaluate; None where outcomes have to be told first."""
@@ -185,7 +185,7 @@ class Driver:
     def _ask_batch(self) -> None:
         """Ask for one batch; what a broken-off process left running comes first."""
         size = self._settings.batch_size
-        end = min((self._count(_TOLD) // size + 1) * size, self._settings.trials)
+        end = min((self.told // size + 1) * size, self._settings.trials)
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self._study.sampler = make_sampler(self._settings, self._seed, trial.number)
             # There is no public way from a trial of the past to one that can be told.

@@ -61,8 +61,8 @@ class FolderImages:
 
     def train_batches(self, batch_size: int, seed: int) -> "_Loader":
         """See `octnas.training.data.Images.train_batches`."""
-        files = self._files["train"]
-        dataset = _Augmented(files, self._load, self._train_transform)
+        files = _Files(self._files["train"], self._load, self._train_transform)
+        dataset = _Augmented(files)
         sampler = _SeededShuffle(len(files), torch.Generator().manual_seed(seed))
         return _Loader(
             dataset,
@@ -107,13 +107,8 @@ class _Files(Dataset[tuple[Tensor, int]]):
 class _Augmented(Dataset[tuple[Tensor, int]]):
     """Training images: each is augmented by the seed that it is asked for with."""
 
-    def __init__(
-        self,
-        files: list[tuple[str, int]],
-        load: Callable[[str], Image],
-        transform: Callable[[Image], Tensor],
-    ) -> None:
-        self._images = _Files(files, load, transform)
+    def __init__(self, images: _Files) -> None:
+        self._images = images
 
     def __getitem__(self, asked: tuple[int, int]) -> tuple[Tensor, int]:
         index, seed = asked
