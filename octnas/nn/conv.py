@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from octnas.architecture import STRIDE_MODES, StrideMode
 from octnas.costs import low_channels
 from octnas.errors import UnsupportedModelError, require
-from octnas.nn.octave import Features, OctaveTensor, empty_high, pool, upsample
+from octnas.nn.octave import Features, OctaveTensor, empty_high, resplit
+from octnas.nn.paths import Geometry, octave_conv
 
 
 class OctaveConv2d(nn.Conv2d):
@@ -23,11 +23,17 @@ class OctaveConv2d(nn.Conv2d):
     keeps the strided convolution. ``strided=True`` keeps it for every α (for a stem: the high part
     is the strided convolution of the image, the low part that of the pooled image).
 
+    A grouped convolution splits its channels inside each group, so that all four paths are grouped
+    convolutions; what feeds it, or is fed by it, must split its channels in the same way. In a
+    depthwise one, whole channels are high or low as they are in the input.
+
     Args:
         alpha: octave ratio of the output, 0 to 1.
         channel_multiple: low channels are rounded down to a multiple of this.
         stride_mode: ``"paper"`` or ``"timm"``.
         strided: never pool for a stride; only for plain inputs.
+        split_groups: in how many groups the output is split, see `OctaveTensor`; by default the
+            convolution's own groups, and 1 if it is depthwise.
         site: name of the site that α belongs to.
         *args, **kwargs: those of ``torch.nn.Conv2d``.
 
@@ -45,12 +51,12 @@ class OctaveConv2d(nn.Conv2d):
         channel_multiple: int = 1,
         stride_mode: StrideMode = "timm",
         strided: bool = False,
+        split_groups: int | None = None,
         site: str = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        _check(self, channel_multiple, stride_mode)
-        self._set_octave(channel_multiple, stride_mode, strided, site)
+        self._set_octave(channel_multiple, stride_mode, strided, split_groups, site)
         self.set_alpha(alpha)
 
     @staticmethod
@@ -60,6 +66,7 @@ class OctaveConv2d(nn.Conv2d):
         channel_multiple: int = 1,
         stride_mode: StrideMode = "timm",
         strided: bool = False,
+        split_groups: int | None = None,
         site: str = "",
     ) -> "OctaveConv2d":
         """Turn a convolution into an octave convolution at α = 0, in place.
@@ -67,18 +74,25 @@ class OctaveConv2d(nn.Conv2d):
         Parameters, hooks and everything else that the module holds stay as they are; nothing is
         changed if it is refused.
         """
-        _check(conv, channel_multiple, stride_mode)
+        _check(conv, channel_multiple, stride_mode, split_groups)
         conv.__class__ = OctaveConv2d
         assert isinstance(conv, OctaveConv2d)
-        conv._set_octave(channel_multiple, stride_mode, strided, site)
+        conv._set_octave(channel_multiple, stride_mode, strided, split_groups, site)
         return conv
 
     def _set_octave(
-        self, channel_multiple: int, stride_mode: StrideMode, strided: bool, site: str
+        self,
+        channel_multiple: int,
+        stride_mode: StrideMode,
+        strided: bool,
+        split_groups: int | None,
+        site: str,
     ) -> None:
+        _check(self, channel_multiple, stride_mode, split_groups)
         self.channel_multiple = channel_multiple
         self.stride_mode = stride_mode
         self.strided = strided
+        self.split_groups = split_groups or (1 if self.depthwise else self.groups)
         self.site = site
         self.low_channels = 0
 
@@ -86,80 +100,63 @@ class OctaveConv2d(nn.Conv2d):
         """Set the octave ratio of the output, 0 to 1."""
         require(0.0 <= alpha <= 1.0, "alpha", alpha, "0 to 1")
         self.low_channels = low_channels(
-            alpha, self.out_channels, self.channel_multiple, self.groups
+            alpha, self.out_channels, self.channel_multiple, self.split_groups
         )
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether every channel is a group of its own: no path leads from high to low or back."""
+        return is_depthwise(self)
 
     def forward(self, x: Features) -> Features:  # type: ignore[override]
         pools = self.stride != (1, 1) and not self.strided
         keeps_stride = not pools or self.stride_mode == "timm"
         if isinstance(x, Tensor) and self.low_channels == 0 and keeps_stride:
             return super().forward(x)
-        if pools:
-            return self._from_plain(_half_size(x), (1, 1))
-        if isinstance(x, Tensor):
-            return self._from_plain(x, self.stride)  # type: ignore[arg-type]
-        if self.stride != (1, 1):
+        if self.depthwise:
+            x = resplit(x, self.low_channels)
+        how = self._geometry(x, pools)
+        source, low_in = (x, None) if isinstance(x, Tensor) else (x.high, x.low)
+        high, low = octave_conv(source, low_in, self.weight, self.bias, how)
+        if low is None:
+            assert high is not None
+            return high
+        if high is None:
+            step = 2 if pools else how.stride[0]
+            high = empty_high(low, *(-(-side // step) for side in source.shape[-2:]))
+        return OctaveTensor(high, low, self.split_groups)
+
+    def _geometry(self, x: Features, pools: bool) -> Geometry:
+        low_in, groups_in = (x.low_channels, x.groups) if isinstance(x, OctaveTensor) else (0, 1)
+        keeps_stride = self.stride != (1, 1) and not pools
+        if low_in and keeps_stride:
             raise ValueError("a strided octave convolution takes plain tensors only")
-        return self._from_octave(x)
+        if low_in and self.groups > 1 and not self.depthwise and groups_in != self.groups:
+            raise ValueError(
+                f"an octave convolution of {self.groups} groups takes feature maps split in as "
+                f"many, found {groups_in}"
+            )
+        return Geometry(
+            low_in=low_in,
+            low_out=self.low_channels,
+            groups_in=groups_in if low_in else self.groups,
+            groups_out=self.split_groups,
+            groups=self.groups,
+            stride=self.stride if keeps_stride else (1, 1),  # type: ignore[arg-type]
+            padding=self.padding,  # type: ignore[arg-type]
+            dilation=self.dilation,  # type: ignore[arg-type]
+            pools=pools,
+            depthwise=self.depthwise,
+        )
 
-    def _conv(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int] = (1, 1)
-    ) -> Tensor:
-        return torch.conv2d(x, weight, bias, stride, self.padding, self.dilation, self.groups)
 
-    def _split_out(self) -> list[int]:
-        return [self.out_channels - self.low_channels, self.low_channels]
-
-    def _biases(self) -> tuple[Tensor | None, Tensor | None]:
-        if self.bias is None:
-            return None, None
-        high, low = self.bias.split(self._split_out())
-        return high, low
-
-    def _from_plain(self, x: Tensor, stride: tuple[int, int]) -> Features:
-        """High from the input, low from the pooled input."""
-        if self.low_channels == 0:
-            return self._conv(x, self.weight, self.bias, stride)
-        weight_high, weight_low = self.weight.split(self._split_out())
-        bias_high, bias_low = self._biases()
-        low = self._conv(pool(x), weight_low, bias_low, stride)
-        if self.low_channels == self.out_channels:
-            height, width = (-(-side // s) for side, s in zip(x.shape[-2:], stride, strict=True))
-            return OctaveTensor(empty_high(low, height, width), low)
-        return OctaveTensor(self._conv(x, weight_high, bias_high, stride), low)
-
-    def _from_octave(self, x: OctaveTensor) -> Features:
-        """The four paths: H→H, H→L (pooled first), L→H (upsampled after) and L→L."""
-        sizes_in = [x.high.shape[1], x.low.shape[1]]
-        from_high, from_low = self.weight.split(sizes_in, dim=1)
-        bias_high, bias_low = self._biases()
-        # L→H and L→L share their input, so one convolution serves both.
-        from_low_part = self._conv(x.low, from_low, None)
-        # Slices, since in-place activations may not touch what `split` gives.
-        high_out = self.out_channels - self.low_channels
-        low_to_high, low = from_low_part[:, :high_out], from_low_part[:, high_out:]
-        has_high_out, has_low_out = (size > 0 for size in self._split_out())
-        if sizes_in[0]:
-            high_to_high, high_to_low = from_high.split(self._split_out())
-            if has_low_out:
-                low = low + self._conv(pool(x.high), high_to_low, bias_low)
-        elif bias_low is not None:
-            low = low + bias_low[:, None, None]
-        if not has_high_out:
-            # Not a slice of x.high: what follows works in place, and x.high is still needed.
-            return OctaveTensor(empty_high(low, *x.high.shape[-2:]), low)
-        high = upsample(low_to_high, like=x.high)
-        if sizes_in[0]:
-            high = self._conv(x.high, high_to_high, bias_high) + high
-        elif bias_high is not None:
-            high = high + bias_high[:, None, None]
-        return OctaveTensor(high, low) if has_low_out else high
+def is_depthwise(conv: nn.Conv2d) -> bool:
+    """Whether every channel is a group of its own."""
+    return 1 < conv.groups == conv.in_channels == conv.out_channels
 
 
 def unfit(conv: nn.Conv2d) -> str | None:
     """What keeps a convolution from working at two resolutions; None if nothing does."""
-    if conv.groups != 1:
-        return f"found {conv.groups} groups, allowed: 1"
     same = tuple(d * (k - 1) // 2 for k, d in zip(conv.kernel_size, conv.dilation, strict=True))
     if conv.padding != same or any(k % 2 == 0 for k in conv.kernel_size):
         return f"found kernel {conv.kernel_size} with padding {conv.padding}, allowed: {same}"
@@ -168,15 +165,14 @@ def unfit(conv: nn.Conv2d) -> str | None:
     return None
 
 
-def _check(conv: nn.Conv2d, channel_multiple: int, stride_mode: str) -> None:
+def _check(
+    conv: nn.Conv2d, channel_multiple: int, stride_mode: str, split_groups: int | None
+) -> None:
     require(channel_multiple >= 1, "channel_multiple", channel_multiple, "1 or more")
     require(stride_mode in STRIDE_MODES, "stride_mode", stride_mode, ", ".join(STRIDE_MODES))
+    if split_groups is not None:
+        own = 1 if is_depthwise(conv) else conv.groups
+        fits = split_groups % own == 0 and conv.out_channels % split_groups == 0
+        require(fits, "split_groups", split_groups, f"a multiple of {own} that divides the channels")
     if problem := unfit(conv):
         raise UnsupportedModelError(problem)
-
-
-def _half_size(x: Features) -> Tensor:
-    """All channels at half the high resolution, where the low ones already are."""
-    if isinstance(x, Tensor):
-        return pool(x)
-    return torch.cat([pool(x.high), x.low], dim=1) if x.high.shape[1] else x.low

@@ -1,17 +1,104 @@
-"""The layers without parameters that octave feature maps pass through."""
+"""The layers without kernels at two resolutions that octave feature maps pass through."""
+
+from collections.abc import Callable
 
 import torch
-from timm.layers import SelectAdaptivePool2d
+from timm.layers import AvgPool2dSame, BlurPool2d, DropBlock2d, DropPath, SelectAdaptivePool2d
+from timm.layers.activations import GELU
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from octnas.nn.octave import Features, OctaveTensor, each, empty_high, resplit
+from octnas.nn.octave import (
+    Features,
+    OctaveTensor,
+    each,
+    empty_high,
+    merge_channels,
+    pool,
+    resplit,
+)
 
 
-class OctaveReLU(nn.ReLU):
+class _EachPart(nn.Module):
+    """What keeps the size and treats every value, or every channel, alike: on both parts."""
+
+    def forward(self, x: Features) -> Features:
+        plain = super().forward
+        result: Features = plain(x) if isinstance(x, Tensor) else each(plain, x)
+        return result
+
+
+class OctaveReLU(_EachPart, nn.ReLU):
     """ReLU on both parts."""
 
-    def forward(self, x: Features) -> Features:  # type: ignore[override]
-        return super().forward(x) if isinstance(x, Tensor) else each(super().forward, x)
+
+class OctaveReLU6(_EachPart, nn.ReLU6):
+    """ReLU6 on both parts."""
+
+
+class OctaveLeakyReLU(_EachPart, nn.LeakyReLU):
+    """Leaky ReLU on both parts."""
+
+
+class OctaveSiLU(_EachPart, nn.SiLU):
+    """SiLU (swish) on both parts."""
+
+
+class OctaveGELU(_EachPart, GELU):
+    """timm's GELU on both parts."""
+
+
+class OctaveMish(_EachPart, nn.Mish):
+    """Mish on both parts."""
+
+
+class OctaveHardswish(_EachPart, nn.Hardswish):
+    """Hard swish on both parts."""
+
+
+class OctaveDropout(_EachPart, nn.Dropout):
+    """Dropout of single values, on both parts."""
+
+
+class OctaveDropout2d(_EachPart, nn.Dropout2d):
+    """Dropout of whole channels, each at its own resolution."""
+
+
+class OctaveAvgPool2dSame(_EachPart, AvgPool2dSame):
+    """Average pooling at stride 1 of both parts, each at its own resolution."""
+
+
+class OctaveDropPath(DropPath):
+    """Stochastic depth: an image's path is dropped at both resolutions or at none."""
+
+    def forward(self, x: Features) -> Features:
+        if isinstance(x, Tensor):
+            kept: Tensor = super().forward(x)
+            return kept
+        mask = super().forward(x.low.new_ones((x.low.shape[0], 1, 1, 1)))
+        return each(lambda part: part * mask, x)
+
+
+class OctaveDropBlock2d(DropBlock2d):
+    """DropBlock: the same regions at both resolutions.
+
+    The low part is weighted with the pooled mask, that is with the share of each 2×2 cell that is
+    kept. Where channels are not coupled, each part draws its own blocks.
+    """
+
+    def forward(self, x: Features) -> Features:
+        drop = super().forward
+        if isinstance(x, Tensor):
+            kept: Tensor = drop(x)
+            return kept
+        if not self.training or not self.drop_prob:
+            return x
+        if not self.couple_channels:
+            return each(drop, x)
+        images, _, height, width = x.high.shape
+        mask = drop(x.low.new_ones((images, 1, height, width)))
+        high = x.high * mask if x.high.shape[1] else x.high
+        return OctaveTensor(high, x.low * pool(mask), x.groups)
 
 
 class OctaveMaxPool2d(nn.MaxPool2d):
@@ -21,26 +108,90 @@ class OctaveMaxPool2d(nn.MaxPool2d):
         if isinstance(x, Tensor):
             pooled: Tensor = super().forward(x)
             return pooled
-        low = super().forward(x.low)
-        if x.high.shape[1]:
-            return OctaveTensor(super().forward(x.high), low)
+
+        def pool_low(low: Tensor) -> Tensor:
+            return F.max_pool2d(
+                low, self.kernel_size, self.stride, self.padding, self.dilation, ceil_mode=True
+            )
+
+        return _shrink(super().forward, pool_low, x)
+
+
+class OctaveAvgPool2d(nn.AvgPool2d):
+    """Average pooling of both parts, each at its own resolution, with the same kernel."""
+
+    def forward(self, x: Features) -> Features:  # type: ignore[override]
+        if isinstance(x, Tensor):
+            return super().forward(x)
+
+        def pool_low(low: Tensor) -> Tensor:
+            return F.avg_pool2d(
+                low,
+                self.kernel_size,
+                self.stride,
+                self.padding,
+                ceil_mode=True,
+                count_include_pad=self.count_include_pad,
+                divisor_override=self.divisor_override,
+            )
+
+        return _shrink(super().forward, pool_low, x)
+
+
+class OctaveBlurPool2d(BlurPool2d):
+    """Anti-aliased subsampling of both parts, each at its own resolution.
+
+    A part that is too small to be padded by reflection is padded with its border.
+    """
+
+    def forward(self, x: Features) -> Features:
+        if isinstance(x, Tensor):
+            blurred: Tensor = super().forward(x)
+            return blurred
+        return _shrink(self._blur, self._blur, x)
+
+    def _blur(self, x: Tensor) -> Tensor:
+        reflects = self.pad_mode != "reflect" or min(x.shape[-2:]) > max(self.padding)
+        padded = F.pad(x, self.padding, mode=self.pad_mode if reflects else "replicate")
+        # One filter for all channels, whatever their number.
+        channels = x.shape[1]
+        weight = self.filt[:1].expand(channels, 1, self.filt_size, self.filt_size)
+        return F.conv2d(padded, weight, stride=self.stride, groups=channels)
+
+
+def _shrink(
+    operation: Callable[[Tensor], Tensor], operation_low: Callable[[Tensor], Tensor], x: OctaveTensor
+) -> OctaveTensor:
+    """Apply operations that make maps smaller; the low size is half of the high one, rounded up.
+
+    The one on the low part may give a row or column more than that.
+    """
+    low = operation_low(x.low)
+    if x.high.shape[1]:
+        high = operation(x.high)
+    else:
         # Without high channels only the size goes on, as one channel of any value would have it.
-        size = super().forward(x.high.new_empty((1, 1, *x.high.shape[-2:]))).shape[-2:]
-        return OctaveTensor(empty_high(low, *size), low)
+        size = operation(x.low.new_empty((1, 1, *x.high.shape[-2:]))).shape[-2:]
+        high = empty_high(low, *size)
+    rows, columns = (-(-side // 2) for side in high.shape[-2:])
+    return OctaveTensor(high, low[..., :rows, :columns], x.groups)
 
 
 class OctaveGlobalPool2d(SelectAdaptivePool2d):
-    """Global pooling: each part apart, then high and low channels side by side.
+    """Global pooling: each part apart, then all channels side by side.
 
-    The result has all channels in their order, so a classifier needs no last layer at α = 0.
+    The result has the channels in their order, so a classifier needs no last layer at α = 0.
     """
 
     def forward(self, x: Features) -> Tensor:
-        if isinstance(x, OctaveTensor):
-            parts = [x.high, x.low] if x.high.shape[1] else [x.low]
-            return torch.cat([super(OctaveGlobalPool2d, self).forward(p) for p in parts], dim=1)
-        pooled: Tensor = super().forward(x)
-        return pooled
+        plain = super().forward
+        if isinstance(x, Tensor) or not x.high.shape[1]:
+            pooled: Tensor = plain(x if isinstance(x, Tensor) else x.low)
+            return pooled
+        # "catavgmax" gives all averages, then all maxima.
+        kinds = self.feat_mult()
+        parts = zip(*(plain(part).chunk(kinds, dim=1) for part in (x.high, x.low)), strict=True)
+        return torch.cat([merge_channels(high, low, x.groups) for high, low in parts], dim=1)
 
 
 class OctaveAlign(nn.Module):

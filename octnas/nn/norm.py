@@ -1,16 +1,17 @@
 """Batch normalisation of octave feature maps."""
 
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from octnas.nn.octave import Features, OctaveTensor
+from octnas.nn.octave import Features, OctaveTensor, merge_channels, split_channels
 
 
 class OctaveBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation that takes both parts of an octave tensor.
 
-    Parameters, buffers and their keys are those of ``torch.nn.BatchNorm2d``: the first channels
-    serve the high part, the last ones the low part.
+    Parameters, buffers and their keys are those of ``torch.nn.BatchNorm2d``, in the order of the
+    channels; with one group the first channels serve the high part, the last ones the low part.
 
     Shape:
         - Input: ``(N, C, H, W)`` or an `OctaveTensor` of C channels in all.
@@ -18,37 +19,61 @@ class OctaveBatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: Features) -> Features:  # type: ignore[override]
+        return super().forward(x) if isinstance(x, Tensor) else _normalise(self, x)
+
+
+class OctaveBatchNormAct2d(BatchNormAct2d):
+    """timm's batch normalisation with an activation, on both parts of an octave tensor."""
+
+    def forward(self, x: Features) -> Features:
         if isinstance(x, Tensor):
-            return super().forward(x)
-        factor = self._count_batch()
-        split = x.high.shape[1]
-        high = self._normalise(x.high, slice(0, split), factor) if split else x.high
-        return OctaveTensor(high, self._normalise(x.low, slice(split, None), factor))
+            normalised: Tensor = super().forward(x)
+            return normalised
+        activated: Features = self.act(self.drop(_normalise(self, x)))
+        return activated
 
-    def _tracks(self) -> bool:
-        return self.training and self.track_running_stats
 
-    def _count_batch(self) -> float:
-        """Count one batch, as torch does; the weight of its statistics in the running ones."""
-        if not self._tracks() or self.num_batches_tracked is None:
-            return 0.0
-        self.num_batches_tracked.add_(1)
-        if self.momentum is None:  # cumulative average
-            return 1.0 / float(self.num_batches_tracked)
-        return self.momentum
-
-    def _normalise(self, x: Tensor, channels: slice, factor: float) -> Tensor:
-        def part(values: Tensor | None) -> Tensor | None:
-            return None if values is None else values[channels]
-
-        uses_running = not self.training or self._tracks()
-        return F.batch_norm(
-            x,
-            part(self.running_mean) if uses_running else None,
-            part(self.running_var) if uses_running else None,
-            part(self.weight),
-            part(self.bias),
-            training=self.training or self.running_mean is None,
+def _normalise(norm: nn.BatchNorm2d, x: OctaveTensor) -> OctaveTensor:
+    """Normalise each part with its channels' parameters and statistics."""
+    tracks = norm.training and norm.track_running_stats
+    uses_running = not norm.training or tracks
+    low, groups = x.low_channels, x.groups
+    stats = [norm.running_mean, norm.running_var] if uses_running else [None, None]
+    # With one group the halves are views, and their update is that of the whole.
+    copies = tracks and groups > 1
+    taken = [whole.clone() if copies and whole is not None else whole for whole in stats]
+    halves = [_split(values, low, groups) for values in (*taken, norm.weight, norm.bias)]
+    factor = _count_batch(norm) if tracks else 0.0
+    high_part, low_part = (
+        F.batch_norm(
+            part,
+            *(half[index] for half in halves),
+            training=norm.training or norm.running_mean is None,
             momentum=factor,
-            eps=self.eps,
+            eps=norm.eps,
         )
+        if part.shape[1]
+        else part
+        for index, part in enumerate((x.high, x.low))
+    )
+    if copies:
+        for whole, half in zip(stats, halves, strict=False):
+            if whole is not None:
+                whole.copy_(merge_channels(*half, groups, dim=0))  # type: ignore[arg-type]
+    return OctaveTensor(high_part, low_part, groups)
+
+
+def _split(
+    values: Tensor | None, low_channels: int, groups: int
+) -> tuple[Tensor | None, Tensor | None]:
+    return (None, None) if values is None else split_channels(values, low_channels, groups)
+
+
+def _count_batch(norm: nn.BatchNorm2d) -> float:
+    """Count one batch, as torch does; the weight of its statistics in the running ones."""
+    if norm.num_batches_tracked is None:
+        return 0.0
+    norm.num_batches_tracked.add_(1)
+    if norm.momentum is None:  # cumulative average
+        return 1.0 / float(norm.num_batches_tracked)
+    return norm.momentum

@@ -1,8 +1,9 @@
 """Feature maps at two resolutions, and moving channels between them.
 
 Channels are ordered high first: of C channels, the first ``C - low`` are at full resolution and
-the last ``low`` at half. A feature map without low channels is a plain tensor, so that a network
-at α = 0 runs timm's own operations.
+the last ``low`` at half. Around a grouped convolution the same holds inside each group, so that
+every group keeps channels of its own at both resolutions. A feature map without low channels is a
+plain tensor, so that a network at α = 0 runs timm's own operations.
 """
 
 from collections.abc import Callable
@@ -20,10 +21,13 @@ class OctaveTensor:
     Attributes:
         high: ``(N, C_high, H, W)``; C_high may be 0, the tensor then only carries the size.
         low: ``(N, C_low, ⌈H/2⌉, ⌈W/2⌉)`` with C_low > 0.
+        groups: into how many equal groups the channels are cut before each is split; C_high and
+            C_low are multiples of it, and both parts hold the groups one after another.
     """
 
     high: Tensor
     low: Tensor
+    groups: int = 1
 
     @property
     def low_channels(self) -> int:
@@ -32,7 +36,7 @@ class OctaveTensor:
 
     def __add__(self, other: "OctaveTensor") -> "OctaveTensor":
         self._check_split(other)
-        return OctaveTensor(self.high + other.high, self.low + other.low)
+        return OctaveTensor(self.high + other.high, self.low + other.low, self.groups)
 
     def __radd__(self, other: object) -> "OctaveTensor":
         # torch has declined: what stands on the left has no low part.
@@ -49,15 +53,21 @@ class OctaveTensor:
     def _check_split(self, other: object) -> None:
         if not isinstance(other, OctaveTensor):
             found = f"a {type(other).__name__}"
-        elif self.high.shape != other.high.shape or self.low.shape != other.low.shape:
-            found = f"{tuple(other.high.shape)}, low {tuple(other.low.shape)}"
+        elif self._split() != other._split():
+            found = other._words()
         else:
             return
         raise ValueError(
-            "cannot add feature maps of different splits: "
-            f"high {tuple(self.high.shape)}, low {tuple(self.low.shape)} and {found}; "
+            f"cannot add feature maps of different splits: {self._words()} and {found}; "
             "the two must share one site"
         )
+
+    def _split(self) -> tuple[torch.Size, torch.Size, int]:
+        return self.high.shape, self.low.shape, self.groups
+
+    def _words(self) -> str:
+        groups = "" if self.groups == 1 else f" in {self.groups} groups"
+        return f"high {tuple(self.high.shape)}, low {tuple(self.low.shape)}{groups}"
 
 
 Features = Tensor | OctaveTensor
@@ -75,7 +85,44 @@ def upsample(x: Tensor, like: Tensor) -> Tensor:
     """Repeat every pixel 2×2 (nearest neighbour) and crop to the size of ``like``."""
     height, width = like.shape[-2:]
     large = F.interpolate(x, scale_factor=2, mode="nearest")
-    return large[..., :height, :width]
+    # A copy, since in-place activations may not touch a view.
+    return large if large.shape[-2:] == like.shape[-2:] else large[..., :height, :width].clone()
+
+
+def add_upsampled(there: Tensor | None, x: Tensor, like: Tensor) -> Tensor:
+    """``there + upsample(x, like)``, in place where nothing traces it: a quarter at a time.
+
+    Without ``there`` it is the upsampled map alone.
+    """
+    if there is None:
+        return upsample(x, like)
+    if torch.compiler.is_compiling():
+        return there + upsample(x, like)
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        quarter = there[..., row::2, column::2]
+        quarter.add_(x[..., : quarter.shape[-2], : quarter.shape[-1]])
+    return there
+
+
+def sum_pool(grad: Tensor) -> Tensor:
+    """The transpose of `upsample`: sums over 2×2 pixels."""
+    if grad.shape[-2] % 2 or grad.shape[-1] % 2:
+        return F.avg_pool2d(grad, 2, ceil_mode=True, divisor_override=1)
+    # Twice as fast, and exact.
+    return F.avg_pool2d(grad, 2).mul_(4)
+
+
+def pool_shares(grad: Tensor, like: Tensor) -> Tensor:
+    """What `pool` gives back to each of the pixels of ``like`` that it has averaged.
+
+    `upsample` of it is the transpose of `pool`.
+    """
+    shares = grad * 0.25
+    if like.shape[-2] % 2:
+        shares[..., -1, :] *= 2
+    if like.shape[-1] % 2:
+        shares[..., -1] *= 2
+    return shares
 
 
 def empty_high(low: Tensor, height: int, width: int) -> Tensor:
@@ -83,10 +130,43 @@ def empty_high(low: Tensor, height: int, width: int) -> Tensor:
     return low.new_empty((low.shape[0], 0, height, width))
 
 
+def split_channels(
+    values: Tensor, low_channels: int, groups: int = 1, dim: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Cut what holds one entry per channel into that of the high and that of the low channels.
+
+    With one group the parts are views of ``values``, else copies.
+
+    Args:
+        values: of C entries along ``dim``.
+        low_channels: how many of them are low; a multiple of ``groups``, as C is.
+        groups: how often the split is made, see `OctaveTensor`.
+        dim: which dimension holds the channels.
+    """
+    low = low_channels // groups
+    sizes = [values.shape[dim] // groups - low, low]
+    if groups == 1:
+        high_part, low_part = values.split(sizes, dim)
+        return high_part, low_part
+    grouped = values.unflatten(dim, (groups, sum(sizes)))
+    high_part, low_part = (part.flatten(dim, dim + 1) for part in grouped.split(sizes, dim + 1))
+    return high_part, low_part
+
+
+def merge_channels(high: Tensor, low: Tensor, groups: int = 1, dim: int = 1) -> Tensor:
+    """Undo `split_channels`: one entry per channel again, in the order of the channels."""
+    if not (high.shape[dim] and low.shape[dim]):
+        return high if high.shape[dim] else low
+    if groups == 1:
+        return torch.cat([high, low], dim)
+    parts = [part.unflatten(dim, (groups, part.shape[dim] // groups)) for part in (high, low)]
+    return torch.cat(parts, dim + 1).flatten(dim, dim + 1)
+
+
 def each(operation: Callable[[Tensor], Tensor], x: OctaveTensor) -> OctaveTensor:
     """Apply an operation that leaves the size as it is to both parts."""
     high = operation(x.high) if x.high.shape[1] else x.high
-    return OctaveTensor(high, operation(x.low))
+    return OctaveTensor(high, operation(x.low), x.groups)
 
 
 def resplit(x: Features, low_channels: int) -> Features:
@@ -96,13 +176,15 @@ def resplit(x: Features, low_channels: int) -> Features:
     place in the order.
 
     Args:
-        x: ``(N, C, H, W)`` or an octave tensor of C channels in all.
+        x: ``(N, C, H, W)`` or an octave tensor of C channels in all, in one group.
         low_channels: how many of the C channels are low afterwards.
     """
     high, low = (x.high, x.low) if isinstance(x, OctaveTensor) else (x, None)
     have = 0 if low is None else low.shape[1]
     if low_channels == have:
         return x
+    if isinstance(x, OctaveTensor) and x.groups > 1:
+        raise ValueError(f"cannot move channels of a feature map split in {x.groups} groups")
     if low_channels > have:
         keep = high.shape[1] - (low_channels - have)
         kept, moved = high.split([keep, low_channels - have], dim=1)

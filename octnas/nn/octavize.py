@@ -1,32 +1,83 @@
 """Turn a timm ResNet into an octave network, in place, by swapping its leaf modules."""
 
 import fnmatch
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TypeVar
 
-from timm.layers import SelectAdaptivePool2d
-from timm.models.resnet import ResNet
+from timm.layers import (
+    AvgPool2dSame,
+    BatchNormAct2d,
+    BlurPool2d,
+    DropBlock2d,
+    DropPath,
+    EcaModule,
+    EffectiveSEModule,
+    SelectAdaptivePool2d,
+    SEModule,
+)
+from timm.layers import Linear as TimmLinear
+from timm.layers.activations import GELU
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from octnas.architecture import Architecture, StrideMode
 from octnas.errors import ArchitectureError, UnsupportedModelError
-from octnas.nn.conv import OctaveConv2d, unfit
-from octnas.nn.layers import OctaveAlign, OctaveGlobalPool2d, OctaveMaxPool2d, OctaveReLU
-from octnas.nn.norm import OctaveBatchNorm2d
+from octnas.nn.attention import OctaveEca, OctaveEffectiveSE, OctaveSE
+from octnas.nn.conv import OctaveConv2d, is_depthwise, unfit
+from octnas.nn.layers import (
+    OctaveAlign,
+    OctaveAvgPool2d,
+    OctaveAvgPool2dSame,
+    OctaveBlurPool2d,
+    OctaveDropBlock2d,
+    OctaveDropout,
+    OctaveDropout2d,
+    OctaveDropPath,
+    OctaveGELU,
+    OctaveGlobalPool2d,
+    OctaveHardswish,
+    OctaveLeakyReLU,
+    OctaveMaxPool2d,
+    OctaveMish,
+    OctaveReLU,
+    OctaveReLU6,
+    OctaveSiLU,
+)
+from octnas.nn.norm import OctaveBatchNorm2d, OctaveBatchNormAct2d
 from octnas.nn.sites import ConvSite, conv_sites, identity_entries, stages
 
 Alphas = float | Mapping[str, float] | Architecture
 Model = TypeVar("Model", bound=nn.Module)
 
-# A leaf module that is not named here, nor in _PASS, cannot take an octave feature map.
+# What octave feature maps pass through. A module whose type is not named here, nor in _PASS, is
+# refused; what is inside of one in _INSIDE sees plain tensors only.
 _SWAP: Mapping[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm2d: OctaveBatchNorm2d,
+    BatchNormAct2d: OctaveBatchNormAct2d,
     nn.ReLU: OctaveReLU,
+    nn.ReLU6: OctaveReLU6,
+    nn.LeakyReLU: OctaveLeakyReLU,
+    nn.SiLU: OctaveSiLU,
+    GELU: OctaveGELU,
+    nn.Mish: OctaveMish,
+    nn.Hardswish: OctaveHardswish,
+    nn.Dropout: OctaveDropout,
+    nn.Dropout2d: OctaveDropout2d,
+    DropPath: OctaveDropPath,
+    DropBlock2d: OctaveDropBlock2d,
     nn.MaxPool2d: OctaveMaxPool2d,
+    nn.AvgPool2d: OctaveAvgPool2d,
+    AvgPool2dSame: OctaveAvgPool2dSame,
+    BlurPool2d: OctaveBlurPool2d,
+    SEModule: OctaveSE,
+    EffectiveSEModule: OctaveEffectiveSE,
+    EcaModule: OctaveEca,
     SelectAdaptivePool2d: OctaveGlobalPool2d,
 }
 # Never meet an octave feature map, or hand on whatever comes.
-_PASS: tuple[type[nn.Module], ...] = (nn.Identity, nn.Linear)
+_PASS: tuple[type[nn.Module], ...] = (nn.Identity, nn.Linear, TimmLinear, nn.Flatten)
+_INSIDE = (SEModule, EffectiveSEModule, EcaModule, SelectAdaptivePool2d)
+_CONTAINERS = (ResNet, BasicBlock, Bottleneck, nn.Sequential)
 
 
 def octavize(
@@ -64,10 +115,11 @@ def octavize(
             model.get_submodule(conv.name),  # type: ignore[arg-type]
             channel_multiple=channel_multiple,
             stride_mode=stride_mode,
-            strided=conv.stem,
+            strided=conv.strided,
+            split_groups=conv.split_groups,
             site=conv.site_out,
         )
-    for module in model.modules():
+    for _, module in list(_meeting_features(model)):
         module.__class__ = _SWAP.get(type(module), type(module))
     assert isinstance(model, ResNet)
     for block, stream in identity_entries(model):
@@ -147,33 +199,52 @@ def supported_convs(model: nn.Module) -> tuple[ConvSite, ...]:
         UnsupportedModelError: a module that octave feature maps cannot pass through.
     """
     convs = conv_sites(model)
-    known = {conv.name for conv in convs}
-    for name, module in model.named_modules():
-        if next(module.children(), None) is not None and type(module) not in _SWAP:
-            continue
-        check = _check_conv if isinstance(module, nn.Conv2d) else _check_leaf
-        problem = check(module, name in known)
-        inside_pool = name.startswith("global_pool.")
-        if problem and not inside_pool:
-            raise UnsupportedModelError(f"{name}: {problem}")
+    by_name = {conv.name: conv for conv in convs}
+    groups: dict[str | None, int] = {conv.site_out: conv.split_groups for conv in convs}
+    for name, module in _meeting_features(model):
+        if isinstance(module, nn.Conv2d):
+            conv = by_name.get(name)
+            problem = _check_conv(module, conv, groups.get(conv and conv.site_in, 1))
+        else:
+            problem = _check_module(module)
+        if problem:
+            raise UnsupportedModelError(f"{name or 'the model'}: {problem}")
     return convs
 
 
-def _check_conv(conv: nn.Module, known: bool) -> str | None:
-    assert isinstance(conv, nn.Conv2d)
-    if type(conv) is OctaveConv2d:
+def _meeting_features(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """All modules that feature maps pass through, with their names."""
+    yield name, model
+    if not isinstance(model, _INSIDE):
+        for child_name, child in model.named_children():
+            yield from _meeting_features(child, f"{name}.{child_name}".lstrip("."))
+
+
+def _check_conv(module: nn.Conv2d, conv: ConvSite | None, groups_in: int) -> str | None:
+    if type(module) is OctaveConv2d:
         return "is an octave convolution already; use octnas.nn.activate to set another α"
-    if type(conv) is not nn.Conv2d or not known:
-        return f"found a {type(conv).__name__} that no site covers"
-    return unfit(conv)
+    if type(module) is not nn.Conv2d or conv is None:
+        return f"found a {type(module).__name__} that no site covers"
+    if is_depthwise(module):
+        fits = conv.site_in == conv.site_out
+    else:
+        fits = module.groups == 1 or groups_in == module.groups == conv.split_groups
+    if not fits:
+        return (
+            f"found a convolution of {module.groups} groups, allowed: 1, or any as the second of "
+            "a bottleneck's three"
+        )
+    return unfit(module)
 
 
-def _check_leaf(module: nn.Module, _: bool) -> str | None:
+def _check_module(module: nn.Module) -> str | None:
     kind = type(module)
-    if isinstance(module, SelectAdaptivePool2d) and module.pool_type not in ("avg", "max"):
-        return f"found global pooling {module.pool_type!r}, allowed: 'avg', 'max'"
-    if kind in _SWAP or kind in _PASS:
+    if isinstance(module, SelectAdaptivePool2d) and not module.pool_type:
+        return "found no global pooling, allowed: any, such as 'avg'"
+    if isinstance(module, DropBlock2d) and module.with_noise:
+        return "found DropBlock2d with noise, allowed: without"
+    if kind in _SWAP or kind in _PASS or isinstance(module, _CONTAINERS):
         return None
     classes: tuple[type[nn.Module], ...] = (nn.Conv2d, *_SWAP, *_PASS)
-    allowed = ", ".join(sorted(other.__name__ for other in classes))
+    allowed = ", ".join(sorted({other.__name__ for other in classes}))
     return f"found a {kind.__name__}, allowed: {allowed}"

@@ -1,6 +1,6 @@
 """The convolutions and sites of a model, traced once without computing anything."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,7 +51,7 @@ def search_space(
     args = {"in_chans": input_size[0], **(backbone_args or {})}
     model = create_backbone(backbone, args, meta=True)
     convs = supported_convs(model)
-    sizes, linear_macs = _trace(model, input_size)
+    sizes, other_macs = _trace(model, input_size, {conv.name for conv in convs})
     names = list(dict.fromkeys(conv.site_out for conv in convs))
     pinned = _pinned(model, names, fixed)
     return SearchSpace(
@@ -65,7 +65,7 @@ def search_space(
             _site(name, convs, model, pinned.get(name), choices, channel_multiple) for name in names
         ),
         convs=tuple(_conv_shape(conv, model, sizes[conv.name]) for conv in convs),
-        other_macs=linear_macs,
+        other_macs=other_macs,
         params=sum(parameter.numel() for parameter in model.parameters()),
     )
 
@@ -92,7 +92,7 @@ def _site(
     own = [index for index, conv in enumerate(convs) if conv.site_out == name]
     first = model.get_submodule(convs[own[0]].name)
     assert isinstance(first, nn.Conv2d)
-    channels, groups = first.out_channels, first.groups
+    channels, groups = first.out_channels, convs[own[0]].split_groups
     wanted = choices if pinned is None else (pinned,)
     low = {low_channels(alpha, channels, channel_multiple, groups) for alpha in wanted}
     return Site(
@@ -107,7 +107,7 @@ def _site(
 def _conv_shape(conv: ConvSite, model: nn.Module, out_size: tuple[int, int]) -> ConvShape:
     module = model.get_submodule(conv.name)
     assert isinstance(module, nn.Conv2d)
-    pooled = module.stride != (1, 1) and not conv.stem
+    pooled = module.stride != (1, 1) and not conv.strided
     return ConvShape(
         name=conv.name,
         in_channels=module.in_channels,
@@ -121,11 +121,11 @@ def _conv_shape(conv: ConvSite, model: nn.Module, out_size: tuple[int, int]) -> 
 
 
 def _trace(
-    model: nn.Module, input_size: tuple[int, int, int]
+    model: nn.Module, input_size: tuple[int, int, int], names: Collection[str]
 ) -> tuple[dict[str, tuple[int, int]], int]:
-    """Output sizes of the convolutions by name, and the MACs of the linear layers."""
+    """Output sizes of the named convolutions, and the MACs of all other layers with weights."""
     sizes: dict[str, tuple[int, int]] = {}
-    linear = 0
+    others: list[int] = []
     handles = []
 
     def note_size(name: str) -> Any:
@@ -134,11 +134,15 @@ def _trace(
 
         return hook
 
+    def note_macs(module: nn.Module, _inputs: object, output: Tensor) -> None:
+        # Every output value is a sum over one row of the weight: classifier, SE and ECA.
+        others.append(output.numel() * module.weight[0].numel())  # type: ignore[operator, index, union-attr]
+
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
+        if name in names:
             handles.append(module.register_forward_hook(note_size(name)))
-        elif isinstance(module, nn.Linear):
-            linear += module.in_features * module.out_features
+        elif isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+            handles.append(module.register_forward_hook(note_macs))
     try:
         with torch.no_grad():
             model.eval()(torch.empty((1, *input_size), device="meta"))
@@ -149,4 +153,4 @@ def _trace(
     finally:
         for handle in handles:
             handle.remove()
-    return sizes, linear
+    return sizes, sum(others)

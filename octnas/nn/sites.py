@@ -2,8 +2,9 @@
 
 Every convolution inside a block has its own site, named after it (``layer1.0.conv1``). What is
 added must share one: the last convolution of every block of a stage and the projection shortcut
-form the stage's residual stream (``layer1``). The stem is ``stem``; of a deep stem, ``stem.0``,
-``stem.1`` and so on.
+form the stage's residual stream (``layer1``). A depthwise convolution shares that of its input. The
+stem is ``stem``; of a deep stem, ``stem.0``, ``stem.1`` and so on, and ``stem.pool`` where a
+convolution stands in the place of the stem's pooling.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from octnas.errors import UnsupportedModelError
+from octnas.nn.conv import is_depthwise
 
 
 @dataclass(frozen=True)
@@ -23,13 +25,15 @@ class ConvSite:
         name: of the module in the model.
         site_in: site of the input; None where it is an image.
         site_out: site of the output.
-        stem: whether it belongs to the stem; there a stride stays a stride.
+        split_groups: in how many groups the output's channels are split.
+        strided: whether a stride stays a stride, as it does where the input is an image.
     """
 
     name: str
     site_in: str | None
     site_out: str
-    stem: bool = False
+    split_groups: int = 1
+    strided: bool = False
 
 
 def conv_sites(model: nn.Module) -> tuple[ConvSite, ...]:
@@ -72,14 +76,20 @@ def identity_entries(model: ResNet) -> Iterator[tuple[nn.Module, str]]:
 
 
 def _stem(model: ResNet) -> Iterator[ConvSite]:
-    if isinstance(model.conv1, nn.Conv2d):
-        yield ConvSite("conv1", None, "stem", stem=True)
-        return
+    names = [("conv1", "stem")]
+    if not isinstance(model.conv1, nn.Conv2d):
+        children = model.conv1.named_children()
+        convs = [name for name, module in children if isinstance(module, nn.Conv2d)]
+        names = [(f"conv1.{name}", f"stem.{index}") for index, name in enumerate(convs)]
+    # timm's `replace_stem_pool`.
+    names += [
+        (f"maxpool.{name}", "stem.pool")
+        for name, module in model.maxpool.named_children()
+        if isinstance(module, nn.Conv2d)
+    ]
     previous = None
-    convs = [name for name, module in model.conv1.named_children() if isinstance(module, nn.Conv2d)]
-    for index, name in enumerate(convs):
-        site = f"stem.{index}"
-        yield ConvSite(f"conv1.{name}", previous, site, stem=True)
+    for name, site in names:
+        yield ConvSite(name, previous, site, strided=previous is None)
         previous = site
 
 
@@ -93,10 +103,18 @@ def _block(name: str, block: nn.Module, stream_in: str, stream_out: str) -> Iter
         raise UnsupportedModelError(
             f"{name}: found a {type(block).__name__}, allowed: BasicBlock, Bottleneck"
         )
+    # Around a grouped convolution (ResNeXt) the channels are split inside each group.
+    middle = block.get_submodule("conv2")
+    assert isinstance(middle, nn.Conv2d)
+    groups = 1 if is_depthwise(middle) else middle.groups
     current = stream_in
     for conv in inner:
-        site_out = stream_out if conv == inner[-1] else f"{name}.{conv}"
-        yield ConvSite(f"{name}.{conv}", current, site_out)
+        if conv == inner[-1]:
+            yield ConvSite(f"{name}.{conv}", current, stream_out)
+            break
+        ties = conv == "conv2" and is_depthwise(middle)
+        site_out = current if ties else f"{name}.{conv}"
+        yield ConvSite(f"{name}.{conv}", current, site_out, split_groups=groups)
         current = site_out
     shortcut = block.downsample
     for child, module in [] if shortcut is None else shortcut.named_children():
