@@ -173,6 +173,8 @@ def _check(
     if split_groups is not None:
         own = 1 if is_depthwise(conv) else conv.groups
         fits = split_groups % own == 0 and conv.out_channels % split_groups == 0
-        require(fits, "split_groups", split_groups, f"a multiple of {own} that divides the channels")
+        require(
+            fits, "split_groups", split_groups, f"a multiple of {own} that divides the channels"
+        )
     if problem := unfit(conv):
         raise UnsupportedModelError(problem)

@@ -160,7 +160,9 @@ class OctaveBlurPool2d(BlurPool2d):
 
 
 def _shrink(
-    operation: Callable[[Tensor], Tensor], operation_low: Callable[[Tensor], Tensor], x: OctaveTensor
+    operation: Callable[[Tensor], Tensor],
+    operation_low: Callable[[Tensor], Tensor],
+    x: OctaveTensor,
 ) -> OctaveTensor:
     """Apply operations that make maps smaller; the low size is half of the high one, rounded up.
 

@@ -94,10 +94,13 @@ def split_kernel(weight: Tensor, how: Geometry) -> Kernels:
 
     With one group they are views of the kernel.
     """
-    hh, hl, lh, ll = (
-        block.flatten(2, 3).flatten(0, 1) if block is not None and block.numel() else None
+    kernels = [
+        block.reshape(block.shape[0] * block.shape[1], -1, *weight.shape[2:])
+        if block is not None and block.numel()
+        else None
         for block in _blocks(weight, how)
-    )
+    ]
+    hh, hl, lh, ll = kernels
     return hh, hl, lh, ll
 
 
@@ -105,16 +108,19 @@ def _blocks(weight: Tensor, how: Geometry) -> Kernels:
     """Views of the four blocks, of shape (groups, rows, groups, columns, k, k)."""
     # Every group of a grouped kernel has its own columns, split as the group is.
     within = 1 if how.depthwise else how.groups_in // how.groups
-    cut = weight.unflatten(1, (within, -1)).unflatten(0, (how.groups_out, -1))
+    rows, columns = weight.shape[0] // how.groups_out, weight.shape[1] // within
+    cut = weight.view(how.groups_out, rows, within, columns, *weight.shape[2:])
     low_rows = how.low_out // how.groups_out
-    rows = [cut.shape[1] - low_rows, low_rows]
+    row_parts = [rows - low_rows, low_rows]
     if how.depthwise:
-        high, low = cut.split(rows, 1)
+        high, low = torch.split_with_sizes(cut, row_parts, 1)
         return high, None, None, low
     low_columns = how.low_in // how.groups // within
-    columns = cut.split([cut.shape[3] - low_columns, low_columns], 3)
-    (hh, hl), (lh, ll) = (column.split(rows, 1) for column in columns)
-    return hh, hl, lh, ll
+    from_high, from_low = torch.split_with_sizes(cut, [columns - low_columns, low_columns], 3)
+    return (  # type: ignore[return-value]
+        *torch.split_with_sizes(from_high, row_parts, 1),
+        *torch.split_with_sizes(from_low, row_parts, 1),
+    )
 
 
 def split_bias(bias: Tensor | None, how: Geometry) -> Parts:
@@ -197,7 +203,7 @@ class _OctaveConv(torch.autograd.Function):
             if steps < 0:
                 grad = sum_pool(grad)
             times = max(steps, 0)
-            grad_x, grad_kernel, _ = torch.ops.aten.convolution_backward(
+            grad_x, grad_kernel, _ = torch.ops.aten.convolution_backward.default(
                 grad,
                 inputs[source][times],
                 kernel,
@@ -238,7 +244,7 @@ def _merge_kernels(grads: list[Tensor | None], weight: Tensor, how: Geometry) ->
     whole = torch.empty_like(weight)
     for block, grad in zip(_blocks(whole, how), grads, strict=True):
         if grad is not None and block is not None:
-            block.copy_(grad.unflatten(1, block.shape[2:4]).unflatten(0, block.shape[:2]))
+            block.copy_(grad.view(block.shape))
     return whole
 
 
