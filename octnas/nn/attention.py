@@ -43,12 +43,12 @@ class OctaveEca(EcaModule):
 
 def _squeeze(x: OctaveTensor, add_maximum: bool = False) -> Tensor:
     """One value per channel, in the order of the channels: ``(N, C, 1, 1)``."""
-    parts = [part.mean((2, 3), keepdim=True) for part in (x.high, x.low)]
-    means = merge_channels(*parts, x.groups)
+    high, low = (part.mean((2, 3), keepdim=True) for part in (x.high, x.low))
+    means = merge_channels(high, low, x.groups)
     if not add_maximum:
         return means
-    parts = [part.amax((2, 3), keepdim=True) for part in (x.high, x.low)]
-    return 0.5 * means + 0.5 * merge_channels(*parts, x.groups)
+    high, low = (part.amax((2, 3), keepdim=True) for part in (x.high, x.low))
+    return 0.5 * means + 0.5 * merge_channels(high, low, x.groups)
 
 
 def _scale(x: OctaveTensor, gates: Tensor) -> OctaveTensor:

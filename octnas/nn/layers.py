@@ -1,6 +1,7 @@
 """The layers without kernels at two resolutions that octave feature maps pass through."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from timm.layers import AvgPool2dSame, BlurPool2d, DropBlock2d, DropPath, SelectAdaptivePool2d
@@ -22,10 +23,10 @@ from octnas.nn.octave import (
 class _EachPart(nn.Module):
     """What keeps the size and treats every value, or every channel, alike: on both parts."""
 
-    def forward(self, x: Features) -> Features:
+    # Named and typed as torch's own, which are of several minds.
+    def forward(self, input: Any) -> Any:  # noqa: A002
         plain = super().forward
-        result: Features = plain(x) if isinstance(x, Tensor) else each(plain, x)
-        return result
+        return plain(input) if isinstance(input, Tensor) else each(plain, input)
 
 
 class OctaveReLU(_EachPart, nn.ReLU):

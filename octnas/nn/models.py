@@ -115,8 +115,7 @@ class OctaveFeatures(FeatureListNet):
     """The feature maps of the stages as plain tensors, low channels upsampled."""
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        maps: list[Tensor] = [resplit(found, 0) for found in super().forward(x)]
-        return maps
+        return [resplit(found, 0) for found in super().forward(x)]  # type: ignore[misc]
 
 
 def _octave(

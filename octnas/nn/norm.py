@@ -42,25 +42,31 @@ def _normalise(norm: nn.BatchNorm2d, x: OctaveTensor) -> OctaveTensor:
     # With one group the halves are views, and their update is that of the whole.
     copies = tracks and groups > 1
     taken = [whole.clone() if copies and whole is not None else whole for whole in stats]
-    halves = [_split(values, low, groups) for values in (*taken, norm.weight, norm.bias)]
+    means, variances, weights, biases = (
+        _split(values, low, groups) for values in (*taken, norm.weight, norm.bias)
+    )
     factor = _count_batch(norm) if tracks else 0.0
-    high_part, low_part = (
-        F.batch_norm(
-            part,
-            *(half[index] for half in halves),
+
+    def part(x: Tensor, index: int) -> Tensor:
+        if not x.shape[1]:
+            return x
+        return F.batch_norm(
+            x,
+            means[index],
+            variances[index],
+            weights[index],
+            biases[index],
             training=norm.training or norm.running_mean is None,
             momentum=factor,
             eps=norm.eps,
         )
-        if part.shape[1]
-        else part
-        for index, part in enumerate((x.high, x.low))
-    )
+
+    normalised = OctaveTensor(part(x.high, 0), part(x.low, 1), groups)
     if copies:
-        for whole, half in zip(stats, halves, strict=False):
-            if whole is not None:
-                whole.copy_(merge_channels(*half, groups, dim=0))  # type: ignore[arg-type]
-    return OctaveTensor(high_part, low_part, groups)
+        for whole, (high_half, low_half) in zip(stats, (means, variances), strict=True):
+            if whole is not None and high_half is not None and low_half is not None:
+                whole.copy_(merge_channels(high_half, low_half, groups, dim=0))
+    return normalised
 
 
 def _split(

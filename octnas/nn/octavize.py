@@ -204,7 +204,7 @@ def supported_convs(model: nn.Module) -> tuple[ConvSite, ...]:
     for name, module in _meeting_features(model):
         if isinstance(module, nn.Conv2d):
             conv = by_name.get(name)
-            problem = _check_conv(module, conv, groups.get(conv and conv.site_in, 1))
+            problem = _check_conv(module, conv, groups.get(conv.site_in if conv else None, 1))
         else:
             problem = _check_module(module)
         if problem:

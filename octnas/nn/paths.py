@@ -181,7 +181,7 @@ class _OctaveConv(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Parts:
-        high, low, weight, bias, ctx.how = args
+        high, low, weight, _, ctx.how = args
         ctx.save_for_backward(high, low, weight)
         return _forward(*args)
 
@@ -250,4 +250,7 @@ def _merge_kernels(grads: list[Tensor | None], weight: Tensor, how: Geometry) ->
 
 def _merge_biases(grads: tuple[Tensor, ...], how: Geometry) -> Tensor:
     sums = [grad.sum((0, 2, 3)) for grad in grads if grad is not None]
-    return sums[0] if len(sums) == 1 else merge_channels(*sums, how.groups_out, dim=0)
+    if len(sums) == 1:
+        return sums[0]
+    high, low = sums
+    return merge_channels(high, low, how.groups_out, dim=0)

@@ -136,7 +136,9 @@ def _trace(
 
     def note_macs(module: nn.Module, _inputs: object, output: Tensor) -> None:
         # Every output value is a sum over one row of the weight: classifier, SE and ECA.
-        others.append(output.numel() * module.weight[0].numel())  # type: ignore[operator, index, union-attr]
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        others.append(output.numel() * weight[0].numel())
 
     for name, module in model.named_modules():
         if name in names:
