@@ -109,27 +109,31 @@ class OctaveConv2d(nn.Conv2d):
         return is_depthwise(self)
 
     def forward(self, x: Features) -> Features:  # type: ignore[override]
-        pools = self.stride != (1, 1) and not self.strided
-        keeps_stride = not pools or self.stride_mode == "timm"
-        if isinstance(x, Tensor) and self.low_channels == 0 and keeps_stride:
-            return super().forward(x)
         if self.depthwise:
             x = resplit(x, self.low_channels)
-        how = self._geometry(x, pools)
+        octave = isinstance(x, OctaveTensor)
+        how = self.geometry(x.low_channels, x.groups) if octave else self.geometry()
+        if isinstance(x, Tensor) and not self.low_channels and not how.pools:
+            return super().forward(x)
         source, low_in = (x, None) if isinstance(x, Tensor) else (x.high, x.low)
         high, low = octave_conv(source, low_in, self.weight, self.bias, how)
         if low is None:
             assert high is not None
             return high
         if high is None:
-            step = 2 if pools else how.stride[0]
-            high = empty_high(low, *(-(-side // step) for side in source.shape[-2:]))
+            high = empty_high(low, *how.out_size(source))
         return OctaveTensor(high, low, self.split_groups)
 
-    def _geometry(self, x: Features, pools: bool) -> Geometry:
-        low_in, groups_in = (x.low_channels, x.groups) if isinstance(x, OctaveTensor) else (0, 1)
-        keeps_stride = self.stride != (1, 1) and not pools
-        if low_in and keeps_stride:
+    def geometry(self, low_in: int = 0, groups_in: int = 1) -> Geometry:
+        """What the convolution does with an input of so many low channels.
+
+        Raises:
+            ValueError: an input that it cannot take.
+        """
+        strided = self.stride != (1, 1)
+        plain = low_in == self.low_channels == 0 and self.stride_mode == "timm"
+        pools = strided and not self.strided and not plain
+        if low_in and strided and not pools:
             raise ValueError("a strided octave convolution takes plain tensors only")
         if low_in and self.groups > 1 and not self.depthwise and groups_in != self.groups:
             raise ValueError(
@@ -142,7 +146,7 @@ class OctaveConv2d(nn.Conv2d):
             groups_in=groups_in if low_in else self.groups,
             groups_out=self.split_groups,
             groups=self.groups,
-            stride=self.stride if keeps_stride else (1, 1),  # type: ignore[arg-type]
+            stride=(1, 1) if pools else self.stride,  # type: ignore[arg-type]
             padding=self.padding,  # type: ignore[arg-type]
             dilation=self.dilation,  # type: ignore[arg-type]
             pools=pools,

@@ -78,7 +78,10 @@ def pool(x: Tensor) -> Tensor:
 
     ``(N, C, H, W)`` to ``(N, C, ⌈H/2⌉, ⌈W/2⌉)``.
     """
-    return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+    if x.shape[-2] % 2 or x.shape[-1] % 2:
+        return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+    # The same for even sides, and faster: no border to look out for.
+    return F.avg_pool2d(x, 2)
 
 
 def upsample(x: Tensor, like: Tensor) -> Tensor:

@@ -60,6 +60,11 @@ class Geometry:
         """How often a path pools its input; -1 if it upsamples its output instead."""
         return target - source + self.pools
 
+    def out_size(self, x: Tensor) -> tuple[int, int]:
+        """Height and width of the high output, whether it has channels or not."""
+        step = 2 if self.pools else self.stride[0]
+        return -(-x.shape[-2] // step), -(-x.shape[-1] // step)
+
 
 def octave_conv(
     high: Tensor, low: Tensor | None, weight: Tensor, bias: Tensor | None, how: Geometry
@@ -135,7 +140,7 @@ def _or_none(part: Tensor) -> Tensor | None:
     return part if part.numel() else None
 
 
-class _Pooled:
+class Pooled:
     """A feature map, pooled as often as asked for, and no map twice."""
 
     def __init__(self, x: Tensor | None) -> None:
@@ -152,7 +157,7 @@ class _Pooled:
 def _forward(
     high: Tensor, low: Tensor | None, weight: Tensor, bias: Tensor | None, how: Geometry
 ) -> Parts:
-    inputs = _Pooled(high), _Pooled(low)
+    inputs = Pooled(high), Pooled(low)
     biases = split_bias(bias, how)
     parts: list[Tensor | None] = [None, None]
     for (source, target), kernel in zip(PATHS, split_kernel(weight, how), strict=True):
@@ -191,7 +196,7 @@ class _OctaveConv(torch.autograd.Function):
         high, low, weight = ctx.saved_tensors
         how: Geometry = ctx.how
         needs_high, needs_low, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        inputs, needs = (_Pooled(high), _Pooled(low)), (needs_high, needs_low)
+        inputs, needs = (Pooled(high), Pooled(low)), (needs_high, needs_low)
         # Gradients of the inputs, by how often they were pooled.
         found: tuple[list[Tensor | None], ...] = ([None] * 3, [None] * 3)
         kernel_grads: list[Tensor | None] = []
@@ -229,7 +234,7 @@ class _OctaveConv(torch.autograd.Function):
         )
 
 
-def _unpool(grads: list[Tensor | None], inputs: _Pooled) -> Tensor | None:
+def _unpool(grads: list[Tensor | None], inputs: Pooled) -> Tensor | None:
     """The gradient of a map from those of the map and of what was pooled from it."""
     for times in (2, 1):
         pooled = grads[times]

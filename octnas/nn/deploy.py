@@ -1,0 +1,194 @@
+"""A fixed architecture for inference: batch norms folded, kernels split once and for all."""
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+import torch
+from timm.layers import BatchNormAct2d, DropBlock2d
+from timm.models.resnet import Bottleneck, ResNet
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from octnas.nn.conv import OctaveConv2d
+from octnas.nn.octave import Features, OctaveTensor, add_upsampled, empty_high, upsample
+from octnas.nn.octavize import octavize
+from octnas.nn.paths import PATHS, Geometry, Pooled, split_bias, split_kernel
+from octnas.nn.sites import conv_sites, stages
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def deploy(model: Model) -> Model:
+    """A copy of a timm ResNet, octave or plain, made for inference at its present α.
+
+    Batch norms are folded into the convolutions before them, each of the four paths of an octave
+    convolution holds its own kernel, and what has no effect outside of training is left out. The
+    result computes what the model computes in eval mode, up to rounding; it has other state-dict
+    keys, needs no gradient, and cannot be given another α.
+
+    Raises:
+        UnsupportedModelError: the model is not one that `octnas.octavize` takes.
+    """
+    model = copy.deepcopy(model).eval()
+    if not any(isinstance(module, OctaveConv2d) for module in model.modules()):
+        octavize(model, 0.0)
+    convs = _geometries(model)
+    assert isinstance(model, ResNet)
+    model.conv1 = nn.Sequential(*_folded([*_chain(model.conv1), model.bn1], convs))
+    model.bn1 = nn.Identity()
+    model.maxpool = nn.Sequential(*_folded(_chain(model.maxpool), convs))
+    for _, stage in stages(model):
+        for index, block in enumerate(stage):
+            stage[index] = DeployedBlock(block, convs)
+    model.drop_rate = 0.0
+    return model.eval().requires_grad_(False)
+
+
+class DeployedConv(nn.Module):
+    """An octave convolution with a convolution of its own for each path that has channels.
+
+    What is added to the result is added on the way, such that every addition but one stands
+    behind a convolution, where inference engines carry out both at once.
+
+    Args:
+        conv: the octave convolution.
+        norm: the batch norm that follows it, to be folded into it.
+        how: what it does with its input.
+    """
+
+    def __init__(self, conv: OctaveConv2d, norm: nn.BatchNorm2d | None, how: Geometry) -> None:
+        super().__init__()
+        self.how = how
+        weight, bias = conv.weight, conv.bias
+        if norm is not None:
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            weight, bias = fuse_conv_bn_weights(
+                weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            )
+        biases = list(split_bias(bias, how))
+        paths: list[nn.Module | None] = []
+        for (_, target), kernel in zip(PATHS, split_kernel(weight, how), strict=True):
+            paths.append(None if kernel is None else _plain_conv(kernel, biases[target], how))
+            if kernel is not None:
+                biases[target] = None
+        self.high_to_high, self.high_to_low, self.low_to_high, self.low_to_low = paths
+
+    def forward(self, x: Features, plus: Features | None = None) -> Features:
+        source = x if isinstance(x, Tensor) else x.high
+        inputs = Pooled(source), Pooled(None if isinstance(x, Tensor) else x.low)
+        parts: list[Tensor | None] = [None, None]
+        if plus is not None:
+            parts = [plus, None] if isinstance(plus, Tensor) else [plus.high, plus.low]
+        # Backwards, so that H→H with the ReLU behind it comes last.
+        paths = (self.high_to_high, self.high_to_low, self.low_to_high, self.low_to_low)
+        for (from_part, target), conv in reversed(list(zip(PATHS, paths, strict=True))):
+            if conv is None:
+                continue
+            steps = self.how.steps(from_part, target)
+            y = conv(inputs[from_part][max(steps, 0)])
+            if steps < 0:
+                y = upsample(y, like=source)
+            there = parts[target]
+            parts[target] = y if there is None else y + there
+        high, low = parts
+        if low is None:
+            assert high is not None
+            return high
+        if high is None:
+            high = empty_high(low, *self.how.out_size(source))
+        return OctaveTensor(high, low, self.how.groups_out)
+
+
+class DeployedBlock(nn.Module):
+    """A residual block whose sum goes into its last convolution, where nothing stands between.
+
+    Args:
+        block: timm's basic or bottleneck block.
+        convs: what its convolutions do, by module.
+    """
+
+    def __init__(self, block: nn.Module, convs: Mapping[nn.Module, Geometry]) -> None:
+        super().__init__()
+        last = 3 if isinstance(block, Bottleneck) else 2
+        body: list[nn.Module] = []
+        for index in range(1, last):
+            body += [block.get_submodule(f"{kind}{index}") for kind in ("conv", "bn", "act")]
+            dilutes = index == last - 1
+            if dilutes:
+                body.append(block.get_submodule("aa"))
+        end = [block.get_submodule(f"{kind}{last}") for kind in ("conv", "bn")]
+        self.body = nn.Sequential(*_folded(body, convs))
+        self.last, *after = _folded(end, convs)
+        se = block.se
+        self.after = nn.Sequential(*after, *([] if se is None else [se]))
+        shortcut = block.downsample
+        self.downsample = (
+            None if shortcut is None else nn.Sequential(*_folded(_chain(shortcut), convs))
+        )
+        self.act = block.get_submodule(f"act{last}")
+
+    def forward(self, x: Features) -> Features:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.body(x)
+        if len(self.after):
+            return self.act(self.after(self.last(x)) + shortcut)
+        return self.act(self.last(x, shortcut))
+
+
+def _geometries(model: nn.Module) -> dict[nn.Module, Geometry]:
+    """What every octave convolution of a model does, by module."""
+    sites = conv_sites(model)
+    low: dict[str | None, tuple[int, int]] = {}
+    for site in sites:
+        conv = model.get_submodule(site.name)
+        assert isinstance(conv, OctaveConv2d)
+        low[site.site_out] = conv.low_channels, conv.split_groups
+    found: dict[nn.Module, Geometry] = {}
+    for site in sites:
+        conv = model.get_submodule(site.name)
+        assert isinstance(conv, OctaveConv2d)
+        found[conv] = conv.geometry(*low.get(site.site_in, (0, 1)))
+    return found
+
+
+def _chain(module: nn.Module) -> list[nn.Module]:
+    return list(module) if isinstance(module, nn.Sequential) else [module]
+
+
+def _folded(
+    modules: Iterable[nn.Module], convs: Mapping[nn.Module, Geometry]
+) -> list[nn.Module]:
+    """Modules that follow each other, with batch norms folded into the convolutions before them."""
+    left = [m for m in modules if not isinstance(m, nn.Identity | DropBlock2d | nn.Dropout)]
+    folded: list[nn.Module] = []
+    while left:
+        module = left.pop(0)
+        if not isinstance(module, OctaveConv2d):
+            folded.append(module)
+            continue
+        norm = left.pop(0) if left and isinstance(left[0], nn.BatchNorm2d) else None
+        folded.append(DeployedConv(module, norm, convs[module]))
+        if isinstance(norm, BatchNormAct2d):
+            folded.append(norm.act)
+    return folded
+
+
+def _plain_conv(kernel: Tensor, bias: Tensor | None, how: Geometry) -> nn.Conv2d:
+    groups = kernel.shape[0] if how.depthwise else how.groups
+    conv = nn.Conv2d(
+        kernel.shape[1] * groups,
+        kernel.shape[0],
+        kernel.shape[2:],  # type: ignore[arg-type]
+        stride=how.stride,
+        padding=how.padding,
+        dilation=how.dilation,
+        groups=groups,
+        bias=bias is not None,
+        device="meta",
+    )
+    conv.weight = nn.Parameter(kernel.detach().clone(), requires_grad=False)
+    if bias is not None:
+        conv.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+    return conv
