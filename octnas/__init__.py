@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from octnas.architecture import Architecture as Architecture
     from octnas.nn.conv import OctaveConv2d as OctaveConv2d
     from octnas.nn.cost import cost as cost
+    from octnas.nn.deploy import deploy as deploy
     from octnas.nn.load import load as load
     from octnas.nn.octave import OctaveTensor as OctaveTensor
     from octnas.nn.octavize import octavize as octavize
@@ -22,6 +23,7 @@ _HOME = {
     "OctaveTensor": "octnas.nn.octave",
     "SearchSpace": "octnas.space",
     "cost": "octnas.nn.cost",
+    "deploy": "octnas.nn.deploy",
     "load": "octnas.nn.load",
     "octavize": "octnas.nn.octavize",
     "search_space": "octnas.nn.shapes",

@@ -61,6 +61,10 @@ class ClusterError(OctnasError):
     """Ray cannot be started or used as asked."""
 
 
+class MeasureError(OctnasError):
+    """A measurement that would say nothing: what was to be timed computes something else."""
+
+
 class TrackingError(OctnasError):
     """MLflow cannot be reached or refuses what was sent."""
 

@@ -111,11 +111,14 @@ class OctaveConv2d(nn.Conv2d):
     def forward(self, x: Features) -> Features:  # type: ignore[override]
         if self.depthwise:
             x = resplit(x, self.low_channels)
-        octave = isinstance(x, OctaveTensor)
-        how = self.geometry(x.low_channels, x.groups) if octave else self.geometry()
-        if isinstance(x, Tensor) and not self.low_channels and not how.pools:
-            return super().forward(x)
-        source, low_in = (x, None) if isinstance(x, Tensor) else (x.high, x.low)
+        if isinstance(x, Tensor):
+            how = self.geometry()
+            if not self.low_channels and not how.pools:
+                return super().forward(x)
+            source, low_in = x, None
+        else:
+            how = self.geometry(x.low_channels, x.groups)
+            source, low_in = x.high, x.low
         high, low = octave_conv(source, low_in, self.weight, self.bias, how)
         if low is None:
             assert high is not None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from octnas.nn.conv import OctaveConv2d
-from octnas.nn.octave import Features, OctaveTensor, add_upsampled, empty_high, upsample
+from octnas.nn.octave import Features, OctaveTensor, add_upsampled, empty_high
 from octnas.nn.octavize import octavize
 from octnas.nn.paths import PATHS, Geometry, Pooled, split_bias, split_kernel
 from octnas.nn.sites import conv_sites, stages
@@ -42,7 +42,8 @@ def deploy(model: Model) -> Model:
         for index, block in enumerate(stage):
             stage[index] = DeployedBlock(block, convs)
     model.drop_rate = 0.0
-    return model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
+    return model
 
 
 class DeployedConv(nn.Module):
@@ -78,20 +79,20 @@ class DeployedConv(nn.Module):
     def forward(self, x: Features, plus: Features | None = None) -> Features:
         source = x if isinstance(x, Tensor) else x.high
         inputs = Pooled(source), Pooled(None if isinstance(x, Tensor) else x.low)
-        parts: list[Tensor | None] = [None, None]
-        if plus is not None:
-            parts = [plus, None] if isinstance(plus, Tensor) else [plus.high, plus.low]
-        # Backwards, so that H→H with the ReLU behind it comes last.
-        paths = (self.high_to_high, self.high_to_low, self.low_to_high, self.low_to_low)
-        for (from_part, target), conv in reversed(list(zip(PATHS, paths, strict=True))):
-            if conv is None:
-                continue
-            steps = self.how.steps(from_part, target)
-            y = conv(inputs[from_part][max(steps, 0)])
-            if steps < 0:
-                y = upsample(y, like=source)
-            there = parts[target]
-            parts[target] = y if there is None else y + there
+        summands = _parts(plus)
+        # Traced, the sums begin with what is added and end with H→H, behind which a ReLU stands;
+        # else they grow in place.
+        traced = torch.compiler.is_compiling()
+        parts: list[Tensor | None] = list(summands) if traced else [None, None]
+        for (from_part, target), conv in reversed(self._paths()) if traced else self._paths():
+            steps, there = self.how.steps(from_part, target), parts[target]
+            y: Tensor = conv(inputs[from_part][max(steps, 0)])
+            parts[target] = add_upsampled(there, y, like=source) if steps < 0 else _add(there, y)
+        if not traced:
+            parts = [
+                part if part is None or summand is None else part.add_(summand)
+                for part, summand in zip(parts, summands, strict=True)
+            ]
         high, low = parts
         if low is None:
             assert high is not None
@@ -99,6 +100,24 @@ class DeployedConv(nn.Module):
         if high is None:
             high = empty_high(low, *self.how.out_size(source))
         return OctaveTensor(high, low, self.how.groups_out)
+
+    def _paths(self) -> list[tuple[tuple[int, int], nn.Module]]:
+        convs = (self.high_to_high, self.high_to_low, self.low_to_high, self.low_to_low)
+        paths = zip(PATHS, convs, strict=True)
+        return [(path, conv) for path, conv in paths if conv is not None]
+
+
+def _parts(x: Features | None) -> tuple[Tensor | None, Tensor | None]:
+    """High and low; None where there are no channels."""
+    if x is None or isinstance(x, Tensor):
+        return x, None
+    return x.high if x.high.shape[1] else None, x.low
+
+
+def _add(there: Tensor | None, y: Tensor) -> Tensor:
+    if there is None:
+        return y
+    return y + there if torch.compiler.is_compiling() else there.add_(y)
 
 
 class DeployedBlock(nn.Module):
@@ -122,19 +141,24 @@ class DeployedBlock(nn.Module):
         self.body = nn.Sequential(*_folded(body, convs))
         self.last, *after = _folded(end, convs)
         se = block.se
+        assert se is None or isinstance(se, nn.Module)
         self.after = nn.Sequential(*after, *([] if se is None else [se]))
-        shortcut = block.downsample
-        self.downsample = (
-            None if shortcut is None else nn.Sequential(*_folded(_chain(shortcut), convs))
-        )
+        self.downsample = None
+        if (shortcut := block.downsample) is not None:
+            assert isinstance(shortcut, nn.Module)
+            self.downsample = nn.Sequential(*_folded(_chain(shortcut), convs))
         self.act = block.get_submodule(f"act{last}")
 
     def forward(self, x: Features) -> Features:
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.body(x)
         if len(self.after):
-            return self.act(self.after(self.last(x)) + shortcut)
-        return self.act(self.last(x, shortcut))
+            x = self.after(self.last(x))
+            x += shortcut  # type: ignore[operator]
+        else:
+            x = self.last(x, shortcut)
+        activated: Features = self.act(x)
+        return activated
 
 
 def _geometries(model: nn.Module) -> dict[nn.Module, Geometry]:
@@ -157,9 +181,7 @@ def _chain(module: nn.Module) -> list[nn.Module]:
     return list(module) if isinstance(module, nn.Sequential) else [module]
 
 
-def _folded(
-    modules: Iterable[nn.Module], convs: Mapping[nn.Module, Geometry]
-) -> list[nn.Module]:
+def _folded(modules: Iterable[nn.Module], convs: Mapping[nn.Module, Geometry]) -> list[nn.Module]:
     """Modules that follow each other, with batch norms folded into the convolutions before them."""
     left = [m for m in modules if not isinstance(m, nn.Identity | DropBlock2d | nn.Dropout)]
     folded: list[nn.Module] = []
@@ -169,6 +191,7 @@ def _folded(
             folded.append(module)
             continue
         norm = left.pop(0) if left and isinstance(left[0], nn.BatchNorm2d) else None
+        assert norm is None or isinstance(norm, nn.BatchNorm2d)
         folded.append(DeployedConv(module, norm, convs[module]))
         if isinstance(norm, BatchNormAct2d):
             folded.append(norm.act)

@@ -1,0 +1,138 @@
+"""``octnas bench``: octave networks against the vanilla one, by the clock."""
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from octnas.errors import SettingError
+
+if TYPE_CHECKING:
+    from octnas.measure.bench import BenchResult
+    from octnas.measure.settings import AlphaChoice
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(bench)
+
+
+def bench(
+    model: Annotated[str, typer.Option(help="Name of a timm ResNet.")] = "resnet50",
+    alphas: Annotated[
+        str,
+        typer.Option(
+            help="α by the paper's rule, separated by commas; or α by stage: 0.25/0.125/0.125."
+        ),
+    ] = "0.125,0.25,0.5,0.75",
+    batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,8",
+    backends: Annotated[
+        str,
+        typer.Option(
+            help="Of eager, compile, onnxruntime, openvino, separated by commas; by default all "
+            "that are installed but compile, which takes minutes to compile.",
+            show_default=False,
+        ),
+    ] = "",
+    mode: Annotated[str, typer.Option(help="inference or training.")] = "inference",
+    device: Annotated[str, typer.Option(help="As torch names it, such as cuda.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to the backend.")] = 1,
+    input_size: Annotated[int, typer.Option(help="Height and width of the images.")] = 224,
+    channel_multiple: Annotated[
+        int, typer.Option(help="Round low channels down to a multiple of this.", min=1)
+    ] = 1,
+    repeats: Annotated[int, typer.Option(help="How often each network is timed.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Time octave networks and the vanilla one in turns, beside their MACs."""
+    from octnas.measure.backends import installed_backends
+    from octnas.measure.bench import bench as run_bench
+    from octnas.measure.settings import BenchSettings
+
+    wanted = _list(backends) or (("eager",) if mode == "training" else installed_backends())
+    settings = BenchSettings(
+        model=model,
+        input_size=input_size,
+        alphas={text: _alpha(text) for text in _list(alphas)},
+        channel_multiple=channel_multiple,
+        batches=tuple(_whole_number(text) for text in _list(batch)),
+        backends=wanted,
+        mode=mode,
+        device=device,
+        precision=precision,
+        threads=threads,
+        repeats=repeats,
+    )
+    found = run_bench(settings, log=lambda line: typer.echo(line, err=True))
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        _print(found)
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _whole_number(text: str) -> int:
+    if not text.isdecimal():
+        raise SettingError("batch", text, "whole numbers, separated by commas")
+    return int(text)
+
+
+def _alpha(text: str) -> "AlphaChoice":
+    try:
+        numbers = [float(part) for part in text.split("/")]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(0.0 <= number <= 1.0 for number in numbers):
+        raise SettingError("alphas", text, "numbers from 0 to 1, or such as 0.25/0.125/0.125")
+    if len(numbers) == 1:
+        return numbers[0]
+    return {f"layer{stage}*": number for stage, number in enumerate(numbers, start=1)}
+
+
+def _print(found: "BenchResult") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console.width = max(console.width, 118)
+    settings = found.settings
+    console.print(
+        f"{settings.model}, {settings.input_size} pixels, {settings.mode}, {settings.precision}, "
+        f"{found.environment['device']}, threads: {settings.threads or 'any'}, medians of "
+        f"{settings.repeats}"
+    )
+    training = settings.mode == "training"
+    columns = ["batch", "backend", "α", "ms", "spread", "time", "95 %", "MACs", "time / MACs"]
+    table = Table(*columns, *(["kept for backward"] if training else []))
+    for row in found.rows:
+        cells = [
+            str(row.batch),
+            row.backend,
+            row.alpha,
+            f"{row.milliseconds:.1f}",
+            f"{row.spread:.1%}",
+            f"{row.latency_ratio:.3f}{' ?' if row.undecided else ''}",
+            f"{row.latency_low:.3f}–{row.latency_high:.3f}",
+            f"{row.macs_ratio:.3f}",
+            f"{row.quotient:.3f}",
+        ]
+        if row.kept_ratio is not None and row.kept_bytes is not None:
+            cells.append(f"{sum(row.kept_bytes.values()) / 1e6:.0f} MB ({row.kept_ratio:.3f})")
+        table.add_row(*cells)
+    console.print(table)
+    for best in found.best:
+        verdict = "faster" if best.ratio.value < 1 else "slower"
+        if best.ratio.undecided:
+            verdict = "cannot be told apart: the machine is too noisy"
+        console.print(
+            f"batch {best.batch}, α {best.alpha}: best octave ({best.octave_backend}) against best "
+            f"vanilla ({best.vanilla_backend}): {best.ratio.value:.3f} of the time "
+            f"({best.ratio.low:.3f}–{best.ratio.high:.3f}) at {best.macs_ratio:.3f} of the MACs: "
+            f"{verdict}"
+        )
+    if any(row.undecided for row in found.rows):
+        console.print("?: the machine is too noisy to say which of the two is faster.")

@@ -1,0 +1,254 @@
+"""Octave networks against the vanilla one: time, multiply-adds, and memory in training."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from octnas.measure.backends import Step, prepare
+from octnas.measure.memory import kept_for_backward
+from octnas.measure.settings import AlphaChoice, BenchSettings
+from octnas.measure.timing import Ratio, compare, spread, take_turns
+from octnas.nn.backbone import create_backbone
+from octnas.nn.calibration import recalibrate
+from octnas.nn.cost import cost
+from octnas.nn.octavize import octavize
+
+VANILLA = "0"
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network in one backend at one batch size.
+
+    Attributes:
+        backend, batch: as in the settings.
+        alpha: label of the network; ``"0"`` is the vanilla one.
+        milliseconds: median of a batch, or of a training step.
+        spread: distance of the quartiles as a share of the median.
+        latency_ratio: median over the vanilla network's in the same backend.
+        latency_low, latency_high: 95 % interval of that ratio.
+        undecided: the machine was too noisy to say which of the two is faster.
+        macs: multiply-adds of one image.
+        macs_ratio: over the vanilla network's.
+        quotient: `latency_ratio` over `macs_ratio`; 1 if the clock follows the MACs.
+        kept_bytes: kept for backward, by part of the network; None in inference.
+        kept_ratio: their sum over the vanilla network's; None in inference.
+    """
+
+    backend: str
+    batch: int
+    alpha: str
+    milliseconds: float
+    spread: float
+    latency_ratio: float
+    latency_low: float
+    latency_high: float
+    undecided: bool
+    macs: int
+    macs_ratio: float
+    quotient: float
+    kept_bytes: dict[str, int] | None = None
+    kept_ratio: float | None = None
+
+
+@dataclass(frozen=True)
+class BestAgainstBest:
+    """The octave network in its best backend against the vanilla one in its best.
+
+    Attributes:
+        batch, alpha: which network.
+        octave_backend, vanilla_backend: the fastest of each.
+        ratio: of their medians, with its interval.
+        macs_ratio: of their multiply-adds.
+    """
+
+    batch: int
+    alpha: str
+    octave_backend: str
+    vanilla_backend: str
+    ratio: Ratio
+    macs_ratio: float
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """What a benchmark has found.
+
+    Attributes:
+        settings: what was asked for.
+        rows: by batch size, backend and α.
+        best: by batch size and α.
+        environment: versions, device and threads.
+    """
+
+    settings: BenchSettings
+    rows: tuple[Row, ...]
+    best: tuple[BestAgainstBest, ...]
+    environment: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures as a JSON object."""
+        return {"schema": 1, **asdict(self)}
+
+
+def bench(settings: BenchSettings, log: Log = lambda _: None) -> BenchResult:
+    """Time octave networks and the vanilla one, taking turns.
+
+    Weights are random; batch norms hold the statistics of random images, so that logits have a
+    size and can be compared between backends.
+
+    Raises:
+        SettingError: an unknown model, or a backend that is not installed.
+        MeasureError: a backend computes something else than the model.
+        UnsupportedModelError, ArchitectureError: as `octnas.octavize` raises them.
+    """
+    rows: list[Row] = []
+    best: list[BestAgainstBest] = []
+    with _threads(settings.threads):
+        networks = _networks(settings)
+        macs = {label: _macs(settings, label) for label in networks}
+        for batch in settings.batches:
+            seconds = _time(settings, networks, batch, log)
+            kept = _kept(settings, networks, batch)
+            for backend in settings.backends:
+                rows += [_row(backend, batch, label, seconds, macs, kept) for label in networks]
+            best += [
+                _best(settings, batch, label, seconds, macs)
+                for label in networks
+                if label != VANILLA
+            ]
+    return BenchResult(settings, tuple(rows), tuple(best), _environment(settings))
+
+
+def _networks(settings: BenchSettings) -> dict[str, nn.Module]:
+    """The vanilla network and the octave ones, all with the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        # timm starts the last batch norm of every block at zero: logits would be nearly nothing.
+        vanilla = create_backbone(settings.model, {"zero_init_last": False})
+        recalibrate(vanilla, [torch.randn(8, 3, 64, 64)])
+    choices: dict[str, AlphaChoice] = dict(settings.alphas)
+    return {VANILLA: vanilla} | {
+        label: octavize(copy.deepcopy(vanilla), alphas, channel_multiple=settings.channel_multiple)
+        for label, alphas in choices.items()
+    }
+
+
+def _macs(settings: BenchSettings, label: str) -> int:
+    size = (3, settings.input_size, settings.input_size)
+    alphas = 0.0 if label == VANILLA else settings.alphas[label]
+    multiple = settings.channel_multiple
+    return cost(settings.model, alphas, input_size=size, channel_multiple=multiple).macs
+
+
+Seconds = dict[tuple[str, str], np.ndarray]
+
+
+def _time(settings: BenchSettings, networks: dict[str, nn.Module], batch: int, log: Log) -> Seconds:
+    images = _images(settings, batch)
+    steps: dict[tuple[str, str], Step] = {}
+    for backend in settings.backends:
+        for label, network in networks.items():
+            log(f"batch {batch}: {backend}, α {label}")
+            steps[backend, label] = prepare(backend, copy.deepcopy(network), images, settings)
+    log(f"batch {batch}: timing")
+    return take_turns(steps, settings.repeats)
+
+
+def _kept(
+    settings: BenchSettings, networks: dict[str, nn.Module], batch: int
+) -> dict[str, dict[str, int]] | None:
+    if settings.mode == "inference":
+        return None
+    images = _images(settings, batch).to(memory_format=torch.channels_last)
+    return {
+        label: kept_for_backward(
+            copy.deepcopy(network).train().to(memory_format=torch.channels_last),
+            images,
+        )
+        for label, network in networks.items()
+    }
+
+
+def _images(settings: BenchSettings, batch: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(batch, 3, settings.input_size, settings.input_size, generator=generator)
+
+
+def _row(
+    backend: str,
+    batch: int,
+    label: str,
+    seconds: Seconds,
+    macs: dict[str, int],
+    kept: dict[str, dict[str, int]] | None,
+) -> Row:
+    own = seconds[backend, label]
+    ratio = compare(own, seconds[backend, VANILLA])
+    macs_ratio = macs[label] / macs[VANILLA]
+    total = None if kept is None else {name: sum(parts.values()) for name, parts in kept.items()}
+    return Row(
+        backend=backend,
+        batch=batch,
+        alpha=label,
+        milliseconds=float(np.median(own)) * 1e3,
+        spread=spread(own),
+        latency_ratio=ratio.value,
+        latency_low=ratio.low,
+        latency_high=ratio.high,
+        undecided=ratio.undecided and label != VANILLA,
+        macs=macs[label],
+        macs_ratio=macs_ratio,
+        quotient=ratio.value / macs_ratio,
+        kept_bytes=kept[label] if kept else None,
+        kept_ratio=total[label] / total[VANILLA] if total else None,
+    )
+
+
+def _best(
+    settings: BenchSettings, batch: int, label: str, seconds: Seconds, macs: dict[str, int]
+) -> BestAgainstBest:
+    def fastest(name: str) -> str:
+        return min(settings.backends, key=lambda backend: np.median(seconds[backend, name]))
+
+    octave, vanilla = fastest(label), fastest(VANILLA)
+    return BestAgainstBest(
+        batch=batch,
+        alpha=label,
+        octave_backend=octave,
+        vanilla_backend=vanilla,
+        ratio=compare(seconds[octave, label], seconds[vanilla, VANILLA]),
+        macs_ratio=macs[label] / macs[VANILLA],
+    )
+
+
+def _environment(settings: BenchSettings) -> dict[str, Any]:
+    on_gpu = settings.device.startswith("cuda")
+    return {
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(settings.device) if on_gpu else _processor(),
+        "threads": settings.threads,
+    }
+
+
+def _processor() -> str:
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"CPU ({capability})"
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

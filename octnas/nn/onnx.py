@@ -1,0 +1,54 @@
+"""Networks as ONNX files."""
+
+import contextlib
+import io
+import logging
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from octnas.errors import require
+
+
+def save_onnx(model: nn.Module, images: Tensor, path: Path) -> None:
+    """Write a network as one ONNX file, for images of this very shape.
+
+    Args:
+        model: in eval mode, as `octnas.deploy` returns it; kernels that are split in the graph
+            are split again at every image.
+        images: ``(N, C, H, W)``.
+        path: the file; weights are inside.
+
+    Raises:
+        SettingError: the ONNX exporter is not installed.
+    """
+    installed = find_spec("onnx") is not None and find_spec("onnxscript") is not None
+    require(installed, "onnx", "no onnx and onnxscript", 'pip install "octnas[export]"')
+    # The exporter prints its progress, and warns about its own parts.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet("torch.onnx"):
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.onnx.export(
+            model,
+            (images,),
+            path,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+@contextlib.contextmanager
+def _quiet(name: str):  # type: ignore[no-untyped-def]
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
