@@ -71,8 +71,8 @@ def octave_conv(
 ) -> Parts:
     """Convolve two resolutions; what has no channels is None.
 
-    Differentiable once in eager mode, where the backward pass is written out below; without
-    limit where a compiler traces it.
+    In eager mode the backward pass is the one written out below, and can be taken once; a
+    compiler traces the forward pass and decides by itself what to compute again.
 
     Args:
         high: ``(N, C_high, H, W)``; C_high may be 0.
