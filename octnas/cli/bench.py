@@ -30,7 +30,8 @@ def bench(
         str,
         typer.Option(
             help="Of eager, compile, onnxruntime, openvino, separated by commas; by default all "
-            "that are installed but compile, which takes minutes to compile.",
+            "that are installed but compile, which takes minutes to compile; eager alone in "
+            "training, on another device than the CPU and in bfloat16.",
             show_default=False,
         ),
     ] = "",
@@ -50,7 +51,8 @@ def bench(
     from octnas.measure.bench import bench as run_bench
     from octnas.measure.settings import BenchSettings
 
-    wanted = _list(backends) or (("eager",) if mode == "training" else installed_backends())
+    takes_all = (mode, device, precision) == ("inference", "cpu", "float32")
+    wanted = _list(backends) or (installed_backends() if takes_all else ("eager",))
     settings = BenchSettings(
         model=model,
         input_size=input_size,

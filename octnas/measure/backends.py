@@ -1,5 +1,6 @@
 """One network in one backend, ready to be called again and again."""
 
+import copy
 import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from octnas.errors import MeasureError, require
+from octnas.errors import MeasureError, SettingError, require
 from octnas.measure.settings import BACKENDS, BenchSettings
 from octnas.nn.deploy import deploy
 from octnas.nn.onnx import save_onnx
@@ -21,6 +22,15 @@ Step = Callable[[], None]
 def installed_backends() -> tuple[str, ...]:
     """Backends that can be used here without compiling anything first."""
     return tuple(name for name in BACKENDS if name == "eager" or find_spec(name) is not None)
+
+
+def check_device(name: str) -> None:
+    """Raise `SettingError` unless torch knows the device and the machine has it."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise SettingError("device", name, f"cpu or a device of this machine ({reason})") from None
 
 
 def prepare(backend: str, model: nn.Module, images: Tensor, settings: BenchSettings) -> Step:
@@ -36,6 +46,7 @@ def prepare(backend: str, model: nn.Module, images: Tensor, settings: BenchSetti
         SettingError: the backend is not installed.
         MeasureError: the backend computes something else than the model.
     """
+    model = copy.deepcopy(model)
     if settings.mode == "training":
         return _training_step(backend, model, images, settings)
     with torch.inference_mode():

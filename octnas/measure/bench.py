@@ -10,16 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from octnas.measure.backends import Step, prepare
+from octnas.measure.backends import Step, check_device, prepare
 from octnas.measure.memory import kept_for_backward
-from octnas.measure.settings import AlphaChoice, BenchSettings
+from octnas.measure.settings import VANILLA, AlphaChoice, BenchSettings
 from octnas.measure.timing import Ratio, compare, spread, take_turns
 from octnas.nn.backbone import create_backbone
 from octnas.nn.calibration import recalibrate
 from octnas.nn.cost import cost
 from octnas.nn.octavize import octavize
 
-VANILLA = "0"
 Log = Callable[[str], None]
 
 
@@ -105,15 +104,17 @@ def bench(settings: BenchSettings, log: Log = lambda _: None) -> BenchResult:
     size and can be compared between backends.
 
     Raises:
-        SettingError: an unknown model, or a backend that is not installed.
+        SettingError: an unknown model, or a backend or device that is not there.
         MeasureError: a backend computes something else than the model.
         UnsupportedModelError, ArchitectureError: as `octnas.octavize` raises them.
     """
+    check_device(settings.device)
     rows: list[Row] = []
     best: list[BestAgainstBest] = []
     with _threads(settings.threads):
+        # First, since it takes no time and refuses by name what is no ResNet.
+        macs = {label: _macs(settings, label) for label in (VANILLA, *settings.alphas)}
         networks = _networks(settings)
-        macs = {label: _macs(settings, label) for label in networks}
         for batch in settings.batches:
             seconds = _time(settings, networks, batch, log)
             kept = _kept(settings, networks, batch)
@@ -157,7 +158,7 @@ def _time(settings: BenchSettings, networks: dict[str, nn.Module], batch: int, l
     for backend in settings.backends:
         for label, network in networks.items():
             log(f"batch {batch}: {backend}, α {label}")
-            steps[backend, label] = prepare(backend, copy.deepcopy(network), images, settings)
+            steps[backend, label] = prepare(backend, network, images, settings)
     log(f"batch {batch}: timing")
     return take_turns(steps, settings.repeats)
 

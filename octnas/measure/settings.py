@@ -9,6 +9,9 @@ BACKENDS = ("eager", "compile", "onnxruntime", "openvino")
 MODES = ("inference", "training")
 PRECISIONS = ("float32", "bfloat16")
 
+# Label of the network without octave features, which is always measured.
+VANILLA = "0"
+
 # α of the network, or α by site name pattern.
 AlphaChoice = float | Mapping[str, float]
 
@@ -48,6 +51,7 @@ class BenchSettings:
     def __post_init__(self) -> None:
         require(self.mode in MODES, "mode", self.mode, ", ".join(MODES))
         require(self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS))
+        require(VANILLA not in self.alphas, "alphas", VANILLA, "others; vanilla is always measured")
         allowed = BACKENDS if self.mode == "inference" else BACKENDS[:2]
         for backend in self.backends:
             require(backend in allowed, "backends", backend, ", ".join(allowed))
@@ -59,4 +63,5 @@ class BenchSettings:
         require(min(self.batches, default=0) >= 1, "batch", self.batches, "1 or more")
         require(self.input_size >= 1, "input_size", self.input_size, "1 or more")
         require(self.threads >= 0, "threads", self.threads, "0 or more")
-        require(self.repeats >= 5, "repeats", self.repeats, "5 or more")
+        # The fewest for a 95 % interval without assumptions.
+        require(self.repeats >= 6, "repeats", self.repeats, "6 or more")

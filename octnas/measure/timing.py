@@ -58,14 +58,14 @@ def compare(seconds: np.ndarray, base: np.ndarray) -> Ratio:
     """The ratio of two functions that took turns, with an interval free of assumptions.
 
     The interval stands between two order statistics of the ratios by round, whose ranks are those
-    of a sign test at 5 % in its normal approximation.
+    of a sign test at 5 % in its normal approximation, corrected for continuity.
 
     Args:
         seconds, base: of every round, shape ``(rounds,)``.
     """
     by_round = np.sort(seconds / base)
     reach = 0.98 * np.sqrt(len(by_round))
-    low = max(0, int(np.floor(len(by_round) / 2 - reach)))
+    low = max(0, int(np.floor((len(by_round) - 1) / 2 - reach)))
     high = len(by_round) - 1 - low
     value = float(np.median(seconds) / np.median(base))
     return Ratio(value, float(by_round[low]), float(by_round[high]))

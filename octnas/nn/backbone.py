@@ -1,6 +1,7 @@
 """timm models by name, the plain networks that octave networks are made from."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import timm
@@ -21,7 +22,7 @@ def create_backbone(backbone: str, args: Mapping[str, Any], *, meta: bool = Fals
         hint = f" (near: {', '.join(near)})" if near else ""
         raise SettingError("backbone", backbone, f"a model that timm knows{hint}")
     try:
-        with torch.device("meta" if meta else "cpu"):
+        with torch.device("meta") if meta else nullcontext():
             model: nn.Module = timm.create_model(backbone, pretrained=False, **args)
     except SettingError:
         raise

@@ -138,10 +138,11 @@ class OctaveConv2d(nn.Conv2d):
         pools = strided and not self.strided and not plain
         if low_in and strided and not pools:
             raise ValueError("a strided octave convolution takes plain tensors only")
-        if low_in and self.groups > 1 and not self.depthwise and groups_in != self.groups:
+        takes = 1 if self.depthwise else self.groups
+        if low_in and self.groups > 1 and groups_in != takes:
             raise ValueError(
-                f"an octave convolution of {self.groups} groups takes feature maps split in as "
-                f"many, found {groups_in}"
+                f"an octave convolution of {self.groups} groups takes feature maps split in "
+                f"{takes}, found {groups_in}"
             )
         return Geometry(
             low_in=low_in,
@@ -179,7 +180,12 @@ def _check(
     require(stride_mode in STRIDE_MODES, "stride_mode", stride_mode, ", ".join(STRIDE_MODES))
     if split_groups is not None:
         own = 1 if is_depthwise(conv) else conv.groups
-        fits = split_groups % own == 0 and conv.out_channels % split_groups == 0
+        fits = (
+            split_groups >= 1
+            and split_groups % own == 0
+            and conv.out_channels % split_groups == 0
+            and (split_groups == 1 or not is_depthwise(conv))
+        )
         require(
             fits, "split_groups", split_groups, f"a multiple of {own} that divides the channels"
         )

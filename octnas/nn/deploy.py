@@ -10,6 +10,7 @@ from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from octnas.errors import UnsupportedModelError
 from octnas.nn.conv import OctaveConv2d
 from octnas.nn.octave import Features, OctaveTensor, add_upsampled, empty_high
 from octnas.nn.octavize import octavize
@@ -30,6 +31,8 @@ def deploy(model: Model) -> Model:
     Raises:
         UnsupportedModelError: the model is not one that `octnas.octavize` takes.
     """
+    if any(isinstance(module, DeployedBlock) for module in model.modules()):
+        raise UnsupportedModelError("the model: is deployed already")
     model = copy.deepcopy(model).eval()
     if not any(isinstance(module, OctaveConv2d) for module in model.modules()):
         octavize(model, 0.0)
@@ -190,8 +193,12 @@ def _folded(modules: Iterable[nn.Module], convs: Mapping[nn.Module, Geometry]) -
         if not isinstance(module, OctaveConv2d):
             folded.append(module)
             continue
-        norm = left.pop(0) if left and isinstance(left[0], nn.BatchNorm2d) else None
-        assert norm is None or isinstance(norm, nn.BatchNorm2d)
+        norm = left[0] if left else None
+        # Without running statistics it normalises by those of the batch, which nothing can hold.
+        if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
+            left.pop(0)
+        else:
+            norm = None
         folded.append(DeployedConv(module, norm, convs[module]))
         if isinstance(norm, BatchNormAct2d):
             folded.append(norm.act)

@@ -76,6 +76,8 @@ class OctaveDropPath(DropPath):
         if isinstance(x, Tensor):
             kept: Tensor = super().forward(x)
             return kept
+        if not self.training or not self.drop_prob:
+            return x
         mask = super().forward(x.low.new_ones((x.low.shape[0], 1, 1, 1)))
         return each(lambda part: part * mask, x)
 

@@ -185,14 +185,13 @@ def oct_seresnet152c(
     320. The paper's strides in the last 1×1 convolution of a block instead of the 3×3 one, and
     counts 10.9 and 22.2 (66.8 M parameters). There are no published weights of it.
     """
-    kwargs = {"stem_type": "deep", "stem_width": 32, **_default_cfg(kwargs)}
-    own = {"first_conv": "conv1.0", "test_input_size": (3, 320, 320)}
-    kwargs["pretrained_cfg"] = {**kwargs["pretrained_cfg"], **own}
+    own = _default_cfg(kwargs, first_conv="conv1.0", test_input_size=(3, 320, 320))
+    kwargs = {"stem_type": "deep", "stem_width": 32, **own}
     return _octave("seresnet152", pretrained, alphas, channel_multiple, stride_mode, **kwargs)
 
 
-def _default_cfg(kwargs: dict[str, Any]) -> dict[str, Any]:
+def _default_cfg(kwargs: dict[str, Any], **entries: Any) -> dict[str, Any]:
     """Add what timm wants to know of a model that has no published weights."""
     if kwargs.get("pretrained_cfg") is None:
-        kwargs["pretrained_cfg"] = {"first_conv": "conv1", "classifier": "fc"}
+        kwargs["pretrained_cfg"] = {"first_conv": "conv1", "classifier": "fc", **entries}
     return kwargs

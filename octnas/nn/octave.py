@@ -152,7 +152,10 @@ def split_channels(
         high_part, low_part = values.split(sizes, dim)
         return high_part, low_part
     grouped = values.unflatten(dim, (groups, sum(sizes)))
-    high_part, low_part = (part.flatten(dim, dim + 1) for part in grouped.split(sizes, dim + 1))
+    # Contiguous also where a group has one channel: torch's batch norm misreads strided vectors.
+    high_part, low_part = (
+        part.flatten(dim, dim + 1).contiguous() for part in grouped.split(sizes, dim + 1)
+    )
     return high_part, low_part
 
 

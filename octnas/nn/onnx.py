@@ -28,7 +28,12 @@ def save_onnx(model: nn.Module, images: Tensor, path: Path) -> None:
     installed = find_spec("onnx") is not None and find_spec("onnxscript") is not None
     require(installed, "onnx", "no onnx and onnxscript", 'pip install "octnas[export]"')
     # The exporter prints its progress, and warns about its own parts.
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet("torch.onnx"):
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        _quiet("torch.onnx"),
+        _quiet("onnxscript"),
+    ):
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
         torch.onnx.export(

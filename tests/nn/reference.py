@@ -1,38 +1,78 @@
-"""Octave networks once more, slowly and from the paper's formulas alone; and test helpers.
+"""Octave layers once more, slowly and from the paper's formulas alone; and test helpers.
 
-Nothing here uses code of `octnas`: pooling, upsampling, rounding and the order of operations are
+Nothing here uses code of `octnas`: pooling, upsampling, splitting and the order of operations are
 written anew from "Drop an Octave" (arXiv 1904.05049), §3.2 and §3.3.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 
 import torch
-from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
 @dataclass
 class Maps:
-    """A feature map's two parts, each of which may have no channels at all."""
+    """A feature map's two parts, each of which may have no channels at all.
+
+    The channels are cut into groups, and the last ones of every group are low.
+    """
 
     high: Tensor
     low: Tensor
+    groups: int = 1
 
     @property
     def size(self) -> tuple[int, int]:
         return self.high.shape[-2], self.high.shape[-1]
+
+    @property
+    def channels(self) -> int:
+        return self.high.shape[1] + self.low.shape[1]
+
+    @property
+    def places(self) -> tuple[list[int], list[int]]:
+        return places(self.channels, self.low.shape[1], self.groups)
+
+
+def places(channels: int, low: int, groups: int = 1) -> tuple[list[int], list[int]]:
+    """Where the high and the low channels stand among all of them."""
+    per_group, low_per_group = channels // groups, low // groups
+    assert per_group * groups == channels
+    assert low_per_group * groups == low
+    is_low = [i % per_group >= per_group - low_per_group for i in range(channels)]
+    return [i for i in range(channels) if not is_low[i]], [i for i in range(channels) if is_low[i]]
+
+
+def spread(part: Tensor, at: list[int], channels: int) -> Tensor:
+    """All channels, of which those at ``at`` are the part's and all others zero."""
+    zeros = part.new_zeros(part.shape[0], channels, *part.shape[2:])
+    return zeros.index_copy(1, torch.tensor(at, dtype=torch.long), part)
+
+
+def per_channel(values: tuple[Tensor, Tensor], x: Maps) -> Tensor:
+    """One value per channel, (N, C), from those of the high and of the low channels."""
+    high, low = (spread(v, at, x.channels) for v, at in zip(values, x.places, strict=True))
+    return high + low
+
+
+def scale(x: Maps, factors: Tensor, shifts: Tensor | None = None) -> Maps:
+    """Every channel times its factor, plus its shift; both of shape (N or 1, C)."""
+    parts = []
+    for part, at in zip((x.high, x.low), x.places, strict=True):
+        scaled = part * factors[:, at, None, None]
+        parts.append(scaled if shifts is None else scaled + shifts[:, at, None, None])
+    return Maps(parts[0], parts[1], x.groups)
 
 
 def plain(x: Tensor) -> Maps:
     return split(x, 0)
 
 
-def split(x: Tensor, low: int) -> Maps:
-    """The last ``low`` channels pooled."""
-    return Maps(x[:, : x.shape[1] - low], pool(x[:, x.shape[1] - low :]))
+def split(x: Tensor, low: int, groups: int = 1) -> Maps:
+    """The last ``low / groups`` channels of every group pooled."""
+    high, lows = places(x.shape[1], low, groups)
+    return Maps(x[:, high], pool(x[:, lows]), groups)
 
 
 def pool(x: Tensor) -> Tensor:
@@ -60,46 +100,48 @@ def octave_conv(
     dilation: int = 1,
     stride: int = 1,
     pooled: bool = True,
+    groups: int = 1,
+    split_groups: int = 1,
 ) -> Maps:
     """Four convolutions, as in §3.3.
 
     Y^H = f(X^H; W^{H→H}) + upsample(f(X^L; W^{L→H}))
     Y^L = f(X^L; W^{L→L}) + f(pool(X^H); W^{H→L})
 
+    Every path is the whole convolution of a map whose channels at the other resolution are zero,
+    of which only the wanted channels are kept; so groups need no thought.
+
     A pooled stride of 2 pools every input once more, so that L→H needs no upsampling; one that is
     not pooled strides in every path, and takes plain inputs.
     """
-    high_out = weight.shape[0] - low_out
-    high_in = x.high.shape[1]
+    channels = weight.shape[1] * groups
+    x_high, x_low = (
+        spread(p, at, channels) for p, at in zip((x.high, x.low), x.places, strict=True)
+    )
+    high, low = places(weight.shape[0], low_out, split_groups)
 
-    def f(part: Tensor, outputs: slice, inputs: slice, step: int = 1) -> Tensor:
-        # One channel of zeros more on both sides, since torch wants one at least.
-        padded = F.pad(weight[outputs, inputs], (0, 0, 0, 0, 0, 1, 0, 1))
-        part = F.pad(part, (0, 0, 0, 0, 0, 1))
-        return F.conv2d(part, padded, None, step, padding=padding, dilation=dilation)[:, :-1]
+    def f(part: Tensor, outputs: list[int], step: int = 1) -> Tensor:
+        return F.conv2d(part, weight, None, step, padding, dilation, groups)[:, outputs]
 
-    high, low = slice(0, high_out), slice(high_out, None)
-    from_high, from_low = slice(0, high_in), slice(high_in, None)
     if stride == 1:
-        y_high = f(x.high, high, from_high) + upsample(f(x.low, high, from_low), x.size)
-        y_low = f(x.low, low, from_low) + f(pool(x.high), low, from_high)
+        y_high = f(x_high, high) + upsample(f(x_low, high), x.size)
+        y_low = f(x_low, low) + f(pool(x_high), low)
     elif pooled:
-        half = pool(x.high)
-        y_high = f(half, high, from_high) + f(x.low, high, from_low)
-        y_low = f(pool(x.low), low, from_low) + f(pool(half), low, from_high)
+        half = pool(x_high)
+        y_high = f(half, high) + f(x_low, high)
+        y_low = f(pool(x_low), low) + f(pool(half), low)
     else:
         assert x.low.shape[1] == 0
-        y_high = f(x.high, high, from_high, stride)
-        y_low = f(pool(x.high), low, from_high, stride)
+        y_high, y_low = f(x_high, high, stride), f(pool(x_high), low, stride)
     if bias is not None:
-        y_high = y_high + bias[:high_out].reshape(1, -1, 1, 1)
-        y_low = y_low + bias[high_out:].reshape(1, -1, 1, 1)
-    return Maps(y_high, y_low)
+        y_high = y_high + bias[high].reshape(1, -1, 1, 1)
+        y_low = y_low + bias[low].reshape(1, -1, 1, 1)
+    return Maps(y_high, y_low, split_groups)
 
 
 def resplit(x: Maps, low: int) -> Maps:
     """Every channel by itself: pooled, upsampled or left as it is."""
-    have, channels = x.low.shape[1], x.high.shape[1] + x.low.shape[1]
+    have, channels = x.low.shape[1], x.channels
     full = [x.high[:, i : i + 1] for i in range(channels - have)]
     half = [x.low[:, i : i + 1] for i in range(have)]
     at_full = full + [upsample(channel, x.size) for channel in half]
@@ -111,75 +153,19 @@ def resplit(x: Maps, low: int) -> Maps:
     )
 
 
-class ReferenceResNet:
-    """The eval-mode forward pass of a timm ResNet at some α by site, from timm's own weights."""
+def blur_pool(x: Tensor, stride: int) -> Tensor:
+    """1-2-1 in both directions, then every ``stride``-th pixel.
 
-    def __init__(
-        self, model: ResNet, alphas: Mapping[str, float], multiple: int, stride_mode: str
-    ) -> None:
-        self.model, self.alphas = model, alphas
-        self.multiple, self.stride_mode = multiple, stride_mode
-
-    def __call__(self, images: Tensor) -> Tensor:
-        model = self.model
-        x = self.conv(plain(images), model.conv1, "stem", stem=True)
-        x = self.relu(self.norm(x, model.bn1))
-        # Padded by a channel as above: torch pools no tensor without any.
-        x = Maps(*(model.maxpool(F.pad(p, (0, 0, 0, 0, 0, 1)))[:, :-1] for p in (x.high, x.low)))
-        for stage in ("layer1", "layer2", "layer3", "layer4"):
-            for index, block in enumerate(getattr(model, stage).children()):
-                x = self.block(x, block, f"{stage}.{index}", stage)
-        pooled = torch.cat([x.high.mean((2, 3)), x.low.mean((2, 3))], 1)
-        return pooled @ model.fc.weight.T + model.fc.bias
-
-    def block(self, x: Maps, block: nn.Module, name: str, stage: str) -> Maps:
-        convs = ["conv1", "conv2"] if isinstance(block, BasicBlock) else ["conv1", "conv2", "conv3"]
-        y = x
-        for conv in convs:
-            last = conv == convs[-1]
-            site = stage if last else f"{name}.{conv}"
-            y = self.norm(
-                self.conv(y, getattr(block, conv), site), block.get_submodule(f"bn{conv[-1]}")
-            )
-            y = y if last else self.relu(y)
-        if block.downsample is None:
-            shortcut = resplit(x, self.low(stage, x.high.shape[1] + x.low.shape[1]))
-        else:
-            conv, norm = block.downsample
-            shortcut = self.norm(self.conv(x, conv, stage), norm)
-        return self.relu(Maps(y.high + shortcut.high, y.low + shortcut.low))
-
-    def conv(self, x: Maps, conv: nn.Conv2d, site: str, *, stem: bool = False) -> Maps:
-        low = self.low(site, conv.out_channels)
-        vanilla = low == 0 and x.low.shape[1] == 0
-        return octave_conv(
-            x,
-            conv.weight,
-            conv.bias,
-            low,
-            padding=conv.padding[0],
-            dilation=conv.dilation[0],
-            stride=conv.stride[0],
-            pooled=not stem and not (vanilla and self.stride_mode == "timm"),
-        )
-
-    def low(self, site: str, channels: int) -> int:
-        alpha = Fraction(self.alphas.get(site, 0)).limit_denominator(1000)
-        return channels if alpha == 1 else alpha * channels // self.multiple * self.multiple
-
-    def norm(self, x: Maps, norm: nn.BatchNorm2d) -> Maps:
-        split_at = x.high.shape[1]
-        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-        shift = norm.bias - norm.running_mean * scale
-        high, low = slice(0, split_at), slice(split_at, None)
-        return Maps(
-            x.high * scale[high].reshape(-1, 1, 1) + shift[high].reshape(-1, 1, 1),
-            x.low * scale[low].reshape(-1, 1, 1) + shift[low].reshape(-1, 1, 1),
-        )
-
-    @staticmethod
-    def relu(x: Maps) -> Maps:
-        return Maps(x.high.clamp(min=0), x.low.clamp(min=0))
+    Mirrored at the border; a map with a side of one pixel is continued by its border instead.
+    """
+    mirrors = min(x.shape[-2:]) > 1
+    for dim in (2, 3):
+        last = x.shape[dim] - 1
+        before = [abs(i - 1) if mirrors else max(i - 1, 0) for i in range(last + 1)]
+        after = [last - i for i in reversed(before)]
+        sides = [x.index_select(dim, torch.tensor(at)) for at in (before, after)]
+        x = (sides[0] + 2 * x + sides[1]) / 4
+    return x[..., ::stride, ::stride]
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:

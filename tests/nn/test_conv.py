@@ -1,5 +1,4 @@
 import itertools
-import math
 from typing import Any
 
 import pytest
@@ -9,9 +8,10 @@ from torch import Tensor, nn
 from octnas import OctaveConv2d
 from octnas.errors import SettingError, UnsupportedModelError
 from octnas.nn.layers import OctaveReLU
-from octnas.nn.octave import Features, OctaveTensor
-from tests.nn import reference
-from tests.nn.reference import Maps, assert_sizeable, images
+from octnas.nn.octave import OctaveTensor
+from tests.nn import convs
+from tests.nn.convs import expected_of, octave, parts
+from tests.nn.reference import Maps, assert_sizeable
 
 SHARES = (0.0, 0.25, 0.5, 1.0)
 SIZES = [(8, 8), (7, 7), (13, 9)]
@@ -26,17 +26,8 @@ MODES = {
 }
 
 
-def leaf(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone().requires_grad_()
-
-
 def features(share: float, size: tuple[int, int]) -> Maps:
-    low = int(share * IN)
-    half = tuple(math.ceil(side / 2) for side in size)
-    return Maps(
-        leaf(images(2, IN - low, *size, seed=1, dtype=torch.float64)),
-        leaf(images(2, low, *half, seed=2, dtype=torch.float64)),
-    )
+    return convs.features(IN, int(share * IN), size)
 
 
 def make(**kwargs: Any) -> OctaveConv2d:
@@ -46,41 +37,8 @@ def make(**kwargs: Any) -> OctaveConv2d:
     return OctaveConv2d(IN, OUT, **{**defaults, **kwargs}).double()  # type: ignore[arg-type]
 
 
-def parts(y: Features) -> list[Tensor]:
-    return [y] if isinstance(y, Tensor) else [y.high, y.low]
-
-
 def check(conv: OctaveConv2d, x: Maps, *, pooled: bool) -> None:
-    """Outputs and all gradients equal those of the reference."""
-    expected = reference.octave_conv(
-        x,
-        conv.weight,
-        conv.bias,
-        conv.low_channels,
-        padding=conv.padding[0],  # type: ignore[arg-type]
-        dilation=conv.dilation[0],
-        stride=conv.stride[0],
-        pooled=pooled,
-    )
-    y = conv(x.high if x.low.shape[1] == 0 else OctaveTensor(x.high, x.low))
-    assert isinstance(y, OctaveTensor) == (conv.low_channels > 0)
-    wanted = [expected.high, expected.low][: len(parts(y))]
-    leaves = [part for part in (x.high, x.low, conv.weight, conv.bias) if part is not None]
-    leaves = [part for part in leaves if part.numel()]
-    for found, part in zip(parts(y), wanted, strict=True):
-        assert found.shape == part.shape
-        torch.testing.assert_close(found, part, rtol=1e-10, atol=1e-10)
-        if part.numel():
-            assert_sizeable(part)
-    slopes = [images(*part.shape, seed=5, dtype=torch.float64) for part in wanted]
-
-    def gradients(outputs: list[Tensor]) -> tuple[Tensor, ...]:
-        total = sum(((y * s).sum() for y, s in zip(outputs, slopes, strict=True)), torch.zeros(()))
-        return torch.autograd.grad(total, leaves)
-
-    for found, wanted_gradient in zip(gradients(parts(y)), gradients(wanted), strict=True):
-        torch.testing.assert_close(found, wanted_gradient, rtol=1e-10, atol=1e-10)
-        assert_sizeable(wanted_gradient)
+    convs.check(conv, x, expected_of(conv, x, pooled=pooled))
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -140,7 +98,7 @@ def test_low_channels_are_rounded_down(alpha: float, low: int) -> None:
 def test_output_may_be_changed_in_place(alpha_in: float, alpha_out: float) -> None:
     """timm's activations are in place, and its blocks add in place."""
     x, conv, relu = features(alpha_in, (7, 7)), make(alpha=alpha_out, bias=False), OctaveReLU(True)
-    inner = OctaveReLU(inplace=False)(x.high if alpha_in == 0 else OctaveTensor(x.high, x.low))
+    inner = OctaveReLU(inplace=False)(octave(x))
     y = conv(inner)
     ones = [torch.ones_like(part) for part in parts(y)]
     y += ones[0] if isinstance(y, Tensor) else OctaveTensor(*ones)
@@ -177,7 +135,8 @@ def test_impossible_settings_are_refused(kwargs: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "kwargs",
     [
-        {"groups": 2},
+        {"groups": 2, "kernel_size": 2},
+        {"groups": 2, "padding": 0},
         {"stride": 3},
         {"stride": (1, 2)},
         {"padding": 0},

@@ -3,12 +3,12 @@ from typing import Any
 
 import pytest
 import timm
-import torch
 from torch import nn
 
 from octnas import Architecture, OctaveConv2d, octavize
-from octnas.errors import ArchitectureError, OctnasError, SettingError, UnsupportedModelError
+from octnas.errors import ArchitectureError, SettingError
 from octnas.nn.octavize import match_sites
+from tests.nn.families import FAMILIES, create, fingerprint, site_names
 
 THUMBNAIL_SITES = [
     "stem",
@@ -30,17 +30,12 @@ def thumbnail() -> nn.Module:
 def realised(model: nn.Module) -> dict[str, float]:
     """Share of low channels by site, checked to be one for all convolutions of a site."""
     found: dict[str, set[float]] = {}
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and ".se." not in name:
             assert isinstance(module, OctaveConv2d)
             found.setdefault(module.site, set()).add(module.low_channels / module.out_channels)
     assert all(len(shares) == 1 for shares in found.values())
     return {site: shares.pop() for site, shares in found.items()}
-
-
-def fingerprint(model: nn.Module) -> list[tuple[str, type, Any]]:
-    """Every module's class and attributes, to show that nothing was changed."""
-    return [(name, type(m), sorted(vars(m))) for name, m in model.named_modules()]
 
 
 def test_a_number_is_the_papers_rule() -> None:
@@ -125,57 +120,44 @@ def test_impossible_settings_are_refused_before_any_change(settings: dict[str, A
     assert fingerprint(model) == before
 
 
-@pytest.mark.parametrize(
-    ("name", "kwargs", "module"),
-    [
-        ("mobilenetv3_small_050", {}, "MobileNetV3"),
-        ("vit_tiny_patch16_224", {}, "VisionTransformer"),
-        ("resnext50_32x4d", {}, "layer1.0.conv2: found 32 groups"),
-        ("seresnet50", {}, "layer1.0.se.fc1: "),
-        ("ecaresnet26t", {}, "layer1.0.se.conv: "),
-        ("resnet50", {"drop_path_rate": 0.1}, "layer1.1.drop_path: found a DropPath"),
-        ("resnet50", {"drop_block_rate": 0.1}, "layer3.0.drop_block: found a DropBlock2d"),
-        ("resnet50", {"aa_layer": "blurpool"}, "found a BlurPool2d"),
-        ("resnet50", {"global_pool": "catavgmax"}, "global_pool: found global pooling 'catavgmax'"),
-        ("resnet18", {"act_layer": "silu"}, "act1: found a SiLU"),
-        ("resnet18", {"norm_layer": "groupnorm"}, "bn1: "),
-        ("resnet18", {"replace_stem_pool": True}, "maxpool.0: "),
-        ("resnet50d", {}, "layer2.0.downsample.0: found a AvgPool2d"),
-    ],
-)
-def test_other_models_are_refused_before_any_change(
-    name: str, kwargs: dict[str, Any], module: str
-) -> None:
-    if "aa_layer" in kwargs:
-        kwargs = {"aa_layer": timm.layers.BlurPool2d}
-    with torch.device("meta") if "drop_path_rate" not in kwargs else torch.device("cpu"):
-        model = timm.create_model(name, **kwargs)
-    before = fingerprint(model)
-    with pytest.raises(UnsupportedModelError) as caught:
-        octavize(model, 0.5)
-    assert module in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert fingerprint(model) == before
-
-
-def test_an_octave_network_is_refused() -> None:
-    model = octavize(thumbnail(), 0.5)
-    before, alphas = fingerprint(model), realised(model)
-    with pytest.raises(UnsupportedModelError, match="conv1: is an octave convolution already"):
-        octavize(model, 0.25)
-    assert fingerprint(model) == before
-    assert realised(model) == alphas
-
-
-@pytest.mark.parametrize("model", [nn.Linear(1, 1), nn.Sequential(nn.Conv2d(3, 8, 3))])
-def test_what_is_no_timm_model_is_refused(model: nn.Module) -> None:
-    with pytest.raises(OctnasError, match=type(model).__name__):
-        octavize(model, 0.5)
-
-
 def test_a_later_pattern_wins() -> None:
     assert match_sites({"*": 0.1, "a*": 0.2, "ab": 0.3}, ["ab", "ac", "b"]) == {
         "ab": 0.3,
         "ac": 0.2,
         "b": 0.1,
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("bottleneck", ["stem"]),
+        ("D", ["stem.0", "stem.1", "stem.2"]),
+        ("RS", ["stem.0", "stem.1", "stem.2", "stem.pool"]),
+    ],
+)
+def test_stems_have_sites_of_their_own(name: str, stem: list[str]) -> None:
+    model = create(name)
+    assert [site for site in site_names(model) if site.startswith("stem")] == stem
+    alphas = realised(octavize(model, {"stem*": 0.5, "*.conv1": 1.0}))
+    assert [alphas[site] for site in stem] == [0.5] * len(stem)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_papers_rule_in_every_family(name: str) -> None:
+    """Stem and last stage at 0, the rest at α; grouped layers may round to less."""
+    model = octavize(create(name), 0.5)
+    last = "layer3" if name == "thumbnail" else "layer4"
+    for site, alpha in realised(model).items():
+        assert alpha == (0.0 if site.startswith(("stem", last)) else 0.5), site
+
+
+@pytest.mark.parametrize("name", ["ResNeXt", "depthwise", "SENet"])
+def test_grouped_sites_round_inside_their_groups(name: str) -> None:
+    model = octavize(create(name), {"*": 0.3})
+    for module in model.modules():
+        if isinstance(module, OctaveConv2d):
+            per_group = module.out_channels // module.split_groups
+            wanted = int(0.3 * per_group) * module.split_groups
+            assert module.low_channels == wanted
+            assert module.split_groups in (1, module.groups) or module.groups == 1

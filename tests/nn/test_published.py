@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+import timm
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import octnas
 from octnas.levels import CostLevels
@@ -18,7 +21,12 @@ PUBLISHED = {
     "resnet50": (25.557, [4.089, 3.565, 3.104, 2.367, 1.880]),
     "resnet101": (44.549, [7.801, 6.625, 5.598, 3.991, 2.982]),
     "resnet152": (60.193, [11.514, 9.685, 8.092, 5.615, 4.084]),
+    "resnext50_32x4d": (25.029, [4.230, 3.719, 3.171, 2.387, 1.877]),
+    "seresnet50": (28.088, [4.092, 3.568, 3.106, 2.370, 1.883]),
 }
+
+# What makes timm's seresnet152 the network of the paper's table 6, or nearly so.
+DEEP_STEM = {"stem_type": "deep", "stem_width": 32}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -84,3 +92,32 @@ def test_resnet50_is_as_the_paper_counts_it() -> None:
     """Table 4 of the paper: 4.1, 3.6, 3.1, 2.4, 1.9 GFLOPs."""
     found = [round(octnas.cost("resnet50", alpha).macs / 1e9, 1) for alpha in ALPHAS]
     assert found == [4.1, 3.6, 3.1, 2.4, 1.9]
+
+
+def test_an_eighth_is_nothing_in_the_first_stage_of_resnext() -> None:
+    """128 channels in 32 groups: an eighth of four channels is none."""
+    sites = {site.name: site for site in octnas.cost("resnext50_32x4d", 0.125).sites}
+    for block in range(3):
+        assert sites[f"layer1.{block}.conv1"].low_channels == 0
+        assert sites[f"layer1.{block}.conv2"].low_channels == 0
+        assert sites[f"layer2.{block}.conv2"].low_channels == 256 // 8
+    assert sites["layer1"].low_channels == 256 // 8
+
+
+@pytest.mark.parametrize(("side", "gmacs", "papers"), [(224, 9.931, 10.9), (320, 20.258, 22.2)])
+def test_the_headline_network(side: int, gmacs: float, papers: float) -> None:
+    """Table 6 of the paper; timm strides in the 3×3 convolutions, which is cheaper."""
+    found = octnas.cost("seresnet152", 0.125, input_size=(3, side, side), backbone_args=DEEP_STEM)
+    assert round(found.params / 1e6, 3) == 66.841
+    assert round(found.macs / 1e9, 3) == gmacs
+    assert 0.85 < gmacs / papers < 1
+    assert round(found.params / 1e6, 1) == 66.8
+
+
+def test_the_headline_network_is_built_as_it_is_costed() -> None:
+    model = timm.create_model("oct_seresnet152c").to("meta").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.empty(1, 3, 224, 224, device="meta"))
+    costed = octnas.cost("seresnet152", 0.125, backbone_args=DEEP_STEM)
+    assert counter.get_total_flops() == 2 * costed.macs
+    assert sum(parameter.numel() for parameter in model.parameters()) == costed.params

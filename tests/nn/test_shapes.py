@@ -148,10 +148,10 @@ def test_a_stage_that_meets_the_stem_by_identity_depends_on_it() -> None:
 @pytest.mark.parametrize(
     ("name", "args", "module"),
     [
-        ("seresnet50", {}, "layer1.0.se"),
-        ("resnext50_32x4d", {}, "layer1.0.conv2"),
-        ("resnet50", {"drop_path_rate": 0.1}, "drop_path"),
-        ("resnet50d", {}, "downsample.0"),
+        ("resnet50_gn", {}, "bn1: found a GroupNorm"),
+        ("resnet50", {"block_args": {"attn_layer": "cbam"}}, "layer1.0.se: found a CbamModule"),
+        ("skresnet18", {}, "SelectiveKernelBasic"),
+        ("resnet50", {"global_pool": ""}, "global_pool"),
         ("vit_tiny_patch16_224", {}, "VisionTransformer"),
     ],
 )
