@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def save_onnx(model: nn.Module, images: Tensor, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet(name: str):  # type: ignore[no-untyped-def]
+def _quiet(name: str) -> Iterator[None]:
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
