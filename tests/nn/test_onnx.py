@@ -1,5 +1,6 @@
 """Networks as ONNX files: what other engines read from them, and what stands in them."""
 
+import logging
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -110,13 +111,15 @@ def test_other_engines_give_the_models_logits(
 
 @needs_engines
 def test_what_octavize_made_is_exported_too(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """With kernels split in the graph; and just as silently."""
     model, x = network("thumbnail"), images(2, 3, 15, 13)
     capfd.readouterr()
     save_onnx(model, x, tmp_path / "model.onnx")
     assert capfd.readouterr() == ("", "")
+    # Outside of pytest, which takes them all, warnings without a handler go to stderr.
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
     with torch.no_grad():
         check_engines(tmp_path / "model.onnx", x, model(x))
 
