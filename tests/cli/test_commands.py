@@ -68,7 +68,7 @@ def test_cost_of_an_architecture_file(octnas: Octnas, tmp_path: Path) -> None:
         (["cost"], "give either MODEL or --architecture"),
         (["cost", "resnet5"], "backbone: found 'resnet5', allowed: a model that timm knows"),
         (["cost", "vit_tiny_patch16_224"], "allowed: timm's ResNets"),
-        (["cost", "resnext50_32x4d"], "layer1.0.conv2: found 32 groups, allowed: 1"),
+        (["cost", "resnet50_gn"], "bn1: found a GroupNorm, allowed: AvgPool2d"),
         (["cost", "--architecture", "missing.json"], "missing.json: cannot be read as JSON"),
         (["cost", "--architecture", "a.json", "--alpha", "0.5"], "go with MODEL"),
         (["run", "missing.yaml"], "missing.yaml: cannot be read"),

@@ -51,22 +51,30 @@ def test_compiled_inference_agrees(name: str) -> None:
         check_close(compiled(model)(x), model(x))
 
 
-@pytest.mark.parametrize("name", some("ResNeXt"))
-def test_compiled_training_agrees(name: str) -> None:
-    """Logits, gradients, and the statistics that batch norms keep."""
-    model = network(name).train()
-    twin, x = copy.deepcopy(model), images(4, 3, *size_of(name, training=True))
-    expected, found = model(x), compiled(twin)(x)
-    check_close(found, expected)
+def check_training(model: nn.Module, x: Tensor, backend: str) -> None:
+    """Logits, gradients and the statistics of batch norms, in float64.
+
+    In float32 a different order of additions turns some ReLU on or off.
+    """
+    model, x = model.double().train(), x.double()
+    twin = copy.deepcopy(model)
+    expected, found = model(x), compiled(twin, backend)(x)
+    assert_sizeable(expected)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     expected.square().sum().backward()
     found.square().sum().backward()
     for (key, mine), other in zip(twin.named_parameters(), model.parameters(), strict=True):
         assert mine.grad is not None, key
         assert other.grad is not None, key
-        assert (mine.grad - other.grad).norm() <= 1e-4 * other.grad.norm(), key
+        assert (mine.grad - other.grad).norm() <= 1e-9 * other.grad.norm(), key
     state = model.state_dict()
     for key, value in twin.state_dict().items():
-        torch.testing.assert_close(value, state[key], rtol=1e-5, atol=1e-6, msg=key)
+        torch.testing.assert_close(value, state[key], rtol=1e-9, atol=1e-9, msg=key)
+
+
+@pytest.mark.parametrize("name", some("ResNeXt"))
+def test_compiled_training_agrees(name: str) -> None:
+    check_training(network(name), images(4, 3, *size_of(name, training=True)), "aot_eager")
 
 
 @pytest.mark.slow
@@ -78,19 +86,13 @@ def test_what_is_dropped_is_compiled_too() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("name", ["SE-ResNeXt-T", "depthwise"])
-def test_inductor_agrees(name: str, training: bool) -> None:
-    model = network(name).train(training)
-    twin, x = copy.deepcopy(model), images(4, 3, *size_of(name, training=True))
-    with torch.set_grad_enabled(training):
-        expected, found = model(x), compiled(twin, "inductor")(x)
-    check_close(found, expected)
-    if training:
-        expected.square().sum().backward()
-        found.square().sum().backward()
-        for mine, other in zip(twin.parameters(), model.parameters(), strict=True):
-            assert (mine.grad - other.grad).norm() <= 1e-3 * other.grad.norm()
+@pytest.mark.parametrize("name", ["SE-ResNeXt-T", "depthwise", "basic"])
+def test_inductor_agrees(name: str) -> None:
+    model, x = network(name), images(4, 3, *size_of(name, training=True))
+    with torch.no_grad():
+        check_close(compiled(model, "inductor")(x), model(x))
+    torch._dynamo.reset()
+    check_training(model, x, "inductor")
 
 
 @pytest.mark.parametrize("name", some("RS", "depthwise", "ECA"))
