@@ -81,8 +81,8 @@ def _check(backend: str, found: Tensor, expected: Tensor, precision: str) -> Non
 
 
 def _wait(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
+    if torch.device(device).type != "cpu":
+        torch.accelerator.synchronize(torch.device(device))
 
 
 def _on_device(model: nn.Module, images: Tensor, device: str) -> tuple[nn.Module, Tensor]:

@@ -31,7 +31,7 @@ class Row:
         alpha: label of the network; ``"0"`` is the vanilla one.
         milliseconds: median of a batch, or of a training step.
         spread: distance of the quartiles as a share of the median.
-        latency_ratio: median over the vanilla network's in the same backend.
+        latency_ratio: to the vanilla network in the same backend, median by round.
         latency_low, latency_high: 95 % interval of that ratio.
         undecided: the machine was too noisy to say which of the two is faster.
         macs: multiply-adds of one image.
@@ -64,7 +64,7 @@ class BestAgainstBest:
     Attributes:
         batch, alpha: which network.
         octave_backend, vanilla_backend: the fastest of each.
-        ratio: of their medians, with its interval.
+        ratio: of their times, with its interval.
         macs_ratio: of their multiply-adds.
     """
 

@@ -59,8 +59,11 @@ class BenchSettings:
         require(on_cpu, "backends", self.backends, f"eager and compile on device {self.device!r}")
         plain = self.precision == "float32" or not {"onnxruntime", "openvino"} & set(self.backends)
         require(plain, "precision", self.precision, "float32 with ONNX Runtime and OpenVINO")
-        require(len(self.backends) > 0, "backends", self.backends, "one or more")
-        require(min(self.batches, default=0) >= 1, "batch", self.batches, "1 or more")
+        require(len(self.alphas) > 0, "alphas", dict(self.alphas), "one or more")
+        for key, values in (("backends", self.backends), ("batch", self.batches)):
+            require(len(values) > 0, key, values, "one or more")
+            require(len(set(values)) == len(values), key, values, "every value once")
+        require(min(self.batches) >= 1, "batch", self.batches, "1 or more")
         require(self.input_size >= 1, "input_size", self.input_size, "1 or more")
         require(self.threads >= 0, "threads", self.threads, "0 or more")
         # The fewest for a 95 % interval without assumptions.

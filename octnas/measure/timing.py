@@ -15,8 +15,8 @@ class Ratio:
     """How much longer one function takes than another.
 
     Attributes:
-        value: ratio of the medians.
-        low, high: 95 % interval of the median ratio within a round.
+        value: median of the ratios by round.
+        low, high: its 95 % interval.
     """
 
     value: float
@@ -67,8 +67,7 @@ def compare(seconds: np.ndarray, base: np.ndarray) -> Ratio:
     reach = 0.98 * np.sqrt(len(by_round))
     low = max(0, int(np.floor((len(by_round) - 1) / 2 - reach)))
     high = len(by_round) - 1 - low
-    value = float(np.median(seconds) / np.median(base))
-    return Ratio(value, float(by_round[low]), float(by_round[high]))
+    return Ratio(float(np.median(by_round)), float(by_round[low]), float(by_round[high]))
 
 
 def spread(seconds: np.ndarray) -> float:

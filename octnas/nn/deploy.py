@@ -12,12 +12,16 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from octnas.errors import UnsupportedModelError
 from octnas.nn.conv import OctaveConv2d
-from octnas.nn.octave import Features, OctaveTensor, add_upsampled, empty_high
+from octnas.nn.octave import Features, OctaveTensor, add_upsampled, empty_high, upsample
 from octnas.nn.octavize import octavize
 from octnas.nn.paths import PATHS, Geometry, Pooled, split_bias, split_kernel
 from octnas.nn.sites import conv_sites, stages
 
 Model = TypeVar("Model", bound=nn.Module)
+
+# Up to so many low channels, a core multiplies them at full resolution sooner than it reads and
+# writes a map of at least twice as many once more.
+_FEW_CHANNELS = 64
 
 
 def deploy(model: Model) -> Model:
@@ -53,7 +57,9 @@ class DeployedConv(nn.Module):
     """An octave convolution with a convolution of its own for each path that has channels.
 
     What is added to the result is added on the way, such that every addition but one stands
-    behind a convolution, where inference engines carry out both at once.
+    behind a convolution, where inference engines carry out both at once. Exported, a 1×1
+    convolution of a few low channels to many upsamples what it reads instead of what it writes,
+    which is the same, and then that addition stands behind a convolution too.
 
     Args:
         conv: the octave convolution.
@@ -78,6 +84,7 @@ class DeployedConv(nn.Module):
             if kernel is not None:
                 biases[target] = None
         self.high_to_high, self.high_to_low, self.low_to_high, self.low_to_low = paths
+        self.widens = _widens(self.low_to_high)
 
     def forward(self, x: Features, plus: Features | None = None) -> Features:
         source = x if isinstance(x, Tensor) else x.high
@@ -89,7 +96,10 @@ class DeployedConv(nn.Module):
         parts: list[Tensor | None] = list(summands) if traced else [None, None]
         for (from_part, target), conv in reversed(self._paths()) if traced else self._paths():
             steps, there = self.how.steps(from_part, target), parts[target]
-            y: Tensor = conv(inputs[from_part][max(steps, 0)])
+            read = inputs[from_part][max(steps, 0)]
+            if steps < 0 and self.widens and torch.compiler.is_exporting():
+                read, steps = upsample(read, like=source), 0
+            y: Tensor = conv(read)
             parts[target] = add_upsampled(there, y, like=source) if steps < 0 else _add(there, y)
         if not traced:
             parts = [
@@ -108,6 +118,16 @@ class DeployedConv(nn.Module):
         convs = (self.high_to_high, self.high_to_low, self.low_to_high, self.low_to_low)
         paths = zip(PATHS, convs, strict=True)
         return [(path, conv) for path, conv in paths if conv is not None]
+
+
+def _widens(conv: nn.Module | None) -> bool:
+    """Whether a convolution can as well come after upsampling, and then adds up sooner."""
+    return (
+        isinstance(conv, nn.Conv2d)
+        and conv.kernel_size == conv.stride == (1, 1)
+        and conv.in_channels <= _FEW_CHANNELS
+        and conv.out_channels >= 2 * conv.in_channels
+    )
 
 
 def _parts(x: Features | None) -> tuple[Tensor | None, Tensor | None]:

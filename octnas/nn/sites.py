@@ -41,7 +41,7 @@ def conv_sites(model: nn.Module) -> tuple[ConvSite, ...]:
 
     Raises:
         UnsupportedModelError: the model is not a ``timm.models.resnet.ResNet`` of basic or
-            bottleneck blocks.
+            bottleneck blocks, or has been deployed.
     """
     if not isinstance(model, ResNet):
         raise UnsupportedModelError(
@@ -81,6 +81,11 @@ def _stem(model: ResNet) -> Iterator[ConvSite]:
         children = model.conv1.named_children()
         convs = [name for name, module in children if isinstance(module, nn.Conv2d)]
         names = [(f"conv1.{name}", f"stem.{index}") for index, name in enumerate(convs)]
+    if not names:
+        raise UnsupportedModelError(
+            "conv1: found no convolution of torch's, allowed: one or a chain of them; a deployed "
+            "network keeps its α"
+        )
     # timm's `replace_stem_pool`.
     names += [
         (f"maxpool.{name}", "stem.pool")

@@ -126,7 +126,7 @@ def test_backends_that_fit_are_the_default(
         ("--batch 0", "batch: found (0,), allowed: 1 or more"),
         ("--batch=-1", "batch: found '-1', allowed: whole numbers"),
         ("--batch 1.5", "batch: found '1.5', allowed: whole numbers"),
-        ("--batch ,", "batch: found (), allowed: 1 or more"),
+        ("--batch ,", "batch: found (), allowed: one or more"),
         ("--backends tvm", "backends: found 'tvm', allowed: eager, compile, onnxruntime"),
         ("--mode training --backends openvino", "backends: found 'openvino', allowed: eager"),
         ("--mode both", "mode: found 'both', allowed: inference, training"),

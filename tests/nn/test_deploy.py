@@ -2,7 +2,6 @@
 
 import copy
 import io
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -225,36 +224,6 @@ def test_channels_last_and_bfloat16(name: str) -> None:
     assert (lowered.float() - expected).norm() <= 0.1 * expected.norm()
 
 
-@pytest.fixture
-def _fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
-@pytest.mark.usefixtures("_fresh_compiler")
-@pytest.mark.parametrize("name", some("SE-ResNeXt-T"))
-def test_compiled_and_exported(name: str) -> None:
-    """The sums stand in another order there, and the graph splits nothing."""
-    model = network(name)
-    x, fixed = images(2, 3, *size_of(name)), deploy(model)
-    expected = model(x).detach()
-    compiled = torch.compile(fixed, fullgraph=True, backend="aot_eager")
-    with torch.no_grad():
-        check_same(compiled(x), expected)
-        program = torch.export.export(fixed, (x,))
-        check_same(program.module()(x), expected)
-    # Kernels meet nothing but convolutions, as ECA's do, and the classifier.
-    weights = set(program.graph_signature.inputs_to_parameters)
-    called = {
-        str(node.target)
-        for node in program.graph.nodes
-        if weights & {source.name for source in node.all_input_nodes}
-    }
-    assert "aten.conv2d.default" in called
-    assert called <= {f"aten.{kind}.default" for kind in ("conv1d", "conv2d", "linear")}
-
-
 @pytest.mark.parametrize(
     ("name", "kwargs", "message"),
     [
@@ -276,6 +245,8 @@ def test_a_deployed_network_is_refused() -> None:
     fixed = deploy(network("thumbnail"))
     with pytest.raises(UnsupportedModelError, match="is deployed already"):
         deploy(fixed)
+    with pytest.raises(UnsupportedModelError, match="a deployed network keeps its α"):
+        octavize(fixed, 0.5)
 
 
 def test_timm_names_the_families() -> None:
