@@ -13,13 +13,12 @@ from pydantic import Field, TypeAdapter, ValidationError
 from octnas.architecture import StrideMode
 from octnas.budgets import BudgetSettings
 from octnas.credentials import redact_all
+from octnas.data.settings import SOURCES, DigitsSettings, ImagesSettings
 from octnas.errors import ConfigError, SettingError, require, require_seed
 from octnas.search.settings import SearchSettings
 from octnas.settings import HOW
 from octnas.tracking.settings import TrackingSettings
 from octnas.training.settings import (
-    DigitsSettings,
-    FolderSettings,
     RetrainSettings,
     SupernetSettings,
 )
@@ -83,7 +82,7 @@ class RunConfig:
     schema: Literal[1]
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     space: SpaceSettings
-    data: Annotated[DigitsSettings | FolderSettings, Field(discriminator="source")]
+    data: Annotated[DigitsSettings | ImagesSettings, Field(discriminator="source")]
     supernet: SupernetSettings = field(default_factory=SupernetSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
     retrain: RetrainSettings = field(default_factory=RetrainSettings)
@@ -166,14 +165,14 @@ def _section(kind: Any, value: Any) -> Any:
     if get_origin(kind) in (Union, types.UnionType):
         options = [option for option in get_args(kind) if is_dataclass(option)]
         source = value.get("source") if isinstance(value, Mapping) else None
-        matching = [o for o in options if getattr(o, "source", None) == source]
+        matching = [o for o in options if source in get_args(get_type_hints(o).get("source"))]
         return matching[0] if matching else None
     return kind
 
 
 def _describe(document: Document, problem: Mapping[str, Any]) -> str:
     """One validation error as one line."""
-    where = [part for part in problem["loc"] if part not in ("digits", "folder")]
+    where = [part for part in problem["loc"] if part not in ("digits", *SOURCES)]
     cause = problem.get("ctx", {}).get("error")
     if isinstance(cause, SettingError):
         key = [] if cause.key == "budget" else [cause.key]

@@ -23,7 +23,8 @@ MARKER = "stage.json"
 
 # Each stage with the one that it builds on, in the order of a run.
 STAGES: Mapping[str, str | None] = {
-    "space": None,
+    "data": None,
+    "space": "data",
     "supernet": "space",
     "search": "supernet",
     "retrain": "search",

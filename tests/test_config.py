@@ -4,9 +4,9 @@ import pytest
 import yaml
 
 from octnas.config import SCHEMA, resolved
+from octnas.data.settings import DigitsSettings, ImagesSettings
 from octnas.errors import ConfigError
 from octnas.shipped import shipped_experiments
-from octnas.training.settings import DigitsSettings, FolderSettings
 from tests.loading import load_config
 
 MINIMAL = """\
@@ -74,7 +74,7 @@ def test_overrides_win(tmp_path: Path) -> None:
     assert config.retrain.seeds == (7,)
     assert config.space.budgets[0].uniform == 0.25
     folder = load_config(path, ["data={source: folder, root: /x}"]).data
-    assert isinstance(folder, FolderSettings)
+    assert isinstance(folder, ImagesSettings)
 
 
 @pytest.mark.parametrize(

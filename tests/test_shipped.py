@@ -4,11 +4,11 @@ import pytest
 
 from octnas.budgets import check_budgets
 from octnas.config import RunConfig
+from octnas.data.settings import DigitsSettings
 from octnas.levels import CostLevels
 from octnas.pipeline.space import space_of
 from octnas.shipped import shipped_experiments
 from octnas.space import SearchSpace
-from octnas.training.settings import DigitsSettings
 from tests.loading import load_config
 
 SHIPPED = {path.stem: path for path in shipped_experiments()}
@@ -21,11 +21,9 @@ IMAGENET = {
 
 
 def shipped(name: str) -> tuple[RunConfig, SearchSpace]:
-    """An experiment and its space; where the images would have to be counted, of 1,000 classes."""
+    """An experiment and its space; of 1,000 classes, but for the digits."""
     config = load_config(SHIPPED[name])
-    if not isinstance(config.data, DigitsSettings):
-        config = load_config(SHIPPED[name], ["space.backbone_args.num_classes=1000"])
-    return config, space_of(config)
+    return config, space_of(config, 10 if isinstance(config.data, DigitsSettings) else 1000)
 
 
 def test_what_is_shipped() -> None:

@@ -1,15 +1,20 @@
 """``octnas bench``: octave networks against the vanilla one, by the clock."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from octnas.cli.run import Overrides
 from octnas.errors import SettingError
 
 if TYPE_CHECKING:
     from octnas.measure.bench import BenchResult
     from octnas.measure.settings import AlphaChoice
+
+
+BATCHES = "1,8"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -25,7 +30,9 @@ def bench(
             help="α by the paper's rule, separated by commas; or α by stage: 0.25/0.125/0.125."
         ),
     ] = "0.125,0.25,0.5,0.75",
-    batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,8",
+    batch: Annotated[
+        str, typer.Option(help="Batch sizes, separated by commas; 64 with --data.")
+    ] = BATCHES,
     backends: Annotated[
         str,
         typer.Option(
@@ -44,9 +51,34 @@ def bench(
         int, typer.Option(help="Round low channels down to a multiple of this.", min=1)
     ] = 1,
     repeats: Annotated[int, typer.Option(help="How often each network is timed.")] = 20,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Time the images of this experiment file instead: files, cache, training step; "
+            "with the first of the batch sizes.",
+            show_default=False,
+        ),
+    ] = None,
+    overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Time octave networks and the vanilla one in turns, beside their MACs."""
+    """Time octave networks and the vanilla one in turns, beside their MACs; or their images."""
+    if data is not None:
+        from octnas.cli.bench_data import bench_images
+        from octnas.measure.data import DataBenchSettings
+
+        bench_images(
+            data,
+            overrides or (),
+            DataBenchSettings(
+                batch_size=_whole_number((_list(batch) or (batch,))[0]) if batch != BATCHES else 64,
+                device=device,
+                precision=precision,
+                threads=threads,
+            ),
+            as_json=as_json,
+        )
+        return
     from octnas.measure.backends import installed_backends
     from octnas.measure.bench import bench as run_bench
     from octnas.measure.settings import BenchSettings

@@ -22,12 +22,12 @@ class RichProgress:
         self._console = Console(highlight=False)
 
     def say(self, line: str) -> None:
-        """See `octnas.pipeline.progress.Progress.say`."""
+        """See `octnas.progress.Progress.say`."""
         self._console.print(line, markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def bar(self, title: str, total: int) -> Iterator["_Bar"]:
-        """See `octnas.pipeline.progress.Progress.bar`."""
+        """See `octnas.progress.Progress.bar`."""
         columns = (
             TextColumn("{task.description:<9}"),
             BarColumn(bar_width=30),
@@ -47,7 +47,7 @@ class _Bar:
         self._progress, self._task = progress, task
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """See `octnas.pipeline.progress.Bar.advance`."""
+        """See `octnas.progress.Bar.advance`."""
         self._progress.advance(self._task, steps)
         if note:
             self._progress.update(self._task, note=note)

@@ -28,7 +28,7 @@ Fresh = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (run, supernet, search, retrain, export, report):
+    for command in (run, data, supernet, search, retrain, export, report):
         app.command()(command)
 
 
@@ -43,6 +43,16 @@ def run(
 
     opened = _carry_out(experiment, overrides, run_dir, fresh, tuple(STAGES))
     _say_where(opened)
+
+
+def data(
+    experiment: Experiment = None,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    fresh: Fresh = None,
+) -> None:
+    """Look at every image once, choose the subset and its parts, and build the cache."""
+    _carry_out(experiment, overrides, run_dir, fresh, ("data",))
 
 
 def supernet(

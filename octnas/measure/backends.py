@@ -25,9 +25,10 @@ def installed_backends() -> tuple[str, ...]:
 
 
 def check_device(name: str) -> None:
-    """Raise `SettingError` unless torch knows the device and the machine has it."""
+    """Raise `SettingError` unless torch knows the device and the machine computes on it."""
     try:
-        torch.empty(0, device=name)
+        # There and back, as logits go: "meta" is a device that nothing comes back from.
+        torch.zeros(1, device=name).cpu()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise SettingError("device", name, f"cpu or a device of this machine ({reason})") from None
@@ -65,7 +66,7 @@ def prepare(backend: str, model: nn.Module, images: Tensor, settings: BenchSetti
 
     def step() -> None:
         infer()
-        _wait(settings.device)
+        wait(settings.device)
 
     return step
 
@@ -80,7 +81,8 @@ def _check(backend: str, found: Tensor, expected: Tensor, precision: str) -> Non
         )
 
 
-def _wait(device: str) -> None:
+def wait(device: str) -> None:
+    """Until the device has done what it was asked for."""
     if torch.device(device).type != "cpu":
         torch.accelerator.synchronize(torch.device(device))
 
@@ -119,19 +121,40 @@ def _torch(
 
 
 def _training_step(backend: str, model: nn.Module, images: Tensor, settings: BenchSettings) -> Step:
-    network, images = _on_device(model.train(), images, settings.device)
+    network, images = _on_device(model, images, settings.device)
     targets = torch.zeros(len(images), dtype=torch.long, device=images.device)
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
     call = _compiled(network, backend, settings.device)
-    lowers = settings.precision == "bfloat16"
+    step = sgd_step(network, settings.device, settings.precision, call)
+    return lambda: step(images, targets)
 
-    def step() -> None:
+
+def sgd_step(
+    model: nn.Module,
+    device: str,
+    precision: str,
+    call: Callable[[Tensor], Tensor] | None = None,
+) -> Callable[[Tensor, Tensor], None]:
+    """A training step, to be timed: images and labels, on the device or not, and back when done.
+
+    Args:
+        model: brought to the device, in training mode and channels-last.
+        device: as torch names it.
+        precision: ``float32``, or ``bfloat16`` by autocast.
+        call: takes the model's place in the forward pass, as what a compiler made of it.
+    """
+    network: nn.Module = model.train().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    forward = network if call is None else call
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
+    place = torch.device(device)
+
+    def step(images: Tensor, targets: Tensor) -> None:
+        images = images.to(place, non_blocking=True, memory_format=torch.channels_last)
         optimizer.zero_grad()
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=lowers):
-            loss = F.cross_entropy(call(images), targets)
+        with torch.autocast(place.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            loss = F.cross_entropy(forward(images), targets.to(place, non_blocking=True))
         loss.backward()
         optimizer.step()
-        _wait(settings.device)
+        wait(device)
 
     return step
 

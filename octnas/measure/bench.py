@@ -1,8 +1,7 @@
 """Octave networks against the vanilla one: time, multiply-adds, and memory in training."""
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from octnas.device import cpu_threads
+from octnas.errors import SettingError
 from octnas.measure.backends import Step, check_device, prepare
 from octnas.measure.memory import kept_for_backward
 from octnas.measure.settings import VANILLA, AlphaChoice, BenchSettings
@@ -104,17 +105,19 @@ def bench(settings: BenchSettings, log: Log = lambda _: None) -> BenchResult:
     size and can be compared between backends.
 
     Raises:
-        SettingError: an unknown model, or a backend or device that is not there.
+        SettingError: an unknown model, a backend or device that is not there, or a batch too small
+            to train on.
         MeasureError: a backend computes something else than the model.
         UnsupportedModelError, ArchitectureError: as `octnas.octavize` raises them.
     """
     check_device(settings.device)
     rows: list[Row] = []
     best: list[BestAgainstBest] = []
-    with _threads(settings.threads):
+    with cpu_threads(settings.threads):
         # First, since it takes no time and refuses by name what is no ResNet.
         macs = {label: _macs(settings, label) for label in (VANILLA, *settings.alphas)}
         networks = _networks(settings)
+        _check_batches(settings, networks)
         for batch in settings.batches:
             seconds = _time(settings, networks, batch, log)
             kept = _kept(settings, networks, batch)
@@ -140,6 +143,24 @@ def _networks(settings: BenchSettings) -> dict[str, nn.Module]:
         label: octavize(copy.deepcopy(vanilla), alphas, channel_multiple=settings.channel_multiple)
         for label, alphas in choices.items()
     }
+
+
+def _check_batches(settings: BenchSettings, networks: dict[str, nn.Module]) -> None:
+    """Refuse training on single images where some feature map has one pixel; nothing is computed."""
+    if settings.mode == "inference" or 1 not in settings.batches:
+        return
+    image = torch.empty(1, 3, settings.input_size, settings.input_size, device="meta")
+    for network in networks.values():
+        try:
+            copy.deepcopy(network).to("meta").train()(image)
+        except ValueError:
+            # What torch's batch norms say of one value per channel.
+            raise SettingError(
+                "batch",
+                1,
+                f"2 or more, or a larger input_size than {settings.input_size}: batch norms learn "
+                "nothing from one pixel of one image",
+            ) from None
 
 
 def _macs(settings: BenchSettings, label: str) -> int:
@@ -242,14 +263,3 @@ def _environment(settings: BenchSettings) -> dict[str, Any]:
 def _processor() -> str:
     capability = torch.backends.cpu.get_cpu_capability()
     return f"CPU ({capability})"
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

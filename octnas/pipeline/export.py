@@ -1,10 +1,10 @@
-"""Stage 5: every retrained network as a folder that timm loads."""
+"""Stage 6: every retrained network as a folder that timm loads."""
 
+from octnas.data.images import preparation
 from octnas.export.timm_folder import export_timm
 from octnas.pipeline.opening import Run
 from octnas.pipeline.records import begin_tracking, read_results
 from octnas.pipeline.retrain import track_network, tracking_key
-from octnas.training.data import preparation
 from octnas.training.retrain import WEIGHTS_FILE
 
 

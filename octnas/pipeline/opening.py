@@ -17,9 +17,11 @@ from octnas.budgets import check_budgets
 from octnas.config import RunConfig, check_config, load_document, resolved
 from octnas.costs import Budget
 from octnas.credentials import HIDDEN, redact, redact_all
+from octnas.data.images import Data
+from octnas.data.settings import ImagesSettings
 from octnas.errors import ConfigError, RunDirectoryError, SettingError
 from octnas.levels import CostLevels
-from octnas.pipeline.progress import Progress
+from octnas.progress import Progress
 from octnas.run_directory import (
     STAGES,
     RunDirectory,
@@ -33,7 +35,6 @@ from octnas.run_directory import (
 from octnas.settings import flatten
 from octnas.space import SearchSpace
 from octnas.tracking.tracker import Tracker
-from octnas.training.settings import FolderSettings
 from octnas.yaml import Document
 
 SCHEMA = 1
@@ -61,6 +62,11 @@ class Run:
     directory: RunDirectory
     tracker: Tracker
     progress: Progress
+
+    @cached_property
+    def data(self) -> Data:
+        """The data with the image list that the data stage has written."""
+        return Data(self.config.data, self.directory.stage("data").resolve())
 
     @cached_property
     def space(self) -> SearchSpace:
@@ -157,13 +163,16 @@ def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
     if base is not None:
         found[f"input.{base}"] = digest(fingerprint(config, base))
     sections: Mapping[str, Mapping[str, Any]] = {
-        "space": {"space": config.space, "data": config.data},
+        "data": {"data": config.data},
+        "space": {"space": config.space},
         "supernet": {"supernet": config.supernet},
         "search": {"search": config.search},
         "retrain": {"retrain": config.retrain},
     }
     for name, settings in sections.get(stage, {}).items():
         found.update(flatten(settings, name))
+    if stage == "data":
+        found["space.input_size"] = list(config.space.input_size)
     if stage in ("supernet", "search"):
         found["seed"] = config.seed
     return found
@@ -206,10 +215,14 @@ def _whole(key: str, url: str, variable: str) -> str:
 
 def _resolved_paths(config: RunConfig) -> RunConfig:
     """Paths that mean the same from any folder."""
-    if not isinstance(config.data, FolderSettings) or not config.data.root:
+    data = config.data
+    if not isinstance(data, ImagesSettings):
         return config
-    root = str(Path(config.data.root).expanduser().absolute())
-    return replace(config, data=replace(config.data, root=root))
+    root = str(Path(data.root).expanduser().absolute()) if data.root else ""
+    kind, _, path = data.name.partition("/")
+    # A name on a hub stays as it is.
+    name = f"{kind}/{Path(path).absolute()}" if path and Path(path).is_dir() else data.name
+    return replace(config, data=replace(data, root=root, name=name))
 
 
 def _write_records(directory: RunDirectory, config: RunConfig, overrides: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from octnas.data.image_list import read_summary
 from octnas.front import Candidate
 from octnas.pipeline.opening import CONFIG_FILE, RUN_FILE, Run
 from octnas.results import Retrained
@@ -21,8 +22,11 @@ def begin_tracking(run: Run) -> None:
     config = run.config
     params: dict[str, Any] = {"seed": config.seed, "device": config.device}
     params |= flatten(config.space, "space") | flatten(config.data, "data")
+    images = read_summary(run.data.folder)
+    params |= {"data.digest": images["digest"], "data.skipped": len(images["problems"])}
     run.tracker.start(PARENT, config.name, params=params)
-    for name in (CONFIG_FILE, RUN_FILE, "space/space.json", "space/budgets.json"):
+    made = ("data/images.json", "space/space.json", "space/budgets.json")
+    for name in (CONFIG_FILE, RUN_FILE, *made):
         run.tracker.artifact(PARENT, run.directory.path / name)
 
 

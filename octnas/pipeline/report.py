@@ -1,5 +1,6 @@
-"""Stage 6: the report, from whatever the stages before have written."""
+"""Stage 7: the report, from whatever the stages before have written."""
 
+from octnas.data.image_list import read_summary
 from octnas.front import Front
 from octnas.pipeline.opening import RUN_FILE, Run
 from octnas.pipeline.records import (
@@ -58,9 +59,11 @@ def _facts(run: Run) -> dict[str, str]:
         runs = read_document(path, SCHEMA, "runs")["runs"]
         first, last = runs[0], runs[-1]
         overrides = dict.fromkeys(override for record in runs for override in record["overrides"])
-    config = run.config
+    config, images = run.config, read_summary(run.data.folder)
     return {
-        "Data": config.data.source,
+        "Data": f"{config.data.source}, digest {images['digest']}",
+        "Images": ", ".join(f"{n:,} {part}" for part, n in images["counts"].items() if n),
+        "Skipped images and folders": str(len(images["problems"])),
         "Seed of supernet and search": str(config.seed),
         "Seeds of retraining": ", ".join(map(str, config.retrain.seeds)),
         "Supernet": f"{config.supernet.recipe.epochs} epochs, {config.supernet.sampling}",

@@ -1,4 +1,4 @@
-"""Stage 4: the chosen networks and the baselines, trained from scratch."""
+"""Stage 5: the chosen networks and the baselines, trained from scratch."""
 
 from collections.abc import Mapping
 
@@ -98,7 +98,7 @@ def _train(run: Run, networks: list[Network]) -> dict[tuple[str, int], SeedResul
             if training.result is not None:
                 bar.advance(settings.recipe.epochs)
         device = run.config.device
-        for training, result in train_all(trainings, run.config.data, settings, device, on_epoch):
+        for training, result in train_all(trainings, run.data, settings, device, on_epoch):
             found[training.architecture.id, training.seed] = result
             bar.advance(0, note=f"{len(found)} of {len(trainings)} trainings")
     return found

@@ -1,4 +1,4 @@
-"""Stage 3: candidates, the front, and the best candidate for each budget."""
+"""Stage 4: candidates, the front, and the best candidate for each budget."""
 
 import uuid
 from collections.abc import Callable, Mapping
@@ -7,17 +7,17 @@ from functools import partial
 from math import log
 from pathlib import Path
 
+from octnas.device import cpu_threads
 from octnas.errors import SearchError
 from octnas.front import Candidate, Front, best_under
 from octnas.pipeline.opening import Run
-from octnas.pipeline.progress import Bar
 from octnas.pipeline.records import PARENT, begin_tracking, write_candidates, write_chosen
 from octnas.pipeline.supernet import WEIGHTS_FILE
+from octnas.progress import Bar
 from octnas.run_directory import read_document, write_json
 from octnas.search.design import bounds, initial_design
 from octnas.search.study import Driver, open_storage, quiet, run_local
 from octnas.settings import flatten
-from octnas.training.device import cpu_threads
 from octnas.training.scoring import Scorer, make_scorer
 
 SCHEMA = 1
@@ -117,7 +117,7 @@ def _scorer(run: Run, part: str) -> Callable[[], Scorer]:
         make_scorer,
         run.space,
         weights,
-        run.config.data,
+        run.data,
         part,
         calibration_batches=settings.calibration_batches,
         batch_size=settings.images_per_batch,

@@ -1,29 +1,32 @@
-"""Stage 1: the search space, its costs and its budgets, before anything is trained."""
+"""Stage 2: the search space, its costs and its budgets, before anything is trained."""
 
 from dataclasses import asdict
 
 from octnas.config import RunConfig
+from octnas.data.image_list import read_summary
+from octnas.device import choose_device
 from octnas.nn.shapes import search_space
 from octnas.pipeline.opening import Run
 from octnas.run_directory import write_json
 from octnas.space import SearchSpace
-from octnas.training.data import count_classes
-from octnas.training.device import choose_device
 
 SCHEMA = 1
 
 
-def space_of(config: RunConfig) -> SearchSpace:
+def space_of(config: RunConfig, classes: int) -> SearchSpace:
     """The search space of an experiment; the number of classes is the data's unless given.
+
+    Args:
+        config: the experiment.
+        classes: of its data.
 
     Raises:
         SettingError: a setting of the section ``space`` that turns out to be wrong.
-        DataError: the data cannot be found.
     """
     settings = config.space
     args = dict(settings.backbone_args)
     if "num_classes" not in args:
-        args["num_classes"] = count_classes(config.data)
+        args["num_classes"] = classes
     return search_space(
         settings.backbone,
         settings.input_size,
@@ -37,10 +40,11 @@ def space_of(config: RunConfig) -> SearchSpace:
 
 def make_space(run: Run) -> None:
     """Trace the backbone, refuse budgets that cannot be met, and write ``space.json``."""
+    classes = int(read_summary(run.data.folder)["classes"])
     with run.settings_of():
         choose_device(run.config.device)
     with run.settings_of("space"):
-        space = space_of(run.config)
+        space = space_of(run.config, classes)
     folder = run.directory.stage("space")
     write_json(folder / "space.json", space.to_dict())
     levels = run.levels

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from octnas.errors import RunDirectoryError
+from octnas.pipeline.data import prepare_data
 from octnas.pipeline.export import export
 from octnas.pipeline.opening import Run
 from octnas.pipeline.report import report
@@ -14,6 +15,7 @@ from octnas.pipeline.supernet import supernet
 from octnas.run_directory import STAGES
 
 _WORK: Mapping[str, Callable[[Run], None]] = {
+    "data": prepare_data,
     "space": make_space,
     "supernet": supernet,
     "search": search,
@@ -31,7 +33,8 @@ def run_stages(run: Run, stages: Sequence[str] = tuple(STAGES)) -> None:
         ConfigError: a setting that turns out to be wrong, with its file and line.
     """
     with _tracked(run):
-        for stage in ("space", *(stage for stage in stages if stage != "space")):
+        first = ("data", "space")
+        for stage in (*first, *(stage for stage in stages if stage not in first)):
             _run_stage(run, stage)
 
 

@@ -1,15 +1,15 @@
-"""Stage 2: the weight-sharing supernet."""
+"""Stage 3: the weight-sharing supernet."""
 
 from collections.abc import Mapping
 
+from octnas.data.images import open_images
+from octnas.device import choose_device
 from octnas.errors import ConfigError
 from octnas.nn.weights import save_weights
 from octnas.pipeline.opening import Run
 from octnas.pipeline.records import begin_tracking
 from octnas.run_directory import write_json
 from octnas.settings import flatten
-from octnas.training.data import open_images
-from octnas.training.device import choose_device
 from octnas.training.loop import check_recipe
 from octnas.training.supernet import train_supernet
 
@@ -22,7 +22,8 @@ WEIGHTS_FILE = "weights.safetensors"
 def supernet(run: Run) -> None:
     """Train the supernet and write its weights and history."""
     config, folder = run.config, run.directory.stage("supernet")
-    images = open_images(config.data, run.space.input_size)
+    device = choose_device(config.device)
+    images = open_images(run.data, run.space.input_size, device)
     check_classes(run, len(images.classes))
     for section in ("supernet", "retrain"):
         # Both now: retraining comes hours later.
@@ -46,7 +47,7 @@ def supernet(run: Run) -> None:
             images,
             config.supernet,
             seed=config.seed,
-            device=choose_device(config.device),
+            device=device,
             log=log,
             on_step=lambda _: bar.advance(),
         )

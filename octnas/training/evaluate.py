@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from octnas.training.data import Batch
+from octnas.data.images import Batch
 
 
 @torch.inference_mode()

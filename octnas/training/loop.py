@@ -11,8 +11,8 @@ from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
+from octnas.data.images import Batches
 from octnas.errors import SettingError, TrainingError
-from octnas.training.data import Batches
 from octnas.training.settings import Recipe
 
 Log = Callable[[Mapping[str, float]], None]

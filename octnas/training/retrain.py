@@ -14,16 +14,16 @@ from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 from octnas.architecture import Architecture
+from octnas.data.images import Data, open_images
+from octnas.device import choose_device, cpu_threads
 from octnas.errors import TrainingError
 from octnas.nn.supernet import build
 from octnas.nn.weights import save_weights
 from octnas.results import SeedResult
 from octnas.run_directory import read_json, reading, write_json
-from octnas.training.data import open_images
-from octnas.training.device import choose_device, cpu_threads
 from octnas.training.evaluate import evaluate
 from octnas.training.loop import train
-from octnas.training.settings import DataSettings, RetrainSettings
+from octnas.training.settings import RetrainSettings
 
 RESULT_FILE = "result.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -57,7 +57,7 @@ OnEpoch = Callable[[Training, Mapping[str, float]], None]
 
 def train_one(
     training: Training,
-    data: DataSettings,
+    data: Data,
     settings: RetrainSettings,
     device: str,
     on_epoch: OnEpoch | None = None,
@@ -68,7 +68,7 @@ def train_one(
     """
     begin = time.perf_counter()
     place = choose_device(device)
-    images = open_images(data, training.architecture.input_size)
+    images = open_images(data, training.architecture.input_size, place)
     model = build(training.architecture, seed=training.seed)
     with cpu_threads(settings.threads):
         history = train(
@@ -89,7 +89,7 @@ def train_one(
 
 def train_all(
     trainings: Sequence[Training],
-    data: DataSettings,
+    data: Data,
     settings: RetrainSettings,
     device: str,
     on_epoch: OnEpoch,
@@ -116,7 +116,7 @@ def train_all(
 
 def _train_in_processes(
     todo: Sequence[Training],
-    data: DataSettings,
+    data: Data,
     settings: RetrainSettings,
     device: str,
     on_epoch: OnEpoch,
@@ -158,7 +158,7 @@ def _begin_worker(epochs: Epochs) -> None:
 
 
 def _train_in_worker(
-    index: int, training: Training, data: DataSettings, settings: RetrainSettings, device: str
+    index: int, training: Training, data: Data, settings: RetrainSettings, device: str
 ) -> SeedResult:
     """Train one network and report its epochs to the process that started this one."""
 

@@ -7,14 +7,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from octnas.data.images import Batch, Data, Images, open_images
+from octnas.device import choose_device
 from octnas.nn.calibration import recalibrate
 from octnas.nn.supernet import activate, build_supernet
 from octnas.nn.weights import load_weights
 from octnas.space import SearchSpace
-from octnas.training.data import Batch, Images, open_images
-from octnas.training.device import choose_device
 from octnas.training.evaluate import evaluate
-from octnas.training.settings import DataSettings
 
 
 class Scorer:
@@ -58,7 +57,7 @@ class Scorer:
 def make_scorer(
     space: SearchSpace,
     weights: Path,
-    data: DataSettings,
+    data: Data,
     part: str,
     *,
     calibration_batches: int,
@@ -73,11 +72,12 @@ def make_scorer(
     torch.set_num_threads(threads)
     supernet = build_supernet(space, seed=0)
     load_weights(supernet, weights)
+    place = choose_device(device)
     return Scorer(
         supernet,
-        open_images(data, space.input_size),
+        open_images(data, space.input_size, place),
         part,
         calibration_batches=calibration_batches,
         batch_size=batch_size,
-        device=choose_device(device),
+        device=place,
     )

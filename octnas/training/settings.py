@@ -1,4 +1,4 @@
-"""The settings of data and training, without torch, so that a config is checked in no time."""
+"""The settings of training, without torch, so that a config is checked in no time."""
 
 from dataclasses import dataclass, field
 from math import inf
@@ -7,84 +7,8 @@ from typing import Literal
 from octnas.errors import require, require_seed
 from octnas.settings import HOW
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 Sampling = Literal["by_macs", "uniform"]
 Baseline = Literal["uniform", "growing", "vanilla"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DigitsSettings:
-    """Cluttered digits, made from scikit-learn's handwritten digits; nothing to download.
-
-    Attributes:
-        source: ``digits``.
-        train_images, rank_images, read_images, val_images: size of the four parts, which come
-            from disjoint source digits.
-        seed: of the images; apart from the experiment's seed, so that seeds share one data set.
-        padding: training images are shifted by up to so many pixels.
-    """
-
-    source: Literal["digits"] = "digits"
-    train_images: int = 4000
-    rank_images: int = 1000
-    read_images: int = 1000
-    val_images: int = 2000
-    seed: int = 0
-    padding: int = 1
-
-    def __post_init__(self) -> None:
-        for key in ("train_images", "rank_images", "read_images", "val_images"):
-            require(getattr(self, key) > 0, key, getattr(self, key), "1 or more")
-        require_seed("seed", self.seed)
-        require(0 <= self.padding <= 8, "padding", self.padding, "0 to 8")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FolderSettings:
-    """Images in the ImageFolder layout: one folder per class below a training and a val folder.
-
-    Attributes:
-        source: ``folder``.
-        root: folder that holds the two.
-        train, val: their names below ``root``.
-        rank_per_class, read_per_class: images of each class that are taken from the training
-            folder, by ``seed``, to rank candidates and to read the chosen ones.
-        seed: of that choice.
-        scale: smallest share of an image's area that a training crop keeps.
-        hflip: probability of a horizontal flip in training.
-        crop_pct: share of the side that the centre crop keeps in evaluation.
-        mean, std: of the pixel values, by which images are normalised.
-        workers: processes that decode images.
-    """
-
-    source: Literal["folder"] = "folder"
-    root: str = ""
-    train: str = "train"
-    val: str = "val"
-    rank_per_class: int = 50
-    read_per_class: int = 50
-    seed: int = 0
-    scale: float = 0.35
-    hflip: float = 0.5
-    crop_pct: float = 0.875
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    workers: int = field(default=2, metadata=HOW)
-
-    def __post_init__(self) -> None:
-        for key in ("rank_per_class", "read_per_class"):
-            require(getattr(self, key) > 0, key, getattr(self, key), "1 or more")
-        require_seed("seed", self.seed)
-        require(0 < self.scale <= 1, "scale", self.scale, "above 0, at most 1")
-        require(0 <= self.hflip <= 1, "hflip", self.hflip, "0 to 1")
-        require(0 < self.crop_pct <= 1, "crop_pct", self.crop_pct, "above 0, at most 1")
-        require(min(self.std) > 0, "std", self.std, "numbers above 0")
-        require(self.workers >= 0, "workers", self.workers, "0 or more")
-
-
-DataSettings = DigitsSettings | FolderSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from octnas.data.images import Images
+from octnas.device import cpu_threads
 from octnas.levels import CostLevels
 from octnas.nn.supernet import activate, build_supernet
 from octnas.space import SearchSpace
-from octnas.training.data import Images
-from octnas.training.device import cpu_threads
 from octnas.training.loop import Log, train
 from octnas.training.settings import SupernetSettings
 

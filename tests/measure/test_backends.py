@@ -149,7 +149,7 @@ def test_compiling_is_never_a_default() -> None:
     assert installed_backends()[0] == "eager"
 
 
-@pytest.mark.parametrize("name", ["nonsense", "cuda:99", "cpu:x"])
+@pytest.mark.parametrize("name", ["nonsense", "cuda:99", "cpu:x", "meta"])
 def test_devices_that_are_not_there(name: str) -> None:
     with pytest.raises(SettingError, match=f"^device: found '{name}'") as caught:
         check_device(name)

@@ -184,6 +184,7 @@ def test_all_backends() -> None:
         ({"alphas": {"x": {"layer9*": 0.5}}}, ArchitectureError, "'layer9.*' names no site"),
         ({"device": "nonsense"}, SettingError, "device: found 'nonsense'"),
         ({"channel_multiple": 0}, SettingError, "channel_multiple: found 0, allowed: 1 or more"),
+        ({"device": "meta"}, SettingError, "device: found 'meta'"),
     ],
 )
 def test_what_is_refused(kwargs: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -201,3 +202,30 @@ def test_threads_are_given_back_after_an_error(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(RuntimeError, match="stop"):
         bench(small(threads=2))
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("side", "alphas", "batches", "fits"),
+    [
+        (4, {"0.5": 0.5}, (2, 1), False),  # the last map has one pixel
+        (4, {"0.5": 0.5}, (2,), True),
+        (8, {"0.5": {"*": 1.0}}, (1,), False),  # 2×2 pixels at high, one at low resolution
+        (8, {"0.5": 0.5}, (1,), True),
+    ],
+)
+def test_training_needs_two_values_per_channel(
+    fixed_times: list[list[Key]],
+    side: int,
+    alphas: dict[str, Any],
+    batches: tuple[int, ...],
+    fits: bool,
+) -> None:
+    settings = small(mode="training", input_size=side, alphas=alphas, batches=batches)
+    if fits:
+        assert bench(settings).rows
+        return
+    with pytest.raises(SettingError, match="^batch: found 1, allowed: .*input_size") as caught:
+        bench(settings)
+    assert "\n" not in str(caught.value)
+    assert fixed_times == []  # before anything was measured
+    assert bench(small(input_size=side, alphas=alphas, batches=batches)).rows

@@ -10,9 +10,9 @@ import octnas
 from octnas.errors import BudgetError, ConfigError, RunDirectoryError, SearchError
 from octnas.front import Front, best_under
 from octnas.pipeline.opening import open_run
-from octnas.pipeline.progress import Quiet
 from octnas.pipeline.records import read_candidates, read_chosen, read_results
 from octnas.pipeline.stages import rewrite_report, run_stages
+from octnas.progress import Quiet
 from octnas.results import GROWING, SEARCHED, UNIFORM, VANILLA
 from octnas.run_directory import STAGES, read_json, write_json
 from tests.loading import load_config
@@ -118,7 +118,7 @@ def test_how_a_result_is_computed_may_change(finished: Path) -> None:
     ("override", "stage", "key"),
     [
         ("space.alphas=[0, 1]", "space", "space.alphas: was [0.0, 0.5, 1.0], now [0.0, 1.0]"),
-        ("data.seed=5", "space", "data.seed: was 0, now 5"),
+        ("data.seed=5", "data", "data.seed: was 0, now 5"),
         ("supernet.recipe.lr=0.2", "supernet", "supernet.recipe.lr: was 0.1, now 0.2"),
         ("seed=1", "supernet", "seed: was 0, now 1"),
         ("search.trials=21", "search", "search.trials: was 20, now 21"),
@@ -141,7 +141,7 @@ def test_fresh_redoes_a_stage_and_what_depends_on_it(copied: Path) -> None:
     run_stages(run)
     assert [found.seed for found in read_results(run)[0].runs] == [3]
     assert lines[0] == "--fresh retrain: removed the results of retrain, export, report"
-    assert sum("skipped" in line for line in lines) == 3
+    assert sum("skipped" in line for line in lines) == 4
     assert read_json(copied / "runs" / "tiny" / "supernet" / "stage.json") == before
 
 
@@ -149,7 +149,7 @@ def test_fresh_of_a_later_stage_does_not_hide_an_earlier_change(copied: Path) ->
     with pytest.raises(RunDirectoryError, match=r"supernet\.recipe\.lr"):
         open_tiny(copied, "supernet.recipe.lr=0.2", fresh="retrain")
     assert (copied / "runs" / "tiny" / "retrain" / "results.json").exists()
-    with pytest.raises(ConfigError, match="found 'all', allowed here: space, supernet"):
+    with pytest.raises(ConfigError, match="found 'all', allowed here: data, space, supernet"):
         open_tiny(copied, fresh="all")
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from octnas.pipeline.opening import Run, open_run
-from octnas.pipeline.progress import Quiet
+from octnas.progress import Quiet
 
 EXPERIMENT = Path(__file__).parents[2] / "search_spaces" / "digits.yaml"
 TINY = (

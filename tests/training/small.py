@@ -1,6 +1,6 @@
 """Data sets small enough for fast tests."""
 
-from octnas.training.settings import DigitsSettings
+from octnas.data.settings import DigitsSettings
 
 
 def digits(

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from octnas.data.digits import DigitImages
+from octnas.device import choose_device, cpu_threads
 from octnas.errors import SettingError, TrainingError
-from octnas.training.data import DigitImages
-from octnas.training.device import choose_device, cpu_threads
 from octnas.training.evaluate import evaluate
 from octnas.training.loop import train
 from octnas.training.settings import Recipe

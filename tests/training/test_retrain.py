@@ -7,16 +7,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from octnas.data.images import Data, open_images
 from octnas.errors import TrainingError
 from octnas.nn.supernet import build
 from octnas.space import SearchSpace
-from octnas.training.data import DigitImages
 from octnas.training.evaluate import evaluate
 from octnas.training.retrain import RESULT_FILE, WEIGHTS_FILE, Training, train_all, train_one
 from octnas.training.settings import Recipe, RetrainSettings
 from tests.training.small import digits
 
-DATA = digits(320, 60, 60, 80)
+# Digits need no image list.
+DATA = Data(digits(320, 60, 60, 80), Path())
 RECIPE = Recipe(epochs=2, batch_size=32)
 
 
@@ -46,7 +47,9 @@ def test_weights_on_disk_give_the_result_on_disk(digit_space: SearchSpace, tmp_p
     assert training.result == result
     network = build(training.architecture, seed=99)
     network.load_state_dict(load_file(training.folder / WEIGHTS_FILE))
-    measured = evaluate(network, DigitImages(DATA).batches("val", 128), torch.device("cpu"))
+    measured = evaluate(
+        network, open_images(DATA, (1, 16, 16)).batches("val", 128), torch.device("cpu")
+    )
     assert measured["loss"] == pytest.approx(result.metrics["val_loss"], rel=1e-5)
     assert measured["top1"] == result.metrics["val_top1"]
     assert [row["epoch"] for row in result.history] == [1, 2]

@@ -7,14 +7,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from octnas.data.digits import DigitImages
+from octnas.data.images import Data, open_images
+from octnas.data.settings import ImagesSettings
 from octnas.nn.conv import OctaveConv2d
 from octnas.nn.supernet import build, subnet
 from octnas.space import SearchSpace
-from octnas.training.data import DigitImages, open_images
 from octnas.training.evaluate import evaluate
 from octnas.training.scoring import Scorer, make_scorer
-from octnas.training.settings import FolderSettings, Recipe, SupernetSettings
+from octnas.training.settings import Recipe, SupernetSettings
 from octnas.training.supernet import architecture_sampler, train_supernet
+from tests.data.trees import make_tree, prepared
 from tests.training.small import digits
 
 CPU = torch.device("cpu")
@@ -102,7 +105,7 @@ def test_a_score_is_that_of_the_subnet_with_its_own_statistics(
 def test_a_scorer_from_files_gives_the_same_scores(
     digit_space: SearchSpace, trained: torch.nn.Module, tmp_path: Path
 ) -> None:
-    settings = digits(320, 60, 60, 80)
+    data = Data(digits(320, 60, 60, 80), tmp_path)
     save_file(trained.state_dict(), tmp_path / "weights.safetensors")
     threads = torch.get_num_threads()
     scores = []
@@ -110,7 +113,7 @@ def test_a_scorer_from_files_gives_the_same_scores(
         scorer = make_scorer(
             digit_space,
             tmp_path / "weights.safetensors",
-            settings,
+            data,
             "read",
             calibration_batches=2,
             batch_size=60,
@@ -132,14 +135,16 @@ def test_activation_reaches_every_convolution(
 
 
 def test_statistics_come_from_all_classes(
-    digit_space: SearchSpace, folder_settings: FolderSettings, monkeypatch: pytest.MonkeyPatch
+    digit_space: SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The files of a folder stand class by class: its first batch would be of one class alone."""
     import octnas.training.scoring as module
 
     seen: list[torch.Tensor] = []
     monkeypatch.setattr(module, "recalibrate", lambda _, batches: seen.extend(batches))
-    images = open_images(folder_settings, (3, 16, 16))
+    root = make_tree(tmp_path / "tree")
+    settings = ImagesSettings(root=str(root), rank_per_class=3, read_per_class=2, workers=0)
+    images = open_images(prepared(settings, tmp_path / "data"), (3, 16, 16))
     supernet = build(
         replace(digit_space.uniform(0), input_size=(3, 16, 16), backbone_args={}), seed=0
     )

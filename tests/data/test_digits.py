@@ -3,8 +3,8 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from octnas.training.digits import DIGIT, MEAN, SIZE, STD, make_digits
-from octnas.training.settings import DigitsSettings
+from octnas.data.digits import DIGIT, MEAN, SIZE, STD, make_digits
+from octnas.data.settings import DigitsSettings
 from tests.training.small import digits
 
 PARTS = ("train", "rank", "read", "val")

@@ -1,0 +1,105 @@
+"""Looking at every image once: decoding it, and keeping what a cache needs."""
+
+import os
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from octnas.data.cache import Cache
+from octnas.data.decode import BrokenImageError, read_rgb
+from octnas.data.sources import Reader, StreamReader
+from octnas.errors import DataError
+from octnas.progress import Progress
+
+
+def build(
+    cache: Cache,
+    names: Sequence[str],
+    reader: Reader,
+    *,
+    workers: int,
+    progress: Progress,
+    title: str = "images",
+) -> None:
+    """Make a cache whole; other processes may be doing the same.
+
+    Args:
+        cache: what is there already is kept.
+        names: of all images, in the order of the cache.
+        reader: opens them.
+        workers: processes that decode; 0 for this one.
+        progress: shows the shards.
+
+    Raises:
+        DataError: the disk is full or too small for what is missing.
+    """
+    if not (missing := cache.missing()):
+        return
+    cache.check_room()
+    with progress.bar(title, cache.shards) as bar:
+        bar.advance(cache.shards - len(missing))
+        if isinstance(reader, StreamReader):
+            for shard in _fill_from_stream(cache, names, reader):
+                bar.advance(note=f"shard {shard}")
+            return
+        work = _Shards(cache, names, reader)
+        # Several processes begin in different places, and so seldom meet.
+        random.Random(f"{os.uname().nodename} {os.getpid()}").shuffle(missing)  # noqa: S311
+        while missing:
+            for problem in DataLoader(work, batch_size=None, sampler=missing, num_workers=workers):
+                if problem:
+                    raise DataError(problem)
+                bar.advance()
+            missing = cache.missing()
+            cache.wait(missing)
+
+
+@dataclass(frozen=True)
+class _Shards(Dataset[str]):
+    """Shards that are filled as they are asked for; gives the reason if that fails.
+
+    An exception would come out of a loader's process with its traceback as its text.
+    """
+
+    cache: Cache
+    names: Sequence[str]
+    reader: Reader
+
+    def __getitem__(self, shard: int) -> str:
+        if self.cache.claim(shard):
+            try:
+                self.cache.fill(shard, lambda position: self.reader.read(self.names[position]))
+            except DataError as error:
+                return str(error)
+        return ""
+
+
+def _fill_from_stream(cache: Cache, names: Sequence[str], reader: StreamReader) -> Iterator[int]:
+    """Fill shards in order, from images that come in order."""
+    stream = _named(names, reader)
+    for shard in range(cache.shards):
+        images = {position: next(stream) for position in cache.positions(shard)}
+        if shard in cache.missing():
+
+            def image(position: int, images: dict[int, Image.Image] = images) -> Image.Image:
+                return read_rgb(images[position])
+
+            cache.fill(shard, image)
+            yield shard
+
+
+def _named(names: Sequence[str], reader: StreamReader) -> Iterator[Image.Image]:
+    """The images of the names, which are in the order of the streams."""
+    splits = dict.fromkeys(name.split("/")[0] for name in names)
+    wanted = iter(names)
+    name = next(wanted, None)
+    for split in splits:
+        for found, image in reader.stream(split):
+            if found == name:
+                yield image
+                name = next(wanted, None)
+    if name is not None:
+        raise BrokenImageError(f"{name}: is not in the shards any more")

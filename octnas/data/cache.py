@@ -1,0 +1,224 @@
+"""Decoded images in one memory-mapped file, filled a shard at a time by any number of processes.
+
+The folder of a cache holds ``pixels.u8``, all images one after another, and one JSON file for each
+shard that is whole. A shard's pixels are on disk before its JSON file is there, which is written
+under another name and renamed; so a cache that was broken off is gone on with, and what is there
+is right. What a shard holds depends on nothing but the images, so that two processes that fill
+the same one write the same bytes: there are no locks, only claims (symbolic links that name their
+owner, whose making is atomic on network file systems too) that spare the work of doing it twice.
+Shards begin on pages of their own, so that two hosts never write to the same page.
+"""
+
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+from octnas.data.decode import BrokenImageError, pixel_digest
+from octnas.errors import DataError
+from octnas.run_directory import read_document, reading, write_json
+
+SCHEMA = 1
+PIXELS_FILE = "pixels.u8"
+_PAGE = 4096
+# Images of a shard, as nearly as pages allow: some seconds of decoding.
+_SHARD = 512
+# Seconds after which another process may do a shard that was claimed.
+_PATIENCE = 120.0
+
+Images = Callable[[int], Image.Image]
+"""An RGB image by its position; raises `BrokenImageError`."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is known of an image: the digest of its pixels, or the reason why it has none."""
+
+    digest: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A cache of decoded images.
+
+    Attributes:
+        folder: of this cache alone.
+        count: images.
+        resolution: side of the squares in pixels; 0 to keep no pixels, only what is known of
+            the images.
+    """
+
+    folder: Path
+    count: int
+    resolution: int
+
+    @property
+    def image_bytes(self) -> int:
+        """Size of one image."""
+        return 3 * self.resolution**2
+
+    @cached_property
+    def shard_images(self) -> int:
+        """Images of a shard, such that its bytes are whole pages."""
+        whole = _PAGE // math.gcd(_PAGE, self.image_bytes) if self.resolution else 1
+        return whole * max(1, round(_SHARD / whole))
+
+    @property
+    def shards(self) -> int:
+        """How many shards there are."""
+        return -(-self.count // self.shard_images)
+
+    def positions(self, shard: int) -> range:
+        """The images of a shard."""
+        begin = shard * self.shard_images
+        return range(begin, min(begin + self.shard_images, self.count))
+
+    def missing(self) -> list[int]:
+        """Shards that are not whole yet."""
+        try:
+            there = {entry.name for entry in os.scandir(self.folder)}
+        except FileNotFoundError:
+            there = set()
+        return [shard for shard in range(self.shards) if self._file(shard).name not in there]
+
+    def found(self) -> list[Found]:
+        """What is known of every image; the cache must be whole."""
+        everything: list[Found] = []
+        for shard in range(self.shards):
+            path = self._file(shard)
+            with reading(path):
+                document = read_document(path, SCHEMA, "images")
+                everything += [Found(**entry) for entry in document["images"]]
+        return everything
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """All images, memory-mapped: ``(count, resolution, resolution, 3)`` uint8."""
+        side = self.resolution
+        # Copy on write: torch wants memory that could be written to, the file stays as it is.
+        mapped = np.memmap(
+            self.folder / PIXELS_FILE, np.uint8, mode="c", shape=(self.count, side, side, 3)
+        )
+        return torch.from_numpy(mapped)
+
+    def check_room(self) -> None:
+        """Say how large the rest of the cache will be, and refuse it if the disk is too small.
+
+        Raises:
+            DataError: naming both sizes.
+        """
+        needed = sum(len(self.positions(shard)) for shard in self.missing()) * self.image_bytes
+        free = shutil.disk_usage(_existing(self.folder)).free
+        if needed > free:
+            raise DataError(
+                f"data.cache: needs {gigabytes(needed)} in {self.folder}, which has "
+                f"{gigabytes(free)} left; set data.cache.folder to another disk, a smaller "
+                "data.cache.resolution, or data.cache.enabled to false"
+            )
+
+    def claim(self, shard: int) -> bool:
+        """Whether this process shall fill a shard: nobody else has begun, or not finished."""
+        if self._file(shard).exists():
+            return False
+        claim, owner = self._claim(shard), f"{os.uname().nodename} {os.getpid()}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            claim.symlink_to(owner)
+        except FileExistsError:
+            with suppress(FileNotFoundError):
+                host, pid = str(claim.readlink()).split()
+                age = _now(self.folder) - claim.lstat().st_mtime
+                return age > _PATIENCE or (host == os.uname().nodename and not _alive(int(pid)))
+        return True
+
+    def fill(self, shard: int, images: Images) -> None:
+        """Decode the images of a shard and write them.
+
+        Raises:
+            DataError: the disk is full or cannot be written to.
+        """
+        shape = _square(self.resolution) if self.resolution else None
+        found: list[dict[str, str]] = []
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.folder / PIXELS_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+            with os.fdopen(handle, "r+b") as file:
+                # The same size for whoever comes first; what is not written yet takes no room.
+                os.ftruncate(file.fileno(), self.count * self.image_bytes)
+                for position in self.positions(shard):
+                    try:
+                        image = images(position)
+                    except BrokenImageError as error:
+                        found.append({"reason": str(error)})
+                        continue
+                    found.append({"digest": pixel_digest(image)})
+                    if shape is not None:
+                        content = np.asarray(shape(image)).tobytes()
+                        os.pwrite(file.fileno(), content, position * self.image_bytes)
+                os.fsync(file.fileno())
+            write_json(self._file(shard), {"schema": SCHEMA, "images": found})
+            self._claim(shard).unlink(missing_ok=True)
+        except OSError as error:
+            raise DataError(
+                f"data.cache: {self.folder} cannot be written to ({error}); what is there is kept"
+            ) from error
+
+    def wait(self, shards: Sequence[int]) -> None:
+        """Wait a little for shards that others have claimed."""
+        if any(not self._file(shard).exists() for shard in shards):
+            time.sleep(0.2)
+
+    def _claim(self, shard: int) -> Path:
+        return self.folder / f"shard-{shard:06d}.claim"
+
+    def _file(self, shard: int) -> Path:
+        return self.folder / f"shard-{shard:06d}.json"
+
+
+def gigabytes(size: int) -> str:
+    """A size in words."""
+    return f"{size / 1e9:,.1f} GB" if size >= 5e7 else f"{size / 1e6:,.1f} MB"
+
+
+def _square(side: int) -> Callable[[Image.Image], Image.Image]:
+    """As timm prepares images for evaluation: the shorter side to a length, then the middle."""
+    resize = v2.Resize(side, interpolation=v2.InterpolationMode.BILINEAR)
+    shape: Any = v2.Compose([resize, v2.CenterCrop(side)])
+    return shape  # type: ignore[no-any-return]
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process of this host is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _now(folder: Path) -> float:
+    """The time by the clock of the file system, which may be another machine's."""
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        return os.fstat(file.fileno()).st_mtime

@@ -1,0 +1,130 @@
+"""Batches from a cache: gathered beside the training, finished on its device."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from octnas.data.augment import BatchAugment, Normalise
+from octnas.data.order import Part, epoch_orders
+
+Batch = tuple[Tensor, Tensor]
+
+
+class CachedImages:
+    """Some images of a cache with their labels.
+
+    Args:
+        pixels: of the whole cache, ``(count, side, side, 3)`` uint8.
+        positions: of these images in it.
+        labels: of these images.
+        device: where batches go.
+    """
+
+    def __init__(
+        self,
+        pixels: Tensor,
+        positions: Sequence[int],
+        labels: Sequence[int],
+        device: torch.device,
+    ) -> None:
+        self._pixels, self._device = pixels, device
+        self._positions = torch.tensor(positions, dtype=torch.long)
+        self._labels = torch.tensor(labels, dtype=torch.long)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def gather(self, chosen: Tensor) -> Batch:
+        """Pixels ``(N, side, side, 3)`` uint8 and labels by index, on the CPU."""
+        pixels = self._pixels.index_select(0, self._positions[chosen])
+        labels = self._labels[chosen]
+        if self._device.type == "cuda":
+            return pixels.pin_memory(), labels.pin_memory()
+        return pixels, labels
+
+    def ahead(self, chosen: Iterator[Tensor]) -> Iterator[Batch]:
+        """What `gather` gives, one batch ahead of its use: reading the file releases Python."""
+        with ThreadPoolExecutor(1) as pool:
+            waiting: Future[Batch] | None = None
+            for some in chosen:
+                current, waiting = waiting, pool.submit(self.gather, some)
+                if current is not None:
+                    yield current.result()
+            if waiting is not None:
+                yield waiting.result()
+
+
+class CachedTraining:
+    """Training batches; shuffled and augmented anew in each epoch.
+
+    Args:
+        images: of the training part.
+        augment: on the device.
+        batch_size: of all ranks together.
+        seed: of order and augmentation.
+        part: which share of every batch is this rank's.
+        device: where batches go.
+    """
+
+    def __init__(
+        self,
+        images: CachedImages,
+        augment: BatchAugment,
+        batch_size: int,
+        seed: int,
+        part: Part,
+        device: torch.device,
+    ) -> None:
+        self._images, self._augment, self._device = images, augment, device
+        self._batch_size, self._part = batch_size, part
+        self._orders = epoch_orders(len(images), batch_size, seed)
+
+    def __len__(self) -> int:
+        return len(self._images) // self._batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        order, seeds = next(self._orders)
+        chosen = [self._part.of(batch) for batch in order.split(self._batch_size)]
+        batches = self._images.ahead(iter(chosen))
+        own = [int(self._part.of(batch)[0]) for batch in seeds.split(self._batch_size)]
+        for (pixels, labels), seed in zip(batches, own, strict=True):
+            yield self._augment(pixels, seed), labels.to(self._device, non_blocking=True)
+
+
+class CachedEvaluation:
+    """A part in its order, as timm's evaluation transform prepares it.
+
+    Args:
+        images: of the part.
+        batch_size: images of a batch.
+        resize: side to which the squares are brought first.
+        size: height and width of the centre crop.
+        normalise: on the device.
+        device: where batches go.
+    """
+
+    def __init__(
+        self,
+        images: CachedImages,
+        batch_size: int,
+        resize: int,
+        size: tuple[int, int],
+        normalise: Normalise,
+        device: torch.device,
+    ) -> None:
+        self._images, self._batch_size, self._device = images, batch_size, device
+        self._shape = v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(size)])
+        self._normalise = normalise
+
+    def __len__(self) -> int:
+        return -(-len(self._images) // self._batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        chosen = torch.arange(len(self._images)).split(self._batch_size)
+        for pixels, labels in self._images.ahead(iter(chosen)):
+            moved = pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
+            shaped = self._shape(moved).to(torch.float32, copy=True)
+            yield self._normalise(shaped), labels.to(self._device, non_blocking=True)

@@ -1,0 +1,65 @@
+"""From a file to an RGB image, or to the reason why there is none."""
+
+import warnings
+from hashlib import blake2b
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+_DIGEST_BYTES = 16
+# Pillow names 16-bit images so; the other modes it converts to RGB as they look.
+_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+
+
+class BrokenImageError(Exception):
+    """An image that cannot be used; the text is the reason."""
+
+
+def read_rgb(source: Path | IO[bytes] | Image.Image) -> Image.Image:
+    """Decode an image whole, whatever its format and its name.
+
+    Grayscale, palette and CMYK become RGB; 16 bits become 8 by scale; alpha is left out, and
+    EXIF orientation is not applied, as torchvision does it.
+
+    Raises:
+        BrokenImageError: it is no image, is cut off, cannot be read, or is so large that Pillow
+            takes it for a decompression bomb.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns from 90 million pixels and refuses only twice as many.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # Damaged metadata does no harm to pixels.
+            warnings.simplefilter("ignore", UserWarning)
+            image = source if isinstance(source, Image.Image) else Image.open(source)
+            return _to_rgb(image)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise BrokenImageError(
+            f"more than {Image.MAX_IMAGE_PIXELS} pixels, as in a decompression bomb"
+        ) from None
+    except UnidentifiedImageError:
+        raise BrokenImageError("no image, or of an unknown format") from None
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError) as error:
+        # Pillow's decoders raise all of these for damaged files.
+        reason = " ".join(str(error).split())
+        raise BrokenImageError(f"{type(error).__name__}: {reason}") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _SIXTEEN_BITS:
+        values = np.asarray(image).astype(np.float64) / 257
+        image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+    elif image.mode == "F":
+        raise BrokenImageError("floating-point pixels, whose range is unknown")
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def pixel_digest(image: Image.Image) -> str:
+    """A hash of an image's size and pixels, by which copies under other names are found."""
+    state = blake2b(f"{image.mode} {image.size}".encode(), digest_size=_DIGEST_BYTES)
+    state.update(image.tobytes())
+    return state.hexdigest()

@@ -1,0 +1,147 @@
+"""Cluttered digits: a small image task on which spatial resolution matters.
+
+Each 16×16 image has one whole handwritten digit at its native 8×8 at a random place, and four
+4×4 fragments of other digits; overlaps take the brighter pixel. The digits are scikit-learn's
+(UCI ML hand-written digits, 1,797 images), which come with the library.
+"""
+
+from collections.abc import Iterator
+from hashlib import sha256
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from octnas.data.order import WHOLE, Part
+from octnas.data.settings import DigitsSettings
+
+SIZE = 16
+DIGIT = 8
+FRAGMENT = 4
+FRAGMENTS = 4
+# Mean and standard deviation of the training part's pixels, scaled to [0, 1].
+MEAN, STD = (0.16,), (0.32,)
+
+CLASSES = tuple(str(digit) for digit in range(10))
+
+# Share of the source digits that each part is made from.
+_SHARES = {"train": 0.5, "rank": 0.15, "read": 0.15, "val": 0.2}
+
+
+def make_digits(settings: DigitsSettings) -> dict[str, tuple[Tensor, Tensor]]:
+    """The four parts: images ``(n, 1, 16, 16)`` uint8 and labels ``(n,)`` int64, by part."""
+    from sklearn.datasets import load_digits
+
+    sources = load_digits()
+    # Pixel values are 0 to 16.
+    pixels = np.minimum(sources.images * 16, 255).astype(np.uint8)
+    rng = np.random.default_rng(settings.seed)
+    order = rng.permutation(len(pixels))
+    ends = np.cumsum([round(share * len(pixels)) for share in _SHARES.values()])
+    parts = {}
+    cuts = np.split(order, ends[:-1])
+    # A stream for each part, so that the size of one does not change the images of another.
+    for part, own, stream in zip(_SHARES, cuts, rng.spawn(len(_SHARES)), strict=True):
+        count = getattr(settings, f"{part}_images")
+        images, labels = _compose(pixels[own], sources.target[own], count, stream)
+        parts[part] = (torch.from_numpy(images)[:, None], torch.from_numpy(labels))
+    return parts
+
+
+def digest_of_digits(settings: DigitsSettings) -> str:
+    """A hash of all images and labels."""
+    state = sha256()
+    for part, (images, labels) in make_digits(settings).items():
+        state.update(part.encode() + images.numpy().tobytes() + labels.numpy().tobytes())
+    return state.hexdigest()[:16]
+
+
+def _compose(
+    pixels: np.ndarray, targets: np.ndarray, count: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """``count`` images from the source digits of one part."""
+    images = np.zeros((count, SIZE, SIZE), dtype=np.uint8)
+    chosen = rng.integers(len(pixels), size=count)
+    for image, digit in zip(images, chosen, strict=True):
+        _place(image, pixels[digit], rng)
+        others = np.flatnonzero(targets != targets[digit])
+        for other in rng.choice(others, size=FRAGMENTS):
+            top, left = rng.integers(DIGIT - FRAGMENT + 1, size=2)
+            _place(image, pixels[other][top : top + FRAGMENT, left : left + FRAGMENT], rng)
+    return images, targets[chosen].astype(np.int64)
+
+
+def _place(image: np.ndarray, patch: np.ndarray, rng: np.random.Generator) -> None:
+    """Put a square patch at a random place; the brighter pixel stays."""
+    side = len(patch)
+    top, left = rng.integers(SIZE - side + 1, size=2)
+    region = image[top : top + side, left : left + side]
+    np.maximum(region, patch, out=region)
+
+
+class DigitImages:
+    """Cluttered digits, held in memory."""
+
+    def __init__(self, settings: DigitsSettings) -> None:
+        self.classes = CLASSES
+        self._padding = settings.padding
+        self._parts = make_digits(settings)
+
+    def train_batches(self, batch_size: int, seed: int, part: Part = WHOLE) -> "_Shuffled":
+        """See `Images.train_batches`."""
+        part.check(batch_size)
+        return _Shuffled(*self._parts["train"], batch_size, self._padding, seed, part)
+
+    def batches(self, part: str, batch_size: int) -> list[tuple[Tensor, Tensor]]:
+        """See `Images.batches`."""
+        images, labels = self._parts[part]
+        pairs = zip(images.split(batch_size), labels.split(batch_size), strict=True)
+        return [(_normalise(some), targets) for some, targets in pairs]
+
+    def count(self, part: str) -> int:
+        """See `Images.count`."""
+        return len(self._parts[part][1])
+
+
+class _Shuffled:
+    """Training batches from images in memory, randomly shifted."""
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        padding: int,
+        seed: int,
+        part: Part,
+    ) -> None:
+        self._images = F.pad(images, [padding] * 4)
+        self._labels = labels
+        self._batch_size, self._part = batch_size, part
+        self._shifts = 2 * padding + 1
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return len(self._labels) // self._batch_size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(self._labels), generator=self._generator)
+        for start in range(0, len(self) * self._batch_size, self._batch_size):
+            chosen = order[start : start + self._batch_size]
+            corners = torch.randint(self._shifts, (2, len(chosen), 1), generator=self._generator)
+            mine = self._part.of(chosen)
+            shown = self._crop(self._images[mine], corners[:, self._part.rank :: self._part.ranks])
+            yield _normalise(shown), self._labels[mine]
+
+    @staticmethod
+    def _crop(padded: Tensor, corners: Tensor) -> Tensor:
+        """Every padded image from its corner on."""
+        rows, columns = corners + torch.arange(SIZE)
+        index = torch.arange(len(padded))[:, None, None]
+        return padded[index, 0, rows[:, :, None], columns[:, None]][:, None]
+
+
+def _normalise(images: Tensor) -> Tensor:
+    """uint8 digits to normalised float32."""
+    return (images.float() / 255 - MEAN[0]) / STD[0]

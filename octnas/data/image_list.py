@@ -1,0 +1,135 @@
+"""The images that an experiment uses, as a plain list with a digest."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from octnas.data.sources import Problem
+from octnas.errors import RunDirectoryError
+from octnas.run_directory import read_document, reading, write_json, write_text
+
+SCHEMA = 1
+LIST_FILE = "images.tsv"
+ABOUT_FILE = "images.json"
+
+PARTS = ("train", "rank", "read", "val")
+# What is in the list but in no part: what cannot be used, and copies of val images.
+SKIPPED, COPY = "skipped", "copy"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An image.
+
+    Attributes:
+        part: of `PARTS`, or ``skipped`` or ``copy``.
+        label: number of its class.
+        digest: of its pixels; empty if skipped.
+        name: as its source's reader knows it.
+    """
+
+    part: str
+    label: int
+    digest: str
+    name: str
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """All images that were looked at, and what each is for.
+
+    Attributes:
+        classes: their names, by label.
+        entries: in the order of the cache.
+        problems: what was skipped, with the reasons.
+        key: names the cache; it depends on the names, sizes and times of the files.
+    """
+
+    classes: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    problems: tuple[Problem, ...]
+    key: str
+
+    @property
+    def digest(self) -> str:
+        """Of all images in the four parts: classes, labels and pixels, not names."""
+        state = sha256("\n".join(self.classes).encode())
+        used = (e for e in self.entries if e.part in PARTS)
+        for line in sorted(f"{e.part} {e.label} {e.digest}" for e in used):
+            state.update(f"\n{line}".encode())
+        return state.hexdigest()[:16]
+
+    def positions(self, part: str) -> list[int]:
+        """Where the images of a part stand in the list."""
+        return [index for index, entry in enumerate(self.entries) if entry.part == part]
+
+    def summary(self) -> dict[str, Any]:
+        """Counts and digest, for reports."""
+        counts = dict.fromkeys((*PARTS, SKIPPED, COPY), 0)
+        for entry in self.entries:
+            counts[entry.part] += 1
+        return {
+            "digest": self.digest,
+            "classes": len(self.classes),
+            "counts": counts,
+            "problems": [asdict(problem) for problem in self.problems],
+        }
+
+
+def write_images(images: ImageList, folder: Path) -> None:
+    """Write the list and what is known of it."""
+    lines = ["part\tlabel\tdigest\tname"]
+    lines += [f"{e.part}\t{e.label}\t{e.digest}\t{_quoted(e.name)}" for e in images.entries]
+    write_text(folder / LIST_FILE, "\n".join(lines) + "\n")
+    names = {"class_names": list(images.classes), "key": images.key}
+    write_json(folder / ABOUT_FILE, {"schema": SCHEMA, **images.summary(), **names})
+
+
+def read_images(folder: Path) -> ImageList:
+    """Read what `write_images` wrote.
+
+    Raises:
+        RunDirectoryError: the files are missing, or the list is not the one of the digest.
+    """
+    about = read_summary(folder)
+    path = folder / LIST_FILE
+    with reading(path):
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise RunDirectoryError(f"{path}: cannot be read ({error})") from None
+        images = ImageList(
+            tuple(about["class_names"]),
+            tuple(_entry(line.split("\t")) for line in lines[1:]),
+            tuple(Problem(**entry) for entry in about["problems"]),
+            about["key"],
+        )
+    if images.digest != about["digest"]:
+        raise RunDirectoryError(
+            f"{path}: found digest {images.digest}, but {ABOUT_FILE} has {about['digest']}; "
+            "make the list anew with --fresh data"
+        )
+    return images
+
+
+def read_summary(folder: Path) -> Mapping[str, Any]:
+    """Counts, classes and digest, without the list itself; of digits too."""
+    return read_document(folder / ABOUT_FILE, SCHEMA, "digest", "classes", "counts", "problems")
+
+
+def _entry(fields: Sequence[str]) -> Entry:
+    part, label, digest, name = fields
+    return Entry(part, int(label), digest, _unquoted(name))
+
+
+# Names of files may hold tabs, line breaks, and bytes that are no UTF-8.
+def _quoted(name: str) -> str:
+    if name.isprintable() and "\\" not in name:
+        return name
+    return "\\" + name.encode("unicode_escape").decode()
+
+
+def _unquoted(text: str) -> str:
+    return text[1:].encode().decode("unicode_escape") if text.startswith("\\") else text

@@ -1,0 +1,195 @@
+"""Before anything is trained: which images there are, which can be used, and what for."""
+
+import json
+import math
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from octnas.data.build import build
+from octnas.data.cache import PIXELS_FILE, Cache, Found, gigabytes
+from octnas.data.choose import choose_subset, cut
+from octnas.data.digits import digest_of_digits
+from octnas.data.image_list import (
+    ABOUT_FILE,
+    COPY,
+    SKIPPED,
+    Entry,
+    ImageList,
+    write_images,
+)
+from octnas.data.image_list import SCHEMA as LIST_SCHEMA
+from octnas.data.settings import DataSettings, DigitsSettings, ImagesSettings
+from octnas.data.sources import SPLITS, Listing, Problem, list_images, open_reader
+from octnas.errors import DataError, SettingError
+from octnas.progress import Progress, Quiet
+from octnas.run_directory import write_json, write_text
+
+SCHEMA = 1
+PROBLEMS_FILE = "problems.txt"
+CHECKED_FOLDER = "checked"
+
+
+def prepare_images(
+    settings: DataSettings, input_size: tuple[int, int, int], folder: Path, progress: Progress
+) -> None:
+    """Look at every image once, and write down which are used and what for.
+
+    Args:
+        settings: of the data.
+        input_size: channels, height and width of the networks' images.
+        folder: where the list goes; a broken-off look at images is gone on with.
+        progress: bars and lines for the user.
+
+    Raises:
+        DataError: data that cannot be found or do not fit, images that cannot be used (all of
+            them listed in ``problems.txt``), or a disk that is too small for the cache.
+        SettingError: a setting that does not fit the input size.
+    """
+    if isinstance(settings, DigitsSettings):
+        counts = {p: getattr(settings, f"{p}_images") for p in ("train", "rank", "read", "val")}
+        about = {"digest": digest_of_digits(settings), "classes": 10, "counts": counts}
+        write_json(folder / ABOUT_FILE, {"schema": LIST_SCHEMA, **about, "problems": []})
+        return
+    if input_size[0] != 3:
+        raise DataError(f"space.input_size: found {input_size[0]} channels, allowed: 3")
+    found = list_images(settings)
+    listing = choose_subset(found, settings.subset, settings.seed)
+    names = [name for split in SPLITS for name in listing.names[split]]
+    key = _key(settings, names, cache_resolution(settings, input_size))
+    cache = open_cache(settings, input_size, key, len(names), checked=folder / CHECKED_FOLDER)
+    if cache.resolution:
+        size = gigabytes(len(names) * cache.image_bytes)
+        progress.say(
+            f"data: {len(names):,} images at {cache.resolution}×{cache.resolution}: a cache of "
+            f"{size} in {cache.folder}"
+        )
+    reader = open_reader(settings)
+    build(cache, names, reader, workers=settings.workers, progress=progress, title="data")
+    looked = cache.found()
+    problems = [*listing.problems]
+    problems += [Problem(n, one.reason) for n, one in zip(names, looked, strict=True) if one.reason]
+    _report_problems(settings, problems, folder)
+    entries = _sort_out(settings, listing, names, looked)
+    write_images(ImageList(listing.classes, entries, tuple(problems), key), folder)
+
+
+def cache_resolution(settings: ImagesSettings, input_size: tuple[int, int, int]) -> int:
+    """Side of the cached squares; 0 without a cache.
+
+    Raises:
+        SettingError: too small for the networks, or so large that crops would alias.
+    """
+    if not settings.cache.enabled:
+        return 0
+    side = max(input_size[1:])
+    resolution = settings.cache.resolution or math.floor(side / settings.crop_pct)
+    if not side <= resolution <= 2 * side:
+        raise SettingError("cache.resolution", resolution, f"{side} to {2 * side}, or 0")
+    return resolution
+
+
+def open_cache(
+    settings: ImagesSettings,
+    input_size: tuple[int, int, int],
+    key: str,
+    count: int,
+    *,
+    checked: Path,
+) -> Cache:
+    """The cache of an image list, or where it is noted what was looked at without one."""
+    resolution = cache_resolution(settings, input_size)
+    folder = Path(settings.cache.folder or "~/.cache/octnas").expanduser()
+    return Cache(folder / key if resolution else checked / key, count, resolution)
+
+
+def build_missing(cache: Cache, images: ImageList, settings: ImagesSettings) -> None:
+    """Make a cache whole on a node that does not have it yet.
+
+    Raises:
+        DataError: images that are not those of the list.
+    """
+    if not cache.missing():
+        return
+    names = [entry.name for entry in images.entries]
+    build(cache, names, open_reader(settings), workers=settings.workers, progress=Quiet())
+    for entry, found in zip(images.entries, cache.found(), strict=True):
+        if entry.digest != found.digest:
+            raise DataError(
+                f"{entry.name}: differs from the image that the experiment began with; "
+                f"restore it below {settings.root}, or begin anew with --fresh data"
+            )
+
+
+def _key(settings: ImagesSettings, names: Sequence[str], resolution: int) -> str:
+    """A name for a cache: other files, or the same at another size, get another."""
+    reader = open_reader(settings)
+    state = sha256(json.dumps([SCHEMA, PIXELS_FILE, resolution]).encode())
+    state.update(f"{settings.source} {settings.root} {settings.name}".encode(errors="replace"))
+    for name in names:
+        state.update(f"\n{name} {reader.stamp(name)}".encode(errors="surrogateescape"))
+    return state.hexdigest()[:16]
+
+
+def _sort_out(
+    settings: ImagesSettings,
+    listing: Listing,
+    names: Sequence[str],
+    found: Sequence[Found],
+) -> tuple[Entry, ...]:
+    """What every image is for, given what was found when it was looked at."""
+    train = len(listing.names["train"])
+    labels = [*listing.labels["train"], *listing.labels["val"]]
+    usable = [index for index in range(train) if not found[index].reason]
+    parts = dict(
+        zip(
+            usable,
+            cut(
+                [names[index] for index in usable],
+                [labels[index] for index in usable],
+                [found[index].digest for index in usable],
+                [one.digest for one in found[train:] if one.digest],
+                settings,
+            ),
+            strict=True,
+        )
+    )
+    entries = [
+        Entry(SKIPPED if one.reason else parts.get(index, "val"), labels[index], one.digest, name)
+        for index, (name, one) in enumerate(zip(names, found, strict=True))
+    ]
+    _check_classes(listing.classes, entries)
+    return tuple(entries)
+
+
+def _check_classes(classes: Sequence[str], entries: Sequence[Entry]) -> None:
+    for part in ("train", "val"):
+        there = {entry.label for entry in entries if entry.part == part}
+        missing = [name for label, name in enumerate(classes) if label not in there]
+        if missing:
+            raise DataError(
+                f"class {missing[0]}: no image is left for {part} of those that can be used and "
+                f"are not in val ({COPY}); leave it out by data.subset.classes"
+            )
+
+
+def _report_problems(settings: ImagesSettings, problems: Sequence[Problem], folder: Path) -> None:
+    """Write the list of what cannot be used.
+
+    Raises:
+        DataError: there is something in it, and it shall not be skipped.
+    """
+    path = folder / PROBLEMS_FILE
+    path.unlink(missing_ok=True)
+    if not problems:
+        return
+    # A name may hold a line break.
+    lines = [f"{json.dumps(p.name, ensure_ascii=False)}: {p.reason}" for p in problems]
+    write_text(path, "\n".join(lines).encode(errors="backslashreplace").decode() + "\n")
+    if settings.on_error == "fail":
+        first = problems[0]
+        raise DataError(
+            f"{settings.root}: {len(problems)} things cannot be used, the first: {first.name}: "
+            f"{first.reason}; all are listed in {path}; mend or remove them, or set "
+            "data.on_error=skip"
+        )

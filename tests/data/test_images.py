@@ -1,0 +1,147 @@
+"""Batches of listed images, from files and from a cache."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from octnas.data.images import ListedImages, open_images, preparation
+from octnas.data.order import Part
+from octnas.data.settings import AugmentSettings, CacheSettings, DigitsSettings, ImagesSettings
+from octnas.errors import DataError, SettingError
+from tests.data.trees import make_tree, prepared
+
+SIZE = (3, 16, 16)
+
+
+@pytest.fixture(params=["files", "cache"])
+def either(
+    request: pytest.FixtureRequest, settings: ImagesSettings, tmp_path: Path
+) -> ImagesSettings:
+    """Settings without and with a cache."""
+    cache = CacheSettings(enabled=request.param == "cache", folder=str(tmp_path / "cache"))
+    return replace(settings, cache=cache)
+
+
+def opened(settings: ImagesSettings, folder: Path) -> ListedImages:
+    images = open_images(prepared(settings, folder, SIZE), SIZE)
+    assert isinstance(images, ListedImages)
+    return images
+
+
+def test_batches_are_normalised_images(either: ImagesSettings, tmp_path: Path) -> None:
+    images = opened(either, tmp_path / "data")
+    assert images.classes == ("blue", "red")
+    assert {part: images.count(part) for part in ("train", "rank", "read", "val")} == {
+        "train": 2 * (12 - 3 - 2),
+        "rank": 2 * 3,
+        "read": 2 * 2,
+        "val": 2 * 4,
+    }
+    (pixels, labels) = next(iter(images.batches("val", 8)))
+    assert pixels.shape == (8, *SIZE)
+    assert labels.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    raw = pixels * torch.tensor(either.std)[:, None, None]
+    raw = raw + torch.tensor(either.mean)[:, None, None]
+    # 200 + the mean of 0..39, of 255.
+    assert float(raw[0, 2].mean()) == pytest.approx(219.5 / 255, abs=0.02)
+    assert float(raw[7, 0].mean()) == pytest.approx(219.5 / 255, abs=0.02)
+
+
+@pytest.mark.parametrize("crop_pct", [0.8, 1.0, 0.7])
+def test_evaluation_from_the_cache_is_that_from_files(
+    settings: ImagesSettings, tmp_path: Path, crop_pct: float
+) -> None:
+    """But for the order in which normalisation is computed.
+
+    Where an odd number of pixels is cut off, the crop may stand a pixel beside timm's.
+    """
+    found = []
+    for enabled in (False, True):
+        cache = CacheSettings(enabled=enabled, folder=str(tmp_path / "cache"))
+        changed = replace(settings, cache=cache, crop_pct=crop_pct)
+        images = opened(changed, tmp_path / str(enabled))
+        found.append(torch.cat([pixels for pixels, _ in images.batches("val", 3)]))
+    assert found[0].std() > 0.5
+    assert torch.allclose(found[0], found[1], rtol=0, atol=2e-6)
+
+
+def test_training_batches_are_shuffled_by_seed(either: ImagesSettings, tmp_path: Path) -> None:
+    images = opened(either, tmp_path / "data")
+    orders = [
+        [labels.tolist() for _, labels in images.train_batches(7, seed)] for seed in (0, 0, 5)
+    ]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_augmentation_depends_on_the_seed_alone(either: ImagesSettings, tmp_path: Path) -> None:
+    """Not on the number of processes, nor on what was drawn before; and each epoch has its own."""
+    epochs = []
+    augment = AugmentSettings(color_jitter=0.3, rand_augment=2, mixup=0.2, cutmix=1.0)
+    for workers in (0, 2):
+        random.seed(workers)
+        torch.manual_seed(workers)
+        before = random.getstate()
+        images = opened(replace(either, workers=workers, augment=augment), tmp_path / str(workers))
+        batches = images.train_batches(6, seed=0)
+        epochs.append([torch.cat([pixels for pixels, _ in batches]) for _ in range(2)])
+        assert random.getstate() == before
+    for epoch in range(2):
+        assert torch.equal(epochs[0][epoch], epochs[1][epoch])
+    assert not torch.equal(epochs[0][0], epochs[0][1])
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_ranks_share_every_batch(either: ImagesSettings, tmp_path: Path, ranks: int) -> None:
+    images = opened(either, tmp_path / "data")
+    whole = [labels for _, labels in images.train_batches(6, seed=3)]
+    parts = [
+        [labels for _, labels in images.train_batches(6, seed=3, part=Part(rank, ranks))]
+        for rank in range(ranks)
+    ]
+    for step, labels in enumerate(whole):
+        shares = [part[step] for part in parts]
+        assert torch.equal(torch.stack(shares, dim=1).flatten(), labels)
+
+
+def test_ranks_that_cannot_share_a_batch(either: ImagesSettings, tmp_path: Path) -> None:
+    images = opened(either, tmp_path / "data")
+    with pytest.raises(SettingError, match="batch_size: found 7, allowed: a multiple of the 2"):
+        images.train_batches(7, seed=0, part=Part(0, 2))
+    with pytest.raises(SettingError, match="rank: found 2, allowed: 0 to 1"):
+        Part(2, 2)
+
+
+def test_mixed_labels_are_shares_of_classes(either: ImagesSettings, tmp_path: Path) -> None:
+    images = opened(replace(either, augment=AugmentSettings(mixup=1.0)), tmp_path / "data")
+    labels = torch.cat([targets for _, targets in images.train_batches(6, seed=0)])
+    assert labels.shape == (12, 2)
+    assert torch.allclose(labels.sum(1), torch.ones(12))
+    assert ((labels > 0.01) & (labels < 0.99)).any()
+
+
+def test_a_changed_image_is_noticed(settings: ImagesSettings, tmp_path: Path) -> None:
+    """On a node without the cache whose images are not those of the list."""
+    cache = CacheSettings(enabled=True, folder=str(tmp_path / "cache"))
+    root = make_tree(tmp_path / "tree")
+    changed = replace(settings, root=str(root), cache=cache)
+    data = prepared(changed, tmp_path / "data", SIZE)
+    (root / "val/red/0.jpeg").write_bytes((root / "val/red/1.jpeg").read_bytes())
+    elsewhere = replace(changed, cache=replace(cache, folder=str(tmp_path / "other")))
+    with pytest.raises(DataError, match=r"val/red/0.jpeg: differs from the image"):
+        open_images(replace(data, settings=elsewhere), SIZE)
+
+
+def test_an_image_that_is_gone_is_named(settings: ImagesSettings, tmp_path: Path) -> None:
+    root = make_tree(tmp_path / "tree")
+    images = opened(replace(settings, root=str(root)), tmp_path / "data")
+    (root / "val/blue/0.jpeg").unlink()
+    with pytest.raises(DataError, match=r"val/blue/0.jpeg: cannot be read any more"):
+        next(iter(images.batches("val", 2)))
+
+
+def test_preparation(settings: ImagesSettings) -> None:
+    assert preparation(settings)["crop_pct"] == settings.crop_pct
+    assert preparation(DigitsSettings())["crop_pct"] == 1.0
