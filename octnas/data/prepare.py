@@ -89,6 +89,11 @@ def cache_resolution(settings: ImagesSettings, input_size: tuple[int, int, int])
     return resolution
 
 
+def cache_folder(settings: ImagesSettings) -> Path:
+    """Where the caches of this node lie."""
+    return Path(settings.cache.folder or "~/.cache/octnas").expanduser().absolute()
+
+
 def open_cache(
     settings: ImagesSettings,
     input_size: tuple[int, int, int],
@@ -99,7 +104,7 @@ def open_cache(
 ) -> Cache:
     """The cache of an image list, or where it is noted what was looked at without one."""
     resolution = cache_resolution(settings, input_size)
-    folder = Path(settings.cache.folder or "~/.cache/octnas").expanduser()
+    folder = cache_folder(settings)
     return Cache(folder / key if resolution else checked / key, count, resolution)
 
 
@@ -189,7 +194,8 @@ def _report_problems(settings: ImagesSettings, problems: Sequence[Problem], fold
     if settings.on_error == "fail":
         first = problems[0]
         raise DataError(
-            f"{settings.root}: {len(problems)} things cannot be used, the first: {first.name}: "
+            f"{settings.root}: images or folders that cannot be used: {len(problems)}, the first: "
+            f"{first.name}: "
             f"{first.reason}; all are listed in {path}; mend or remove them, or set "
             "data.on_error=skip"
         )

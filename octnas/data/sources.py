@@ -269,6 +269,7 @@ def _list_folders(root: Path, folders: Mapping[str, str]) -> Listing:
         problems += [
             Problem(f"{folders[split]}/{name}", f"a class that {folders[other]} does not have")
             for name in sorted(files[split].keys() - files[other].keys())
+            if files[split][name]
         ]
     usable = [
         name for name in files["train"] if files["train"][name] and files["val"].get(name, [])

@@ -146,7 +146,7 @@ def _networks(settings: BenchSettings) -> dict[str, nn.Module]:
 
 
 def _check_batches(settings: BenchSettings, networks: dict[str, nn.Module]) -> None:
-    """Refuse training on single images where some feature map has one pixel; nothing is computed."""
+    """Refuse to train on single images where a feature map has one pixel; computes nothing."""
     if settings.mode == "inference" or 1 not in settings.batches:
         return
     image = torch.empty(1, 3, settings.input_size, settings.input_size, device="meta")

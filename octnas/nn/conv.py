@@ -1,5 +1,6 @@
 """The octave convolution: one weight, split into its four paths as it is used."""
 
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor, nn
@@ -109,6 +110,7 @@ class OctaveConv2d(nn.Conv2d):
         return is_depthwise(self)
 
     def forward(self, x: Features) -> Features:  # type: ignore[override]
+        self._check_batch(x)
         if self.depthwise:
             x = resplit(x, self.low_channels)
         if isinstance(x, Tensor):
@@ -126,6 +128,15 @@ class OctaveConv2d(nn.Conv2d):
         if high is None:
             high = empty_high(low, *how.out_size(source))
         return OctaveTensor(high, low, self.split_groups)
+
+    def _check_batch(self, x: Features) -> None:
+        plain = isinstance(x, Tensor)
+        shape = x.shape if plain else x.high.shape  # type: ignore[union-attr]
+        # torch's own convolution takes single images, where it is all there is to do.
+        if len(shape) != 4 and not (plain and not self.low_channels and not self.geometry().pools):
+            raise ValueError(
+                f"an octave convolution takes batches (N, C, H, W), found {tuple(shape)}"
+            )
 
     def geometry(self, low_in: int = 0, groups_in: int = 1) -> Geometry:
         """What the convolution does with an input of so many low channels.
@@ -173,10 +184,16 @@ def unfit(conv: nn.Conv2d) -> str | None:
     return None
 
 
+def require_multiple(channel_multiple: object) -> None:
+    """Raise `SettingError` unless channels can be rounded to a multiple of this."""
+    fits = isinstance(channel_multiple, Integral) and int(channel_multiple) >= 1
+    require(fits, "channel_multiple", channel_multiple, "1 or more, a whole number")
+
+
 def _check(
     conv: nn.Conv2d, channel_multiple: int, stride_mode: str, split_groups: int | None
 ) -> None:
-    require(channel_multiple >= 1, "channel_multiple", channel_multiple, "1 or more")
+    require_multiple(channel_multiple)
     require(stride_mode in STRIDE_MODES, "stride_mode", stride_mode, ", ".join(STRIDE_MODES))
     if split_groups is not None:
         own = 1 if is_depthwise(conv) else conv.groups

@@ -14,6 +14,7 @@ from octnas.nn.octave import (
     OctaveTensor,
     each,
     empty_high,
+    fit_kernel,
     merge_channels,
     pool,
     resplit,
@@ -125,20 +126,24 @@ class OctaveAvgPool2d(nn.AvgPool2d):
 
     def forward(self, x: Features) -> Features:  # type: ignore[override]
         if isinstance(x, Tensor):
-            return super().forward(x)
+            return self._average(x, self.ceil_mode)
+        return _shrink(
+            lambda high: self._average(high, self.ceil_mode),
+            lambda low: self._average(low, ceil_mode=True),
+            x,
+        )
 
-        def pool_low(low: Tensor) -> Tensor:
-            return F.avg_pool2d(
-                low,
-                self.kernel_size,
-                self.stride,
-                self.padding,
-                ceil_mode=True,
-                count_include_pad=self.count_include_pad,
-                divisor_override=self.divisor_override,
-            )
-
-        return _shrink(super().forward, pool_low, x)
+    def _average(self, x: Tensor, ceil_mode: bool) -> Tensor:
+        rounds_up = ceil_mode and self.padding in (0, (0, 0))
+        return F.avg_pool2d(
+            x,
+            fit_kernel(self.kernel_size, x) if rounds_up else self.kernel_size,
+            self.stride,
+            self.padding,
+            ceil_mode=ceil_mode,
+            count_include_pad=self.count_include_pad,
+            divisor_override=self.divisor_override,
+        )
 
 
 class OctaveBlurPool2d(BlurPool2d):

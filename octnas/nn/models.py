@@ -8,8 +8,9 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
 from octnas.architecture import Architecture, StrideMode
-from octnas.errors import require
+from octnas.errors import UnsupportedModelError, require
 from octnas.nn.backbone import create_backbone
+from octnas.nn.checkpointing import refuse_reentrant
 from octnas.nn.octave import resplit
 from octnas.nn.octavize import Alphas, octavize
 
@@ -69,7 +70,7 @@ class ThumbnailResNet(ResNet):
         self.maxpool = nn.Identity()
         for stage in range(len(layers), 4):
             # timm's forward passes through four stages by name.
-            setattr(self, f"layer{stage + 1}", nn.Identity())
+            setattr(self, f"layer{stage + 1}", nn.Sequential())
         for index, info in enumerate(self.feature_info):
             info["reduction"] = stem_stride * 2 ** max(0, index - 1)
 
@@ -81,9 +82,14 @@ def thumbnail_resnet(pretrained: bool = False, **kwargs: Any) -> ResNet:
         ThumbnailResNet,
         "thumbnail_resnet",
         pretrained,
-        feature_cfg={"out_indices": tuple(range(len(kwargs.get("layers", (1, 1, 1))) + 1))},
+        feature_cfg={"out_indices": _thumbnail_levels(kwargs)},
         **_default_cfg(kwargs),
     )
+
+
+def _thumbnail_levels(kwargs: Mapping[str, Any]) -> tuple[int, ...]:
+    """The feature maps that a `ThumbnailResNet` has: the stem's and one per stage."""
+    return tuple(range(len(kwargs.get("layers", (1, 1, 1))) + 1))
 
 
 @register_model  # type: ignore[untyped-decorator]
@@ -105,8 +111,11 @@ def octnas_network(
 
     # All of them by name, since timm takes what is missing from its own defaults.
     kwargs = {"in_chans": found.input_size[0], **found.backbone_args, **kwargs}
+    features = _feature_cfg(kwargs)
+    if found.backbone == "thumbnail_resnet":
+        features["out_indices"] = _thumbnail_levels(kwargs)
     model: nn.Module = build_model_with_cfg(
-        build, "octnas_network", pretrained, **_default_cfg(kwargs)
+        build, "octnas_network", pretrained, feature_cfg=features, **_default_cfg(kwargs)
     )
     return model
 
@@ -115,7 +124,24 @@ class OctaveFeatures(FeatureListNet):
     """The feature maps of the stages as plain tensors, low channels upsampled."""
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        refuse_reentrant(self)
         return [resplit(found, 0) for found in super().forward(x)]  # type: ignore[misc]
+
+
+def _feature_cfg(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """How timm takes features, if it is asked to; what it was asked to take is taken out.
+
+    Raises:
+        UnsupportedModelError: one of timm's ways that would hand out octave tensors, or trace them.
+    """
+    if kwargs.get("features_only"):
+        kind = kwargs.pop("feature_cls", "list")
+        if kind not in ("list", OctaveFeatures):
+            name = kind.__name__ if isinstance(kind, type) else kind
+            raise UnsupportedModelError(
+                f"feature_cls: found {name!r}, allowed: 'list', the feature maps as plain tensors"
+            )
+    return {"feature_cls": OctaveFeatures}
 
 
 def _octave(
@@ -138,7 +164,7 @@ def _octave(
 
     # The backbone's own name, so that timm finds its pretrained weights: keys are the same.
     model: nn.Module = build_model_with_cfg(
-        build, backbone, pretrained, feature_cfg={"feature_cls": OctaveFeatures}, **kwargs
+        build, backbone, pretrained, feature_cfg=_feature_cfg(kwargs), **kwargs
     )
     return model
 

@@ -79,9 +79,19 @@ def pool(x: Tensor) -> Tensor:
     ``(N, C, H, W)`` to ``(N, C, ⌈H/2⌉, ⌈W/2⌉)``.
     """
     if x.shape[-2] % 2 or x.shape[-1] % 2:
-        return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+        return F.avg_pool2d(x, fit_kernel(2, x), ceil_mode=True, count_include_pad=False)
     # The same for even sides, and faster: no border to look out for.
     return F.avg_pool2d(x, 2)
+
+
+def fit_kernel(kernel: int | tuple[int, int], x: Tensor) -> tuple[int, int]:
+    """A pooling kernel, along each side no larger than the map is.
+
+    For what is rounded up without padding it is the same, but inference engines refuse to load a
+    kernel that is larger than the map.
+    """
+    rows, columns = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+    return min(rows, x.shape[-2]), min(columns, x.shape[-1])
 
 
 def upsample(x: Tensor, like: Tensor) -> Tensor:
@@ -108,7 +118,7 @@ def add_upsampled(there: Tensor | None, x: Tensor, like: Tensor) -> Tensor:
 
 
 def sum_pool(grad: Tensor) -> Tensor:
-    """The transpose of `upsample`: sums over 2×2 pixels."""
+    """The transpose of `upsample`: sums over 2×2 pixels. Runs in backward, never in an engine."""
     if grad.shape[-2] % 2 or grad.shape[-1] % 2:
         return F.avg_pool2d(grad, 2, ceil_mode=True, divisor_override=1)
     # Twice as fast, and exact.

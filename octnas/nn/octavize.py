@@ -23,6 +23,7 @@ from torch import nn
 from octnas.architecture import Architecture, StrideMode
 from octnas.errors import ArchitectureError, UnsupportedModelError
 from octnas.nn.attention import OctaveEca, OctaveEffectiveSE, OctaveSE
+from octnas.nn.checkpointing import refuse_reentrant
 from octnas.nn.conv import OctaveConv2d, is_depthwise, unfit
 from octnas.nn.layers import (
     OctaveAlign,
@@ -105,6 +106,7 @@ def octavize(
         UnsupportedModelError: the model holds something that octave feature maps cannot pass
             through; nothing has been changed then.
         ArchitectureError: a pattern that names no site, or α outside [0, 1].
+        SettingError: an impossible ``channel_multiple`` or ``stride_mode``.
     """
     convs = supported_convs(model)
     by_site = resolve_alphas(model, alphas)
@@ -125,6 +127,7 @@ def octavize(
     for block, stream in identity_entries(model):
         align = OctaveAlign(block.get_submodule("conv1").in_channels, stream)  # type: ignore[arg-type]
         block.downsample = align.train(block.training)
+    model.register_forward_pre_hook(refuse_reentrant)
     set_alphas(model, by_site)
     return model
 

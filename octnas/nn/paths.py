@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from octnas.nn.octave import (
     add_upsampled,
@@ -87,11 +86,16 @@ def octave_conv(
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         # Here and not inside, so that backward sees what forward has computed with.
         dtype = torch.get_autocast_dtype(device)
-        high, weight = high.to(dtype), weight.to(dtype)
-        low = None if low is None else low.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
+        high, weight = _cast(high, dtype), _cast(weight, dtype)
+        low = None if low is None else _cast(low, dtype)
+        bias = None if bias is None else _cast(bias, dtype)
     parts: Parts = _OctaveConv.apply(high, low, weight, bias, how)
     return parts
+
+
+def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """What autocast does to the arguments of torch's convolutions: float64 stays as it is."""
+    return x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x
 
 
 def split_kernel(weight: Tensor, how: Geometry) -> Kernels:
@@ -191,8 +195,14 @@ class _OctaveConv(torch.autograd.Function):
         return _forward(*args)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        # Autograd has gradients enabled here if, and only if, a graph of them is asked for.
+        # torch's `once_differentiable` would drop it in silence where a gradient is constant.
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "an octave convolution can be differentiated once only; take its gradient without "
+                "create_graph=True"
+            )
         high, low, weight = ctx.saved_tensors
         how: Geometry = ctx.how
         needs_high, needs_low, needs_weight, needs_bias, _ = ctx.needs_input_grad

@@ -10,6 +10,7 @@ from octnas.architecture import STRIDE_MODES, StrideMode
 from octnas.costs import ConvShape, low_channels
 from octnas.errors import UnsupportedModelError, require
 from octnas.nn.backbone import create_backbone
+from octnas.nn.conv import require_multiple
 from octnas.nn.octavize import match_sites, resolve_alphas, supported_convs
 from octnas.nn.sites import ConvSite
 from octnas.space import SearchSpace, Site
@@ -46,7 +47,7 @@ def search_space(
     """
     within = len(choices) > 0 and all(0.0 <= alpha <= 1.0 for alpha in choices)
     require(within, "choices", choices, "one or more, each 0 to 1")
-    require(channel_multiple >= 1, "channel_multiple", channel_multiple, "1 or more")
+    require_multiple(channel_multiple)
     require(stride_mode in STRIDE_MODES, "stride_mode", stride_mode, ", ".join(STRIDE_MODES))
     args = {"in_chans": input_size[0], **(backbone_args or {})}
     model = create_backbone(backbone, args, meta=True)

@@ -60,8 +60,8 @@ def conv_sites(model: nn.Module) -> tuple[ConvSite, ...]:
 def stages(model: ResNet) -> Iterator[tuple[str, nn.Sequential]]:
     """The stages of a ResNet by name: ``layer1`` and so on."""
     for name, module in model.named_children():
-        # A network with fewer than four stages has an identity in the place of the others.
-        if name.startswith("layer") and isinstance(module, nn.Sequential):
+        # A network with fewer than four stages has nothing in the place of the others.
+        if name.startswith("layer") and isinstance(module, nn.Sequential) and len(module):
             yield name, module
 
 

@@ -1,7 +1,7 @@
 """Stage 1: which images there are, which can be used, and what for."""
 
 from octnas.data.image_list import read_summary
-from octnas.data.prepare import prepare_images
+from octnas.data.prepare import PROBLEMS_FILE, prepare_images
 from octnas.pipeline.opening import Run
 
 
@@ -14,4 +14,5 @@ def prepare_data(run: Run) -> None:
     counts = ", ".join(f"{count:,} {part}" for part, count in summary["counts"].items() if count)
     run.progress.say(f"data: {summary['classes']} classes, images: {counts}")
     if summary["problems"]:
-        run.progress.say(f"data: {len(summary['problems'])} things skipped, see {folder}")
+        count, path = len(summary["problems"]), folder / PROBLEMS_FILE
+        run.progress.say(f"data: images and folders that were skipped: {count}, see {path}")

@@ -18,6 +18,7 @@ from octnas.config import RunConfig, check_config, load_document, resolved
 from octnas.costs import Budget
 from octnas.credentials import HIDDEN, redact, redact_all
 from octnas.data.images import Data
+from octnas.data.prepare import cache_folder
 from octnas.data.settings import ImagesSettings
 from octnas.errors import ConfigError, RunDirectoryError, SettingError
 from octnas.levels import CostLevels
@@ -222,7 +223,9 @@ def _resolved_paths(config: RunConfig) -> RunConfig:
     kind, _, path = data.name.partition("/")
     # A name on a hub stays as it is.
     name = f"{kind}/{Path(path).absolute()}" if path and Path(path).is_dir() else data.name
-    return replace(config, data=replace(data, root=root, name=name))
+    # Ray's workers have another home.
+    cache = replace(data.cache, folder=str(cache_folder(data)))
+    return replace(config, data=replace(data, root=root, name=name, cache=cache))
 
 
 def _write_records(directory: RunDirectory, config: RunConfig, overrides: Sequence[str]) -> None:

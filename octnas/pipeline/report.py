@@ -49,11 +49,12 @@ def gather(run: Run) -> ReportData:
         chosen=read_chosen(run),
         retrained=retrained,
         supernet_history=tuple(history["epochs"]),
-        facts=_facts(run),
+        facts=facts(run),
     )
 
 
-def _facts(run: Run) -> dict[str, str]:
+def facts(run: Run) -> dict[str, str]:
+    """What the report shows as it is: data, settings, versions."""
     path = run.directory.path / RUN_FILE
     with reading(path):
         runs = read_document(path, SCHEMA, "runs")["runs"]

@@ -132,6 +132,12 @@ def test_backends_that_fit_are_the_default(
         ("--mode both", "mode: found 'both', allowed: inference, training"),
         ("--precision int8", "precision: found 'int8', allowed: float32, bfloat16"),
         ("--device nonsense", "device: found 'nonsense', allowed: cpu or a device of this"),
+        ("--device meta", "device: found 'meta', allowed: cpu or a device of this"),
+        (
+            "--model resnet18 --mode training --batch 1 --alphas 0.5",
+            "batch: found 1, allowed: 2 or more, or a larger input_size than 32",
+        ),
+        ("--data nowhere.yaml --batch ,", "batch: found ',', allowed: whole numbers"),
         ("--threads=-1", "threads: found -1, allowed: 0 or more"),
         ("--repeats 1", "repeats: found 1, allowed: 6 or more"),
         ("--input-size 0", "input_size: found 0, allowed: 1 or more"),

@@ -78,7 +78,10 @@ def test_cost_of_an_architecture_file(octnas: Octnas, tmp_path: Path) -> None:
         (["run", str(EXPERIMENT), "--run-dir", __file__], "test_commands.py: File exists"),
         (["run", "."], "is not a run directory"),
         (["run", str(EXPERIMENT), "--set", "serch.trials=3"], "--set: serch: unknown key"),
-        (["run", str(EXPERIMENT), "--fresh", "all"], "--fresh: found 'all', allowed here: space"),
+        (
+            ["run", str(EXPERIMENT), "--fresh", "all"],
+            "--fresh: found 'all', allowed here: data, space",
+        ),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(

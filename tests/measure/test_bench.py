@@ -224,7 +224,7 @@ def test_training_needs_two_values_per_channel(
     if fits:
         assert bench(settings).rows
         return
-    with pytest.raises(SettingError, match="^batch: found 1, allowed: .*input_size") as caught:
+    with pytest.raises(SettingError, match=r"^batch: found 1, allowed: .*input_size") as caught:
         bench(settings)
     assert "\n" not in str(caught.value)
     assert fixed_times == []  # before anything was measured

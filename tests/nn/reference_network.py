@@ -5,7 +5,15 @@ from fractions import Fraction
 from math import lcm
 
 import torch
-from timm.layers import AvgPool2dSame, BlurPool2d, EcaModule, EffectiveSEModule, SEModule
+from timm.layers import (
+    AvgPool2dSame,
+    BlurPool2d,
+    DropBlock2d,
+    DropPath,
+    EcaModule,
+    EffectiveSEModule,
+    SEModule,
+)
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -66,16 +74,16 @@ class ReferenceResNet:
         groups = 1 if depthwise else conv2.groups
         first, second = f"{name}.conv1", f"{name}.conv1" if depthwise else f"{name}.conv2"
         y = self.conv(x, block.conv1, stage if stage == first else first, groups)
-        y = self.chain(y, [block.bn1, block.act1])
         if isinstance(block, BasicBlock):
-            y = self.chain(y, [block.aa])
+            y = self.chain(y, [block.bn1, block.drop_block, block.act1, block.aa])
             y = self.chain(self.conv(y, conv2, stage), [block.bn2])
         else:
-            y = self.conv(y, conv2, second, groups)
-            y = self.chain(y, [block.bn2, block.act2, block.aa])
+            y = self.conv(self.chain(y, [block.bn1, block.act1]), conv2, second, groups)
+            y = self.chain(y, [block.bn2, block.drop_block, block.act2, block.aa])
             y = self.chain(self.conv(y, block.conv3, stage), [block.bn3])
         if block.se is not None:
             y = self.attend(y, block.se)
+        y = self.chain(y, [block.drop_path or nn.Identity()])
         if block.downsample is None:
             shortcut = resplit(x, self.low(stage, x.channels))
         else:
@@ -93,6 +101,8 @@ class ReferenceResNet:
                 x = self.conv(x, module, site, image=site in ("stem", "stem.0"))
             elif isinstance(module, nn.BatchNorm2d):
                 x = self.norm(x, module)
+            elif isinstance(module, DropPath | DropBlock2d):
+                x = drop(x, module)
             else:
                 x = both(x, module)
         return x
@@ -174,6 +184,18 @@ def move(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
         for running, new in ((norm.running_mean, mean), (norm.running_var, variance)):
             running.copy_((1 - norm.momentum) * running + norm.momentum * new)
         norm.num_batches_tracked += 1
+
+
+def drop(x: Maps, module: DropPath | DropBlock2d) -> Maps:
+    """One random mask for all channels; a low pixel is weighted with that of its cell, on average.
+
+    timm draws one per image for a path, one per image and pixel for blocks.
+    """
+    if not module.training or not module.drop_prob:
+        return x
+    size = (1, 1) if isinstance(module, DropPath) else x.size
+    mask = module(x.high.new_ones(x.high.shape[0], 1, *size))
+    return Maps(x.high * mask, x.low * pool(mask), x.groups)
 
 
 def both(x: Maps, module: nn.Module) -> Maps:

@@ -123,6 +123,8 @@ def test_state_is_that_of_torch() -> None:
         {"alpha": -0.1},
         {"alpha": float("nan")},
         {"channel_multiple": 0},
+        {"channel_multiple": 1.5},
+        {"channel_multiple": "2"},
         {"stride_mode": "fast"},
     ],
     ids=str,
@@ -152,7 +154,11 @@ def test_convolutions_without_two_resolutions_are_refused(kwargs: dict[str, Any]
         make(**kwargs)
 
 
-@pytest.mark.parametrize("setting", [{"channel_multiple": 0}, {"stride_mode": "fast"}], ids=str)
+@pytest.mark.parametrize(
+    "setting",
+    [{"channel_multiple": 0}, {"channel_multiple": 1.5}, {"stride_mode": "fast"}],
+    ids=str,
+)
 def test_a_refused_convolution_stays_what_it_was(setting: dict[str, Any]) -> None:
     conv = nn.Conv2d(IN, OUT, 3, padding=1)
     with pytest.raises(SettingError):
@@ -165,3 +171,31 @@ def test_a_strided_stem_refuses_octave_inputs() -> None:
     x = features(0.5, (8, 8))
     with pytest.raises(ValueError, match="strided"):
         conv(OctaveTensor(x.high, x.low))
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"alpha": 0.5}, {"alpha": 1}, {"stride": 2, "stride_mode": "paper"}], ids=str
+)
+def test_images_without_a_batch_are_refused(kwargs: dict[str, Any]) -> None:
+    """Their height would be taken for channels."""
+    conv, x = make(**kwargs), features(0.0, (8, 8)).high
+    with pytest.raises(ValueError, match=r"takes batches \(N, C, H, W\), found \(8, 8, 8\)"):
+        conv(x[0])
+
+
+def test_octave_images_without_a_batch_are_refused() -> None:
+    x = features(0.5, (8, 8))
+    for conv in (make(alpha=0.5), make()):
+        with pytest.raises(ValueError, match=r"found \(4, 8, 8\)"):
+            conv(OctaveTensor(x.high[0], x.low[0]))
+
+
+def test_depthwise_images_without_a_batch_are_refused() -> None:
+    conv = OctaveConv2d(8, 8, 3, padding=1, groups=8, alpha=0.5).double()
+    with pytest.raises(ValueError, match=r"found \(8, 8, 8\)"):
+        conv(features(0.0, (8, 8)).high[0])
+
+
+def test_vanilla_takes_images_without_a_batch_as_torch_does() -> None:
+    conv, x = make(stride=2), features(0.0, (13, 9)).high
+    assert torch.equal(conv(x[0]), nn.Conv2d.forward(conv, x[0]))

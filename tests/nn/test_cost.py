@@ -78,6 +78,7 @@ def test_the_input_size_is_timms_by_default() -> None:
         (("resnet18", 1.5), {}, ArchitectureError),
         (("resnet18", {"nowhere": 0.5}), {}, ArchitectureError),
         (("resnet18",), {"channel_multiple": 0}, SettingError),
+        (("resnet18",), {"channel_multiple": 1.5}, SettingError),
     ],
     ids=str,
 )

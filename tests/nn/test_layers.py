@@ -128,6 +128,26 @@ def test_maps_of_a_pixel_are_blurred_too() -> None:
     torch.testing.assert_close(y.high, blur_pool(x.high, 2))
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (2, 1), (2, 3)], ids=str)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("counts_padding", [False, True])
+def test_averaging_kernels_are_no_larger_than_the_map(
+    size: tuple[int, int], stride: int, counts_padding: bool
+) -> None:
+    """Engines refuse larger ones; the result is that of torch's larger kernel."""
+    kernel = 2 if stride == 2 else (1, 1)
+    args: dict[str, Any] = {"ceil_mode": True, "count_include_pad": counts_padding}
+    ours, torchs = (kind(kernel, stride, **args) for kind in (layers.OctaveAvgPool2d, nn.AvgPool2d))
+    x, half = images(2, 3, *size), tuple(-(-side // 2) for side in size)
+    y = ours(OctaveTensor(x, images(2, 1, *half, seed=1)))
+    assert torch.equal(ours(x), torchs(x))
+    assert torch.equal(y.high, torchs(x))
+    assert torch.equal(y.low, torchs(images(2, 1, *half, seed=1)))
+    program = torch.export.export(ours, (x,))
+    (node,) = [node for node in program.graph.nodes if "avg_pool2d" in str(node.target)]
+    assert all(k <= side for k, side in zip(node.args[1], size, strict=True))
+
+
 REDUCTIONS: dict[str, Any] = {
     "avg": lambda x: [x.mean((2, 3))],
     "max": lambda x: [x.amax((2, 3))],

@@ -1,17 +1,20 @@
 import copy
 import json
 import pickle
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import timm
 import torch
+from timm.layers import set_reentrant_ckpt
 from torch import Tensor, nn
 
 from octnas import Architecture, OctaveConv2d, octavize
-from octnas.errors import ArchitectureError
+from octnas.errors import ArchitectureError, UnsupportedModelError
 from octnas.nn import build
 from octnas.nn.models import ThumbnailResNet
+from octnas.nn.octave import resplit
 from tests.nn.reference import assert_sizeable, images, randomise
 
 ARCHITECTURE = Architecture(
@@ -103,18 +106,57 @@ def test_intermediates() -> None:
     assert torch.equal(model.forward_head(last), model(x))
 
 
-def test_gradient_checkpointing() -> None:
+@pytest.mark.parametrize("name", ["resnet18", "thumbnail_resnet"])
+def test_gradient_checkpointing(name: str) -> None:
     """Through octave feature maps, whose parts the checkpoints must not lose."""
     gradients = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        model = timm.create_model("resnet18", num_classes=10, zero_init_last=False)
+        model = timm.create_model(name, num_classes=10, zero_init_last=False)
         octavize(model, {"*": 0.5}).train()
         model.set_grad_checkpointing(checkpointing)
         model(images(2, 3, 32, 32)).square().sum().backward()
         gradients.append(model.conv1.weight.grad)
     assert_sizeable(*gradients)
     torch.testing.assert_close(*gradients)
+
+
+@pytest.fixture
+def _reentrant() -> Iterator[None]:
+    set_reentrant_ckpt(True)
+    yield
+    set_reentrant_ckpt(False)
+
+
+@pytest.mark.usefixtures("_reentrant")
+@pytest.mark.parametrize("copies", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_reentrant_checkpoints_are_refused(copies: Callable[[nn.Module], nn.Module]) -> None:
+    """They know tensors alone, so that all gradients before them would be lost in silence."""
+    model = copies(octavize(timm.create_model("resnet18", num_classes=10), {"layer2": 0.5}))
+    model.set_grad_checkpointing(True)
+    x = images(2, 3, 32, 32)
+    with pytest.raises(UnsupportedModelError, match=r"set_reentrant_ckpt\(False\)"):
+        model.train()(x)
+    with torch.no_grad(), pytest.warns(UserWarning, match="None of the inputs"):
+        assert model.eval()(x).shape == (2, 10)
+    model.set_grad_checkpointing(False)
+    model.train()(x).sum().backward()
+
+
+@pytest.mark.usefixtures("_reentrant")
+def test_reentrant_checkpoints_of_features_are_refused() -> None:
+    net = timm.create_model("oct_resnet18", alphas=0.5, features_only=True)
+    net.set_grad_checkpointing(True)
+    with pytest.raises(UnsupportedModelError, match=r"set_reentrant_ckpt\(False\)"):
+        net.train()(images(2, 3, 32, 32))
+
+
+@pytest.mark.usefixtures("_reentrant")
+def test_reentrant_checkpoints_of_plain_maps_pass() -> None:
+    model = octavize(timm.create_model("resnet18", num_classes=10), 0.0).train()
+    model.set_grad_checkpointing(True)
+    model(images(2, 3, 32, 32)).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("classes", [None, 3])
@@ -139,6 +181,48 @@ def test_octnas_network_is_the_architecture(classes: int | None) -> None:
             assert module.stride_mode == other.stride_mode == "paper"
     assert model.pretrained_cfg["first_conv"] == "conv1"
     assert model.pretrained_cfg["classifier"] == "fc"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "args", "count"),
+    [
+        ("thumbnail_resnet", {}, 4),
+        ("thumbnail_resnet", {"layers": [1, 2], "channels": [8, 12]}, 3),
+        ("resnet18", {"channels": [8, 8, 16, 16]}, 5),
+    ],
+    ids=str,
+)
+def test_features_of_an_octnas_network_are_plain_tensors(
+    backbone: str, args: dict[str, Any], count: int
+) -> None:
+    architecture = Architecture(backbone, (3, 64, 64), {"stem": 0.5, "layer2": 0.5, "layer1": 1.0})
+    document = {**architecture.to_dict(), "backbone_args": args}
+    model = randomise(timm.create_model("octnas_network", architecture=document)).eval()
+    net = timm.create_model("octnas_network", architecture=document, features_only=True).eval()
+    assert not net.load_state_dict(model.state_dict(), strict=False).missing_keys
+    x = images(2, 3, 33, 43)
+    found, (_, expected) = net(x), model.forward_intermediates(x)
+    assert len(found) == count
+    assert [f.shape[1] for f in found] == net.feature_info.channels()
+    for feature, wanted in zip(found, expected[:count], strict=True):
+        assert isinstance(feature, Tensor)
+        assert_sizeable(feature)
+        assert torch.equal(feature, resplit(wanted, 0))
+    some = timm.create_model(
+        "octnas_network", architecture=document, features_only=True, out_indices=(1, 2)
+    )
+    assert [f.shape[1] for f in some(x)] == net.feature_info.channels()[1:3]
+
+
+@pytest.mark.parametrize("kind", ["getter", "hook", "fx", "dict"])
+def test_other_kinds_of_features_of_an_octnas_network_are_refused(kind: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"feature_cls: found '{kind}'"):
+        timm.create_model(
+            "octnas_network",
+            architecture=ARCHITECTURE.to_dict(),
+            features_only=True,
+            feature_cls=kind,
+        )
 
 
 def test_octnas_network_refuses_a_malformed_architecture() -> None:

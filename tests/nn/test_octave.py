@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from octnas.nn.layers import OctaveAlign
 from octnas.nn.octave import Features, OctaveTensor, pool, resplit, upsample
@@ -34,6 +35,21 @@ def test_pool_and_upsample_are_those_of_slow_loops(size: tuple[int, int]) -> Non
     x = images(2, 3, *size, dtype=torch.float64)
     torch.testing.assert_close(pool(x), reference.pool(x), rtol=1e-12, atol=1e-12)
     assert torch.equal(upsample(pool(x), like=x), reference.upsample(pool(x), size))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pooling_kernels_are_no_larger_than_the_map(size: tuple[int, int]) -> None:
+    """Exported they are constants, and engines refuse larger ones."""
+
+    class Pool(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return pool(x)
+
+    x = images(2, 3, *size)
+    program = torch.export.export(Pool(), (x,))
+    (node,) = [node for node in program.graph.nodes if "avg_pool2d" in str(node.target)]
+    assert node.args[1] == [min(2, side) for side in size]
+    assert torch.equal(program.module()(x), pool(x))
 
 
 @pytest.mark.parametrize("size", SIZES)

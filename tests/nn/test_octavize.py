@@ -111,7 +111,17 @@ def test_impossible_alphas_are_refused_before_any_change(alphas: Any, message: s
     assert fingerprint(model) == before
 
 
-@pytest.mark.parametrize("settings", [{"channel_multiple": 0}, {"stride_mode": "fast"}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"channel_multiple": 0},
+        {"channel_multiple": 1.5},
+        {"channel_multiple": float("nan")},
+        {"channel_multiple": None},
+        {"stride_mode": "fast"},
+    ],
+    ids=str,
+)
 def test_impossible_settings_are_refused_before_any_change(settings: dict[str, Any]) -> None:
     model = thumbnail()
     before = fingerprint(model)

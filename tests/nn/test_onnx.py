@@ -15,8 +15,9 @@ from octnas.errors import SettingError
 from octnas.nn import onnx as octnas_onnx
 from octnas.nn.deploy import DeployedConv
 from octnas.nn.onnx import save_onnx
-from tests.nn.families import create, random_alphas, size_of
+from tests.nn.families import create, random_alphas, site_names, size_of
 from tests.nn.reference import assert_sizeable, images
+from tests.nn.test_deploy import some
 
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime", "openvino")
 needs_engines = pytest.mark.skipif(
@@ -26,23 +27,9 @@ needs_engines = pytest.mark.skipif(
 OPERATORS = {
     *("Conv", "Relu", "Add", "AveragePool", "MaxPool", "Resize", "Slice", "Concat", "Split"),
     *("ReduceMean", "Reshape", "Gemm", "Mul", "Sigmoid", "GlobalAveragePool", "Flatten"),
+    *("ReduceMax", "HardSigmoid", "Unsqueeze", "Expand"),  # other attention and global pooling
+    "Pad",  # of blurring, and of pooling in dilated stages
 }
-FAMILIES = [
-    "SE-ResNeXt-T",
-    *(
-        pytest.param(name, marks=pytest.mark.slow)
-        for name in (
-            "thumbnail",
-            "basic",
-            "bottleneck",
-            "ResNeXt",
-            "depthwise",
-            "D",
-            "SE",
-            "deep stem",
-        )
-    ),
-]
 
 
 def onnxruntime_logits(path: Path, x: Tensor) -> Tensor:
@@ -77,7 +64,7 @@ def network(name: str, seed: int = 1) -> nn.Module:
 
 
 @needs_engines
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", some("SE-ResNeXt-T"))
 def test_other_engines_give_the_models_logits(
     name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,9 +85,13 @@ def test_other_engines_give_the_models_logits(
     assert len(graph.input) == 1
     assert graph.input[0].name == "images"
     assert [output.name for output in graph.output] == ["logits"]
-    # One convolution per path (and two in each squeeze-and-excitation), of stored kernels only.
+    # One convolution per path (and one or two in each attention), of stored kernels only; filters
+    # that blur are no kernels to learn, and may be used on several maps.
     convs = [node for node in graph.node if node.op_type == "Conv"]
-    assert len(convs) == sum(isinstance(module, nn.Conv2d) for module in fixed.modules())
+    learned = [node for node in convs if node.input[1].endswith(".weight")]
+    assert len(convs) == len(learned) or name.startswith("blurred")
+    kinds = nn.Conv1d | nn.Conv2d
+    assert len(learned) == sum(isinstance(module, kinds) for module in fixed.modules())
     for node in convs:
         assert all(name in weights for name in node.input[1:]), node.name
     # Kernels are never cut: what is sliced or split is a feature map.
@@ -122,6 +113,30 @@ def test_what_octavize_made_is_exported_too(
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
     with torch.no_grad():
         check_engines(tmp_path / "model.onnx", x, model(x))
+
+
+@needs_engines
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("basic", (33, 32)),
+        *(
+            pytest.param(name, size, marks=pytest.mark.slow)
+            for name in ("basic", "bottleneck", "ResNeXt", "D", "SE", "blurred", "RS")
+            for size in ((32, 32), (8, 8), (32, 64), (9, 70), (1, 1))
+        ),
+    ],
+)
+def test_maps_of_one_pixel_are_exported(name: str, size: tuple[int, int], tmp_path: Path) -> None:
+    """No engine loads a kernel that is larger than the map."""
+    model = create(name)
+    octavize(model, dict.fromkeys(site_names(model), 0.5)).eval()
+    x = images(2, 3, *size)
+    for index, exported in enumerate((deploy(model), model)):
+        path = tmp_path / f"{index}.onnx"
+        save_onnx(exported, x, path)
+        with torch.no_grad():
+            check_engines(path, x, model(x))
 
 
 @needs_engines

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.models import FeatureListNet
 from torch import Tensor, nn
 
 from octnas import Architecture, OctaveConv2d, octavize
-from octnas.errors import ArchitectureError, SettingError
-from octnas.nn.models import BACKBONES
+from octnas.errors import ArchitectureError, SettingError, UnsupportedModelError
+from octnas.nn.models import BACKBONES, OctaveFeatures
 from octnas.nn.octave import resplit
 from tests.nn.families import SMALL
 from tests.nn.reference import assert_sizeable, images, randomise
@@ -103,6 +104,7 @@ def test_alphas_are_those_of_octavize(alphas: Any, expected: dict[str, float]) -
         ({"alphas": 1.5}, ArchitectureError, "1.5"),
         ({"alphas": {"layer9": 0.5}}, ArchitectureError, "layer9"),
         ({"channel_multiple": 0}, SettingError, "channel_multiple"),
+        ({"channel_multiple": 1.5}, SettingError, "channel_multiple"),
         ({"stride_mode": "fast"}, SettingError, "stride_mode"),
         ({"wings": 2}, SettingError, "wings"),
     ],
@@ -143,6 +145,22 @@ def test_features_are_plain_tensors(name: str, alphas: Any) -> None:
 def test_features_may_be_chosen() -> None:
     net = create("oct_seresnet50", alphas=0.5, features_only=True, out_indices=(1, 3)).eval()
     assert [tuple(f.shape) for f in net(images(1, 3, 64, 64))] == [(1, 32, 16, 16), (1, 64, 4, 4)]
+
+
+@pytest.mark.parametrize("kind", ["list", OctaveFeatures])
+def test_features_come_as_a_list(kind: Any) -> None:
+    net = create("oct_resnet50", alphas=0.5, features_only=True, feature_cls=kind).eval()
+    assert all(isinstance(f, Tensor) for f in net(images(1, 3, 32, 32)))
+
+
+@pytest.mark.parametrize("kind", ["getter", "hook", "fx", "dict", "nonsense", FeatureListNet])
+@pytest.mark.parametrize("name", ["oct_resnet18", HEADLINE])
+def test_other_kinds_of_features_are_refused(name: str, kind: Any) -> None:
+    with pytest.raises(
+        UnsupportedModelError, match=r"feature_cls: found .*allowed: 'list'"
+    ) as caught:
+        timm.create_model(name, **kwargs_of(name, features_only=True, feature_cls=kind))
+    assert "\n" not in str(caught.value)
 
 
 def test_features_learn() -> None:

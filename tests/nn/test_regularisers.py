@@ -10,8 +10,9 @@ from torch import nn
 from octnas import OctaveTensor, octavize
 from octnas.nn.layers import OctaveDropBlock2d, OctaveDropout, OctaveDropout2d, OctaveDropPath
 from octnas.nn.octave import pool
-from tests.nn.families import create, random_alphas, size_of
+from tests.nn.families import FAMILIES, create, random_alphas, size_of
 from tests.nn.reference import assert_sizeable, images
+from tests.nn.test_networks import check_against_reference
 
 ALL = [
     OctaveDropPath(0.5),
@@ -159,6 +160,19 @@ def test_networks_drop_in_training_alone(name: str, rates: dict[str, float]) -> 
     assert not torch.allclose(*draws)
     draws[0].square().sum().backward()
     assert model.fc.weight.grad is not None
+
+
+@pytest.mark.parametrize("rates", [{"drop_path_rate": 0.3}, {"drop_block_rate": 0.3}], ids=str)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_training_that_drops_is_that_of_the_reference(name: str, rates: dict[str, float]) -> None:
+    """Under the same seed: logits, gradients and statistics, at mixed α."""
+    model = create(name, **rates).double().train()
+    kinds = (DropPath, DropBlock2d)
+    if not any(isinstance(m, kinds) and m.drop_prob for m in model.modules()):
+        assert name == "thumbnail"  # blocks are dropped in the last two of four stages
+        assert "drop_block_rate" in rates
+    x = images(4, 3, *size_of(name, training=True), dtype=torch.float64)
+    check_against_reference(model, x, random_alphas(model, 12), 1, "timm")
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0])

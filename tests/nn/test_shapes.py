@@ -17,12 +17,14 @@ from octnas.nn.shapes import search_space
 from octnas.space import SearchSpace
 
 CHOICES = (0.0, 0.25, 0.5, 1.0)
+FULL_SIZE = ("resnet26", "resnet34", "resnet101", "resnet152", "wide_resnet50_2", "resnext50_32x4d")
 NETWORKS: dict[str, tuple[str, tuple[int, int, int], dict[str, Any]]] = {
     "resnet18": ("resnet18", (3, 224, 224), {}),
     "resnet18, odd": ("resnet18", (3, 225, 193), {}),
     "resnet18, small": ("resnet18", (3, 75, 100), {}),
     "resnet18, dilated": ("resnet18", (3, 75, 100), {"output_stride": 8}),
     "resnet50": ("resnet50", (3, 224, 224), {}),
+    **{name: (name, (3, 224, 224), {}) for name in FULL_SIZE},
     "resnet50, odd": ("resnet50", (3, 225, 193), {}),
     "resnet50, gray": ("resnet50", (1, 75, 100), {"num_classes": 0}),
     "resnet50c": ("resnet50c", (3, 75, 100), {}),  # a deep stem of three convolutions
@@ -52,7 +54,10 @@ def random_architecture(space: SearchSpace, seed: int) -> Architecture:
     ("stride_mode", "multiple", "seed"),
     [("timm", 1, 0), ("paper", 1, 1), ("paper", 2, 2), ("timm", 8, 3)],
 )
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in FULL_SIZE)) for name in NETWORKS],
+)
 def test_macs_are_what_torch_counts(name: str, stride_mode: str, multiple: int, seed: int) -> None:
     space = space_of(name, stride_mode=stride_mode, channel_multiple=multiple)
     architecture = random_architecture(space, seed)
@@ -182,6 +187,7 @@ def cost_of(name: str, size: tuple[int, int, int], _: object, **kwargs: Any) -> 
         ({"choices": (float("nan"),)}, SettingError, "choices"),
         ({"choices": ()}, SettingError, "choices"),
         ({"channel_multiple": 0}, SettingError, "channel_multiple"),
+        ({"channel_multiple": 1.5}, SettingError, "channel_multiple"),
         ({"stride_mode": "fast"}, SettingError, "stride_mode"),
         ({"backbone_args": {"in_chans": 1}}, UnsupportedModelError, r"\(3, 16, 16\)"),
     ],

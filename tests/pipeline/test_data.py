@@ -1,0 +1,90 @@
+"""The data stage within a run: lists, refusals, and what the report and MLflow are told."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from octnas.data.image_list import read_images
+from octnas.errors import ConfigError, DataError
+from octnas.pipeline.opening import Run, open_run
+from octnas.pipeline.report import facts
+from octnas.pipeline.stages import run_stages
+from octnas.progress import Quiet
+from tests.data.trees import make_tree
+from tests.pipeline.tiny import EXPERIMENT
+
+Open = Callable[..., Run]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return make_tree(tmp_path / "tree")
+
+
+@pytest.fixture
+def open_tree(tree: Path, tmp_path: Path) -> Open:
+    """Opens an experiment on the tree."""
+
+    def opened(*overrides: str, lines: list[str] | None = None) -> Run:
+        common = (
+            "space.backbone_args.channels=[4, 8, 8]",
+            "space.input_size=[3, 16, 16]",
+            f"data={{source: folder, root: {tree}, rank_per_class: 3, read_per_class: 2, "
+            "workers: 0}",
+        )
+        return open_run(
+            EXPERIMENT,
+            overrides=(*common, *overrides),
+            run_dir=tmp_path / "run",
+            progress=Quiet([].append if lines is None else lines.append),
+            stages=("data",),
+        )
+
+    return opened
+
+
+def test_the_space_has_the_classes_of_the_subset(open_tree: Open) -> None:
+    run = open_tree("data.subset.classes=[red]", "tracking.enabled=false")
+    run_stages(run, ("data",))
+    assert read_images(run.data.folder).classes == ("red",)
+    assert run.space.backbone_args["num_classes"] == 1
+
+
+def test_a_broken_image_stops_the_run_or_is_counted(open_tree: Open, tree: Path) -> None:
+    (tree / "train/red/0.jpeg").write_bytes(b"")
+    run = open_tree()
+    with pytest.raises(DataError, match=r"cannot be used: 1, the first: train/red/0.jpeg"):
+        run_stages(run, ("data",))
+    assert run.directory.finished("data") is None
+    lines: list[str] = []
+    run = open_tree("data.on_error=skip", lines=lines)
+    run_stages(run, ("data",))
+    assert "data: 2 classes, images: 13 train, 6 rank, 4 read, 8 val, 1 skipped" in lines
+    assert facts(run)["Skipped images and folders"] == "1"
+    assert facts(run)["Images"] == "13 train, 6 rank, 4 read, 8 val, 1 skipped"
+
+
+def test_a_finished_list_is_kept_though_the_disk_changes(open_tree: Open, tree: Path) -> None:
+    """So a resumed run, and every node, uses the same images."""
+    run = open_tree()
+    run_stages(run, ("data",))
+    before = (run.data.folder / "images.tsv").read_bytes()
+    (tree / "train/red/more.jpeg").write_bytes((tree / "train/red/0.jpeg").read_bytes())
+    again = open_tree()
+    run_stages(again, ("data",))
+    assert (again.data.folder / "images.tsv").read_bytes() == before
+
+
+def test_a_setting_that_does_not_fit_is_named_with_its_line(open_tree: Open) -> None:
+    run = open_tree("data.cache={enabled: true, resolution: 99}")
+    with pytest.raises(ConfigError, match=r"data\.cache\.resolution: found 99, allowed: 16 to 32"):
+        run_stages(run, ("data",))
+
+
+def test_paths_are_absolute_for_workers(
+    open_tree: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    cache = open_tree("data.cache.enabled=true").config.data.cache  # type: ignore[union-attr]
+    assert cache.folder == str(tmp_path / "home" / ".cache" / "octnas")
