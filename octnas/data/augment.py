@@ -1,16 +1,15 @@
 """Augmentation of whole batches, on the device that trains."""
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from timm.data import Mixup
 from torch import Tensor
 from torchvision.transforms import v2
 
+from octnas.data.seeding import seeded
 from octnas.data.settings import AugmentSettings
 
 RATIO = (3 / 4, 4 / 3)
@@ -52,7 +51,7 @@ class BatchAugment:
         flips = torch.rand(len(images), generator=generator) < self._settings.hflip
         pixels = crop(images.to(self._device, non_blocking=True), boxes, flips, self._size)
         if self._colour is not None:
-            with _seeded(seed):
+            with seeded(seed):
                 pixels = self._recolour(pixels.round().clamp(0, 255).to(torch.uint8)).float()
         return self._normalise(pixels)
 
@@ -163,19 +162,6 @@ class BatchMixup:
 
     def __call__(self, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Images mixed in pairs, ``(N, C, H, W)`` of even N, and shares of classes, ``(N, C)``."""
-        with _seeded(seed):
+        with seeded(seed):
             mixed, targets = self._mixup(images, labels)
         return mixed, targets
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """The global generators by a seed, and as they were afterwards."""
-    before = np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            np.random.seed(seed)
-            torch.manual_seed(seed)
-            yield
-    finally:
-        np.random.set_state(before)

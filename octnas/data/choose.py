@@ -30,8 +30,10 @@ def choose_subset(listing: Listing, subset: SubsetSettings, seed: int) -> Listin
                 by_class[class_name].append(name)
         if split == "train":
             by_class = {c: _draw(found, subset, f"{seed}/{c}") for c, found in by_class.items()}
-        names[split] = tuple(name for found in by_class.values() for name in found)
-        labels[split] = tuple(label_of[c] for c, found in by_class.items() for _ in found)
+        # In the order of the source, in which shards are read.
+        drawn = {name: label_of[c] for c, found in by_class.items() for name in found}
+        names[split] = tuple(name for name in listing.names[split] if name in drawn)
+        labels[split] = tuple(drawn[name] for name in names[split])
     # What is wrong with classes that nobody asked for does not matter.
     problems = tuple(
         problem

@@ -18,7 +18,7 @@ class BrokenImageError(Exception):
 
 
 def read_rgb(source: Path | IO[bytes] | Image.Image) -> Image.Image:
-    """Decode an image whole, whatever its format and its name.
+    """Decode an image whole, whatever its format and its name; a file is closed.
 
     Grayscale, palette and CMYK become RGB; 16 bits become 8 by scale; alpha is left out, and
     EXIF orientation is not applied, as torchvision does it.
@@ -33,8 +33,11 @@ def read_rgb(source: Path | IO[bytes] | Image.Image) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             # Damaged metadata does no harm to pixels.
             warnings.simplefilter("ignore", UserWarning)
-            image = source if isinstance(source, Image.Image) else Image.open(source)
-            return _to_rgb(image)
+            if isinstance(source, Image.Image):
+                return _to_rgb(source)
+            # Pillow leaves files open where it fails.
+            with source.open("rb") if isinstance(source, Path) else source as file:
+                return _to_rgb(Image.open(file))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise BrokenImageError(
             f"more than {Image.MAX_IMAGE_PIXELS} pixels, as in a decompression bomb"

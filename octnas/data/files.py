@@ -1,6 +1,5 @@
 """Batches straight from image files, by timm's transforms in torch's loader."""
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from octnas.data.decode import BrokenImageError
 from octnas.data.order import Part, epoch_orders
+from octnas.data.seeding import seeded
 from octnas.data.settings import ImagesSettings
 from octnas.data.sources import Reader
 from octnas.errors import DataError
@@ -74,15 +74,8 @@ class AugmentedFiles(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, asked: tuple[int, int]) -> tuple[Tensor, int]:
         index, seed = asked
-        # timm's transforms draw from the global generators, which are given back as they were.
-        before = random.getstate()
-        try:
-            with torch.random.fork_rng(devices=[]):
-                random.seed(seed)
-                torch.manual_seed(seed)
-                return self._images[index]
-        finally:
-            random.setstate(before)
+        with seeded(seed):
+            return self._images[index]
 
 
 class SeededShuffle(Sampler[list[tuple[int, int]]]):

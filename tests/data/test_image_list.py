@@ -1,0 +1,64 @@
+"""The list of images: what is written is what is read."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from octnas.data.image_list import LIST_FILE, Entry, ImageList, read_images, write_images
+from octnas.data.sources import Problem
+from octnas.errors import RunDirectoryError
+
+ENTRIES = (
+    Entry("train", 0, "aa", "train/x/1.png"),
+    Entry("rank", 1, "bb", "train/y/1.png"),
+    Entry("skipped", 1, "", "train/y/2.png"),
+    Entry("val", 1, "cc", "val/y/1.png"),
+)
+IMAGES = ImageList(("x", "y"), ENTRIES, (Problem("train/y/2.png", "cut off"),), "key")
+# What os.fsdecode makes of bytes: any character, and surrogates for what is no UTF-8.
+NAMES = st.binary(min_size=1, max_size=12).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
+
+
+@given(NAMES)
+def test_any_name_comes_back(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+    folder = tmp_path_factory.mktemp("list")
+    images = replace(IMAGES, entries=(replace(ENTRIES[0], name=name), *ENTRIES[1:]))
+    write_images(images, folder)
+    assert read_images(folder) == images
+    assert len((folder / LIST_FILE).read_text().splitlines()) == 1 + len(ENTRIES)
+
+
+def test_the_digest_is_of_what_is_used() -> None:
+    """Not of names, order, or what is left out; but of pixels, labels, parts and classes."""
+    same = (
+        replace(IMAGES, entries=ENTRIES[::-1]),
+        replace(IMAGES, entries=(replace(ENTRIES[0], name="other"), *ENTRIES[1:])),
+        replace(IMAGES, entries=(ENTRIES[0], ENTRIES[1], ENTRIES[3]), problems=(), key="k"),
+    )
+    assert {images.digest for images in same} == {IMAGES.digest}
+    first, rest = ENTRIES[0], ENTRIES[1:]
+    others = (
+        replace(IMAGES, classes=("x", "z")),
+        replace(IMAGES, entries=(replace(first, digest="ab"), *rest)),
+        replace(IMAGES, entries=(replace(first, label=1), *rest)),
+        replace(IMAGES, entries=(replace(first, part="read"), *rest)),
+        replace(IMAGES, entries=rest),
+    )
+    assert len({IMAGES.digest, *(images.digest for images in others)}) == 1 + len(others)
+
+
+def test_a_list_that_was_edited_is_refused(tmp_path: Path) -> None:
+    write_images(IMAGES, tmp_path)
+    path = tmp_path / LIST_FILE
+    path.write_text(path.read_text().replace("rank\t", "train\t"))
+    with pytest.raises(RunDirectoryError, match="make the list anew with --fresh data"):
+        read_images(tmp_path)
+    path.write_text("nonsense\nnonsense\n")
+    with pytest.raises(RunDirectoryError, match=r"images\.tsv"):
+        read_images(tmp_path)
+    path.unlink()
+    with pytest.raises(RunDirectoryError, match=r"images\.tsv: cannot be read"):
+        read_images(tmp_path)
