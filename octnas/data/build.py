@@ -2,14 +2,15 @@
 
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from octnas.data.cache import Cache
-from octnas.data.decode import BrokenImageError, read_rgb
+from octnas.data.decode import read_rgb
 from octnas.data.sources import Reader, StreamReader
 from octnas.errors import DataError
 from octnas.progress import Progress
@@ -42,24 +43,27 @@ def build(
     with progress.bar(title, cache.shards) as bar:
         bar.advance(cache.shards - len(missing))
         if isinstance(reader, StreamReader):
-            for shard in _fill_from_stream(cache, names, reader):
+            for shard in _fill_from_stream(cache, names, reader, missing):
                 bar.advance(note=f"shard {shard}")
             return
         work = _Shards(cache, names, reader)
         # Several processes begin in different places, and so seldom meet.
         random.Random(f"{os.uname().nodename} {os.getpid()}").shuffle(missing)  # noqa: S311
         while missing:
-            for problem in DataLoader(work, batch_size=None, sampler=missing, num_workers=workers):
-                if problem:
-                    raise DataError(problem)
-                bar.advance()
-            missing = cache.missing()
+            own = 0
+            for result in work.of([s for s in missing if cache.unclaimed(s)], workers):
+                if isinstance(result, str):
+                    raise DataError(result)
+                own += result
+                bar.advance(int(result))
+            before, missing = len(missing), cache.missing()
+            bar.advance(before - len(missing) - own)
             cache.wait(missing)
 
 
 @dataclass(frozen=True)
-class _Shards(Dataset[str]):
-    """Shards that are filled as they are asked for; gives the reason if that fails.
+class _Shards(Dataset[bool | str]):
+    """Shards that are filled as they are asked for: whether that was done, or why it cannot be.
 
     An exception would come out of a loader's process with its traceback as its text.
     """
@@ -68,26 +72,41 @@ class _Shards(Dataset[str]):
     names: Sequence[str]
     reader: Reader
 
-    def __getitem__(self, shard: int) -> str:
-        if self.cache.claim(shard):
-            try:
-                self.cache.fill(shard, lambda position: self.reader.read(self.names[position]))
-            except DataError as error:
-                return str(error)
-        return ""
+    def __getitem__(self, shard: int) -> bool | str:
+        if not self.cache.claim(shard):
+            return False
+        try:
+            self.cache.fill(shard, lambda position: self.reader.read(self.names[position]))
+        except DataError as error:
+            return str(error)
+        return True
+
+    def of(self, shards: list[int], workers: int) -> Iterable[bool | str]:
+        if not shards:
+            return ()
+        return DataLoader(
+            self,
+            batch_size=None,
+            sampler=shards,
+            num_workers=workers,
+            # Else a number is drawn from the global one.
+            generator=torch.Generator(),
+        )
 
 
-def _fill_from_stream(cache: Cache, names: Sequence[str], reader: StreamReader) -> Iterator[int]:
+def _fill_from_stream(
+    cache: Cache, names: Sequence[str], reader: StreamReader, missing: Sequence[int]
+) -> Iterator[int]:
     """Fill shards in order, from images that come in order."""
     stream = _named(names, reader)
     for shard in range(cache.shards):
-        images = {position: next(stream) for position in cache.positions(shard)}
         if shard in cache.missing():
-
-            def image(position: int, images: dict[int, Image.Image] = images) -> Image.Image:
-                return read_rgb(images[position])
-
-            cache.fill(shard, image)
+            # Images of a shard are asked for in order; many would not fit into memory.
+            cache.fill(shard, lambda _: read_rgb(next(stream)))
+        else:
+            for _ in cache.positions(shard):
+                next(stream)
+        if shard in missing:
             yield shard
 
 
@@ -102,4 +121,4 @@ def _named(names: Sequence[str], reader: StreamReader) -> Iterator[Image.Image]:
                 yield image
                 name = next(wanted, None)
     if name is not None:
-        raise BrokenImageError(f"{name}: is not in the shards any more")
+        raise DataError(f"{name}: is not in the shards any more")

@@ -134,16 +134,25 @@ class Cache:
         """Whether this process shall fill a shard: nobody else has begun, or not finished."""
         if self._file(shard).exists():
             return False
-        claim, owner = self._claim(shard), f"{os.uname().nodename} {os.getpid()}"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            claim.symlink_to(owner)
-        except FileExistsError:
-            with suppress(FileNotFoundError):
-                host, pid = str(claim.readlink()).split()
-                age = _now(self.folder) - claim.lstat().st_mtime
-                return age > _PATIENCE or (host == os.uname().nodename and not _alive(int(pid)))
+        # Where links cannot be made, work may be done twice; `fill` says what is wrong, if any.
+        with suppress(OSError):
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._claim(shard).symlink_to(f"{os.uname().nodename} {os.getpid()}")
+            except FileExistsError:
+                # A claim goes after its shard has come.
+                return self.unclaimed(shard) and not self._file(shard).exists()
         return True
+
+    def unclaimed(self, shard: int) -> bool:
+        """Whether nobody is at work on a shard, or only seems to be."""
+        try:
+            host, pid = str(self._claim(shard).readlink()).split()
+            if host == os.uname().nodename and not _alive(int(pid)):
+                return True
+            return _now(self.folder) - self._claim(shard).lstat().st_mtime > _PATIENCE
+        except (OSError, ValueError):
+            return True
 
     def fill(self, shard: int, images: Images) -> None:
         """Decode the images of a shard and write them.
@@ -168,14 +177,16 @@ class Cache:
                     found.append({"digest": pixel_digest(image)})
                     if shape is not None:
                         content = np.asarray(shape(image)).tobytes()
-                        os.pwrite(file.fileno(), content, position * self.image_bytes)
+                        _write_at(file.fileno(), content, position * self.image_bytes)
                 os.fsync(file.fileno())
             write_json(self._file(shard), {"schema": SCHEMA, "images": found})
-            self._claim(shard).unlink(missing_ok=True)
         except OSError as error:
             raise DataError(
                 f"data.cache: {self.folder} cannot be written to ({error}); what is there is kept"
             ) from error
+        finally:
+            with suppress(OSError):
+                self._claim(shard).unlink()
 
     def wait(self, shards: Sequence[int]) -> None:
         """Wait a little for shards that others have claimed."""
@@ -199,6 +210,13 @@ def _square(side: int) -> Callable[[Image.Image], Image.Image]:
     resize = v2.Resize(side, interpolation=v2.InterpolationMode.BILINEAR)
     shape: Any = v2.Compose([resize, v2.CenterCrop(side)])
     return shape  # type: ignore[no-any-return]
+
+
+def _write_at(handle: int, content: bytes, place: int) -> None:
+    """All of it: on a disk that is nearly full the system may write less than it is given."""
+    while content:
+        written = os.pwrite(handle, content, place)
+        content, place = content[written:], place + written
 
 
 def _existing(folder: Path) -> Path:

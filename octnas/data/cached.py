@@ -87,9 +87,10 @@ class CachedTraining:
 
     def __iter__(self) -> Iterator[Batch]:
         order, seeds = next(self._orders)
-        chosen = [self._part.of(batch) for batch in order.split(self._batch_size)]
+        shape = (-1, self._batch_size)
+        chosen = [self._part.of(batch) for batch in order.view(shape)]
         batches = self._images.ahead(iter(chosen))
-        own = [int(self._part.of(batch)[0]) for batch in seeds.split(self._batch_size)]
+        own = [int(self._part.of(batch)[0]) for batch in seeds.view(shape)]
         for (pixels, labels), seed in zip(batches, own, strict=True):
             yield self._augment(pixels, seed), labels.to(self._device, non_blocking=True)
 

@@ -5,8 +5,8 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from octnas.data.listing import SPLITS, Listing
 from octnas.data.settings import ImagesSettings, SubsetSettings
-from octnas.data.sources import SPLITS, Listing
 from octnas.errors import DataError
 
 
@@ -38,7 +38,9 @@ def choose_subset(listing: Listing, subset: SubsetSettings, seed: int) -> Listin
     problems = tuple(
         problem
         for problem in listing.problems
-        if not subset.classes or problem.folder is None or problem.folder in subset.classes
+        if not subset.classes
+        or "/" not in problem.name
+        or any(problem.concerns(name) for name in subset.classes)
     )
     return Listing(tuple(classes), names, labels, problems)
 
@@ -49,7 +51,7 @@ def _choose_classes(listing: Listing, subset: SubsetSettings, seed: int) -> list
         if name not in classes:
             near = difflib.get_close_matches(name, classes, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            reasons = [problem.reason for problem in listing.problems if problem.folder == name]
+            reasons = [problem.reason for problem in listing.problems if problem.concerns(name)]
             raise DataError(
                 f"data.subset.classes: found {name!r} ({', '.join(reasons) or 'unknown'}), "
                 f"allowed: the {len(classes)} usable classes, such as {classes[0]!r}{hint}"
@@ -121,7 +123,7 @@ def cut(
         if len(images) < rank + read or kept[label] <= rank + read:
             example = names[list(labels).index(label)]
             raise DataError(
-                f"class of {example}: found {kept[label]} different images to train with, "
+                f"class of {example}: found {len(images)} training images without copies, "
                 f"allowed: more than data.rank_per_class + data.read_per_class = {rank + read}"
             )
         drawn = _shuffled(images, f"{settings.seed}/cut/{label}")

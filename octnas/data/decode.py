@@ -1,5 +1,6 @@
 """From a file to an RGB image, or to the reason why there is none."""
 
+import math
 import warnings
 from hashlib import blake2b
 from pathlib import Path
@@ -34,7 +35,11 @@ def read_rgb(source: Path | IO[bytes] | Image.Image) -> Image.Image:
             # Damaged metadata does no harm to pixels.
             warnings.simplefilter("ignore", UserWarning)
             if isinstance(source, Image.Image):
+                _check_size(source)
                 return _to_rgb(source)
+            if isinstance(source, Path) and source.exists() and not source.is_file():
+                # Opening a pipe would wait for whoever writes to it.
+                raise BrokenImageError("no regular file")
             # Pillow leaves files open where it fails.
             with source.open("rb") if isinstance(source, Path) else source as file:
                 return _to_rgb(Image.open(file))
@@ -44,10 +49,22 @@ def read_rgb(source: Path | IO[bytes] | Image.Image) -> Image.Image:
         ) from None
     except UnidentifiedImageError:
         raise BrokenImageError("no image, or of an unknown format") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError) as error:
-        # Pillow's decoders raise all of these for damaged files.
-        reason = " ".join(str(error).split())
-        raise BrokenImageError(f"{type(error).__name__}: {reason}") from None
+    except Exception as error:
+        # Pillow's decoders raise anything for damaged files.
+        raise broken(error) from error
+
+
+def broken(error: Exception) -> BrokenImageError:
+    """The same with its reason in one line."""
+    if isinstance(error, BrokenImageError):
+        return error
+    return BrokenImageError(f"{type(error).__name__}: {' '.join(str(error).split())}")
+
+
+def _check_size(image: Image.Image) -> None:
+    """Pillow looks at the size of what it opens; shards come opened."""
+    if Image.MAX_IMAGE_PIXELS and math.prod(image.size) > Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -94,7 +94,7 @@ class SeededShuffle(Sampler[list[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order, seeds = next(self._orders)
         pairs = torch.stack([order, seeds], dim=1)
-        for batch in pairs.split(self._batch_size):
+        for batch in pairs.view(-1, self._batch_size, 2):
             yield [(index, seed) for index, seed in self._part.of(batch).tolist()]
 
 
@@ -107,6 +107,8 @@ class FileBatches:
             num_workers=workers,
             persistent_workers=False,
             pin_memory=torch.cuda.is_available(),
+            # Else a number is drawn from the global one in every epoch.
+            generator=torch.Generator(),
             **settings,
         )
 
@@ -114,4 +116,9 @@ class FileBatches:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from self._loader
+        try:
+            yield from self._loader
+        except DataError as error:
+            # Out of a loader's process it comes with its traceback as its text.
+            last = str(error).strip().rsplit("\n", 1)[-1]
+            raise DataError(last.removeprefix(f"{DataError.__module__}.DataError: ")) from error

@@ -1,14 +1,15 @@
 """The images that an experiment uses, as a plain list with a digest."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from octnas.data.sources import Problem
+from octnas.data.listing import Problem
 from octnas.errors import RunDirectoryError
-from octnas.run_directory import read_document, reading, write_json, write_text
+from octnas.run_directory import read_document, reading, write_text
 
 SCHEMA = 1
 LIST_FILE = "images.tsv"
@@ -55,7 +56,7 @@ class ImageList:
     @property
     def digest(self) -> str:
         """Of all images in the four parts: classes, labels and pixels, not names."""
-        state = sha256("\n".join(self.classes).encode())
+        state = sha256("\n".join(self.classes).encode(errors="surrogateescape"))
         used = (e for e in self.entries if e.part in PARTS)
         for line in sorted(f"{e.part} {e.label} {e.digest}" for e in used):
             state.update(f"\n{line}".encode())
@@ -84,7 +85,9 @@ def write_images(images: ImageList, folder: Path) -> None:
     lines += [f"{e.part}\t{e.label}\t{e.digest}\t{_quoted(e.name)}" for e in images.entries]
     write_text(folder / LIST_FILE, "\n".join(lines) + "\n")
     names = {"class_names": list(images.classes), "key": images.key}
-    write_json(folder / ABOUT_FILE, {"schema": SCHEMA, **images.summary(), **names})
+    about = {"schema": SCHEMA, **images.summary(), **names}
+    # Escaped: names may be no UTF-8.
+    write_text(folder / ABOUT_FILE, json.dumps(about, indent=2) + "\n")
 
 
 def read_images(folder: Path) -> ImageList:

@@ -25,6 +25,7 @@ from octnas.data.order import WHOLE, Part
 from octnas.data.prepare import CHECKED_FOLDER, build_missing, open_cache
 from octnas.data.settings import DataSettings, DigitsSettings, ImagesSettings
 from octnas.data.sources import open_reader
+from octnas.errors import require
 
 Batch = tuple[Tensor, Tensor]
 """Images ``(n, C, H, W)``, normalised float32, and labels ``(n,)`` int64.
@@ -132,6 +133,9 @@ class ListedImages:
         plain = self._train_batches(batch_size, seed, part)
         augment = self._settings.augment
         if augment.mixup or augment.cutmix:
+            pairs = batch_size // part.ranks % 2 == 0
+            allowed = f"even on each of the {part.ranks} ranks, with mixup or cutmix"
+            require(pairs, "batch_size", batch_size, allowed)
             return _Mixed(plain, BatchMixup(augment, len(self.classes)), seed)
         return plain
 

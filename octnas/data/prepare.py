@@ -19,8 +19,9 @@ from octnas.data.image_list import (
     write_images,
 )
 from octnas.data.image_list import SCHEMA as LIST_SCHEMA
+from octnas.data.listing import SPLITS, Listing, Problem
 from octnas.data.settings import DataSettings, DigitsSettings, ImagesSettings
-from octnas.data.sources import SPLITS, Listing, Problem, list_images, open_reader
+from octnas.data.sources import list_images, open_reader, stamp_shards
 from octnas.errors import DataError, SettingError
 from octnas.progress import Progress, Quiet
 from octnas.run_directory import write_json, write_text
@@ -83,7 +84,7 @@ def cache_resolution(settings: ImagesSettings, input_size: tuple[int, int, int])
     if not settings.cache.enabled:
         return 0
     side = max(input_size[1:])
-    resolution = settings.cache.resolution or math.floor(side / settings.crop_pct)
+    resolution = settings.cache.resolution or min(math.floor(side / settings.crop_pct), 2 * side)
     if not side <= resolution <= 2 * side:
         raise SettingError("cache.resolution", resolution, f"{side} to {2 * side}, or 0")
     return resolution
@@ -130,7 +131,8 @@ def _key(settings: ImagesSettings, names: Sequence[str], resolution: int) -> str
     """A name for a cache: other files, or the same at another size, get another."""
     reader = open_reader(settings)
     state = sha256(json.dumps([SCHEMA, PIXELS_FILE, resolution]).encode())
-    state.update(f"{settings.source} {settings.root} {settings.name}".encode(errors="replace"))
+    where = (settings.source, settings.root, settings.name, settings.train, settings.val)
+    state.update(f"{' '.join(where)} {stamp_shards(settings)}".encode(errors="replace"))
     for name in names:
         state.update(f"\n{name} {reader.stamp(name)}".encode(errors="surrogateescape"))
     return state.hexdigest()[:16]

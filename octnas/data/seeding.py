@@ -16,7 +16,8 @@ def seeded(seed: int) -> Iterator[None]:
         with torch.random.fork_rng(devices=[]):
             random.seed(seed)
             np.random.seed(seed)
-            torch.manual_seed(seed)
+            # Not `torch.manual_seed`, which seeds accelerators too, and they would stay so.
+            torch.default_generator.manual_seed(seed)
             yield
     finally:
         random.setstate(before[0])

@@ -1,8 +1,7 @@
 """What lies on disk: the images of both splits by name, and how to open one of them."""
 
 import logging
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -15,49 +14,14 @@ from PIL import Image
 from timm.data import create_dataset
 from torchvision import datasets
 
-from octnas.data.decode import BrokenImageError, read_rgb
+from octnas.data.decode import BrokenImageError, broken, read_rgb
+from octnas.data.folders import list_folders
+from octnas.data.listing import SPLITS, Listing, Problem
 from octnas.data.settings import ImagesSettings
 from octnas.errors import DataError
 
-SPLITS = ("train", "val")
 # Where torchvision puts Imagenette below its root.
 _IMAGENETTE = "imagenette2"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that cannot be used.
-
-    Attributes:
-        name: of the image or folder, below the data's root.
-        reason: in words.
-    """
-
-    name: str
-    reason: str
-
-    @property
-    def folder(self) -> str | None:
-        """The class that it is about, if the name is that of a folder or file of a class."""
-        parts = self.name.split("/")
-        return parts[1] if len(parts) > 1 else None
-
-
-@dataclass(frozen=True)
-class Listing:
-    """All images of a source.
-
-    Attributes:
-        classes: their names, by label.
-        names: of the images, by split; each is unique.
-        labels: of the images, by split.
-        problems: folders that cannot be used; their images are left out.
-    """
-
-    classes: tuple[str, ...]
-    names: Mapping[str, tuple[str, ...]]
-    labels: Mapping[str, tuple[int, ...]]
-    problems: tuple[Problem, ...] = ()
 
 
 class Reader(Protocol):
@@ -105,8 +69,12 @@ class IndexReader:
         """See `Reader.read`."""
         split, index = name.split("/")
         data = open_dataset(self.settings, split)
-        # timm's own indexing would put the next image in the place of a broken one.
-        source = data.reader[int(index)][0] if self.settings.name else data[int(index)][0]
+        try:
+            # timm's own indexing would put the next image in the place of a broken one.
+            source = data.reader[int(index)][0] if self.settings.name else data[int(index)][0]
+        except Exception as error:
+            # A row without an image, or whose file is gone.
+            raise broken(error) from error
         return read_rgb(source)
 
     def stamp(self, name: str) -> str:  # noqa: ARG002  all are in one file
@@ -154,19 +122,18 @@ def list_images(settings: ImagesSettings) -> Listing:
             "set it to where the data lies, such as --set data.root=PATH"
         )
     if settings.source == "folder":
-        return _list_folders(root, {"train": settings.train, "val": settings.val})
+        with _explained(settings):
+            return list_folders(root, {"train": settings.train, "val": settings.val})
     if settings.source == "imagenette":
         with _explained(settings):
             for split in SPLITS:
                 open_dataset(settings, split)
-        return _list_folders(root, {split: f"{_IMAGENETTE}/{split}" for split in SPLITS})
+        return list_folders(root, {split: f"{_IMAGENETTE}/{split}" for split in SPLITS})
     if settings.source == "imagenet":
         with _explained(settings):
             found = {split: open_dataset(settings, split) for split in SPLITS}
         # Class names are tuples of synonyms; the folders are named by WordNet's numbers.
-        return _list_folders(
-            root, {split: Path(found[split].split_folder).name for split in SPLITS}
-        )
+        return list_folders(root, {split: Path(found[split].split_folder).name for split in SPLITS})
     with _explained(settings):
         return _list_indexed(settings)
 
@@ -190,7 +157,8 @@ def _explained(settings: ImagesSettings) -> Iterator[None]:
     except Exception as error:
         # Whatever those libraries raise: also assertions, and errors of their own.
         reason = " ".join(str(error).split()) or type(error).__name__
-        hint = "" if settings.download else "; nothing is downloaded without data.download"
+        local = settings.download or settings.source == "folder"
+        hint = "" if local else "; nothing is downloaded without data.download"
         raise DataError(
             f"data: {settings.name or settings.source} cannot be read from {settings.root} "
             f"({reason}){hint}"
@@ -211,8 +179,25 @@ def open_dataset(settings: ImagesSettings, split: str) -> Any:
     name = settings.train if train else settings.val
     if settings.name.startswith("wds/"):
         logging.getLogger("timm.data.readers.reader_wds").setLevel(logging.ERROR)
-        return create_dataset("wds/", root, name, input_img_mode="")
+        data = create_dataset("wds/", root, name, input_img_mode="")
+        # Else each process of a training would see only its own shards.
+        data.reader.dist_rank, data.reader.dist_num_replicas = 0, 1
+        return data
     return create_dataset(settings.name, root, name, input_img_mode="")
+
+
+def stamp_shards(settings: ImagesSettings) -> str:
+    """What changes when shards on disk do; empty for other sources."""
+    stamps: list[str] = []
+    for split in SPLITS if settings.name else ():
+        reader = open_dataset(settings, split).reader
+        if settings.name.startswith("wds/"):
+            files = FileReader(Path(settings.root))
+            stamps += [f"{name} {files.stamp(name)}" for name in reader.split_info.filenames]
+        else:
+            # Names made of the sizes and times of what was read.
+            stamps += [str(file["filename"]) for file in reader.dataset.cache_files]
+    return "\n".join(stamps)
 
 
 def _list_indexed(settings: ImagesSettings) -> Listing:
@@ -229,6 +214,8 @@ def _list_indexed(settings: ImagesSettings) -> Listing:
             found = list(data.reader.iter_targets() if settings.name else data.targets)
         index = (data.reader if settings.name else data).class_to_idx
         classes |= {number: name for name, number in index.items()}
+        if any(label < 0 for label in found):
+            raise DataError(f"{settings.root}: split {split} has images without a label")
         names[split] = tuple(f"{split}/{number}" for number in range(len(found)))
         labels[split] = tuple(found)
     count = 1 + max(chain([-1], classes, *labels.values()))
@@ -240,96 +227,3 @@ def _list_indexed(settings: ImagesSettings) -> Listing:
         labels,
         tuple(problems),
     )
-
-
-def _list_folders(root: Path, folders: Mapping[str, str]) -> Listing:
-    """The images of the classes that both folders have."""
-    problems: list[Problem] = []
-    files: dict[str, dict[str, list[str]]] = {}
-    for split, folder in folders.items():
-        if not (root / folder).is_dir():
-            raise DataError(
-                f"data.root: found {str(root)!r} without a folder {folder!r}; set it to a folder "
-                "in ImageFolder layout, or name its folders by data.train and data.val"
-            )
-        loops = list(_loops(root / folder))
-        problems += [
-            Problem(loop.relative_to(root).as_posix(), "a symbolic link to a folder around it")
-            for loop in loops
-        ]
-        if not any(entry.is_dir() for entry in (root / folder).iterdir()):
-            raise DataError(f"{root / folder}: holds no folders of classes")
-        files[split] = _files_by_class(root, folder, loops)
-        problems += [
-            Problem(f"{folder}/{name}", "a class without images")
-            for name, found in files[split].items()
-            if not found
-        ]
-    for split, other in (("train", "val"), ("val", "train")):
-        problems += [
-            Problem(f"{folders[split]}/{name}", f"a class that {folders[other]} does not have")
-            for name in sorted(files[split].keys() - files[other].keys())
-            if files[split][name]
-        ]
-    usable = [
-        name for name in files["train"] if files["train"][name] and files["val"].get(name, [])
-    ]
-    if not usable:
-        raise DataError(
-            f"{root}: {folders['train']} and {folders['val']} have no class with images in both"
-        )
-    pairs = {
-        split: [(name, label) for label, c in enumerate(usable) for name in files[split][c]]
-        for split in folders
-    }
-    return Listing(
-        tuple(usable),
-        {split: tuple(name for name, _ in found) for split, found in pairs.items()},
-        {split: tuple(label for _, label in found) for split, found in pairs.items()},
-        tuple(problems),
-    )
-
-
-def _files_by_class(root: Path, folder: str, loops: list[Path]) -> dict[str, list[str]]:
-    """Names below the root of a split's images, by class; classes without any are kept."""
-    if loops:
-        # torchvision would follow them as deep as the file system lets it.
-        found = _walk_without(root / folder, loops)
-    else:
-        data = datasets.ImageFolder(str(root / folder), allow_empty=True)
-        found = {name: [] for name in data.classes}
-        for path, label in data.samples:
-            found[data.classes[label]].append(path)
-    return {
-        name: [Path(path).relative_to(root).as_posix() for path in paths]
-        for name, paths in found.items()
-    }
-
-
-def _walk_without(folder: Path, loops: list[Path]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    extensions = datasets.folder.IMG_EXTENSIONS
-    for entry in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
-        paths = found.setdefault(entry.name, [])
-        if entry in loops:
-            continue
-        for here, below, names in os.walk(entry, followlinks=True):
-            below[:] = sorted(name for name in below if Path(here) / name not in loops)
-            paths += [str(Path(here) / n) for n in sorted(names) if n.lower().endswith(extensions)]
-    return found
-
-
-def _loops(folder: Path) -> Iterator[Path]:
-    """Links below a folder that lead to a folder around them."""
-
-    def search(here: Path, around: frozenset[str]) -> Iterator[Path]:
-        real = os.path.realpath(here)
-        if real in around:
-            yield here
-            return
-        with os.scandir(here) as entries:
-            below = [Path(entry.path) for entry in entries if entry.is_dir()]
-        for path in below:
-            yield from search(path, around | {real})
-
-    yield from search(folder, frozenset())

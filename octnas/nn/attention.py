@@ -52,5 +52,11 @@ def _squeeze(x: OctaveTensor, add_maximum: bool = False) -> Tensor:
 
 
 def _scale(x: OctaveTensor, gates: Tensor) -> OctaveTensor:
-    high, low = split_channels(gates, x.low_channels, x.groups, dim=1)
+    if x.groups == 1:
+        # Two slices and no split: of a split, inductor (torch 2.15) overwrites the gates in
+        # backward while it still needs them, and all gradients before them are wrong.
+        count = x.high.shape[1]
+        high, low = gates[:, :count], gates[:, count:]
+    else:
+        high, low = split_channels(gates, x.low_channels, x.groups, dim=1)
     return OctaveTensor(x.high * high, x.low * low, x.groups)

@@ -8,8 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from octnas.data.choose import choose_subset, cut
+from octnas.data.listing import Listing, Problem
 from octnas.data.settings import ImagesSettings, SubsetSettings
-from octnas.data.sources import Listing, Problem
 from octnas.errors import DataError
 
 SIZES = st.lists(st.integers(6, 20), min_size=1, max_size=4)
@@ -62,7 +62,7 @@ def test_no_two_parts_share_pixels(digests: list[int], seed: int) -> None:
 
 def test_too_few_images() -> None:
     settings = ImagesSettings(root="/x", rank_per_class=2, read_per_class=1)
-    with pytest.raises(DataError, match="found 3 different images to train with, allowed: more"):
+    with pytest.raises(DataError, match="found 3 training images without copies, allowed: more"):
         cut(["a", "b", "c"], [0, 0, 0], ["1", "2", "3"], (), settings)
 
 

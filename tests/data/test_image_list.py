@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from octnas.data.image_list import LIST_FILE, Entry, ImageList, read_images, write_images
-from octnas.data.sources import Problem
+from octnas.data.listing import Problem
 from octnas.errors import RunDirectoryError
 
 ENTRIES = (
