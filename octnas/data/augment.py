@@ -98,10 +98,9 @@ def random_boxes(
     highest = round(min(height, width / RATIO[0]))
     chosen_w = widths.gather(0, first)[0].masked_fill(none, widest)
     chosen_h = heights.gather(0, first)[0].masked_fill(none, highest)
-    place = torch.rand((2, count), generator=generator)
-    place[:, none] = 0.5
-    top = (place[0] * (height - chosen_h + 1)).floor().clamp(max=height - chosen_h)
-    left = (place[1] * (width - chosen_w + 1)).floor().clamp(max=width - chosen_w)
+    room = torch.stack([height - chosen_h, width - chosen_w])
+    place = (torch.rand((2, count), generator=generator) * (room + 1)).floor().minimum(room)
+    top, left = torch.where(none, (room / 2).floor(), place)
     return torch.stack([top, left, chosen_h, chosen_w], dim=1)
 
 

@@ -91,7 +91,8 @@ class Cache:
         """Shards that are not whole yet."""
         try:
             there = {entry.name for entry in os.scandir(self.folder)}
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
+            # The second is said where writing fails.
             there = set()
         return [shard for shard in range(self.shards) if self._file(shard).name not in there]
 

@@ -1,5 +1,6 @@
 """Files that are, or are not, images."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +96,76 @@ def test_a_digest_is_of_pixels_and_size(tmp_path: Path) -> None:
     other[3, 4, 1] ^= 1
     for changed in (other, PIXELS.reshape(10, 12, 3)):
         assert pixel_digest(Image.fromarray(changed)) not in digests
+
+
+def test_cmyk_as_adobe_writes_it(tmp_path: Path) -> None:
+    """Inverted, which an APP14 segment tells; Pillow writes and reads that."""
+    flat = Image.new("CMYK", (16, 16), (0, 200, 150, 20))
+    flat.save(tmp_path / "c.jpeg", quality=100)
+    content = (tmp_path / "c.jpeg").read_bytes()
+    adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
+    assert adobe in content
+    expected = np.asarray(flat.convert("RGB"))[0, 0]
+    assert np.allclose(np.asarray(read_rgb(tmp_path / "c.jpeg"))[0, 0], expected, atol=4)
+
+
+def test_alpha_is_left_out(tmp_path: Path) -> None:
+    """What is fully transparent keeps the colour that it has."""
+    rgba = np.concatenate([PIXELS, np.zeros((12, 10, 1), np.uint8)], axis=2)
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    assert np.array_equal(np.asarray(read_rgb(tmp_path / "a.png")), PIXELS)
+
+
+def test_orientation_is_not_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(PIXELS).save(tmp_path / "o.jpeg", exif=exif)
+    assert read_rgb(tmp_path / "o.jpeg").size == (10, 12)
+
+
+def test_an_image_that_comes_opened_is_refused_as_a_bomb_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    picture = Image.fromarray(PIXELS)
+    assert read_rgb(picture).size == (10, 12)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 119)
+    with pytest.raises(BrokenImageError, match="decompression bomb"):
+        read_rgb(picture)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert read_rgb(picture).size == (10, 12)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.jpeg")
+    assert broken(tmp_path / "x.jpeg") == "no regular file"
+    assert broken(tmp_path) == "no regular file"
+
+
+FORMATS = {"JPEG": "RGB", "PNG": "P", "GIF": "P", "TIFF": "CMYK", "WEBP": "RGB", "AVIF": "RGB"}
+
+
+def reason_for(path: Path) -> str:
+    """Why an image is refused; nothing where it is not."""
+    try:
+        assert read_rgb(path).mode == "RGB"
+    except BrokenImageError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_damage_is_refused_in_one_line_or_passed_over(tmp_path: Path, kind: str) -> None:
+    """Whatever the decoders raise; and no file stays open."""
+    Image.fromarray(PIXELS).convert(FORMATS[kind]).save(tmp_path / "x", kind)
+    whole = (tmp_path / "x").read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(150):
+        damaged = np.frombuffer(whole, np.uint8).copy()
+        where = rng.integers(0, len(damaged), rng.integers(1, 9))
+        damaged[where] = rng.integers(0, 256, len(where))
+        (tmp_path / "x").write_bytes(damaged.tobytes())
+        reason = reason_for(tmp_path / "x")
+        assert "\n" not in reason
+        refused += bool(reason)
+    assert refused > 10

@@ -1,5 +1,6 @@
 """The list of images: what is written is what is read."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octnas.data.image_list import LIST_FILE, Entry, ImageList, read_images, write_images
+from octnas.data.image_list import (
+    LIST_FILE,
+    Entry,
+    ImageList,
+    read_images,
+    read_summary,
+    write_images,
+)
 from octnas.data.listing import Problem
 from octnas.errors import RunDirectoryError
 
@@ -61,4 +69,35 @@ def test_a_list_that_was_edited_is_refused(tmp_path: Path) -> None:
         read_images(tmp_path)
     path.unlink()
     with pytest.raises(RunDirectoryError, match=r"images\.tsv: cannot be read"):
+        read_images(tmp_path)
+
+
+def test_problems_and_classes_may_have_any_name(tmp_path: Path) -> None:
+    strange = os.fsdecode(b"tab\t line\n back\\ \xff")
+    images = replace(
+        IMAGES, classes=("x", strange), problems=(Problem(f"train/{strange}", "cut off"),)
+    )
+    write_images(images, tmp_path)
+    assert read_images(tmp_path) == images
+
+
+def test_the_summary_counts_every_part(tmp_path: Path) -> None:
+    write_images(IMAGES, tmp_path)
+    found = read_summary(tmp_path)
+    counts = {"train": 1, "rank": 1, "read": 0, "val": 1, "skipped": 1, "copy": 0}
+    assert found["counts"] == counts
+    assert found["digest"] == IMAGES.digest
+    assert found["classes"] == 2
+
+
+@pytest.mark.parametrize(
+    "line", ["rank\t1\tbb", "rank\tone\tbb\tx", "rank\t1\tbb\tx\ty", "rank\t1\tbb\t\\\\x"]
+)
+def test_lines_that_cannot_be_read(tmp_path: Path, line: str) -> None:
+    write_images(IMAGES, tmp_path)
+    path = tmp_path / LIST_FILE
+    lines = path.read_text().splitlines()
+    lines[2] = line
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(RunDirectoryError, match=r"images\.tsv"):
         read_images(tmp_path)

@@ -1,0 +1,98 @@
+"""Batches straight from files, by a loader's own processes too."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from octnas.data.files import AugmentedFiles, FileBatches, Files, SeededShuffle, transforms
+from octnas.data.order import WHOLE, Part
+from octnas.data.settings import AugmentSettings, ImagesSettings
+from octnas.data.sources import FileReader
+from octnas.errors import DataError
+
+COUNT = 10
+SETTINGS = ImagesSettings(root="/x", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Images of one gray each, 20 times their number, and then some."""
+    for index in range(COUNT):
+        image = Image.new("RGB", (20, 18), (20 * index, 20 * index, 20 * index))
+        image.save(tmp_path / f"{index}.png")
+    return tmp_path
+
+
+def files(folder: Path, settings: ImagesSettings = SETTINGS, *, training: bool = True) -> Files:
+    names = [f"{index}.png" for index in range(COUNT)]
+    transform = transforms(settings, (3, 12, 12))[0 if training else 1]
+    return Files(names, range(COUNT), FileReader(folder), transform)
+
+
+def training(folder: Path, batch: int, workers: int = 0, part: Part = WHOLE) -> FileBatches:
+    sampler = SeededShuffle(COUNT, batch, 0, part)
+    return FileBatches(AugmentedFiles(files(folder)), workers, batch_sampler=sampler)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_shows_every_image_once_with_its_label(folder: Path, workers: int) -> None:
+    batches = training(folder, 3, workers)
+    for _ in range(2):
+        shown = list(batches)
+        assert len(shown) == len(batches) == COUNT // 3
+        labels = torch.cat([labels for _, labels in shown])
+        assert len(set(labels.tolist())) == 9
+        pixels = torch.cat([pixels for pixels, _ in shown])
+        assert torch.allclose(pixels.mean((1, 2, 3)) * 255 / 20, labels.float(), atol=0.01)
+
+
+def test_ranks_cover_every_batch(folder: Path) -> None:
+    parts = [list(training(folder, 4, part=Part(rank, 2))) for rank in range(2)]
+    for step, (_, labels) in enumerate(training(folder, 4)):
+        shares = [part[step][1] for part in parts]
+        assert torch.stack(shares, 1).flatten().tolist() == labels.tolist()
+
+
+def test_fewer_images_than_a_batch_make_an_empty_epoch(folder: Path) -> None:
+    batches = training(folder, COUNT + 1)
+    assert len(batches) == 0
+    assert list(batches) == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_is_gone_is_one_line(folder: Path, workers: int) -> None:
+    """Not the traceback of a loader's process."""
+    (folder / "7.png").unlink()
+    batches = FileBatches(files(folder, training=False), workers, batch_size=5)
+    with pytest.raises(
+        DataError, match=r"^7\.png: cannot be read any more \(FileNotFound"
+    ) as caught:
+        list(batches)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_global_generators_stay(folder: Path, workers: int) -> None:
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    list(training(folder, 5, workers))
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1] == np.random.get_state()[1].tolist()
+
+
+def test_settings_reach_timm(folder: Path) -> None:
+    still = AugmentSettings(scale=1.0, hflip=0.0)
+    described = str(transforms(ImagesSettings(root="/x", augment=still), (3, 12, 12))[0])
+    assert "scale=(1.0, 1.0)" in described
+    assert "Flip" not in described
+    assert "RandAugment" not in described
+    moved = AugmentSettings(scale=0.5, hflip=0.25, rand_augment=3, magnitude=4, color_jitter=0.2)
+    described = str(transforms(ImagesSettings(root="/x", augment=moved), (3, 12, 12))[0])
+    assert "scale=(0.5, 1.0)" in described
+    assert "RandomHorizontalFlip(p=0.25)" in described
+    assert "n=3" in described
+    evaluated = files(folder, training=False)[4]
+    assert evaluated[0].shape == (3, 12, 12)
+    assert torch.allclose(evaluated[0], torch.tensor(80 / 255))
