@@ -18,10 +18,7 @@ from octnas.errors import ConfigError, SettingError, require, require_seed
 from octnas.search.settings import SearchSettings
 from octnas.settings import HOW
 from octnas.tracking.settings import TrackingSettings
-from octnas.training.settings import (
-    RetrainSettings,
-    SupernetSettings,
-)
+from octnas.training.settings import RankingSettings, RetrainSettings, SupernetSettings
 from octnas.yaml import Document, parse_override, parse_yaml
 
 SCHEMA = 1
@@ -86,6 +83,7 @@ class RunConfig:
     supernet: SupernetSettings = field(default_factory=SupernetSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
     retrain: RetrainSettings = field(default_factory=RetrainSettings)
+    ranking: RankingSettings = field(default_factory=RankingSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     seed: int = 0
     device: str = field(default="auto", metadata=HOW)

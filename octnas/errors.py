@@ -78,3 +78,11 @@ def require(condition: bool, key: str, found: object, allowed: str) -> None:
 def require_seed(key: str, seed: int) -> None:
     """Raise `SettingError` unless every generator takes the seed."""
     require(0 <= seed < 2**31, key, seed, "0 to 2147483647")
+
+
+def require_seeds(seeds: tuple[int, ...]) -> None:
+    """Raise `SettingError` unless these are one or more distinct seeds."""
+    require(len(seeds) > 0, "seeds", seeds, "one or more")
+    require(len(set(seeds)) == len(seeds), "seeds", seeds, "distinct seeds")
+    for seed in seeds:
+        require_seed("seeds", seed)

@@ -8,6 +8,7 @@ site, keeping apart only the sites that a later term still needs (for a ResNet: 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from math import gcd
 
 import numpy as np
@@ -123,6 +124,23 @@ class CostLevels:
             f"{_TRIES} architectures drawn between {low:,} and {high:,} MACs cost less than that; "
             f"levels are {self.width:,} MACs wide, allow a wider range"
         )
+
+    def spread(
+        self, rng: np.random.Generator, count: int, low: int, high: int
+    ) -> list[dict[str, float]]:
+        """Draw one architecture from each of so many equal ranges of MACs that hold any.
+
+        Args:
+            rng: where randomness comes from.
+            count: of ranges.
+            low, high: their ends in MACs; what lies outside the space is left out.
+
+        Returns:
+            α by site, ascending in MACs; fewer than ``count`` where ranges are empty.
+        """
+        edges = np.linspace(max(low, self.cheapest), min(high, self.dearest), count + 1)
+        ranges = [(int(np.ceil(start)), int(end)) for start, end in pairwise(edges)]
+        return [self.sample(rng, *ends) for ends in ranges if self.count(*ends) > 0]
 
     def sample_at(self, rng: np.random.Generator, level: int) -> dict[str, float]:
         """Draw one of the architectures of a level, all with the same probability.

@@ -21,16 +21,21 @@ from octnas.errors import RunDirectoryError
 SCHEMA = 1
 MARKER = "stage.json"
 
-# Each stage with the one that it builds on, in the order of a run.
-STAGES: Mapping[str, str | None] = {
-    "data": None,
-    "space": "data",
-    "supernet": "space",
-    "search": "supernet",
-    "retrain": "search",
-    "export": "retrain",
-    "report": "retrain",
+# Each stage with those that it builds on, in the order of a run.
+STAGES: Mapping[str, tuple[str, ...]] = {
+    "data": (),
+    "space": ("data",),
+    "supernet": ("space",),
+    "truth": ("space",),
+    "rank": ("supernet", "truth"),
+    "search": ("supernet",),
+    "retrain": ("search",),
+    "export": ("retrain",),
+    "report": ("retrain",),
 }
+
+# What `octnas run` does; the others have commands of their own.
+WHOLE_RUN = tuple(stage for stage in STAGES if stage not in ("truth", "rank"))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -189,8 +194,8 @@ class RunDirectory:
 def dependents(stage: str) -> Iterable[str]:
     """A stage and all that build on it, in the order of a run."""
     found = {stage}
-    for name, base in STAGES.items():
-        if base in found:
+    for name, bases in STAGES.items():
+        if found.intersection(bases):
             found.add(name)
     return [name for name in STAGES if name in found]
 

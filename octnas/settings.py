@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
+
+Executor = Literal["local", "ray"]
+"""Where work is done side by side: in processes of this machine, or by Ray's workers."""
 
 HOW: Mapping[str, Any] = MappingProxyType({"how": True})
 """Metadata of a field that says how a result is computed, not which."""

@@ -28,7 +28,7 @@ Fresh = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (run, data, supernet, search, retrain, export, report):
+    for command in (run, data, supernet, truth, rank, search, retrain, export, report):
         app.command()(command)
 
 
@@ -39,9 +39,9 @@ def run(
     fresh: Fresh = None,
 ) -> None:
     """Carry out a whole experiment: supernet, search, retraining, export and report."""
-    from octnas.run_directory import STAGES
+    from octnas.run_directory import WHOLE_RUN
 
-    opened = _carry_out(experiment, overrides, run_dir, fresh, tuple(STAGES))
+    opened = _carry_out(experiment, overrides, run_dir, fresh, WHOLE_RUN)
     _say_where(opened)
 
 
@@ -63,6 +63,29 @@ def supernet(
 ) -> None:
     """Train the supernet."""
     _carry_out(experiment, overrides, run_dir, fresh, ("supernet",))
+
+
+def truth(
+    experiment: Experiment = None,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    fresh: Fresh = None,
+) -> None:
+    """Train the ground truth of `octnas rank`; other runs share it with ranking.truth_from."""
+    _carry_out(experiment, overrides, run_dir, fresh, ("truth",))
+
+
+def rank(
+    experiment: Experiment = None,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    fresh: Fresh = None,
+) -> None:
+    """Find out whether the supernet ranks: train some architectures from scratch and compare."""
+    opened = _carry_out(experiment, overrides, run_dir, fresh, ("supernet", "truth", "rank"))
+    from octnas.pipeline.rank import table
+
+    typer.echo(table(opened))
 
 
 def search(

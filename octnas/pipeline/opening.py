@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ from octnas.levels import CostLevels
 from octnas.progress import Progress
 from octnas.run_directory import (
     STAGES,
+    WHOLE_RUN,
     RunDirectory,
     digest,
     read_document,
@@ -43,6 +44,10 @@ CONFIG_FILE = "config.yaml"
 RUN_FILE = "run.json"
 STORAGE_VARIABLE = "OCTNAS_STORAGE"
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+# Stages whose settings have another name.
+_SECTIONS = {"truth": "ranking"}
+# The settings of the search that decide a score.
+_SCORING = ("calibration_batches", "images_per_batch", "threads")
 _VERSIONS = ("octnas", "torch", "torchvision", "timm", "optuna", "ray", "mlflow", "numpy")
 
 
@@ -105,6 +110,12 @@ class Run:
             place = self.document.place((*section, error.key))
             raise ConfigError(f"{place}: found {error.found!r}, allowed: {error.allowed}") from None
 
+    def directory_of(self, stage: str) -> RunDirectory:
+        """Where a stage writes: the ground truth of a ranking check may be another run's."""
+        if stage == "truth" and self.config.ranking.truth_from:
+            return RunDirectory(Path(self.config.ranking.truth_from))
+        return self.directory
+
     def fingerprint(self, stage: str) -> dict[str, Any]:
         """What decides the results of a stage: its settings, its inputs and the schema."""
         return fingerprint(self.config, stage)
@@ -116,7 +127,7 @@ def open_run(
     overrides: Sequence[str] = (),
     run_dir: Path | None = None,
     fresh: str | None = None,
-    stages: Sequence[str] = tuple(STAGES),
+    stages: Sequence[str] = WHOLE_RUN,
     progress: Progress,
 ) -> Run:
     """Open an experiment file with its run directory, or a run directory with its own settings.
@@ -159,23 +170,18 @@ def open_run(
 
 def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
     """What decides the results of a stage, by dotted key."""
-    base = STAGES[stage]
     found: dict[str, Any] = {"schema": SCHEMA}
-    if base is not None:
+    for base in STAGES[stage]:
         found[f"input.{base}"] = digest(fingerprint(config, base))
-    sections: Mapping[str, Mapping[str, Any]] = {
-        "data": {"data": config.data},
-        "space": {"space": config.space},
-        "supernet": {"supernet": config.supernet},
-        "search": {"search": config.search},
-        "retrain": {"retrain": config.retrain},
-    }
-    for name, settings in sections.get(stage, {}).items():
-        found.update(flatten(settings, name))
+    section = _SECTIONS.get(stage, stage)
+    if hasattr(config, section):
+        found |= flatten(getattr(config, section), section)
     if stage == "data":
         found["space.input_size"] = list(config.space.input_size)
     if stage in ("supernet", "search"):
         found["seed"] = config.seed
+    if stage == "rank":
+        found |= {f"search.{key}": getattr(config.search, key) for key in _SCORING}
     return found
 
 
@@ -216,6 +222,9 @@ def _whole(key: str, url: str, variable: str) -> str:
 
 def _resolved_paths(config: RunConfig) -> RunConfig:
     """Paths that mean the same from any folder."""
+    if config.ranking.truth_from:
+        other = str(Path(config.ranking.truth_from).expanduser().absolute())
+        config = replace(config, ranking=replace(config.ranking, truth_from=other))
     data = config.data
     if not isinstance(data, ImagesSettings):
         return config

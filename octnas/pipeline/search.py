@@ -3,22 +3,19 @@
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from math import log
-from pathlib import Path
 
 from octnas.device import cpu_threads
 from octnas.errors import SearchError
 from octnas.front import Candidate, Front, best_under
 from octnas.pipeline.opening import Run
 from octnas.pipeline.records import PARENT, begin_tracking, write_candidates, write_chosen
-from octnas.pipeline.supernet import WEIGHTS_FILE
+from octnas.pipeline.supernet import scorer
 from octnas.progress import Bar
 from octnas.run_directory import read_document, write_json
 from octnas.search.design import bounds, initial_design
 from octnas.search.study import Driver, open_storage, quiet, run_local
 from octnas.settings import flatten
-from octnas.training.scoring import Scorer, make_scorer
 
 SCHEMA = 1
 KEY = "search"
@@ -95,7 +92,7 @@ def _evaluate(run: Run, driver: Driver) -> None:
     if driver.done:
         return
     if settings.executor == "local":
-        run_local(driver, _scorer(run, "rank")())
+        run_local(driver, scorer(run, "rank")())
         return
     from octnas.cluster.start import local_cluster
     from octnas.cluster.tune import run_with_tune
@@ -103,32 +100,15 @@ def _evaluate(run: Run, driver: Driver) -> None:
     with local_cluster(settings.workers):
         run_with_tune(
             driver,
-            _scorer(run, "rank"),
+            scorer(run, "rank"),
             workers=settings.workers,
             directory=(run.directory.stage("search") / "ray").resolve(),
         )
 
 
-def _scorer(run: Run, part: str) -> Callable[[], Scorer]:
-    """A picklable function that makes a scorer in any process."""
-    settings = run.config.search
-    weights: Path = (run.directory.stage("supernet") / WEIGHTS_FILE).resolve()
-    return partial(
-        make_scorer,
-        run.space,
-        weights,
-        run.data,
-        part,
-        calibration_batches=settings.calibration_batches,
-        batch_size=settings.images_per_batch,
-        device=run.config.device,
-        threads=settings.threads,
-    )
-
-
 def _choose(run: Run, candidates: list[Candidate]) -> dict[str, Candidate]:
     """The best candidate on the rank part for each budget, read again on the read part."""
-    read: Callable[[Mapping[str, float]], Mapping[str, float]] = _scorer(run, "read")()
+    read: Callable[[Mapping[str, float]], Mapping[str, float]] = scorer(run, "read")()
     chosen: dict[str, Candidate] = {}
     for budget in run.budgets:
         best = best_under(candidates, budget)

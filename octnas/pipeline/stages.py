@@ -7,17 +7,21 @@ from octnas.errors import RunDirectoryError
 from octnas.pipeline.data import prepare_data
 from octnas.pipeline.export import export
 from octnas.pipeline.opening import Run
+from octnas.pipeline.rank import rank
 from octnas.pipeline.report import report
 from octnas.pipeline.retrain import retrain
 from octnas.pipeline.search import search
 from octnas.pipeline.space import make_space
 from octnas.pipeline.supernet import supernet
-from octnas.run_directory import STAGES
+from octnas.pipeline.truth import truth
+from octnas.run_directory import STAGES, WHOLE_RUN
 
 _WORK: Mapping[str, Callable[[Run], None]] = {
     "data": prepare_data,
     "space": make_space,
     "supernet": supernet,
+    "truth": truth,
+    "rank": rank,
     "search": search,
     "retrain": retrain,
     "export": export,
@@ -25,7 +29,7 @@ _WORK: Mapping[str, Callable[[Run], None]] = {
 }
 
 
-def run_stages(run: Run, stages: Sequence[str] = tuple(STAGES)) -> None:
+def run_stages(run: Run, stages: Sequence[str] = WHOLE_RUN) -> None:
     """Do some stages in order; what is finished with the same settings is skipped, and said so.
 
     Raises:
@@ -56,18 +60,20 @@ def rewrite_report(run: Run) -> None:
 
 
 def _run_stage(run: Run, stage: str) -> None:
-    finished = run.directory.finished(stage)
+    directory, fingerprint = run.directory_of(stage), run.fingerprint(stage)
+    directory.check(stage, fingerprint)
+    finished = directory.finished(stage)
     if finished is not None:
         run.progress.say(f"{stage}: skipped, finished {finished} with the same settings")
         return
-    base = STAGES[stage]
-    if base is not None and run.directory.finished(base) is None:
-        raise RunDirectoryError(
-            f"{run.directory.path}: {stage} builds on {base}, which is not finished; "
-            f"run `octnas {base}` first, or `octnas run` for everything"
-        )
+    for base in STAGES[stage]:
+        if run.directory_of(base).finished(base) is None:
+            raise RunDirectoryError(
+                f"{run.directory.path}: {stage} builds on {base}, which is not finished; "
+                f"run `octnas {base}` first, or `octnas run` for everything"
+            )
     _WORK[stage](run)
-    run.directory.finish(stage, run.fingerprint(stage))
+    directory.finish(stage, fingerprint)
 
 
 @contextmanager

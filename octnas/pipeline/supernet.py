@@ -1,6 +1,8 @@
 """Stage 3: the weight-sharing supernet."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from octnas.data.images import open_images
 from octnas.device import choose_device
@@ -8,9 +10,10 @@ from octnas.errors import ConfigError
 from octnas.nn.weights import save_weights
 from octnas.pipeline.opening import Run
 from octnas.pipeline.records import begin_tracking
-from octnas.run_directory import write_json
+from octnas.run_directory import read_document, reading, write_json
 from octnas.settings import flatten
 from octnas.training.loop import check_recipe
+from octnas.training.scoring import Scorer, make_scorer
 from octnas.training.supernet import train_supernet
 
 SCHEMA = 1
@@ -35,6 +38,7 @@ def supernet(run: Run) -> None:
     )
     recipe = config.supernet.recipe
     steps = recipe.epochs * len(images.train_batches(recipe.batch_size, config.seed))
+    begin = time.perf_counter()
     with run.progress.bar("supernet", steps) as bar:
 
         def log(row: Mapping[str, float]) -> None:
@@ -51,11 +55,36 @@ def supernet(run: Run) -> None:
             log=log,
             on_step=lambda _: bar.advance(),
         )
+    seconds = time.perf_counter() - begin
     save_weights(trained, folder / WEIGHTS_FILE)
-    write_json(folder / HISTORY_FILE, {"schema": SCHEMA, "epochs": history})
+    write_json(folder / HISTORY_FILE, {"schema": SCHEMA, "epochs": history, "seconds": seconds})
     run.tracker.artifact(KEY, folder / WEIGHTS_FILE)
     run.tracker.finish(KEY)
     run.progress.say(f"supernet: trained, loss {history[-1]['train_loss']:.3f}")
+
+
+def read_seconds(run: Run) -> float:
+    """How long the supernet was trained."""
+    path = run.directory.stage("supernet") / HISTORY_FILE
+    with reading(path):
+        return float(read_document(path, SCHEMA, "seconds")["seconds"])
+
+
+def scorer(run: Run, part: str) -> Callable[[], Scorer]:
+    """A picklable function that makes a scorer in any process."""
+    settings = run.config.search
+    weights = (run.directory.stage("supernet") / WEIGHTS_FILE).resolve()
+    return partial(
+        make_scorer,
+        run.space,
+        weights,
+        run.data,
+        part,
+        calibration_batches=settings.calibration_batches,
+        batch_size=settings.images_per_batch,
+        device=run.config.device,
+        threads=settings.threads,
+    )
 
 
 def check_classes(run: Run, classes: int) -> None:

@@ -1,7 +1,6 @@
 """The candidates that every search begins with."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import numpy as np
 
@@ -32,12 +31,7 @@ def initial_design(
         seed: of their choice.
     """
     design = [(UNIFORM, space.uniform(alpha).alphas) for alpha in space.grid]
-    low, high = bounds(budgets)
-    low, high = max(low, levels.cheapest), min(high, levels.dearest)
-    edges = np.linspace(low, high, spread + 1)
     rng = np.random.default_rng(seed)
-    for start, end in pairwise(edges):
-        if levels.count(int(np.ceil(start)), int(end)) > 0:
-            design.append((SPREAD, levels.sample(rng, int(np.ceil(start)), int(end))))
+    design += [(SPREAD, found) for found in levels.spread(rng, spread, *bounds(budgets))]
     distinct = {space.architecture(found).id: (origin, found) for origin, found in reversed(design)}
     return list(reversed(distinct.values()))

@@ -4,10 +4,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from octnas.errors import require
-from octnas.settings import HOW
+from octnas.settings import HOW, Executor
 
 Sampler = Literal["nsga2", "tpe", "random"]
-Executor = Literal["local", "ray"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from octnas.results import SeedResult
 from octnas.run_directory import read_json, reading, write_json
 from octnas.training.evaluate import evaluate
 from octnas.training.loop import train
-from octnas.training.settings import RetrainSettings
+from octnas.training.settings import RankingSettings, RetrainSettings
 
 RESULT_FILE = "result.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -31,11 +31,19 @@ WEIGHTS_FILE = "weights.safetensors"
 
 @dataclass(frozen=True)
 class Training:
-    """One network to train with one seed, and where its results go."""
+    """One network to train with one seed, and where its results go.
+
+    Attributes:
+        architecture: what to train.
+        seed: of initialisation, data order and augmentation.
+        folder: where weights and result are written.
+        part: of the data, on which the trained network is judged.
+    """
 
     architecture: Architecture
     seed: int
     folder: Path
+    part: str = "val"
 
     @property
     def result(self) -> SeedResult | None:
@@ -52,13 +60,15 @@ Epochs = SimpleQueue[tuple[int, Mapping[str, float]]]
 
 _epochs: Epochs | None = None
 
+Settings = RetrainSettings | RankingSettings
+
 OnEpoch = Callable[[Training, Mapping[str, float]], None]
 
 
 def train_one(
     training: Training,
     data: Data,
-    settings: RetrainSettings,
+    settings: Settings,
     device: str,
     on_epoch: OnEpoch | None = None,
 ) -> SeedResult:
@@ -78,8 +88,9 @@ def train_one(
             device=place,
             log=None if on_epoch is None else lambda row: on_epoch(training, row),
         )
-        measured = evaluate(model, images.batches("val", settings.recipe.batch_size * 4), place)
-    metrics = {f"val_{name}": value for name, value in measured.items()}
+        batches = images.batches(training.part, settings.recipe.batch_size * 4)
+        measured = evaluate(model, batches, place)
+    metrics = {f"{training.part}_{name}": value for name, value in measured.items()}
     metrics["seconds"] = time.perf_counter() - begin
     save_weights(model, training.folder / WEIGHTS_FILE)
     result = SeedResult(training.seed, metrics, history)
@@ -90,7 +101,7 @@ def train_one(
 def train_all(
     trainings: Sequence[Training],
     data: Data,
-    settings: RetrainSettings,
+    settings: Settings,
     device: str,
     on_epoch: OnEpoch,
 ) -> Iterator[tuple[Training, SeedResult]]:
@@ -117,7 +128,7 @@ def train_all(
 def _train_in_processes(
     todo: Sequence[Training],
     data: Data,
-    settings: RetrainSettings,
+    settings: Settings,
     device: str,
     on_epoch: OnEpoch,
 ) -> Iterator[tuple[Training, SeedResult]]:
@@ -158,7 +169,7 @@ def _begin_worker(epochs: Epochs) -> None:
 
 
 def _train_in_worker(
-    index: int, training: Training, data: Data, settings: RetrainSettings, device: str
+    index: int, training: Training, data: Data, settings: Settings, device: str
 ) -> SeedResult:
     """Train one network and report its epochs to the process that started this one."""
 

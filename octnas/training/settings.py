@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Literal
 
-from octnas.errors import require, require_seed
-from octnas.settings import HOW
+from octnas.errors import require, require_seed, require_seeds
+from octnas.settings import HOW, Executor
 
 Sampling = Literal["by_macs", "uniform"]
 Baseline = Literal["uniform", "growing", "vanilla"]
@@ -93,11 +93,51 @@ class RetrainSettings:
     recipe: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self) -> None:
-        require(len(self.seeds) > 0, "seeds", self.seeds, "one or more")
-        require(len(set(self.seeds)) == len(self.seeds), "seeds", self.seeds, "distinct seeds")
-        for seed in self.seeds:
-            require_seed("seeds", seed)
+        require_seeds(self.seeds)
         distinct = len(set(self.baselines)) == len(self.baselines)
         require(distinct, "baselines", self.baselines, "distinct baselines")
         require(self.threads >= 1, "threads", self.threads, "1 or more")
         require(self.workers >= 1, "workers", self.workers, "1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingSettings:
+    """How it is found out whether the supernet ranks: a ground truth of stand-alone trainings.
+
+    Attributes:
+        architectures: how many are trained from scratch, drawn before anything is trained.
+        narrow: so many of them have nearly equal MACs, just below the middle budget; the others
+            are spread over the MACs of the search space.
+        narrow_width: share of the budget within which the MACs of those lie.
+        seeds: one training of every architecture for each.
+        seed: of the draws of the architectures.
+        resamples: of the bootstrap intervals.
+        threads: CPU threads of one training.
+        workers: trainings at a time, each in a process of its own.
+        executor: ``local``, or ``ray`` for the processes of a Ray cluster.
+        truth_from: another run directory whose ground truth is used, where it was made with the
+            same settings; empty for the run's own.
+        recipe: of every training.
+    """
+
+    architectures: int = 36
+    narrow: int = 12
+    narrow_width: float = 0.03
+    seeds: tuple[int, ...] = (0, 1, 2)
+    seed: int = 0
+    threads: int = 1
+    recipe: Recipe = field(default_factory=Recipe)
+    resamples: int = field(default=1000, metadata=HOW)
+    workers: int = field(default=2, metadata=HOW)
+    executor: Executor = field(default="local", metadata=HOW)
+    truth_from: str = field(default="", metadata=HOW)
+
+    def __post_init__(self) -> None:
+        require(self.architectures >= 4, "architectures", self.architectures, "4 or more")
+        most = self.architectures - 2
+        require(0 <= self.narrow <= most, "narrow", self.narrow, f"0 to {most}")
+        require(0 < self.narrow_width < 1, "narrow_width", self.narrow_width, "0 to 1")
+        require_seeds(self.seeds)
+        require_seed("seed", self.seed)
+        for key in ("threads", "workers", "resamples"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")

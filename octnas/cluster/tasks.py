@@ -1,0 +1,57 @@
+"""A function over many arguments in the worker processes of a running Ray."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from octnas.cluster.evaluation import one_line
+from octnas.errors import ClusterError, OctnasError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def run_tasks(
+    function: Callable[[Item], Result], items: Sequence[Item], *, retries: int = 1
+) -> Iterator[tuple[Item, Result]]:
+    """Call a function once for each item, as many at a time as Ray has CPUs.
+
+    Needs a running Ray, as inside `octnas.cluster.start.local_cluster`.
+
+    Args:
+        function: pickled into Ray's object store once.
+        items: its arguments.
+        retries: how often an item is tried again after the death of its worker.
+
+    Yields:
+        Items with their results, as they are done.
+
+    Raises:
+        OctnasError: what the function raised, if it is one.
+        ClusterError: any other failure, in one line.
+    """
+    if not ray.is_initialized():
+        raise ClusterError("Ray does not run; use octnas.cluster.start.local_cluster")
+    shared = ray.put(function)
+    task: Any = ray.remote(num_cpus=1, max_retries=retries)(_call)
+    waiting = {task.remote(shared, item): item for item in items}
+    while waiting:
+        (done,), _ = ray.wait(list(waiting))
+        yield waiting.pop(done), _result(done)
+
+
+def _call(function: Callable[[Item], Result], item: Item) -> Result:
+    return function(item)
+
+
+def _result(reference: "ray.ObjectRef[Result]") -> Result:
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        if isinstance(error.cause, OctnasError):
+            raise error.cause from None
+        raise ClusterError(f"a task failed: {one_line(error.cause)}") from error
+    except RayError as error:
+        raise ClusterError(f"a task failed: {one_line(error)}") from error

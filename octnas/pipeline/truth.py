@@ -1,0 +1,131 @@
+"""The ground truth of a ranking check: some architectures, trained from scratch with some seeds."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from octnas.data.images import open_images
+from octnas.device import choose_device
+from octnas.errors import BudgetError
+from octnas.pipeline.opening import Run
+from octnas.results import SeedResult
+from octnas.run_directory import read_document, reading, write_json
+from octnas.training.loop import check_recipe
+from octnas.training.retrain import Training, train_all, train_one
+
+SCHEMA = 1
+DESIGN_FILE = "design.json"
+PART = "read"
+_TRIES = 100  # draws in a row that find nothing new
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """An architecture of the ground truth.
+
+    Attributes:
+        alphas: α by site.
+        narrow: whether it belongs to the slice of nearly equal MACs.
+    """
+
+    alphas: Mapping[str, float]
+    narrow: bool
+
+
+def truth(run: Run) -> None:
+    """Draw the architectures, train each with every seed; what is on disk is not trained again."""
+    settings, directory = run.config.ranking, run.directory_of("truth")
+    path = directory.stage("truth") / DESIGN_FILE
+    images = open_images(run.data, run.space.input_size)
+    with run.settings_of("ranking", "recipe"):
+        check_recipe(settings.recipe, images.count("train"))
+    if not path.exists():
+        design = [asdict(drawn) for drawn in draw(run)]
+        directory.begin("truth", run.fingerprint("truth"))
+        write_json(path, {"schema": SCHEMA, "architectures": design})
+    todo = trainings(run)
+    with run.progress.bar("ground truth", len(todo) * settings.recipe.epochs) as bar:
+
+        def on_epoch(training: Training, row: Mapping[str, float]) -> None:
+            bar.advance(note=f"{training.architecture.id}, loss {row['train_loss']:.3f}")
+
+        bar.advance(settings.recipe.epochs * sum(t.result is not None for t in todo))
+        for _ in _train(run, todo, on_epoch):
+            pass
+    run.progress.say(
+        f"truth: {len(read_design(run))} architectures × {len(settings.seeds)} seeds, "
+        f"{settings.recipe.epochs} epochs each"
+    )
+
+
+def draw(run: Run) -> list[Drawn]:
+    """Architectures spread over MACs, and some of nearly equal MACs; all of them different.
+
+    Raises:
+        BudgetError: the search space holds too few.
+    """
+    settings, levels = run.config.ranking, run.levels
+    rng = np.random.default_rng(settings.seed)
+    top = sorted(budget.max_macs for budget in run.budgets)[len(run.budgets) // 2]
+    bottom = round(top * (1 - settings.narrow_width))
+    found: dict[str, Drawn] = {}
+
+    def add(count: int, low: int, high: int, narrow: bool) -> None:
+        target, failed = len(found) + count, 0
+        while len(found) < target:
+            before = len(found)
+            for alphas in levels.spread(rng, target - before, low, high):
+                found.setdefault(run.space.architecture(alphas).id, Drawn(alphas, narrow))
+            failed = failed + 1 if len(found) == before else 0
+            if failed == _TRIES:
+                raise BudgetError(
+                    f"ranking: {count} architectures of {low:,} to {high:,} MACs are asked for, "
+                    f"found {len(found) + count - target}; lower ranking.architectures or "
+                    "ranking.narrow, or raise ranking.narrow_width"
+                )
+
+    add(settings.narrow, bottom, top, narrow=True)
+    add(settings.architectures - settings.narrow, levels.cheapest, levels.dearest, narrow=False)
+    return list(found.values())
+
+
+def read_design(run: Run) -> list[Drawn]:
+    """What was drawn."""
+    path = run.directory_of("truth").stage("truth") / DESIGN_FILE
+    with reading(path):
+        document = read_document(path, SCHEMA, "architectures")
+        return [Drawn(**entry) for entry in document["architectures"]]
+
+
+def trainings(run: Run) -> list[Training]:
+    """The trainings of the ground truth, by architecture in the order of the design, then seed."""
+    folder = run.directory_of("truth").stage("truth")
+    found = []
+    for drawn in read_design(run):
+        architecture = run.space.architecture(drawn.alphas)
+        for seed in run.config.ranking.seeds:
+            place = folder / architecture.id / f"seed-{seed}"
+            found.append(Training(architecture, seed, place, PART))
+    return found
+
+
+def _train(run: Run, todo: list[Training], on_epoch: Any) -> Iterator[tuple[Training, SeedResult]]:
+    settings, device = run.config.ranking, run.config.device
+    choose_device(device)
+    if settings.executor == "local":
+        return train_all(todo, run.data, settings, device, on_epoch)
+    from octnas.cluster.start import local_cluster
+    from octnas.cluster.tasks import run_tasks
+
+    def by_ray() -> Iterator[tuple[Training, SeedResult]]:
+        train = partial(train_one, data=run.data, settings=settings, device=device)
+        with local_cluster(settings.workers):
+            for training, result in run_tasks(train, [t for t in todo if t.result is None]):
+                for row in result.history:
+                    on_epoch(training, row)
+                yield training, result
+
+    return by_ray()

@@ -1,0 +1,261 @@
+"""How well scores rank architectures: correlations with stand-alone training, and what bounds them.
+
+A rank correlation alone says nothing: MACs alone rank architectures with a τ of about 0.5, and
+no score can agree with a ground truth better than that agrees with itself. Hence the τ of MACs,
+the τ with MACs partialled out, and the noise ceiling beside every figure.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from math import sqrt
+from typing import Any
+
+import numpy as np
+from scipy.stats import kendalltau, spearmanr
+
+from octnas.costs import Budget
+
+SCHEMA = 1
+CONFIDENCE = 0.95
+Values = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its bootstrap interval (percentiles, 95 %); None where it is undefined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """An architecture with its score and its ground truth.
+
+    Attributes:
+        id: of the architecture.
+        alphas: α by site.
+        macs: for one image.
+        narrow: whether it belongs to the slice of nearly equal MACs.
+        loss, top1: the score.
+        truth: top-1 accuracy (0 to 1) of its stand-alone trainings, by seed.
+    """
+
+    id: str
+    alphas: Mapping[str, float]
+    macs: int
+    narrow: bool
+    loss: float
+    top1: float
+    truth: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Regret:
+    """What choosing by score costs inside a budget.
+
+    Attributes:
+        budget: its name.
+        architectures: how many of those with a ground truth the budget admits.
+        points: the best mean accuracy among them less that of the best-scored, in percent.
+        std: of one training over seeds, in percent, pooled over the architectures; None with a
+            single seed.
+    """
+
+    budget: str
+    architectures: int
+    points: float
+    std: float | None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What was found out about a score.
+
+    Attributes:
+        architectures: all that have a ground truth.
+        statistics: by name, see `statistics`.
+        regrets: one for each budget that admits two of the architectures or more.
+        seconds: what took how long: ``supernet``, ``scoring``, ``truth`` (of all trainings).
+        epochs: of one training of the ground truth.
+    """
+
+    architectures: tuple[Ranked, ...]
+    statistics: Mapping[str, Interval]
+    regrets: tuple[Regret, ...]
+    seconds: Mapping[str, float]
+    epochs: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The ranking as a JSON document with a schema version."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+    @staticmethod
+    def from_dict(document: Mapping[str, Any]) -> "Ranking":
+        """Read what `to_dict` wrote."""
+        return Ranking(
+            tuple(
+                Ranked(**entry | {"truth": tuple(entry["truth"])})
+                for entry in document["architectures"]
+            ),
+            {name: Interval(**entry) for name, entry in document["statistics"].items()},
+            tuple(Regret(**entry) for entry in document["regrets"]),
+            document["seconds"],
+            document["epochs"],
+        )
+
+
+def kendall(a: Values, b: Values) -> float:
+    """Kendall's τ-b; NaN where one side is constant."""
+    return float(kendalltau(a, b).statistic)
+
+
+def spearman(a: Values, b: Values) -> float:
+    """Spearman's ρ; NaN where one side is constant."""
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(spearmanr(a, b).statistic)
+
+
+def partial_kendall(a: Values, b: Values, given: Values) -> float:
+    """Kendall's partial τ: of two rankings, with a third one's share in both taken out.
+
+    Kendall, "Partial rank correlation", Biometrika 32 (1942).
+    """
+    ab, ag, bg = kendall(a, b), kendall(a, given), kendall(b, given)
+    rest = (1 - ag**2) * (1 - bg**2)
+    return (ab - ag * bg) / sqrt(rest) if rest > 0 else float("nan")
+
+
+def noise_ceiling(truth: Values, given: Values | None = None) -> float:
+    """τ between the means of two disjoint halves of the seeds, averaged over all such halves.
+
+    Args:
+        truth: ``(architectures, seeds)``; of an odd number one half has one more.
+        given: for the partial τ, what is taken out of both.
+
+    Returns:
+        NaN for a single seed.
+    """
+    seeds = range(truth.shape[1])
+    halves = [set(half) for half in combinations(seeds, len(seeds) // 2) if half]
+    pairs = [(_mean(truth, half), _mean(truth, set(seeds) - half)) for half in halves]
+    found = [kendall(*p) if given is None else partial_kendall(*p, given) for p in pairs]
+    return float(np.mean(found)) if found else float("nan")
+
+
+def _mean(truth: Values, seeds: set[int]) -> Values:
+    mean: Values = truth[:, sorted(seeds)].mean(axis=1)
+    return mean
+
+
+def statistics(
+    ranked: Sequence[Ranked], *, resamples: int, seed: int = 0
+) -> Mapping[str, Interval]:
+    """All figures, with intervals over resampled architectures.
+
+    Args:
+        ranked: architectures with scores and ground truth.
+        resamples: how often architectures are drawn with replacement.
+        seed: of these draws.
+
+    Returns:
+        By name: ``tau_loss``, ``tau_top1``, ``rho_loss``, ``rho_top1`` (of the score with the mean
+        of the ground truth; a good score has positive ones), ``tau_macs`` (MACs alone), ``gain``
+        (``tau_loss`` less ``tau_macs``), ``partial_loss``, ``partial_top1`` (MACs partialled out),
+        ``ceiling``, ``partial_ceiling`` (of the ground truth with itself); and inside the slice
+        of nearly equal MACs ``slice_loss``, ``slice_top1``, ``slice_ceiling``.
+    """
+    rng = np.random.default_rng(seed)
+    narrow = [entry for entry in ranked if entry.narrow]
+    found = _bootstrap(_overall, ranked, rng, resamples)
+    if len(narrow) > 1:
+        found |= _bootstrap(_inside, narrow, rng, resamples)
+    return found
+
+
+def regrets(ranked: Sequence[Ranked], budgets: Sequence[Budget]) -> tuple[Regret, ...]:
+    """The regret of the pick by loss for each budget that admits at least two architectures."""
+    found = []
+    spread = np.array([np.var(entry.truth, ddof=1) for entry in ranked if len(entry.truth) > 1])
+    std = 100 * float(np.sqrt(spread.mean())) if len(spread) else None
+    for budget in budgets:
+        inside = [entry for entry in ranked if budget.admits(entry.macs)]
+        if len(inside) > 1:
+            pick = min(inside, key=lambda entry: (entry.loss, entry.id))
+            best = max(float(np.mean(entry.truth)) for entry in inside)
+            points = 100 * (best - float(np.mean(pick.truth)))
+            found.append(Regret(budget.name, len(inside), points, std))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The columns of some architectures; what should be high is high."""
+
+    loss: Values
+    top1: Values
+    macs: Values
+    truth: Values
+
+    @staticmethod
+    def of(ranked: Sequence[Ranked]) -> "_Table":
+        columns = [(-e.loss, e.top1, float(e.macs)) for e in ranked]
+        loss, top1, macs = np.array(columns).T
+        return _Table(loss, top1, macs, np.array([e.truth for e in ranked]))
+
+    def take(self, rows: np.ndarray[Any, Any]) -> "_Table":
+        return _Table(self.loss[rows], self.top1[rows], self.macs[rows], self.truth[rows])
+
+
+def _overall(table: _Table) -> dict[str, float]:
+    mean, macs = table.truth.mean(axis=1), table.macs
+    tau_loss, tau_macs = kendall(table.loss, mean), kendall(macs, mean)
+    return {
+        "tau_loss": tau_loss,
+        "tau_top1": kendall(table.top1, mean),
+        "rho_loss": spearman(table.loss, mean),
+        "rho_top1": spearman(table.top1, mean),
+        "tau_macs": tau_macs,
+        "gain": tau_loss - tau_macs,
+        "partial_loss": partial_kendall(table.loss, mean, macs),
+        "partial_top1": partial_kendall(table.top1, mean, macs),
+        "ceiling": noise_ceiling(table.truth),
+        "partial_ceiling": noise_ceiling(table.truth, macs),
+    }
+
+
+def _inside(table: _Table) -> dict[str, float]:
+    mean = table.truth.mean(axis=1)
+    return {
+        "slice_loss": kendall(table.loss, mean),
+        "slice_top1": kendall(table.top1, mean),
+        "slice_ceiling": noise_ceiling(table.truth),
+    }
+
+
+def _bootstrap(
+    figures: Callable[[_Table], dict[str, float]],
+    ranked: Sequence[Ranked],
+    rng: np.random.Generator,
+    resamples: int,
+) -> dict[str, Interval]:
+    table = _Table.of(ranked)
+    value = figures(table)
+    # A resample in which everything is one architecture says nothing.
+    rows = (rng.integers(len(ranked), size=len(ranked)) for _ in range(resamples))
+    drawn = [figures(table.take(row)) for row in rows if len(set(row)) > 1]
+    tail = 100 * (1 - CONFIDENCE) / 2
+    found = {}
+    for name in value:
+        several = np.array([figure[name] for figure in drawn])
+        several = several[np.isfinite(several)]
+        ends = np.percentile(several, [tail, 100 - tail]) if len(several) else (np.nan, np.nan)
+        found[name] = Interval(*(_defined(float(one)) for one in (value[name], *ends)))
+    return found
+
+
+def _defined(value: float) -> float | None:
+    return value if np.isfinite(value) else None

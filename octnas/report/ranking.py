@@ -1,0 +1,73 @@
+"""The ranking check as a table of words and figures."""
+
+from collections.abc import Sequence
+
+from octnas.ranking import Interval, Ranking
+from octnas.report.formats import plural
+
+# Rows of the table: a figure's name, what it is, and the name of what bounds it.
+_ROWS = (
+    ("tau_loss", "τ of the supernet’s loss"),
+    ("tau_top1", "τ of the supernet’s accuracy"),
+    ("rho_loss", "Spearman’s ρ of the loss"),
+    ("rho_top1", "Spearman’s ρ of the accuracy"),
+    ("tau_macs", "τ of MACs alone"),
+    ("gain", "τ of the loss less that of MACs"),
+    ("partial_loss", "partial τ of the loss, MACs taken out"),
+    ("partial_top1", "partial τ of the accuracy, MACs taken out"),
+    ("slice_loss", "τ of the loss at nearly equal MACs"),
+    ("slice_top1", "τ of the accuracy at nearly equal MACs"),
+    ("ceiling", "noise ceiling: τ between halves of the seeds"),
+    ("partial_ceiling", "noise ceiling of the partial τ"),
+    ("slice_ceiling", "noise ceiling at nearly equal MACs"),
+)
+
+
+def ranking_rows(ranking: Ranking) -> list[tuple[str, str, str]]:
+    """Name, value and 95 % interval of every figure that there is."""
+    found = [
+        (words, _number(one.value), _interval(one))
+        for name, words in _ROWS
+        if (one := ranking.statistics.get(name)) is not None
+    ]
+    for regret in ranking.regrets:
+        of = f"regret, {regret.budget} (of {plural(regret.architectures, 'architecture')})"
+        noise = "" if regret.std is None else f"one seed’s std: {regret.std:.2f} points"
+        found.append((of, f"{regret.points:.2f} points", noise))
+    return found
+
+
+def ranking_text(ranking: Ranking) -> str:
+    """The table as plain text, with what it was made from."""
+    rows = ranking_rows(ranking)
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [_line(row, widths) for row in rows]
+    return "\n".join(["", ranking_basis(ranking), "", *lines])
+
+
+def ranking_basis(ranking: Ranking) -> str:
+    """What the check rests on, in a sentence."""
+    seeds = len(ranking.architectures[0].truth)
+    narrow = sum(one.narrow for one in ranking.architectures)
+    return (
+        f"{plural(len(ranking.architectures), 'architecture')}, {narrow} of them at nearly equal "
+        f"MACs, trained from scratch with {plural(seeds, 'seed')} for "
+        f"{plural(ranking.epochs, 'epoch')} each ({ranking.seconds['truth']:,.0f} s in all); "
+        f"the supernet took {ranking.seconds['supernet']:,.0f} s, scoring "
+        f"{ranking.seconds['scoring']:,.1f} s."
+    )
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    name, value, interval = row
+    return f"{name:<{widths[0]}}  {value:>{widths[1]}}  {interval}".rstrip()
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.2f}"
+
+
+def _interval(one: Interval) -> str:
+    if one.low is None or one.high is None:
+        return ""
+    return f"{one.low:.2f} to {one.high:.2f}"
