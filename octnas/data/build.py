@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from octnas.data.cache import Cache
-from octnas.data.decode import read_rgb
+from octnas.data.cache import Cache, Found
+from octnas.data.decode import BrokenImageError, read_rgb
 from octnas.data.sources import Reader, StreamReader
 from octnas.errors import DataError
 from octnas.progress import Progress
@@ -59,6 +59,36 @@ def build(
             before, missing = len(missing), cache.missing()
             bar.advance(before - len(missing) - own)
             cache.wait(missing)
+
+
+def look_again(cache: Cache, names: Sequence[str], reader: Reader) -> list[Found]:
+    """What is known of all images, after another look at those that could not be read.
+
+    A file that nobody was allowed to read, or on a disk that was away, looks as it did before.
+
+    Args:
+        cache: whole.
+        names, reader: as for `build`.
+    """
+    found = cache.found()
+    if isinstance(reader, StreamReader):
+        return found
+    changed = [
+        position
+        for position, one in enumerate(found)
+        if one.reason and one.reason != _reason(reader, names[position])
+    ]
+    for shard in sorted({position // cache.shard_images for position in changed}):
+        cache.fill(shard, lambda position: reader.read(names[position]))
+    return cache.found() if changed else found
+
+
+def _reason(reader: Reader, name: str) -> str:
+    try:
+        reader.read(name)
+    except BrokenImageError as error:
+        return str(error)
+    return ""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import os
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -88,13 +89,30 @@ class Cache:
         return range(begin, min(begin + self.shard_images, self.count))
 
     def missing(self) -> list[int]:
-        """Shards that are not whole yet."""
+        """Shards that are not whole yet.
+
+        Raises:
+            DataError: there are whole ones, but their pixels are gone.
+        """
         try:
             there = {entry.name for entry in os.scandir(self.folder)}
         except (FileNotFoundError, NotADirectoryError):
             # The second is said where writing fails.
             there = set()
-        return [shard for shard in range(self.shards) if self._file(shard).name not in there]
+        found = [shard for shard in range(self.shards) if self._file(shard).name not in there]
+        if len(found) < self.shards:
+            self._check_pixels()
+        return found
+
+    def _check_pixels(self) -> None:
+        path = self.folder / PIXELS_FILE
+        size = path.stat().st_size if path.exists() else 0
+        # The file has its size before the first shard is whole.
+        if size != self.count * self.image_bytes:
+            raise DataError(
+                f"data.cache: {path} was cut off or removed; remove the whole of {self.folder}, "
+                "and the same command builds it anew"
+            )
 
     def found(self) -> list[Found]:
         """What is known of every image; the cache must be whole."""
@@ -108,13 +126,15 @@ class Cache:
 
     @cached_property
     def pixels(self) -> Tensor:
-        """All images, memory-mapped: ``(count, resolution, resolution, 3)`` uint8."""
+        """All images, memory-mapped to be read: ``(count, resolution, resolution, 3)`` uint8."""
         side = self.resolution
-        # Copy on write: torch wants memory that could be written to, the file stays as it is.
+        # Copy on write would be refused for a file that is larger than the memory.
         mapped = np.memmap(
-            self.folder / PIXELS_FILE, np.uint8, mode="c", shape=(self.count, side, side, 3)
+            self.folder / PIXELS_FILE, np.uint8, mode="r", shape=(self.count, side, side, 3)
         )
-        return torch.from_numpy(mapped)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            return torch.from_numpy(mapped)
 
     def check_room(self) -> None:
         """Say how large the rest of the cache will be, and refuse it if the disk is too small.

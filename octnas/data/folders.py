@@ -109,4 +109,5 @@ def _strange(folder: Path) -> Iterator[tuple[Path, str]]:
         for path in below:
             yield from search(path, around | {real})
 
-    yield from search(folder, frozenset())
+    real = Path(os.path.realpath(folder))
+    yield from search(folder, frozenset(map(str, real.parents)))

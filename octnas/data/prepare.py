@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
-from octnas.data.build import build
+from octnas.data.build import build, look_again
 from octnas.data.cache import PIXELS_FILE, Cache, Found, gigabytes
 from octnas.data.choose import choose_subset, cut
 from octnas.data.digits import digest_of_digits
 from octnas.data.image_list import (
     ABOUT_FILE,
     COPY,
+    PARTS,
     SKIPPED,
     Entry,
     ImageList,
@@ -67,7 +68,7 @@ def prepare_images(
         )
     reader = open_reader(settings)
     build(cache, names, reader, workers=settings.workers, progress=progress, title="data")
-    looked = cache.found()
+    looked = look_again(cache, names, reader)
     problems = [*listing.problems]
     problems += [Problem(n, one.reason) for n, one in zip(names, looked, strict=True) if one.reason]
     _report_problems(settings, problems, folder)
@@ -120,7 +121,7 @@ def build_missing(cache: Cache, images: ImageList, settings: ImagesSettings) -> 
     names = [entry.name for entry in images.entries]
     build(cache, names, open_reader(settings), workers=settings.workers, progress=Quiet())
     for entry, found in zip(images.entries, cache.found(), strict=True):
-        if entry.digest != found.digest:
+        if entry.part in PARTS and entry.digest != found.digest:
             raise DataError(
                 f"{entry.name}: differs from the image that the experiment began with; "
                 f"restore it below {settings.root}, or begin anew with --fresh data"

@@ -170,7 +170,7 @@ def open_dataset(settings: ImagesSettings, split: str) -> Any:
     """The data set of torchvision or timm that holds a split; opened once in every process."""
     root, train = settings.root, split == "train"
     if settings.source == "imagenet":
-        return datasets.ImageNet(root, split)
+        return datasets.ImageNet(root, split, allow_empty=True)
     if settings.source == "imagenette":
         return datasets.Imagenette(root, split, download=settings.download)
     if settings.source in ("cifar10", "cifar100"):

@@ -142,3 +142,22 @@ def test_without_pixels_only_what_is_known_is_kept(names: list[str], tmp_path: P
     assert (cache.folder / "pixels.u8").stat().st_size == 0
     other = fill(tmp_path / "cache", names, tmp_path / "images")
     assert cache.found() == other.found()
+
+
+def test_a_cache_may_be_larger_than_the_memory(tmp_path: Path) -> None:
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    count = 4 * memory // (3 * 256**2)
+    with (tmp_path / "pixels.u8").open("wb") as file:
+        try:
+            file.truncate(count * 3 * 256**2)
+        except OSError as error:
+            pytest.skip(f"no file of that size: {error}")
+    assert not Cache(tmp_path, count, 256).pixels[-1].any()
+
+
+@pytest.mark.parametrize("size", [0, 100, None])
+def test_pixels_that_are_gone(names: list[str], tmp_path: Path, size: int | None) -> None:
+    path = fill(tmp_path / "cache", names, tmp_path / "images").folder / "pixels.u8"
+    path.unlink() if size is None else os.truncate(path, size)
+    with pytest.raises(DataError, match=r"pixels.u8 was cut off or removed; remove the whole of"):
+        fill(tmp_path / "cache", names, tmp_path / "images")

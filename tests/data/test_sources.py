@@ -51,11 +51,13 @@ def test_folders_that_do_not_fit_are_problems(tmp_path: Path) -> None:
         (root / name / "0.jpeg").write_bytes(image)
     (root / "train/red/deep").mkdir()
     (root / "train/red/deep/loop").symlink_to(root / "train")
+    (root / "train/red/deep/above").symlink_to(root.parent)
     listing = list_images(settings(root))
     assert listing.classes == ("blue", "red")
     assert len(listing.names["train"]) == 6
     assert set(listing.problems) == {
         Problem("train/red/deep/loop", "a symbolic link to a folder around it"),
+        Problem("train/red/deep/above", "a symbolic link to a folder around it"),
         Problem("train/hollow", "a class without images"),
         Problem("val/hollow", "a class without images"),
         Problem("train/extra", "a class that val does not have"),

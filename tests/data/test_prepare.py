@@ -1,0 +1,288 @@
+"""The one look at every image: keys of caches, lists of what is broken, parts without copies."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from octnas.data import sources
+from octnas.data.image_list import COPY, PARTS, SKIPPED, ImageList, read_images, read_summary
+from octnas.data.images import open_images
+from octnas.data.prepare import CHECKED_FOLDER, PROBLEMS_FILE
+from octnas.data.settings import (
+    AugmentSettings,
+    CacheSettings,
+    ImagesSettings,
+    SubsetSettings,
+)
+from octnas.errors import DataError
+from tests.data.trees import make_tree, prepared
+
+SIZE = (3, 16, 16)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A tree that a test may change."""
+    return make_tree(tmp_path / "tree")
+
+
+@pytest.fixture
+def own(root: Path, tmp_path: Path) -> ImagesSettings:
+    cache = CacheSettings(enabled=True, folder=str(tmp_path / "cache"))
+    return ImagesSettings(
+        root=str(root), rank_per_class=3, read_per_class=2, workers=0, cache=cache
+    )
+
+
+def looked(settings: ImagesSettings, folder: Path, size: tuple[int, int, int] = SIZE) -> ImageList:
+    return read_images(prepared(settings, folder, size).folder)
+
+
+def touch(root: Path) -> None:
+    path = root / "val/red/0.jpeg"
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+
+
+def lengthen(root: Path) -> None:
+    path = root / "val/red/0.jpeg"
+    status = path.stat()
+    path.write_bytes(path.read_bytes() + b"\0")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def rename(root: Path) -> None:
+    (root / "train/red/0.jpeg").rename(root / "train/red/00.jpeg")
+
+
+def remove(root: Path) -> None:
+    (root / "train/blue/0.jpeg").unlink()
+
+
+@pytest.mark.parametrize("change", [touch, lengthen, rename, remove])
+def test_changed_files_give_a_new_key(
+    own: ImagesSettings, root: Path, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    before = looked(own, tmp_path / "data").key
+    assert looked(own, tmp_path / "data").key == before
+    change(root)
+    assert looked(own, tmp_path / "data").key != before
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"subset": SubsetSettings(classes=("red",))}, False),
+        ({"subset": SubsetSettings(fraction=0.9)}, False),
+        ({"crop_pct": 0.8}, False),
+        ({"rank_per_class": 4, "read_per_class": 1}, True),
+        ({"seed": 7}, True),
+        ({"augment": AugmentSettings(scale=1.0), "mean": (0.5, 0.5, 0.5)}, True),
+        ({"on_error": "skip", "workers": 1}, True),
+    ],
+)
+def test_a_cache_is_shared_where_its_pixels_are_the_same(
+    own: ImagesSettings, tmp_path: Path, changes: dict[str, Any], same: bool
+) -> None:
+    before = looked(own, tmp_path / "data").key
+    assert (looked(replace(own, **changes), tmp_path / "other").key == before) is same
+
+
+def test_another_resolution_is_another_cache(own: ImagesSettings, tmp_path: Path) -> None:
+    sizes = [replace(own, cache=replace(own.cache, resolution=r)) for r in (16, 20)]
+    sizes.append(replace(own, cache=CacheSettings()))
+    assert len({looked(settings, tmp_path / "data").key for settings in sizes}) == 3
+    assert looked(sizes[0], tmp_path / "data", (3, 12, 12)).key == looked(sizes[0], tmp_path).key
+
+
+def broken_tree(root: Path) -> dict[str, str]:
+    """What is wrong, by name, with a word of the reason."""
+    good = (root / "train/red/0.jpeg").read_bytes()
+    (root / "train/red/cut.jpeg").write_bytes(good[: len(good) // 2])
+    (root / "train/red/empty.png").write_bytes(b"")
+    (root / "val/blue/page.jpeg").write_text("<html>")
+    Image.new("1", (9500, 9500)).save(root / "val/blue/bomb.png")
+    (root / "train/red/gone.jpeg").symlink_to("nowhere")
+    (root / "train/red/loop").symlink_to(root / "train")
+    (root / "train/hollow").mkdir()
+    (root / "val/other").mkdir()
+    (root / "val/other/0.jpeg").write_bytes(good)
+    return {
+        "train/red/cut.jpeg": "OSError: ",
+        "train/red/empty.png": "no image",
+        "val/blue/page.jpeg": "no image",
+        "val/blue/bomb.png": "bomb",
+        "train/red/gone.jpeg": "No such file",
+        "train/red/loop": "a symbolic link",
+        "train/hollow": "without images",
+        "val/other": "a class that train does not have",
+    }
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_failing_lists_everything_in_one_error(
+    own: ImagesSettings, root: Path, tmp_path: Path, enabled: bool
+) -> None:
+    wrong = broken_tree(root)
+    settings = replace(own, cache=replace(own.cache, enabled=enabled))
+    with pytest.raises(DataError) as caught:
+        prepared(settings, tmp_path / "data")
+    path = tmp_path / "data" / PROBLEMS_FILE
+    assert "\n" not in str(caught.value)
+    assert f"cannot be used: {len(wrong)}, the first: train/" in str(caught.value)
+    assert str(path) in str(caught.value)
+    lines = dict(line.split(": ", 1) for line in path.read_text().splitlines())
+    assert lines.keys() == {f'"{name}"' for name in wrong}
+    for name, word in wrong.items():
+        assert word in lines[f'"{name}"']
+    assert not (tmp_path / "data" / "images.tsv").exists()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_skipping_counts_everything(
+    own: ImagesSettings, root: Path, tmp_path: Path, enabled: bool
+) -> None:
+    wrong = broken_tree(root)
+    settings = replace(own, on_error="skip", cache=replace(own.cache, enabled=enabled))
+    data = prepared(settings, tmp_path / "data")
+    summary = read_summary(data.folder)
+    assert {problem["name"] for problem in summary["problems"]} == wrong.keys()
+    counts = {"train": 14, "rank": 6, "read": 4, "val": 8, "skipped": 5, "copy": 0}
+    assert summary["counts"] == counts
+    assert len((data.folder / PROBLEMS_FILE).read_text().splitlines()) == len(wrong)
+    images = open_images(data, SIZE)
+    for part in PARTS:
+        shown = sum(len(labels) for _, labels in images.batches(part, 3))
+        assert shown == images.count(part) == counts[part]
+
+
+def test_what_was_mended_is_no_problem_any_more(
+    own: ImagesSettings, root: Path, tmp_path: Path
+) -> None:
+    good = (root / "train/red/0.jpeg").read_bytes()
+    (root / "train/red/0.jpeg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"cannot be used: 1, the first: train/red/0\.jpeg"):
+        prepared(own, tmp_path / "data")
+    (root / "train/red/0.jpeg").write_bytes(good)
+    data = prepared(own, tmp_path / "data")
+    assert not (data.folder / PROBLEMS_FILE).exists()
+    assert read_summary(data.folder)["counts"]["train"] == 14
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_reason_that_went_without_a_trace(
+    own: ImagesSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    enabled: bool,
+) -> None:
+    """A file that could not be read for a while has the size and the time that it had."""
+    own = replace(own, cache=replace(own.cache, enabled=enabled))
+    read = sources.read_rgb
+
+    def denied(source: Path) -> Image.Image:
+        if source.name == "1.jpeg":
+            raise sources.BrokenImageError("PermissionError")
+        return read(source)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sources, "read_rgb", denied)
+        with pytest.raises(DataError, match="cannot be used: 4"):
+            prepared(own, tmp_path / "data")
+    found = looked(own, tmp_path / "data")
+    assert found.problems == ()
+    apart = replace(own, cache=replace(own.cache, folder=str(tmp_path / "apart")))
+    assert found == looked(apart, tmp_path / "other")
+    pixels = [
+        next(iter(open_images(prepared(one, tmp_path / "data"), SIZE).batches("val", 8)))[0]
+        for one in (own, apart)
+    ]
+    assert (pixels[0] == pixels[1]).all()
+
+
+def test_what_was_left_out_may_differ_elsewhere(
+    own: ImagesSettings, root: Path, tmp_path: Path
+) -> None:
+    """A node that builds its own cache is asked for the images that are used, and no others."""
+    good = (root / "train/red/0.jpeg").read_bytes()
+    (root / "train/red/0.jpeg").write_bytes(b"")
+    own = replace(own, on_error="skip")
+    data = prepared(own, tmp_path / "data")
+    (root / "train/red/0.jpeg").write_bytes(good)
+    node = replace(own, cache=replace(own.cache, folder=str(tmp_path / "node")))
+    assert open_images(replace(data, settings=node), SIZE).count("train") == 13
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_images_under_two_names_never_land_in_two_parts(
+    own: ImagesSettings, root: Path, tmp_path: Path, seed: int
+) -> None:
+    for split, name in (("train", "red"), ("train", "blue"), ("val", "red")):
+        again = root / split / name / "again.jpeg"
+        again.write_bytes((root / "train/red/3.jpeg").read_bytes())
+    (root / "train/blue/twin.jpeg").write_bytes((root / "train/red/4.jpeg").read_bytes())
+    (root / "train/red/link.jpeg").symlink_to(root / "train/red/5.jpeg")
+    with Image.open(root / "train/blue/6.jpeg") as image:
+        image.save(root / "train/blue/6.png")
+    found = looked(replace(own, seed=seed), tmp_path / "data")
+    parts: dict[str, set[str]] = {}
+    for entry in found.entries:
+        if entry.part in PARTS:
+            parts.setdefault(entry.digest, set()).add(entry.part)
+    assert {len(where) for where in parts.values()} == {1}
+    left_out = {entry.name for entry in found.entries if entry.part == COPY}
+    assert left_out == {"train/red/3.jpeg", "train/red/again.jpeg", "train/blue/again.jpeg"}
+    assert not any(entry.part == SKIPPED for entry in found.entries)
+    for part, count in (("rank", 3), ("read", 2)):
+        labels = [entry.label for entry in found.entries if entry.part == part]
+        assert np.bincount(labels).tolist() == [count, count]
+
+
+def test_the_list_does_not_depend_on_the_cache(own: ImagesSettings, tmp_path: Path) -> None:
+    """Nor on how many processes look at the images."""
+    plain = replace(own, cache=CacheSettings(), workers=2)
+    with_cache, without = looked(own, tmp_path / "a"), looked(plain, tmp_path / "b")
+    assert with_cache.entries == without.entries
+    assert with_cache.digest == without.digest
+
+
+def test_the_size_of_the_cache_is_said_before_it_is_refused(
+    own: ImagesSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Usage:
+        free = 10_000
+
+    monkeypatch.setattr("octnas.data.cache.shutil.disk_usage", lambda _: Usage)
+    lines: list[str] = []
+    with pytest.raises(DataError, match=r"needs 0\.0 MB in .* which has 0\.0 MB left"):
+        prepared(own, tmp_path / "data", SIZE, lines)
+    assert len(lines) == 1
+    assert lines[0].startswith("data: 32 images at 18×18: a cache of 0.0 MB in ")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_look_that_was_broken_off_is_gone_on_with(
+    own: ImagesSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("octnas.data.cache._SHARD", 8)
+    own = replace(own, cache=CacheSettings())
+    read, seen = sources.read_rgb, list[str]()
+
+    def counted(source: Path) -> Image.Image:
+        seen.append(str(source))
+        if len(seen) == 20:
+            raise KeyboardInterrupt
+        return read(source)
+
+    monkeypatch.setattr(sources, "read_rgb", counted)
+    with pytest.raises(KeyboardInterrupt):
+        prepared(own, tmp_path / "data")
+    assert len(list((tmp_path / "data" / CHECKED_FOLDER).rglob("*.json"))) == 2
+    prepared(own, tmp_path / "data")
+    assert len(seen) == 20 + 32 - 16
