@@ -104,7 +104,24 @@ class CostLevels:
         Raises:
             BudgetError: no architecture lies within the bounds.
         """
-        at_least = low
+        for _ in range(_TRIES):
+            alphas = self.sample_at(rng, self.sample_level(rng, low, high))
+            # A wide level may hold cheaper architectures than it says.
+            if self.exact or low is None or self.space.cost(alphas).macs >= low:
+                return alphas
+        raise BudgetError(
+            f"{_TRIES} architectures drawn between {low:,} and {high or self.dearest:,} MACs cost "
+            f"less than that; levels are {self.width:,} MACs wide, allow a wider range"
+        )
+
+    def sample_level(
+        self, rng: np.random.Generator, low: int | None = None, high: int | None = None
+    ) -> int:
+        """Draw a cost evenly between two bounds; the level of the nearest architectures.
+
+        Raises:
+            BudgetError: no architecture lies within the bounds.
+        """
         low = self.cheapest if low is None else low
         high = self.dearest if high is None else high
         inside = self.populated[(self.populated >= low) & (self.populated <= high)]
@@ -113,17 +130,8 @@ class CostLevels:
                 f"no architecture costs {low:,} to {high:,} MACs; the search space holds "
                 f"{self.cheapest:,} to {self.dearest:,}"
             )
-        for _ in range(_TRIES):
-            target = rng.uniform(inside[0], inside[-1])
-            nearest = int(inside[np.abs(inside - target).argmin()])
-            alphas = self.sample_at(rng, (nearest - self.lowest) // self.width)
-            # A wide level may hold cheaper architectures than it says.
-            if self.exact or at_least is None or self.space.cost(alphas).macs >= at_least:
-                return alphas
-        raise BudgetError(
-            f"{_TRIES} architectures drawn between {low:,} and {high:,} MACs cost less than that; "
-            f"levels are {self.width:,} MACs wide, allow a wider range"
-        )
+        target = rng.uniform(inside[0], inside[-1])
+        return int((inside[np.abs(inside - target).argmin()] - self.lowest) // self.width)
 
     def spread(
         self, rng: np.random.Generator, count: int, low: int, high: int

@@ -9,7 +9,7 @@ from octnas.architecture import STRIDE_MODES, StrideMode
 from octnas.costs import low_channels
 from octnas.errors import UnsupportedModelError, require
 from octnas.nn.octave import Features, OctaveTensor, empty_high, resplit
-from octnas.nn.paths import Geometry, octave_conv
+from octnas.nn.paths import Geometry, octave_conv, scale_kernel
 
 
 class OctaveConv2d(nn.Conv2d):
@@ -44,6 +44,8 @@ class OctaveConv2d(nn.Conv2d):
     """
 
     low_channels: int
+    # One factor for each path, in the order of `octnas.nn.paths.PATHS`; only in a supernet.
+    path_scales: nn.Parameter | None
 
     def __init__(
         self,
@@ -96,6 +98,7 @@ class OctaveConv2d(nn.Conv2d):
         self.split_groups = split_groups or (1 if self.depthwise else self.groups)
         self.site = site
         self.low_channels = 0
+        self.register_parameter("path_scales", None)
 
     def set_alpha(self, alpha: float) -> None:
         """Set the octave ratio of the output, 0 to 1."""
@@ -116,18 +119,31 @@ class OctaveConv2d(nn.Conv2d):
         if isinstance(x, Tensor):
             how = self.geometry()
             if not self.low_channels and not how.pools:
-                return super().forward(x)
+                plain: Tensor = self._conv_forward(x, self._kernel(how), self.bias)
+                return plain
             source, low_in = x, None
         else:
             how = self.geometry(x.low_channels, x.groups)
             source, low_in = x.high, x.low
-        high, low = octave_conv(source, low_in, self.weight, self.bias, how)
+        high, low = octave_conv(source, low_in, self._kernel(how), self.bias, how)
         if low is None:
             assert high is not None
             return high
         if high is None:
             high = empty_high(low, *how.out_size(source))
         return OctaveTensor(high, low, self.split_groups)
+
+    def _kernel(self, how: Geometry) -> Tensor:
+        return self.weight if self.path_scales is None else self.scaled_weight(how)
+
+    def scaled_weight(self, how: Geometry) -> Tensor:
+        """The kernel with each of its four blocks times its path's scale.
+
+        Args:
+            how: what decides where the blocks are.
+        """
+        assert self.path_scales is not None
+        return scale_kernel(self.weight, self.path_scales, how)
 
     def _check_batch(self, x: Features) -> None:
         plain = isinstance(x, Tensor)

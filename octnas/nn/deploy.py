@@ -15,7 +15,8 @@ from octnas.nn.conv import OctaveConv2d
 from octnas.nn.octave import Features, OctaveTensor, add_upsampled, empty_high, upsample
 from octnas.nn.octavize import octavize
 from octnas.nn.paths import PATHS, Geometry, Pooled, split_bias, split_kernel
-from octnas.nn.sites import conv_sites, stages
+from octnas.nn.roles import fold_roles
+from octnas.nn.sites import geometries, stages
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -40,7 +41,7 @@ def deploy(model: Model) -> Model:
     model = copy.deepcopy(model).eval()
     if not any(isinstance(module, OctaveConv2d) for module in model.modules()):
         octavize(model, 0.0)
-    convs = _geometries(model)
+    convs = geometries(fold_roles(model))
     assert isinstance(model, ResNet)
     model.conv1 = nn.Sequential(*_folded([*_chain(model.conv1), model.bn1], convs))
     model.bn1 = nn.Identity()
@@ -182,22 +183,6 @@ class DeployedBlock(nn.Module):
             x = self.last(x, shortcut)
         activated: Features = self.act(x)
         return activated
-
-
-def _geometries(model: nn.Module) -> dict[nn.Module, Geometry]:
-    """What every octave convolution of a model does, by module."""
-    sites = conv_sites(model)
-    low: dict[str | None, tuple[int, int]] = {}
-    for site in sites:
-        conv = model.get_submodule(site.name)
-        assert isinstance(conv, OctaveConv2d)
-        low[site.site_out] = conv.low_channels, conv.split_groups
-    found: dict[nn.Module, Geometry] = {}
-    for site in sites:
-        conv = model.get_submodule(site.name)
-        assert isinstance(conv, OctaveConv2d)
-        found[conv] = conv.geometry(*low.get(site.site_in, (0, 1)))
-    return found
 
 
 def _chain(module: nn.Module) -> list[nn.Module]:

@@ -1,5 +1,7 @@
 """Batch normalisation of octave feature maps."""
 
+from dataclasses import dataclass
+
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,7 +21,7 @@ class OctaveBatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: Features) -> Features:  # type: ignore[override]
-        return super().forward(x) if isinstance(x, Tensor) else _normalise(self, x)
+        return super().forward(x) if isinstance(x, Tensor) else normalise(self, x, values_of(self))
 
 
 class OctaveBatchNormAct2d(BatchNormAct2d):
@@ -29,23 +31,38 @@ class OctaveBatchNormAct2d(BatchNormAct2d):
         if isinstance(x, Tensor):
             normalised: Tensor = super().forward(x)
             return normalised
-        activated: Features = self.act(self.drop(_normalise(self, x)))
+        activated: Features = self.act(self.drop(normalise(self, x, values_of(self))))
         return activated
 
 
-def _normalise(norm: nn.BatchNorm2d, x: OctaveTensor) -> OctaveTensor:
-    """Normalise each part with its channels' parameters and statistics."""
+@dataclass(frozen=True)
+class NormValues:
+    """What normalises each channel, ``(C,)`` each; None where there is none."""
+
+    mean: Tensor | None
+    variance: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+
+
+def values_of(norm: nn.BatchNorm2d) -> NormValues:
+    """The parameters and statistics of a batch norm itself; statistics are updated in place."""
+    return NormValues(norm.running_mean, norm.running_var, norm.weight, norm.bias)
+
+
+def normalise(norm: nn.BatchNorm2d, x: OctaveTensor, values: NormValues) -> OctaveTensor:
+    """Normalise each part with its channels' values, and update the statistics among them."""
     tracks = norm.training and norm.track_running_stats
     uses_running = not norm.training or tracks
     low, groups = x.low_channels, x.groups
-    stats = [norm.running_mean, norm.running_var] if uses_running else [None, None]
+    stats = [values.mean, values.variance] if uses_running else [None, None]
     # With one group the halves are views, and their update is that of the whole.
     copies = tracks and groups > 1
     taken = [whole.clone() if copies and whole is not None else whole for whole in stats]
     means, variances, weights, biases = (
-        _split(values, low, groups) for values in (*taken, norm.weight, norm.bias)
+        _split(entry, low, groups) for entry in (*taken, values.weight, values.bias)
     )
-    factor = _count_batch(norm) if tracks else 0.0
+    factor = count_batch(norm) if tracks else 0.0
 
     def part(x: Tensor, index: int) -> Tensor:
         if not x.shape[1]:
@@ -56,7 +73,7 @@ def _normalise(norm: nn.BatchNorm2d, x: OctaveTensor) -> OctaveTensor:
             variances[index],
             weights[index],
             biases[index],
-            training=norm.training or norm.running_mean is None,
+            training=norm.training or values.mean is None,
             momentum=factor,
             eps=norm.eps,
         )
@@ -75,7 +92,7 @@ def _split(
     return (None, None) if values is None else split_channels(values, low_channels, groups)
 
 
-def _count_batch(norm: nn.BatchNorm2d) -> float:
+def count_batch(norm: nn.BatchNorm2d) -> float:
     """Count one batch, as torch does; the weight of its statistics in the running ones."""
     if norm.num_batches_tracked is None:
         return 0.0

@@ -179,6 +179,13 @@ def merge_channels(high: Tensor, low: Tensor, groups: int = 1, dim: int = 1) -> 
     return torch.cat(parts, dim + 1).flatten(dim, dim + 1)
 
 
+def low_mask(channels: int, low_channels: int, groups: int, like: Tensor) -> Tensor:
+    """Which channels are low, in the order of the channels: ``(channels,)`` bool."""
+    own = channels // groups
+    inside = torch.arange(own, device=like.device) >= own - low_channels // groups
+    return inside.repeat(groups)
+
+
 def each(operation: Callable[[Tensor], Tensor], x: OctaveTensor) -> OctaveTensor:
     """Apply an operation that leaves the size as it is to both parts."""
     high = operation(x.high) if x.high.shape[1] else x.high

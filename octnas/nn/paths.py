@@ -18,6 +18,7 @@ from torch import Tensor
 
 from octnas.nn.octave import (
     add_upsampled,
+    low_mask,
     merge_channels,
     pool,
     pool_shares,
@@ -130,6 +131,29 @@ def _blocks(weight: Tensor, how: Geometry) -> Kernels:
         *torch.split_with_sizes(from_high, row_parts, 1),
         *torch.split_with_sizes(from_low, row_parts, 1),
     )
+
+
+def scale_kernel(weight: Tensor, scales: Tensor, how: Geometry) -> Tensor:
+    """A kernel whose blocks H→H, H→L, L→H and L→L are each multiplied by a number.
+
+    Every scale has a gradient, also where its block is empty.
+
+    Args:
+        weight: ``(C_out, C_in / groups, k, k)``.
+        scales: ``(4,)``.
+        how: where the blocks are.
+    """
+    low_out = low_mask(weight.shape[0], how.low_out, how.groups_out, like=weight)[:, None]
+    if how.depthwise:
+        low_in = low_out
+    else:
+        within = how.groups_in // how.groups
+        low_in = low_mask(weight.shape[1], how.low_in // how.groups, within, like=weight)
+    hh, hl, lh, ll = scales
+    factors = torch.where(
+        low_out, torch.where(low_in, ll, hl), torch.where(low_in, lh, hh)
+    )  # (C_out, C_in / groups)
+    return weight * factors[:, :, None, None]
 
 
 def split_bias(bias: Tensor | None, how: Geometry) -> Parts:

@@ -14,7 +14,8 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from octnas.errors import UnsupportedModelError
-from octnas.nn.conv import is_depthwise
+from octnas.nn.conv import OctaveConv2d, is_depthwise
+from octnas.nn.paths import Geometry
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,22 @@ def conv_sites(model: nn.Module) -> tuple[ConvSite, ...]:
             sites += _block(f"{stage_name}.{index}", block, stream, stage_name)
             stream = stage_name
     return tuple(sites)
+
+
+def geometries(model: nn.Module) -> dict[nn.Module, Geometry]:
+    """What every octave convolution of a model does, by module."""
+    sites = conv_sites(model)
+    low: dict[str | None, tuple[int, int]] = {}
+    for site in sites:
+        conv = model.get_submodule(site.name)
+        assert isinstance(conv, OctaveConv2d)
+        low[site.site_out] = conv.low_channels, conv.split_groups
+    found: dict[nn.Module, Geometry] = {}
+    for site in sites:
+        conv = model.get_submodule(site.name)
+        assert isinstance(conv, OctaveConv2d)
+        found[conv] = conv.geometry(*low.get(site.site_in, (0, 1)))
+    return found
 
 
 def stages(model: ResNet) -> Iterator[tuple[str, nn.Sequential]]:

@@ -11,6 +11,7 @@ from octnas.errors import ArchitectureError
 from octnas.nn.backbone import create_backbone
 from octnas.nn.conv import OctaveConv2d
 from octnas.nn.octavize import octavize, set_alphas
+from octnas.nn.roles import add_roles, fold_roles
 from octnas.space import SearchSpace
 
 
@@ -31,9 +32,16 @@ def build(architecture: Architecture, *, seed: int) -> nn.Module:
     return octavize(model, architecture)
 
 
-def build_supernet(space: SearchSpace, *, seed: int) -> nn.Module:
-    """A freshly initialised supernet of a search space, with its first choices active."""
-    return build(space.architecture({}), seed=seed)
+def build_supernet(space: SearchSpace, *, seed: int, by_role: bool = False) -> nn.Module:
+    """A freshly initialised supernet of a search space, with its first choices active.
+
+    Args:
+        space: what it holds.
+        seed: of the initialisation.
+        by_role: with values by role and scales of the paths, see `octnas.nn.roles`.
+    """
+    supernet = build(space.architecture({}), seed=seed)
+    return add_roles(supernet) if by_role else supernet
 
 
 def activate(supernet: nn.Module, architecture: Architecture | Mapping[str, float]) -> None:
@@ -60,7 +68,10 @@ def activate(supernet: nn.Module, architecture: Architecture | Mapping[str, floa
 
 
 def subnet(supernet: nn.Module, architecture: Architecture | Mapping[str, float]) -> nn.Module:
-    """A copy of the supernet, weights included, with one architecture active."""
+    """A copy of the supernet, weights included, with one architecture active.
+
+    It computes what the supernet computes with that architecture, and has timm's keys.
+    """
     network = copy.deepcopy(supernet)
     activate(network, architecture)
-    return network
+    return fold_roles(network)

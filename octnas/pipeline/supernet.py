@@ -84,6 +84,7 @@ def scorer(run: Run, part: str) -> Callable[[], Scorer]:
         batch_size=settings.images_per_batch,
         device=run.config.device,
         threads=settings.threads,
+        by_role=run.config.supernet.by_role,
     )
 
 

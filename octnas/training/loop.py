@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import nn
 from octnas.data.images import Batches
 from octnas.errors import SettingError, TrainingError
 from octnas.training.settings import Recipe
+from octnas.training.step import Backward, Step, plain
 
 Log = Callable[[Mapping[str, float]], None]
 """Called after every epoch with ``epoch``, ``train_loss``, ``lr`` and ``time``."""
@@ -25,7 +27,7 @@ def train(
     recipe: Recipe,
     *,
     device: torch.device,
-    before_step: Callable[[int], None] | None = None,
+    backward: Backward = plain,
     log: Log | None = None,
 ) -> list[dict[str, float]]:
     """Train a network, in place.
@@ -35,7 +37,7 @@ def train(
         batches: one epoch per iteration.
         recipe: optimizer and schedule.
         device: where to train.
-        before_step: called with the number of each step; a supernet activates an architecture.
+        backward: what a step does; by default the network as it is learns the labels.
         log: called after every epoch.
 
     Returns:
@@ -49,24 +51,21 @@ def train(
     model.to(device).train()
     optimizer = _optimizer(model, recipe)
     scheduler = _scheduler(optimizer, recipe, len(batches))
+    criterion = partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
     history: list[dict[str, float]] = []
     step = 0
     for epoch in range(1, recipe.epochs + 1):
         total = torch.zeros((), device=device)
         for images, labels in batches:
-            if before_step is not None:
-                before_step(step)
-            logits = model(images.to(device, non_blocking=True))
-            targets = labels.to(device, non_blocking=True)
-            loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+            images, labels = (x.to(device, non_blocking=True) for x in (images, labels))
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss = backward(Step(step, images, labels, model, criterion))
             if recipe.clip_grad:
                 nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad)
             optimizer.step()
             step += 1
             scheduler.step_update(step)
-            total += loss.detach()
+            total += loss
         mean = float(total) / len(batches)
         if not math.isfinite(mean):
             raise TrainingError(f"the loss is {mean} in epoch {epoch}; lower recipe.lr")

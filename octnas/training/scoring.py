@@ -64,13 +64,14 @@ def make_scorer(
     batch_size: int,
     device: str,
     threads: int,
+    by_role: bool,
 ) -> Scorer:
     """A scorer from files and settings alone, so that any process can make its own.
 
     Sets the CPU threads of this process: they are part of a score's last digits.
     """
     torch.set_num_threads(threads)
-    supernet = build_supernet(space, seed=0)
+    supernet = build_supernet(space, seed=0, by_role=by_role)
     load_weights(supernet, weights)
     place = choose_device(device)
     return Scorer(

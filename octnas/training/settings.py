@@ -7,7 +7,7 @@ from typing import Literal
 from octnas.errors import require, require_seed, require_seeds
 from octnas.settings import HOW, Executor
 
-Sampling = Literal["by_macs", "uniform"]
+Sampling = Literal["by_macs", "uniform", "sandwich"]
 Baseline = Literal["uniform", "growing", "vanilla"]
 
 
@@ -60,17 +60,34 @@ class SupernetSettings:
     """How the supernet is trained.
 
     Attributes:
-        sampling: which architecture a step trains: ``by_macs`` draws a cost first, then an
-            architecture of that cost; ``uniform`` draws every site's α evenly.
+        sampling: which architectures a step trains. ``uniform`` draws every site's α evenly;
+            ``by_macs`` draws a cost evenly, then one of the architectures of that cost;
+            ``sandwich`` trains the dearest, the cheapest and ``samples`` of those by MACs at every
+            step (Yu and Huang, arXiv 1903.05134).
+        macs: the range of ``by_macs`` and ``sandwich``, as shares of the vanilla network's MACs.
+        samples: architectures by MACs in a step of ``sandwich``.
+        teacher: whose output the others of a ``sandwich`` step learn from: ``dearest``, a number
+            for the architecture of that uniform α, or ``none`` for the labels.
+        by_role: batch-norm values by a channel's use as high or low, and a learned scale on each
+            path of a convolution; in the supernet only.
         threads: CPU threads; 0 for all cores, whose number then decides the last digits.
         recipe: optimizer and schedule.
     """
 
     sampling: Sampling = "by_macs"
+    macs: tuple[float, float] = (0.0, 1.0)
+    samples: int = 2
+    teacher: float | Literal["dearest", "none"] = "dearest"
+    by_role: bool = True
     threads: int = 0
     recipe: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self) -> None:
+        low, high = self.macs
+        require(0 <= low < high <= 1, "macs", self.macs, "two shares from 0 to 1, ascending")
+        require(self.samples >= 0, "samples", self.samples, "0 or more")
+        if not isinstance(self.teacher, str):
+            require(0 <= self.teacher <= 1, "teacher", self.teacher, "dearest, none or 0 to 1")
         require(self.threads >= 0, "threads", self.threads, "0 or more")
 
 

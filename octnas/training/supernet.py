@@ -1,18 +1,18 @@
-"""Training of the weight-sharing supernet: one sampled architecture per step."""
+"""Training of the weight-sharing supernet."""
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from octnas.data.images import Images
 from octnas.device import cpu_threads
-from octnas.levels import CostLevels
-from octnas.nn.supernet import activate, build_supernet
+from octnas.nn.supernet import build_supernet
 from octnas.space import SearchSpace
 from octnas.training.loop import Log, train
+from octnas.training.sampled import sampling_steps
 from octnas.training.settings import SupernetSettings
+from octnas.training.step import Step
 
 
 def train_supernet(
@@ -38,14 +38,17 @@ def train_supernet(
 
     Returns:
         The supernet, on ``device``, and its history per epoch.
-    """
-    supernet = build_supernet(space, seed=seed)
-    sample = architecture_sampler(space, settings.sampling, seed)
 
-    def before_step(step: int) -> None:
-        activate(supernet, sample())
+    Raises:
+        BudgetError: no architecture lies in the range of MACs that is to be sampled.
+    """
+    supernet = build_supernet(space, seed=seed, by_role=settings.by_role)
+    steps = sampling_steps(supernet, space, settings, seed=seed)
+
+    def backward(step: Step) -> Tensor:
         if on_step is not None:
-            on_step(step)
+            on_step(step.number)
+        return steps(step)
 
     with cpu_threads(settings.threads):
         history = train(
@@ -53,25 +56,7 @@ def train_supernet(
             images.train_batches(settings.recipe.batch_size, seed),
             settings.recipe,
             device=device,
-            before_step=before_step,
+            backward=backward,
             log=log,
         )
     return supernet, history
-
-
-def architecture_sampler(
-    space: SearchSpace, sampling: str, seed: int
-) -> Callable[[], dict[str, float]]:
-    """A function that draws α by site.
-
-    Args:
-        space: what to draw from.
-        sampling: ``"by_macs"``: a cost, evenly, then an architecture of that cost, evenly
-            (uniform α would crowd a narrow band of cost); ``"uniform"``: every site's α evenly.
-        seed: of the draws.
-    """
-    rng = np.random.default_rng(seed)
-    if sampling == "by_macs":
-        levels = CostLevels(space)
-        return lambda: levels.sample(rng)
-    return lambda: {site.name: float(rng.choice(site.choices)) for site in space.sites}

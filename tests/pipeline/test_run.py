@@ -14,7 +14,7 @@ from octnas.pipeline.records import read_candidates, read_chosen, read_results
 from octnas.pipeline.stages import rewrite_report, run_stages
 from octnas.progress import Quiet
 from octnas.results import GROWING, SEARCHED, UNIFORM, VANILLA
-from octnas.run_directory import STAGES, read_json, write_json
+from octnas.run_directory import WHOLE_RUN, read_json, write_json
 from tests.loading import load_config
 from tests.pipeline.tiny import open_tiny
 
@@ -28,7 +28,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 def test_every_stage_is_finished(finished: Path) -> None:
     run = open_tiny(finished)
-    assert all(run.directory.finished(stage) for stage in STAGES)
+    assert all(run.directory.finished(stage) for stage in WHOLE_RUN)
 
 
 def test_candidates_front_and_choice_fit_together(finished: Path) -> None:
@@ -99,7 +99,7 @@ def test_settings_versions_seeds_and_overrides_are_recorded(finished: Path) -> N
 def test_a_second_run_skips_everything_and_says_why(finished: Path) -> None:
     lines: list[str] = []
     run_stages(open_tiny(finished, lines=lines))
-    assert len(lines) == len(STAGES)
+    assert len(lines) == len(WHOLE_RUN)
     assert all("skipped, finished 20" in line for line in lines)
 
 

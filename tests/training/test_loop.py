@@ -10,6 +10,7 @@ from octnas.errors import SettingError, TrainingError
 from octnas.training.evaluate import evaluate
 from octnas.training.loop import train
 from octnas.training.settings import Recipe
+from octnas.training.step import Step, plain
 
 CPU = torch.device("cpu")
 
@@ -23,12 +24,17 @@ def test_training_lowers_the_loss_and_reports_every_epoch(few_digits: DigitImage
     rows: list[dict[str, float]] = []
     steps: list[int] = []
     recipe = Recipe(epochs=5, batch_size=32, lr=0.05)
+
+    def backward(step: Step) -> torch.Tensor:
+        steps.append(step.number)
+        return plain(step)
+
     history = train(
         linear(),
         few_digits.train_batches(32, 0),
         recipe,
         device=CPU,
-        before_step=steps.append,
+        backward=backward,
         log=lambda row: rows.append(dict(row)),
     )
     assert steps == list(range(5 * 10))

@@ -1,8 +1,8 @@
+import copy
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -16,7 +16,7 @@ from octnas.space import SearchSpace
 from octnas.training.evaluate import evaluate
 from octnas.training.scoring import Scorer, make_scorer
 from octnas.training.settings import Recipe, SupernetSettings
-from octnas.training.supernet import architecture_sampler, train_supernet
+from octnas.training.supernet import train_supernet
 from tests.data.trees import make_tree, prepared
 from tests.training.small import digits
 
@@ -29,21 +29,10 @@ def trained(digit_space: SearchSpace, few_digits: DigitImages) -> torch.nn.Modul
     return train_supernet(digit_space, few_digits, SETTINGS, seed=0, device=CPU)[0]
 
 
-def test_sampling_by_macs_is_level_where_uniform_sampling_crowds(digit_space: SearchSpace) -> None:
-    spread = {}
-    for sampling in ("by_macs", "uniform"):
-        sample = architecture_sampler(digit_space, sampling, seed=0)
-        macs = [digit_space.cost(sample()).macs for _ in range(400)]
-        low, high = min(macs), max(macs)
-        counts = np.histogram(macs, bins=4, range=(low, high))[0]
-        spread[sampling] = counts.max() / max(1, counts.min())
-    assert spread["by_macs"] < 2 < spread["uniform"]
-
-
 def test_training_samples_many_architectures(
     digit_space: SearchSpace, few_digits: DigitImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import octnas.training.supernet as module
+    import octnas.training.sampled as module
 
     seen: Counter[tuple[float, ...]] = Counter()
     real = module.activate
@@ -79,7 +68,7 @@ def test_a_score_depends_on_the_candidate_alone(
 ) -> None:
     """Not on what was scored before: statistics are averaged anew each time."""
     scorer = Scorer(
-        subnet(trained, {}), few_digits, "rank", calibration_batches=2, batch_size=60, device=CPU
+        copy.deepcopy(trained), few_digits, "rank", calibration_batches=2, batch_size=60, device=CPU
     )
     half, full = digit_space.uniform(0.5).alphas, digit_space.uniform(1).alphas
     first, between, again = scorer(half), scorer(full), scorer(half)
@@ -95,7 +84,7 @@ def test_a_score_is_that_of_the_subnet_with_its_own_statistics(
 
     half = digit_space.uniform(0.5).alphas
     scorer = Scorer(
-        subnet(trained, {}), few_digits, "rank", calibration_batches=2, batch_size=60, device=CPU
+        copy.deepcopy(trained), few_digits, "rank", calibration_batches=2, batch_size=60, device=CPU
     )
     network = subnet(trained, half)
     recalibrate(network, [x for x, _ in list(few_digits.train_batches(60, seed=0))[:2]])
@@ -119,6 +108,7 @@ def test_a_scorer_from_files_gives_the_same_scores(
             batch_size=60,
             device="cpu",
             threads=1,
+            by_role=True,
         )
         scores.append(scorer(digit_space.uniform(0.5).alphas))
     torch.set_num_threads(threads)

@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from octnas.costs import conv_macs
+from octnas.errors import BudgetError
+from octnas.levels import CostLevels
+from octnas.nn.supernet import activate, build_supernet
+from octnas.space import SearchSpace
+from octnas.training.sampled import architecture_draw, sampling_steps, sandwich
+from octnas.training.settings import SupernetSettings
+from octnas.training.step import Step
+
+UNIFORM = SupernetSettings(sampling="uniform")
+BY_MACS = SupernetSettings(sampling="by_macs")
+
+
+def batch(space: SearchSpace) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(8, *space.input_size, generator=generator)
+    return images, torch.arange(8) % 10
+
+
+def step_of(supernet: nn.Module, space: SearchSpace, number: int = 0) -> Step:
+    return Step(number, *batch(space), supernet, F.cross_entropy)
+
+
+def gradients(supernet: nn.Module) -> list[Tensor]:
+    return [p.grad.clone() for p in supernet.parameters() if p.grad is not None]
+
+
+def test_sampling_by_macs_is_level_where_uniform_sampling_crowds(digit_space: SearchSpace) -> None:
+    spread = {}
+    for settings in (BY_MACS, UNIFORM):
+        draw = architecture_draw(digit_space, settings, seed=0)
+        macs = [digit_space.cost(draw(number)).macs for number in range(400)]
+        low, high = min(macs), max(macs)
+        counts = np.histogram(macs, bins=4, range=(low, high))[0]
+        spread[settings.sampling] = counts.max() / max(1, counts.min())
+    assert spread["by_macs"] < 2 < spread["uniform"]
+
+
+@pytest.mark.parametrize("settings", [BY_MACS, UNIFORM])
+def test_a_draw_depends_on_seed_number_and_rank_alone(
+    digit_space: SearchSpace, settings: SupernetSettings
+) -> None:
+    draws = [architecture_draw(digit_space, settings, seed) for seed in (0, 0, 1)]
+    assert [draws[0](n) for n in range(9)] == [draws[1](n) for n in reversed(range(9))][::-1]
+    assert draws[0](3) != draws[2](3)
+    assert draws[0](3) != architecture_draw(digit_space, settings, 0, rank=1)(3)
+
+
+def test_ranks_draw_different_architectures_of_one_cost(digit_space: SearchSpace) -> None:
+    assert CostLevels(digit_space).exact
+    ranks = [architecture_draw(digit_space, BY_MACS, 0, rank) for rank in range(4)]
+    different = 0
+    for number in range(20):
+        drawn = [draw(number) for draw in ranks]
+        assert len({digit_space.cost(alphas).macs for alphas in drawn}) == 1
+        different += len({tuple(alphas.values()) for alphas in drawn})
+    assert different > 40
+
+
+def test_draws_stay_in_the_range_of_macs(digit_space: SearchSpace) -> None:
+    draw = architecture_draw(digit_space, SupernetSettings(macs=(0.5, 0.6)), seed=0)
+    shares = [digit_space.cost(draw(n)).macs / digit_space.vanilla_macs for n in range(200)]
+    assert 0.5 <= min(shares) < 0.51
+    assert 0.59 < max(shares) <= 0.6
+
+
+def test_a_range_without_architectures_is_an_error_at_once(digit_space: SearchSpace) -> None:
+    share = digit_space.cheapest_macs / digit_space.vanilla_macs
+    assert all(conv_macs(conv, 1.0, 1.0) > 0 for conv in digit_space.convs)
+    with pytest.raises(BudgetError, match="no architecture costs"):
+        architecture_draw(digit_space, SupernetSettings(macs=(0.0, 0.9 * share)), seed=0)
+
+
+def test_a_sandwich_adds_up_its_architectures_gradients(digit_space: SearchSpace) -> None:
+    """The mean over the dearest, the cheapest and those drawn, each against its own targets."""
+    supernet = build_supernet(digit_space, seed=0, by_role=True)
+    draw = architecture_draw(digit_space, BY_MACS, seed=3)
+    drawn = [draw(2 * 5), draw(2 * 5 + 1)]
+    ends = [{site.name: site.choices[end] for site in digit_space.sites} for end in (0, -1)]
+    images, labels = batch(digit_space)
+    total, targets = 0.0, labels
+    for alphas in (*ends, *drawn):
+        activate(supernet, alphas)
+        logits = supernet(images)
+        loss = F.cross_entropy(logits, targets) / 4
+        loss.backward()
+        total += float(loss.detach())
+        if targets is labels:
+            targets = logits.detach().softmax(1)
+    expected = gradients(supernet)
+    supernet.zero_grad()
+    steps = sandwich(supernet, digit_space, draw, samples=2, teacher="dearest")
+    loss = steps(step_of(supernet, digit_space, 5))
+    assert float(loss) == pytest.approx(total)
+    assert max(float(grad.abs().max()) for grad in expected) > 1e-3
+    for found, wanted in zip(gradients(supernet), expected, strict=True):
+        assert torch.allclose(found, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "trained"),
+    [("dearest", 4), ("none", 4), (0.5, 5), (0.0, 4)],
+)
+def test_any_uniform_architecture_may_teach(
+    digit_space: SearchSpace,
+    monkeypatch: pytest.MonkeyPatch,
+    teacher: float | str,
+    trained: int,
+) -> None:
+    import octnas.training.sampled as module
+
+    seen: list[dict[str, float]] = []
+    monkeypatch.setattr(module, "activate", lambda _, alphas: seen.append(dict(alphas)))
+    supernet = build_supernet(digit_space, seed=0)
+    settings = SupernetSettings(sampling="sandwich", samples=2, teacher=teacher)  # type: ignore[arg-type]
+    sampling_steps(supernet, digit_space, settings, seed=0)(step_of(supernet, digit_space))
+    assert len(seen) == trained
+    first = 0.0 if isinstance(teacher, str) else teacher
+    assert seen[0] == digit_space.uniform(first).alphas
