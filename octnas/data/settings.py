@@ -126,7 +126,7 @@ class ImagesSettings:
     Attributes:
         source: ``folder`` (ImageFolder layout), ``imagenet``, ``imagenette``, ``cifar10``,
             ``cifar100`` (torchvision's), or ``timm`` (shards, by timm's own readers).
-        root: folder of the data.
+        root: folder of the data; for ``hfds/``, where the library puts its copies.
         name: of a timm data set, such as ``wds/`` or ``hfds/PATH``.
         train, val: names of the two splits; for ``folder``, of the folders below ``root``.
         download: whether what is missing may be fetched from the network.

@@ -17,11 +17,13 @@ from torchvision import datasets
 from octnas.data.decode import BrokenImageError, broken, read_rgb
 from octnas.data.folders import list_folders
 from octnas.data.listing import SPLITS, Listing, Problem
-from octnas.data.settings import ImagesSettings
+from octnas.data.settings import DOWNLOADED, ImagesSettings
 from octnas.errors import DataError
 
 # Where torchvision puts Imagenette below its root.
 _IMAGENETTE = "imagenette2"
+# Where datasets puts the Arrow files that it makes of local shards; it reads no hidden folders.
+_COPIES = ".huggingface"
 
 
 class Reader(Protocol):
@@ -104,7 +106,7 @@ class StreamReader:
 
 def open_reader(settings: ImagesSettings) -> FileReader | IndexReader | StreamReader:
     """What opens the images of a source."""
-    if settings.source in ("folder", "imagenet", "imagenette"):
+    if _folders(settings) is not None:
         return FileReader(Path(settings.root))
     return StreamReader(settings) if settings.name.startswith("wds/") else IndexReader(settings)
 
@@ -121,21 +123,24 @@ def list_images(settings: ImagesSettings) -> Listing:
             f"data.root: found {settings.root!r}, which is no folder; "
             "set it to where the data lies, such as --set data.root=PATH"
         )
-    if settings.source == "folder":
+    if (folders := _folders(settings)) is None:
         with _explained(settings):
-            return list_folders(root, {"train": settings.train, "val": settings.val})
-    if settings.source == "imagenette":
-        with _explained(settings):
-            for split in SPLITS:
-                open_dataset(settings, split)
-        return list_folders(root, {split: f"{_IMAGENETTE}/{split}" for split in SPLITS})
-    if settings.source == "imagenet":
-        with _explained(settings):
-            found = {split: open_dataset(settings, split) for split in SPLITS}
-        # Class names are tuples of synonyms; the folders are named by WordNet's numbers.
-        return list_folders(root, {split: Path(found[split].split_folder).name for split in SPLITS})
+            return _list_indexed(settings)
     with _explained(settings):
-        return _list_indexed(settings)
+        for split, folder in folders.items():
+            # torchvision unpacks or fetches what is not there; of what is there it would refuse
+            # the whole for one folder too many or without images.
+            if settings.source != "folder" and not (root / folder).is_dir():
+                open_dataset(settings, split)
+        return list_folders(root, folders)
+
+
+def _folders(settings: ImagesSettings) -> dict[str, str] | None:
+    """Folders in ImageFolder layout below the root, by split; None for a source of another kind."""
+    if settings.source == "folder":
+        return {"train": settings.train, "val": settings.val}
+    below = {"imagenet": "", "imagenette": f"{_IMAGENETTE}/"}.get(settings.source)
+    return None if below is None else {split: f"{below}{split}" for split in SPLITS}
 
 
 @contextmanager
@@ -157,8 +162,10 @@ def _explained(settings: ImagesSettings) -> Iterator[None]:
     except Exception as error:
         # Whatever those libraries raise: also assertions, and errors of their own.
         reason = " ".join(str(error).split()) or type(error).__name__
-        local = settings.download or settings.source == "folder"
-        hint = "" if local else "; nothing is downloaded without data.download"
+        if isinstance(error, KeyError):
+            reason = f"it has no {reason}"
+        asked = settings.download or settings.source not in DOWNLOADED
+        hint = "" if asked else "; nothing is downloaded without data.download"
         raise DataError(
             f"data: {settings.name or settings.source} cannot be read from {settings.root} "
             f"({reason}){hint}"
@@ -170,7 +177,7 @@ def open_dataset(settings: ImagesSettings, split: str) -> Any:
     """The data set of torchvision or timm that holds a split; opened once in every process."""
     root, train = settings.root, split == "train"
     if settings.source == "imagenet":
-        return datasets.ImageNet(root, split, allow_empty=True)
+        return datasets.ImageNet(root, split)
     if settings.source == "imagenette":
         return datasets.Imagenette(root, split, download=settings.download)
     if settings.source in ("cifar10", "cifar100"):
@@ -183,6 +190,9 @@ def open_dataset(settings: ImagesSettings, split: str) -> Any:
         # Else each process of a training would see only its own shards.
         data.reader.dist_rank, data.reader.dist_num_replicas = 0, 1
         return data
+    if Path(settings.name.removeprefix("hfds/")).is_dir():
+        # Copies are made below the root, and must not be taken for shards themselves.
+        root = str(Path(root, _COPIES))
     return create_dataset(settings.name, root, name, input_img_mode="")
 
 

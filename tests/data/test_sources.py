@@ -1,18 +1,17 @@
 """What lies on disk, by torchvision's and timm's own readers."""
 
 import io
-import json
 import pickle
-import tarfile
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torchvision import datasets
 
 from octnas.data import sources as module
-from octnas.data.image_list import read_images
 from octnas.data.images import open_images
 from octnas.data.listing import Problem
 from octnas.data.settings import CacheSettings, ImagesSettings
@@ -88,32 +87,80 @@ def test_nothing_is_downloaded_unasked(
         list_images(settings(tmp_path, source=source, **kwargs))
 
 
-def test_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / datasets.CIFAR10.base_folder
+@pytest.mark.parametrize(("kind", "classes"), [("cifar10", 10), ("cifar100", 100)])
+def test_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, classes: int) -> None:
+    reader = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[kind]
+    fine = "fine_" if kind == "cifar100" else ""
+    folder = tmp_path / reader.base_folder
     folder.mkdir()
     rng = np.random.default_rng(0)
-    for name, _ in (*datasets.CIFAR10.train_list, *datasets.CIFAR10.test_list):
-        content = {"data": rng.integers(0, 256, (20, 3072), dtype=np.uint8)}
-        (folder / name).write_bytes(pickle.dumps({**content, "labels": [*range(10)] * 2}))
-    classes = [f"class {label}" for label in range(10)]
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": classes}))
-    for place in ("torchvision.datasets.cifar.check_integrity",):
-        monkeypatch.setattr(place, lambda *_: True)
-    chosen = settings(tmp_path, source="cifar10")
+    for name, _ in (*reader.train_list, *reader.test_list):
+        pixels = rng.integers(0, 256, (4 * classes, 3072), dtype=np.uint8)
+        content = {"data": pixels, f"{fine}labels": [*range(classes)] * 4}
+        # The twenty coarse classes are another task.
+        content["coarse_labels"] = [0] * len(pixels)
+        (folder / name).write_bytes(pickle.dumps(content))
+    names = [f"class {label}" for label in range(classes)]
+    meta = folder / reader.meta["filename"]
+    meta.write_bytes(pickle.dumps({f"{fine}label_names": names}))
+    chosen = settings(tmp_path, source=kind)
+    with pytest.raises(DataError, match=rf"{kind} cannot be read from .* \(Dataset not found"):
+        list_images(chosen)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
     listing = list_images(chosen)
-    assert listing.classes == tuple(classes)
+    assert listing.classes == tuple(names)
+    train = 4 * classes * len(reader.train_list)
     assert {split: len(names) for split, names in listing.names.items()} == {
-        "train": 100,
-        "val": 20,
+        "train": train,
+        "val": 4 * classes,
     }
+    assert listing.labels["val"] == (*range(classes),) * 4
+    with (folder / reader.test_list[0][0]).open("rb") as file:
+        first = pickle.load(file)["data"][1]
+    read = np.asarray(open_reader(chosen).read("val/1"))
+    assert np.array_equal(read.transpose(2, 0, 1).ravel(), first)
     images = open_images(prepared(chosen, tmp_path / "data", SIZE), SIZE)
     assert {part: images.count(part) for part in ("train", "rank", "read", "val")} == {
-        "train": 80,
-        "rank": 10,
-        "read": 10,
-        "val": 20,
+        "train": train - 2 * classes,
+        "rank": classes,
+        "read": classes,
+        "val": 4 * classes,
     }
-    assert next(iter(images.train_batches(8, seed=0)))[0].shape == (8, *SIZE)
+    assert next(iter(images.batches("train", 8)))[0].shape == (8, *SIZE)
+
+
+def imagenet(root: Path) -> Path:
+    """As torchvision leaves it on disk: two classes, named by WordNet."""
+    rng = np.random.default_rng(0)
+    words = {"n01440764": ("tench", "Tinca tinca"), "n01443537": ("goldfish",)}
+    for split, count in (("train", 4), ("val", 2)):
+        for wnid in words:
+            (root / split / wnid).mkdir(parents=True)
+            for index in range(count):
+                (root / split / wnid / f"{wnid}_{index}.JPEG").write_bytes(encoded(rng))
+    torch.save((words, [*words] * 2), root / "meta.bin")
+    return root
+
+
+def test_imagenet(tmp_path: Path) -> None:
+    chosen = settings(imagenet(tmp_path / "imagenet"), source="imagenet")
+    listing = list_images(chosen)
+    assert listing.classes == ("n01440764", "n01443537")
+    assert listing.labels == {"train": (0,) * 4 + (1,) * 4, "val": (0, 0, 1, 1)}
+    assert listing.names["val"][2] == "val/n01443537/n01443537_0.JPEG"
+    images = open_images(prepared(chosen, tmp_path / "data", SIZE), SIZE)
+    assert images.count("train") == 4
+    assert [labels.tolist() for _, labels in images.batches("val", 4)] == [[0, 0, 1, 1]]
+
+
+def test_imagenet_that_is_packed(tmp_path: Path) -> None:
+    """torchvision unpacks what lies there, and says what does not."""
+    root = imagenet(tmp_path / "imagenet")
+    shutil.rmtree(root / "val")
+    chosen = settings(root, source="imagenet")
+    with pytest.raises(DataError, match=r"ILSVRC2012_img_val\.tar is not present") as caught:
+        list_images(chosen)
+    assert "data.download" not in str(caught.value)
 
 
 def test_imagenette(tmp_path: Path) -> None:
@@ -129,68 +176,19 @@ def test_imagenette(tmp_path: Path) -> None:
     assert listing.names["train"][0] == "imagenette2/train/n01440764/0.JPEG"
 
 
-def test_parquet_shards(tmp_path: Path) -> None:
-    hugging = pytest.importorskip("datasets")
-    rng = np.random.default_rng(0)
-    features = hugging.Features(
-        {"image": hugging.Image(), "label": hugging.ClassLabel(names=["cat", "dog"])}
-    )
-    shards = tmp_path / "shards"
-    shards.mkdir()
-    for split, count in (("train", 12), ("validation", 4)):
-        rows = {
-            "image": [{"bytes": encoded(rng), "path": None} for _ in range(count)],
-            "label": [index % 2 for index in range(count)],
-        }
-        table = hugging.Dataset.from_dict(rows, features=features)
-        table.to_parquet(str(shards / f"{split}-00000-of-00001.parquet"))
-    (tmp_path / "root").mkdir()
-    chosen = settings(
-        tmp_path / "root", source="timm", name=f"hfds/{shards}", train="train", val="validation"
-    )
-    listing = list_images(chosen)
-    assert listing.classes == ("cat", "dog")
-    assert listing.labels["val"] == (0, 1, 0, 1)
-    images = open_images(prepared(chosen, tmp_path / "data", SIZE), SIZE)
-    assert images.count("train") == 8
-    assert sum(len(labels) for _, labels in images.batches("val", 3)) == 4
-
-
-# webdataset leaves its shards open.
-@pytest.mark.filterwarnings(
-    r"ignore:Exception ignored in.*\.tar:pytest.PytestUnraisableExceptionWarning"
-)
-@pytest.mark.filterwarnings(r"ignore:unclosed file.*\.tar:ResourceWarning")
-def test_webdataset_shards_with_a_broken_image(tmp_path: Path) -> None:
-    """timm's reader passes over what it cannot read; the count tells."""
-    pytest.importorskip("webdataset")
-    rng = np.random.default_rng(0)
-    info: dict[str, object] = {}
-    for split, count in (("train", 14), ("val", 4)):
-        name = f"{split}-0000.tar"
-        with tarfile.open(tmp_path / name, "w") as tar:
-            for index in range(count):
-                broken = (split, index) == ("train", 5)
-                content = b"no image" if broken else encoded(rng)
-                pairs = ((f"{index:04d}.png", content), (f"{index:04d}.cls", b"%d" % (index % 2)))
-                for file, data in pairs:
-                    entry = tarfile.TarInfo(file)
-                    entry.size = len(data)
-                    tar.addfile(entry, io.BytesIO(data))
-        shard = {"name": split, "num_samples": count, "filenames": [name]}
-        info[split] = {**shard, "shard_lengths": [count]}
-    (tmp_path / "_info.json").write_text(json.dumps({"splits": info}))
-    cache = CacheSettings(enabled=True, folder=str(tmp_path / "cache"))
-    chosen = settings(
-        tmp_path, source="timm", name="wds/", on_error="skip", crop_pct=1.0, cache=cache
-    )
-    data = prepared(chosen, tmp_path / "data", SIZE)
-    found = read_images(tmp_path / "data")
-    assert found.problems == (Problem("train", "1 of 14 images cannot be read"),)
-    images = open_images(data, SIZE)
-    counts = {part: images.count(part) for part in ("train", "rank", "read", "val")}
-    assert counts == {"train": 9, "rank": 2, "read": 2, "val": 4}
-    assert [labels.tolist() for _, labels in images.batches("val", 4)] == [[0, 1, 0, 1]]
+@pytest.mark.parametrize(("source", "below"), [("imagenet", ""), ("imagenette", "imagenette2")])
+def test_what_is_wrong_with_folders_is_in_the_list(tmp_path: Path, source: str, below: str) -> None:
+    """Where torchvision's own classes refuse the whole."""
+    root = imagenet(tmp_path / below)
+    (root / "train" / "n99999999").mkdir()
+    (root / "train" / "n01440764" / "loop").symlink_to(root)
+    listing = list_images(settings(tmp_path, source=source))
+    assert listing.classes == ("n01440764", "n01443537")
+    train = root.relative_to(tmp_path) / "train"
+    assert set(listing.problems) == {
+        Problem(f"{train}/n99999999", "a class without images"),
+        Problem(f"{train}/n01440764/loop", "a symbolic link to a folder around it"),
+    }
 
 
 def test_libraries_that_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
