@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -111,10 +111,10 @@ class _Shards(Dataset[bool | str]):
             return str(error)
         return True
 
-    def of(self, shards: list[int], workers: int) -> Iterable[bool | str]:
+    def of(self, shards: list[int], workers: int) -> Iterator[bool | str]:
         if not shards:
-            return ()
-        return DataLoader(
+            return
+        loader = DataLoader(
             self,
             batch_size=None,
             sampler=shards,
@@ -122,6 +122,15 @@ class _Shards(Dataset[bool | str]):
             # Else a number is drawn from the global one.
             generator=torch.Generator(),
         )
+        try:
+            yield from loader
+        except RuntimeError as error:
+            if "exited unexpectedly" not in str(error):
+                raise
+            raise DataError(
+                "a process that decodes images died (killed, perhaps for want of memory); what is "
+                "there is kept, and the same command goes on; fewer data.workers need less"
+            ) from error
 
 
 def _fill_from_stream(

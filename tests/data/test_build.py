@@ -160,6 +160,24 @@ def test_a_file_where_the_cache_should_be(tmp_path: Path, workers: int) -> None:
     assert "\n" not in str(caught.value)
 
 
+@dataclass(frozen=True)
+class Deadly(Slow):
+    """A reader whose process dies of an image."""
+
+    def read(self, name: str) -> Image.Image:
+        if name == "40":
+            os._exit(1)
+        return super().read(name)
+
+
+def test_a_process_that_dies_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="a process that decodes images died"):
+        fill(tmp_path / "cache", Deadly(tmp_path / "log"), workers=1)
+    fill(tmp_path / "cache", Slow(tmp_path / "log"))
+    whole = fill(tmp_path / "whole", Slow(tmp_path / "other"))
+    assert contents(tmp_path / "cache") == contents(whole.folder)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_global_generators_stay(tmp_path: Path, workers: int) -> None:
     before = torch.get_rng_state()
