@@ -18,7 +18,12 @@ from octnas.errors import ConfigError, SettingError, require, require_seed
 from octnas.search.settings import SearchSettings
 from octnas.settings import HOW
 from octnas.tracking.settings import TrackingSettings
-from octnas.training.settings import RankingSettings, RetrainSettings, SupernetSettings
+from octnas.training.settings import (
+    ProxySettings,
+    RankingSettings,
+    RetrainSettings,
+    SupernetSettings,
+)
 from octnas.yaml import Document, parse_override, parse_yaml
 
 SCHEMA = 1
@@ -83,6 +88,7 @@ class RunConfig:
     supernet: SupernetSettings = field(default_factory=SupernetSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
     retrain: RetrainSettings = field(default_factory=RetrainSettings)
+    proxies: ProxySettings = field(default_factory=ProxySettings)
     ranking: RankingSettings = field(default_factory=RankingSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     seed: int = 0

@@ -26,6 +26,7 @@ STAGES: Mapping[str, tuple[str, ...]] = {
     "data": (),
     "space": ("data",),
     "supernet": ("space",),
+    "proxies": ("supernet",),
     "truth": ("space",),
     "rank": ("supernet", "truth"),
     "search": ("supernet",),
@@ -35,7 +36,7 @@ STAGES: Mapping[str, tuple[str, ...]] = {
 }
 
 # What `octnas run` does; the others have commands of their own.
-WHOLE_RUN = tuple(stage for stage in STAGES if stage not in ("truth", "rank"))
+WHOLE_RUN = tuple(stage for stage in STAGES if stage not in ("proxies", "truth", "rank"))
 
 
 def write_text(path: Path, text: str) -> None:

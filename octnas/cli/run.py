@@ -28,7 +28,7 @@ Fresh = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (run, data, supernet, truth, rank, search, retrain, export, report):
+    for command in (run, data, supernet, proxies, truth, rank, search, retrain, export, report):
         app.command()(command)
 
 
@@ -63,6 +63,16 @@ def supernet(
 ) -> None:
     """Train the supernet."""
     _carry_out(experiment, overrides, run_dir, fresh, ("supernet",))
+
+
+def proxies(
+    experiment: Experiment = None,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    fresh: Fresh = None,
+) -> None:
+    """Train some architectures for a few epochs: a second source of scores."""
+    _carry_out(experiment, overrides, run_dir, fresh, ("proxies",))
 
 
 def truth(

@@ -2,6 +2,8 @@
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ from octnas.nn.backbone import create_backbone
 from octnas.nn.conv import OctaveConv2d
 from octnas.nn.octavize import octavize, set_alphas
 from octnas.nn.roles import add_roles, fold_roles
+from octnas.nn.weights import load_weights
 from octnas.space import SearchSpace
 
 
@@ -42,6 +45,27 @@ def build_supernet(space: SearchSpace, *, seed: int, by_role: bool = False) -> n
     """
     supernet = build(space.architecture({}), seed=seed)
     return add_roles(supernet) if by_role else supernet
+
+
+@dataclass(frozen=True)
+class TrainedSupernet:
+    """A supernet on disk; picklable, so that any process can load it.
+
+    Attributes:
+        space: what it holds.
+        weights: file of its weights.
+        by_role: whether it has values by role.
+    """
+
+    space: SearchSpace
+    weights: Path
+    by_role: bool
+
+    def load(self) -> nn.Module:
+        """The supernet, with its first choices active."""
+        supernet = build_supernet(self.space, seed=0, by_role=self.by_role)
+        load_weights(supernet, self.weights)
+        return supernet
 
 
 def activate(supernet: nn.Module, architecture: Architecture | Mapping[str, float]) -> None:

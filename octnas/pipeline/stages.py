@@ -7,6 +7,7 @@ from octnas.errors import RunDirectoryError
 from octnas.pipeline.data import prepare_data
 from octnas.pipeline.export import export
 from octnas.pipeline.opening import Run
+from octnas.pipeline.proxies import proxies
 from octnas.pipeline.rank import rank
 from octnas.pipeline.report import report
 from octnas.pipeline.retrain import retrain
@@ -20,6 +21,7 @@ _WORK: Mapping[str, Callable[[Run], None]] = {
     "data": prepare_data,
     "space": make_space,
     "supernet": supernet,
+    "proxies": proxies,
     "truth": truth,
     "rank": rank,
     "search": search,

@@ -7,6 +7,7 @@ from functools import partial
 from octnas.data.images import open_images
 from octnas.device import choose_device
 from octnas.errors import ConfigError
+from octnas.nn.supernet import TrainedSupernet
 from octnas.nn.weights import save_weights
 from octnas.pipeline.opening import Run
 from octnas.pipeline.records import begin_tracking
@@ -70,21 +71,24 @@ def read_seconds(run: Run) -> float:
         return float(read_document(path, SCHEMA, "seconds")["seconds"])
 
 
+def trained_supernet(run: Run) -> TrainedSupernet:
+    """The supernet that the stage has written."""
+    path = (run.directory.stage("supernet") / WEIGHTS_FILE).resolve()
+    return TrainedSupernet(run.space, path, run.config.supernet.by_role)
+
+
 def scorer(run: Run, part: str) -> Callable[[], Scorer]:
     """A picklable function that makes a scorer in any process."""
     settings = run.config.search
-    weights = (run.directory.stage("supernet") / WEIGHTS_FILE).resolve()
     return partial(
         make_scorer,
-        run.space,
-        weights,
+        trained_supernet(run),
         run.data,
         part,
         calibration_batches=settings.calibration_batches,
         batch_size=settings.images_per_batch,
         device=run.config.device,
         threads=settings.threads,
-        by_role=run.config.supernet.by_role,
     )
 
 

@@ -1,20 +1,15 @@
 """The ground truth of a ranking check: some architectures, trained from scratch with some seeds."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
-from typing import Any
 
 import numpy as np
 
-from octnas.data.images import open_images
-from octnas.device import choose_device
 from octnas.errors import BudgetError
 from octnas.pipeline.opening import Run
-from octnas.results import SeedResult
+from octnas.pipeline.trainings import train_several
 from octnas.run_directory import read_document, reading, write_json
-from octnas.training.loop import check_recipe
-from octnas.training.retrain import Training, train_all, train_one
+from octnas.training.retrain import Training
 
 SCHEMA = 1
 DESIGN_FILE = "design.json"
@@ -39,22 +34,11 @@ def truth(run: Run) -> None:
     """Draw the architectures, train each with every seed; what is on disk is not trained again."""
     settings, directory = run.config.ranking, run.directory_of("truth")
     path = directory.stage("truth") / DESIGN_FILE
-    images = open_images(run.data, run.space.input_size)
-    with run.settings_of("ranking", "recipe"):
-        check_recipe(settings.recipe, images.count("train"))
     if not path.exists():
         design = [asdict(drawn) for drawn in draw(run)]
         directory.begin("truth", run.fingerprint("truth"))
         write_json(path, {"schema": SCHEMA, "architectures": design})
-    todo = trainings(run)
-    with run.progress.bar("ground truth", len(todo) * settings.recipe.epochs) as bar:
-
-        def on_epoch(training: Training, row: Mapping[str, float]) -> None:
-            bar.advance(note=f"{training.architecture.id}, loss {row['train_loss']:.3f}")
-
-        bar.advance(settings.recipe.epochs * sum(t.result is not None for t in todo))
-        for _ in _train(run, todo, on_epoch):
-            pass
+    train_several(run, trainings(run), settings, "ranking", "ground truth")
     run.progress.say(
         f"truth: {len(read_design(run))} architectures × {len(settings.seeds)} seeds, "
         f"{settings.recipe.epochs} epochs each"
@@ -110,22 +94,3 @@ def trainings(run: Run) -> list[Training]:
             place = folder / architecture.id / f"seed-{seed}"
             found.append(Training(architecture, seed, place, PART))
     return found
-
-
-def _train(run: Run, todo: list[Training], on_epoch: Any) -> Iterator[tuple[Training, SeedResult]]:
-    settings, device = run.config.ranking, run.config.device
-    choose_device(device)
-    if settings.executor == "local":
-        return train_all(todo, run.data, settings, device, on_epoch)
-    from octnas.cluster.start import local_cluster
-    from octnas.cluster.tasks import run_tasks
-
-    def by_ray() -> Iterator[tuple[Training, SeedResult]]:
-        train = partial(train_one, data=run.data, settings=settings, device=device)
-        with local_cluster(settings.workers):
-            for training, result in run_tasks(train, [t for t in todo if t.result is None]):
-                for row in result.history:
-                    on_epoch(training, row)
-                yield training, result
-
-    return by_ray()

@@ -17,13 +17,13 @@ from octnas.architecture import Architecture
 from octnas.data.images import Data, open_images
 from octnas.device import choose_device, cpu_threads
 from octnas.errors import TrainingError
-from octnas.nn.supernet import build
+from octnas.nn.supernet import TrainedSupernet, build, subnet
 from octnas.nn.weights import save_weights
 from octnas.results import SeedResult
 from octnas.run_directory import read_json, reading, write_json
 from octnas.training.evaluate import evaluate
 from octnas.training.loop import train
-from octnas.training.settings import RankingSettings, RetrainSettings
+from octnas.training.settings import ProxySettings, RankingSettings, RetrainSettings
 
 RESULT_FILE = "result.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -38,12 +38,14 @@ class Training:
         seed: of initialisation, data order and augmentation.
         folder: where weights and result are written.
         part: of the data, on which the trained network is judged.
+        begin: the supernet whose weights it begins with; None to begin from scratch.
     """
 
     architecture: Architecture
     seed: int
     folder: Path
     part: str = "val"
+    begin: TrainedSupernet | None = None
 
     @property
     def result(self) -> SeedResult | None:
@@ -60,7 +62,7 @@ Epochs = SimpleQueue[tuple[int, Mapping[str, float]]]
 
 _epochs: Epochs | None = None
 
-Settings = RetrainSettings | RankingSettings
+Settings = RetrainSettings | RankingSettings | ProxySettings
 
 OnEpoch = Callable[[Training, Mapping[str, float]], None]
 
@@ -79,7 +81,10 @@ def train_one(
     begin = time.perf_counter()
     place = choose_device(device)
     images = open_images(data, training.architecture.input_size, place)
-    model = build(training.architecture, seed=training.seed)
+    if training.begin is None:
+        model = build(training.architecture, seed=training.seed)
+    else:
+        model = subnet(training.begin.load(), training.architecture)
     with cpu_threads(settings.threads):
         history = train(
             model,

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from itertools import islice
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -10,9 +9,7 @@ from torch import nn
 from octnas.data.images import Batch, Data, Images, open_images
 from octnas.device import choose_device
 from octnas.nn.calibration import recalibrate
-from octnas.nn.supernet import activate, build_supernet
-from octnas.nn.weights import load_weights
-from octnas.space import SearchSpace
+from octnas.nn.supernet import TrainedSupernet, activate
 from octnas.training.evaluate import evaluate
 
 
@@ -45,7 +42,8 @@ class Scorer:
         self._device = device
         self._batches: list[Batch] = [*images.batches(part, batch_size)]
         training = images.train_batches(min(batch_size, images.count("train")), seed=0)
-        self._calibration = [some.to(device) for some, _ in islice(training, calibration_batches)]
+        batches = training.epoch(0)
+        self._calibration = [some.to(device) for some, _ in islice(batches, calibration_batches)]
 
     def __call__(self, alphas: Mapping[str, float]) -> dict[str, float]:
         """Loss and top-1 accuracy (0 to 1) of α by site."""
@@ -55,8 +53,7 @@ class Scorer:
 
 
 def make_scorer(
-    space: SearchSpace,
-    weights: Path,
+    trained: TrainedSupernet,
     data: Data,
     part: str,
     *,
@@ -64,19 +61,16 @@ def make_scorer(
     batch_size: int,
     device: str,
     threads: int,
-    by_role: bool,
 ) -> Scorer:
     """A scorer from files and settings alone, so that any process can make its own.
 
     Sets the CPU threads of this process: they are part of a score's last digits.
     """
     torch.set_num_threads(threads)
-    supernet = build_supernet(space, seed=0, by_role=by_role)
-    load_weights(supernet, weights)
     place = choose_device(device)
     return Scorer(
-        supernet,
-        open_images(data, space.input_size, place),
+        trained.load(),
+        open_images(data, trained.space.input_size, place),
         part,
         calibration_batches=calibration_batches,
         batch_size=batch_size,

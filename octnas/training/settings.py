@@ -158,3 +158,34 @@ class RankingSettings:
         require_seed("seed", self.seed)
         for key in ("threads", "workers", "resamples"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProxySettings:
+    """Short stand-alone trainings, from which the score of other architectures is predicted.
+
+    Attributes:
+        architectures: how many are trained, spread over MACs and over where α lies; 0 for twice
+            the number of searchable sites.
+        weights: what a training begins with: ``scratch``, or the ``supernet``'s.
+        seed: of the draws and the trainings.
+        threads: CPU threads of one training.
+        workers: trainings at a time, each in a process of its own.
+        executor: ``local``, or ``ray`` for the processes of a Ray cluster.
+        recipe: of every training.
+    """
+
+    architectures: int = 0
+    weights: Literal["scratch", "supernet"] = "scratch"
+    seed: int = 0
+    threads: int = 1
+    recipe: Recipe = field(default_factory=lambda: Recipe(epochs=2, warmup_epochs=0.5))
+    workers: int = field(default=2, metadata=HOW)
+    executor: Executor = field(default="local", metadata=HOW)
+
+    def __post_init__(self) -> None:
+        enough = self.architectures == 0 or self.architectures >= 4
+        require(enough, "architectures", self.architectures, "0, or 4 or more")
+        require_seed("seed", self.seed)
+        for key in ("threads", "workers"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")

@@ -11,7 +11,7 @@ from octnas.data.digits import DigitImages
 from octnas.data.images import Data, open_images
 from octnas.data.settings import ImagesSettings
 from octnas.nn.conv import OctaveConv2d
-from octnas.nn.supernet import build, subnet
+from octnas.nn.supernet import TrainedSupernet, build, subnet
 from octnas.space import SearchSpace
 from octnas.training.evaluate import evaluate
 from octnas.training.scoring import Scorer, make_scorer
@@ -87,7 +87,7 @@ def test_a_score_is_that_of_the_subnet_with_its_own_statistics(
         copy.deepcopy(trained), few_digits, "rank", calibration_batches=2, batch_size=60, device=CPU
     )
     network = subnet(trained, half)
-    recalibrate(network, [x for x, _ in list(few_digits.train_batches(60, seed=0))[:2]])
+    recalibrate(network, [x for x, _ in list(few_digits.train_batches(60, seed=0).epoch(0))[:2]])
     assert scorer(half) == evaluate(network, few_digits.batches("rank", 60), CPU)
 
 
@@ -100,15 +100,13 @@ def test_a_scorer_from_files_gives_the_same_scores(
     scores = []
     for _ in range(2):
         scorer = make_scorer(
-            digit_space,
-            tmp_path / "weights.safetensors",
+            TrainedSupernet(digit_space, tmp_path / "weights.safetensors", by_role=True),
             data,
             "read",
             calibration_batches=2,
             batch_size=60,
             device="cpu",
             threads=1,
-            by_role=True,
         )
         scores.append(scorer(digit_space.uniform(0.5).alphas))
     torch.set_num_threads(threads)

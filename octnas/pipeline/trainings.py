@@ -1,0 +1,67 @@
+"""Many stand-alone trainings, in processes of this machine or by Ray's workers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
+from octnas.data.images import open_images
+from octnas.device import choose_device
+from octnas.pipeline.opening import Run
+from octnas.results import SeedResult
+from octnas.training.loop import check_recipe
+from octnas.training.retrain import OnEpoch, Training, train_all, train_one
+from octnas.training.settings import ProxySettings, RankingSettings
+
+Settings = ProxySettings | RankingSettings
+
+
+def train_several(
+    run: Run, trainings: Sequence[Training], settings: Settings, section: str, title: str
+) -> None:
+    """Train what is not on disk yet, with a bar that counts epochs.
+
+    Args:
+        run: with the data and the device.
+        trainings: what to train, and where the results go.
+        settings: recipe, processes and executor.
+        section: of the experiment file that holds them.
+        title: of the bar.
+
+    Raises:
+        ConfigError: a recipe that timm does not know or that does not fit the data.
+    """
+    images = open_images(run.data, run.space.input_size)
+    with run.settings_of(section, "recipe"):
+        check_recipe(settings.recipe, images.count("train"))
+    with run.settings_of():
+        choose_device(run.config.device)
+    with run.progress.bar(title, len(trainings) * settings.recipe.epochs) as bar:
+
+        def on_epoch(training: Training, row: Mapping[str, float]) -> None:
+            bar.advance(note=f"{training.architecture.id}, loss {row['train_loss']:.3f}")
+
+        todo = [training for training in trainings if training.result is None]
+        bar.advance(settings.recipe.epochs * (len(trainings) - len(todo)))
+        train = _with_ray if settings.executor == "ray" else _in_processes
+        for _ in train(run, todo, settings, on_epoch):
+            pass
+
+
+def _in_processes(
+    run: Run, todo: Sequence[Training], settings: Settings, on_epoch: OnEpoch
+) -> Iterator[tuple[Training, SeedResult]]:
+    return train_all(todo, run.data, settings, run.config.device, on_epoch)
+
+
+def _with_ray(
+    run: Run, todo: Sequence[Training], settings: Settings, on_epoch: OnEpoch
+) -> Iterator[tuple[Training, SeedResult]]:
+    """Epochs are told when a training is finished."""
+    from octnas.cluster.start import local_cluster
+    from octnas.cluster.tasks import run_tasks
+
+    train = partial(train_one, data=run.data, settings=settings, device=run.config.device)
+    with local_cluster(settings.workers):
+        for training, result in run_tasks(train, todo):
+            for row in result.history:
+                on_epoch(training, row)
+            yield training, result
