@@ -28,7 +28,7 @@ STAGES: Mapping[str, tuple[str, ...]] = {
     "supernet": ("space",),
     "proxies": ("supernet",),
     "truth": ("space",),
-    "rank": ("supernet", "truth"),
+    "rank": ("supernet", "proxies", "truth"),
     "search": ("supernet",),
     "retrain": ("search",),
     "export": ("retrain",),

@@ -91,8 +91,10 @@ def rank(
     run_dir: RunDir = None,
     fresh: Fresh = None,
 ) -> None:
-    """Find out whether the supernet ranks: train some architectures from scratch and compare."""
-    opened = _carry_out(experiment, overrides, run_dir, fresh, ("supernet", "truth", "rank"))
+    """Find out whether the scores rank: train some architectures from scratch and compare."""
+    opened = _carry_out(
+        experiment, overrides, run_dir, fresh, ("supernet", "proxies", "truth", "rank")
+    )
     from octnas.pipeline.rank import table
 
     typer.echo(table(opened))

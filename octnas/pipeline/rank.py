@@ -1,20 +1,25 @@
 """Whether the supernet ranks: its scores beside a ground truth of stand-alone trainings."""
 
 import time
+from collections.abc import Iterator
 
 from octnas.device import cpu_threads
 from octnas.pipeline.opening import Run
+from octnas.pipeline.proxies import Score, proxy_score, read_proxies
 from octnas.pipeline.records import PARENT, begin_tracking
 from octnas.pipeline.supernet import read_seconds, scorer
 from octnas.pipeline.truth import PART, read_design, trainings
 from octnas.ranking import Ranked, Ranking, regrets, statistics
 from octnas.report.ranking import ranking_text
+from octnas.results import SeedResult
 from octnas.run_directory import read_document, reading, write_json
 from octnas.settings import flatten
+from octnas.training.retrain import Training
 
 SCHEMA = 1
 KEY = "rank"
 RANKING_FILE = "ranking.json"
+SUPERNET = "supernet"
 
 
 def rank(run: Run) -> None:
@@ -22,45 +27,49 @@ def rank(run: Run) -> None:
     begin_tracking(run)
     params = flatten(run.config.ranking, "ranking") | flatten(run.config.supernet, "supernet")
     run.tracker.start(KEY, "ranking check", params=params, parent=PARENT, again=True)
-    found = _ranking(run)
+    values: dict[str, float] = {}
+    found: dict[str, Ranking] = {}
+    for source, score, seconds in _sources(run):
+        run.progress.say(f"rank: scores of {source}")
+        found[source] = one = _ranking(run, score, seconds)
+        known = {name: i.value for name, i in one.statistics.items() if i.value is not None}
+        known |= {f"regret_points/{regret.budget}": regret.points for regret in one.regrets}
+        values |= {f"{source}/{name}": value for name, value in known.items()}
     path = run.directory.stage("rank") / RANKING_FILE
-    write_json(path, found.to_dict())
-    values = {name: one.value for name, one in found.statistics.items() if one.value is not None}
-    values |= {f"regret_points/{one.budget}": one.points for one in found.regrets}
+    sources = {source: one.to_dict() for source, one in found.items()}
+    write_json(path, {"schema": SCHEMA, "sources": sources})
     run.tracker.metrics(KEY, values, 0)
     run.tracker.artifact(KEY, path)
     run.tracker.finish(KEY)
 
 
-def read_ranking(run: Run) -> Ranking:
-    """Read what `rank` wrote."""
+def read_rankings(run: Run) -> dict[str, Ranking]:
+    """What `rank` wrote, by source of the scores: ``supernet``, ``proxies``, ``both``."""
     path = run.directory.stage("rank") / RANKING_FILE
     with reading(path):
-        return Ranking.from_dict(read_document(path, SCHEMA, "architectures", "statistics"))
+        sources = read_document(path, SCHEMA, "sources")["sources"]
+        return {source: Ranking.from_dict(entry) for source, entry in sources.items()}
 
 
 def table(run: Run) -> str:
     """The check in words and numbers, as `octnas rank` prints it."""
-    return ranking_text(read_ranking(run))
+    return "\n".join(ranking_text(source, one) for source, one in read_rankings(run).items())
 
 
-def _ranking(run: Run) -> Ranking:
-    settings, results = run.config.ranking, trainings(run)
-    truth: dict[str, list[float]] = {}
-    seconds = {"supernet": read_seconds(run), "scoring": 0.0, "truth": 0.0}
-    for training in results:
-        result = training.result
-        assert result is not None
-        truth.setdefault(training.architecture.id, []).append(result.metrics[f"{PART}_top1"])
-        seconds["truth"] += result.metrics["seconds"]
+def _sources(run: Run) -> Iterator[tuple[str, Score, float]]:
+    """Where scores come from: name, function, and the seconds that it took to have it."""
+    supernet, seconds = scorer(run, "rank")(), read_seconds(run)
+    short = read_proxies(run).seconds
+    yield SUPERNET, supernet, seconds
+    yield "proxies", proxy_score(run), short
+    yield "both", proxy_score(run, supernet), seconds + short
+
+
+def _ranking(run: Run, score: Score, seconds: float) -> Ranking:
+    settings, truth = run.config.ranking, _truth(run)
     begin, ranked = time.perf_counter(), []
-    design = read_design(run)
-    with (
-        cpu_threads(run.config.search.threads),
-        run.progress.bar("scoring", len(design)) as bar,
-    ):
-        score = scorer(run, "rank")()
-        for drawn in design:
+    with cpu_threads(run.config.search.threads):
+        for drawn in read_design(run):
             measured = score(drawn.alphas)
             identity = run.space.architecture(drawn.alphas).id
             ranked.append(
@@ -74,12 +83,27 @@ def _ranking(run: Run) -> Ranking:
                     tuple(truth[identity]),
                 )
             )
-            bar.advance()
-    seconds["scoring"] = time.perf_counter() - begin
+    scoring = time.perf_counter() - begin
+    trained = sum(_finished(training).metrics["seconds"] for training in trainings(run))
     return Ranking(
         tuple(ranked),
         statistics(ranked, resamples=settings.resamples, seed=settings.seed),
         regrets(ranked, run.budgets),
-        seconds,
+        {"score": seconds, "scoring": scoring, "truth": trained},
         settings.recipe.epochs,
     )
+
+
+def _truth(run: Run) -> dict[str, list[float]]:
+    """Accuracies by seed of every architecture."""
+    found: dict[str, list[float]] = {}
+    for training in trainings(run):
+        metrics = _finished(training).metrics
+        found.setdefault(training.architecture.id, []).append(metrics[f"{PART}_top1"])
+    return found
+
+
+def _finished(training: Training) -> SeedResult:
+    result = training.result
+    assert result is not None
+    return result

@@ -7,8 +7,8 @@ from octnas.report.formats import plural
 
 # Rows of the table: a figure's name, what it is, and the name of what bounds it.
 _ROWS = (
-    ("tau_loss", "τ of the supernet’s loss"),
-    ("tau_top1", "τ of the supernet’s accuracy"),
+    ("tau_loss", "τ of the loss"),
+    ("tau_top1", "τ of the accuracy"),
     ("rho_loss", "Spearman’s ρ of the loss"),
     ("rho_top1", "Spearman’s ρ of the accuracy"),
     ("tau_macs", "τ of MACs alone"),
@@ -37,12 +37,12 @@ def ranking_rows(ranking: Ranking) -> list[tuple[str, str, str]]:
     return found
 
 
-def ranking_text(ranking: Ranking) -> str:
+def ranking_text(source: str, ranking: Ranking) -> str:
     """The table as plain text, with what it was made from."""
     rows = ranking_rows(ranking)
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [_line(row, widths) for row in rows]
-    return "\n".join(["", ranking_basis(ranking), "", *lines])
+    return "\n".join(["", f"Scores of {source}: {ranking_basis(ranking)}", "", *lines])
 
 
 def ranking_basis(ranking: Ranking) -> str:
@@ -53,7 +53,7 @@ def ranking_basis(ranking: Ranking) -> str:
         f"{plural(len(ranking.architectures), 'architecture')}, {narrow} of them at nearly equal "
         f"MACs, trained from scratch with {plural(seeds, 'seed')} for "
         f"{plural(ranking.epochs, 'epoch')} each ({ranking.seconds['truth']:,.0f} s in all); "
-        f"the supernet took {ranking.seconds['supernet']:,.0f} s, scoring "
+        f"the score took {ranking.seconds['score']:,.0f} s, scoring "
         f"{ranking.seconds['scoring']:,.1f} s."
     )
 
