@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from octnas.data.augment import BatchAugment, Normalise
-from octnas.data.order import Part, epoch_orders
+from octnas.data.order import Part, epoch_order
 
 Batch = tuple[Tensor, Tensor]
 
@@ -79,18 +79,17 @@ class CachedTraining:
         device: torch.device,
     ) -> None:
         self._images, self._augment, self._device = images, augment, device
-        self._batch_size, self._part = batch_size, part
-        self._orders = epoch_orders(len(images), batch_size, seed)
+        self._batch_size, self._seed, self._part = batch_size, seed, part
 
     def __len__(self) -> int:
         return len(self._images) // self._batch_size
 
-    def __iter__(self) -> Iterator[Batch]:
-        order, seeds = next(self._orders)
-        shape = (-1, self._batch_size)
-        chosen = [self._part.of(batch) for batch in order.view(shape)]
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """See `octnas.data.images.TrainingBatches.epoch`."""
+        order, seeds = epoch_order(len(self._images), self._batch_size, self._seed, number)
+        chosen = [self._part.of(batch) for batch in order[start:]]
         batches = self._images.ahead(iter(chosen))
-        own = [int(self._part.of(batch)[0]) for batch in seeds.view(shape)]
+        own = [int(self._part.of(batch)[0]) for batch in seeds[start:]]
         for (pixels, labels), seed in zip(batches, own, strict=True):
             yield self._augment(pixels, seed), labels.to(self._device, non_blocking=True)
 

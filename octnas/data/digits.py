@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from octnas.data.order import WHOLE, Part
+from octnas.data.order import WHOLE, Part, epoch_generator, epoch_order
 from octnas.data.settings import DigitsSettings
 
 SIZE = 16
@@ -118,20 +118,20 @@ class _Shuffled:
     ) -> None:
         self._images = F.pad(images, [padding] * 4)
         self._labels = labels
-        self._batch_size, self._part = batch_size, part
+        self._batch_size, self._seed, self._part = batch_size, seed, part
         self._shifts = 2 * padding + 1
-        self._generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
         return len(self._labels) // self._batch_size
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(self._labels), generator=self._generator)
-        for start in range(0, len(self) * self._batch_size, self._batch_size):
-            chosen = order[start : start + self._batch_size]
-            corners = torch.randint(self._shifts, (2, len(chosen), 1), generator=self._generator)
+    def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `octnas.data.images.TrainingBatches.epoch`."""
+        order, _ = epoch_order(len(self._labels), self._batch_size, self._seed, number)
+        generator = epoch_generator(self._seed, number, stream=1)
+        corners = torch.randint(self._shifts, (*order.shape, 2), generator=generator)
+        for chosen, corner in zip(order[start:], corners[start:], strict=True):
             mine = self._part.of(chosen)
-            shown = self._crop(self._images[mine], corners[:, self._part.rank :: self._part.ranks])
+            shown = self._crop(self._images[mine], self._part.of(corner).T[:, :, None])
             yield _normalise(shown), self._labels[mine]
 
     @staticmethod

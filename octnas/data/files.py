@@ -7,10 +7,10 @@ import torch
 from PIL.Image import Image
 from timm.data import create_transform
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from octnas.data.decode import BrokenImageError
-from octnas.data.order import Part, epoch_orders
+from octnas.data.order import Part, epoch_order
 from octnas.data.seeding import seeded
 from octnas.data.settings import ImagesSettings
 from octnas.data.sources import Reader
@@ -18,6 +18,7 @@ from octnas.errors import DataError
 
 INTERPOLATION = "bilinear"
 Transform = Callable[[Image], Tensor]
+Batch = tuple[Tensor, Tensor]
 
 
 def transforms(
@@ -78,47 +79,66 @@ class AugmentedFiles(Dataset[tuple[Tensor, int]]):
             return self._images[index]
 
 
-class SeededShuffle(Sampler[list[tuple[int, int]]]):
-    """Batches of indices, every index at most once per epoch, each with a seed of its own.
+class FileTraining:
+    """Training batches; shuffled and augmented anew in each epoch.
 
-    So images do not depend on how many processes decode them, nor on the number of ranks.
+    Images do not depend on how many processes decode them, nor on the number of ranks.
+
+    Args:
+        images: of the training part.
+        workers: processes that decode; 0 for this one.
+        batch_size: of all ranks together.
+        seed: of order and augmentation.
+        part: which share of every batch is this rank's.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, part: Part) -> None:
-        self._batches, self._batch_size, self._part = count // batch_size, batch_size, part
-        self._orders = epoch_orders(count, batch_size, seed)
+    def __init__(self, images: Files, workers: int, batch_size: int, seed: int, part: Part) -> None:
+        self._images, self._workers = images, workers
+        self._batch_size, self._seed, self._part = batch_size, seed, part
 
     def __len__(self) -> int:
-        return self._batches
+        return len(self._images) // self._batch_size
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order, seeds = next(self._orders)
-        pairs = torch.stack([order, seeds], dim=1)
-        for batch in pairs.view(-1, self._batch_size, 2):
-            yield [(index, seed) for index, seed in self._part.of(batch).tolist()]
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """See `octnas.data.images.TrainingBatches.epoch`."""
+        order, seeds = epoch_order(len(self._images), self._batch_size, self._seed, number)
+        pairs = torch.stack([order, seeds], dim=2)[start:]
+        chosen = [[(index, seed) for index, seed in self._part.of(b).tolist()] for b in pairs]
+        return _load(AugmentedFiles(self._images), self._workers, batch_sampler=chosen)
 
 
-class FileBatches:
-    """A torch loader that is typed as batches."""
+class FileEvaluation:
+    """A part in its order.
 
-    def __init__(self, dataset: Dataset[tuple[Tensor, int]], workers: int, **settings: Any) -> None:
-        self._loader: DataLoader[Any] = DataLoader(
-            dataset,
-            num_workers=workers,
-            persistent_workers=False,
-            pin_memory=torch.cuda.is_available(),
-            # Else a number is drawn from the global one in every epoch.
-            generator=torch.Generator(),
-            **settings,
-        )
+    Args:
+        images: of the part.
+        workers: processes that decode; 0 for this one.
+        batch_size: images of a batch.
+    """
+
+    def __init__(self, images: Files, workers: int, batch_size: int) -> None:
+        self._images, self._workers, self._batch_size = images, workers, batch_size
 
     def __len__(self) -> int:
-        return len(self._loader)
+        return -(-len(self._images) // self._batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        try:
-            yield from self._loader
-        except DataError as error:
-            # Out of a loader's process it comes with its traceback as its text.
-            last = str(error).strip().rsplit("\n", 1)[-1]
-            raise DataError(last.removeprefix(f"{DataError.__module__}.DataError: ")) from error
+    def __iter__(self) -> Iterator[Batch]:
+        return _load(self._images, self._workers, batch_size=self._batch_size)
+
+
+def _load(dataset: Dataset[tuple[Tensor, int]], workers: int, **settings: Any) -> Iterator[Batch]:
+    """What torch's loader yields once."""
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        # Else a number is drawn from the global one.
+        generator=torch.Generator(),
+        **settings,
+    )
+    try:
+        yield from loader
+    except DataError as error:
+        # Out of a loader's process it comes with its traceback as its text.
+        last = str(error).strip().rsplit("\n", 1)[-1]
+        raise DataError(last.removeprefix(f"{DataError.__module__}.DataError: ")) from error

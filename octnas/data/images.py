@@ -14,14 +14,13 @@ from octnas.data.cached import CachedEvaluation, CachedImages, CachedTraining
 from octnas.data.digits import MEAN, STD, DigitImages
 from octnas.data.files import (
     INTERPOLATION,
-    AugmentedFiles,
-    FileBatches,
+    FileEvaluation,
     Files,
-    SeededShuffle,
+    FileTraining,
     transforms,
 )
 from octnas.data.image_list import Entry, read_images
-from octnas.data.order import WHOLE, Part
+from octnas.data.order import WHOLE, Part, epoch_generator
 from octnas.data.prepare import CHECKED_FOLDER, build_missing, open_cache
 from octnas.data.settings import DataSettings, DigitsSettings, ImagesSettings
 from octnas.data.sources import open_reader
@@ -35,9 +34,22 @@ With Mixup or CutMix, labels are shares of the classes, ``(n, classes)`` float32
 
 
 class Batches(Sized, Protocol):
-    """Batches of one epoch per iteration; shuffled and augmented anew each time if for training."""
+    """Batches that are the same in every iteration."""
 
     def __iter__(self) -> Iterator[Batch]: ...
+
+
+class TrainingBatches(Sized, Protocol):
+    """Batches of any epoch; an epoch has ``len`` of them."""
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, decided by the seed and the epoch's number alone.
+
+        Args:
+            number: of the epoch, from 0; each has an order and augmentation of its own.
+            start: how many of its batches are left out; their images are not decoded.
+        """
+        ...
 
 
 class Images(Protocol):
@@ -49,7 +61,7 @@ class Images(Protocol):
 
     classes: tuple[str, ...]
 
-    def train_batches(self, batch_size: int, seed: int, part: Part = WHOLE) -> Batches:
+    def train_batches(self, batch_size: int, seed: int, part: Part = WHOLE) -> TrainingBatches:
         """The training part: shuffled, augmented, without the last incomplete batch.
 
         Args:
@@ -127,7 +139,7 @@ class ListedImages:
             part: self._list.positions(part) for part in ("train", "rank", "read", "val")
         }
 
-    def train_batches(self, batch_size: int, seed: int, part: Part = WHOLE) -> Batches:
+    def train_batches(self, batch_size: int, seed: int, part: Part = WHOLE) -> TrainingBatches:
         """See `Images.train_batches`."""
         part.check(batch_size)
         plain = self._train_batches(batch_size, seed, part)
@@ -139,7 +151,7 @@ class ListedImages:
             return _Mixed(plain, BatchMixup(augment, len(self.classes)), seed)
         return plain
 
-    def _train_batches(self, batch_size: int, seed: int, part: Part) -> Batches:
+    def _train_batches(self, batch_size: int, seed: int, part: Part) -> TrainingBatches:
         if self._cache.resolution:
             size = self._input_size[1:]
             settings = self._settings
@@ -149,8 +161,7 @@ class ListedImages:
             images = self._cached("train")
             return CachedTraining(images, augment, batch_size, seed, part, self._device)
         files = self._files("train", training=True)
-        sampler = SeededShuffle(len(files), batch_size, seed, part)
-        return FileBatches(AugmentedFiles(files), self._settings.workers, batch_sampler=sampler)
+        return FileTraining(files, self._settings.workers, batch_size, seed, part)
 
     def batches(self, part: str, batch_size: int) -> Batches:
         """See `Images.batches`."""
@@ -161,9 +172,8 @@ class ListedImages:
             return CachedEvaluation(
                 self._cached(part), batch_size, resize, size, normalise, self._device
             )
-        return FileBatches(
-            self._files(part, training=False), self._settings.workers, batch_size=batch_size
-        )
+        files = self._files(part, training=False)
+        return FileEvaluation(files, self._settings.workers, batch_size)
 
     def count(self, part: str) -> int:
         """See `Images.count`."""
@@ -191,16 +201,18 @@ class ListedImages:
 class _Mixed:
     """Training batches whose images are mixed in pairs."""
 
-    def __init__(self, batches: Batches, mixup: BatchMixup, seed: int) -> None:
-        self._batches, self._mixup = batches, mixup
-        self._generator = torch.Generator().manual_seed(seed)
+    def __init__(self, batches: TrainingBatches, mixup: BatchMixup, seed: int) -> None:
+        self._batches, self._mixup, self._seed = batches, mixup, seed
 
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __iter__(self) -> Iterator[Batch]:
-        for images, labels in self._batches:
-            seed = int(torch.randint(2**31, (), generator=self._generator))
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """See `TrainingBatches.epoch`."""
+        generator = epoch_generator(self._seed, number, stream=1)
+        seeds = torch.randint(2**31, (len(self),), generator=generator)[start:].tolist()
+        batches = self._batches.epoch(number, start)
+        for (images, labels), seed in zip(batches, seeds, strict=True):
             yield self._mixup(images, labels, seed)
 
 

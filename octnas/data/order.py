@@ -1,8 +1,8 @@
 """In which order training shows images, and which of them a rank sees."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,14 +41,23 @@ class Part:
 WHOLE = Part()
 
 
-def epoch_orders(count: int, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each epoch, indices in a new order and a seed for each, whole batches only.
+def epoch_order(count: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+    """Indices in an order of this epoch's own and a seed for each, whole batches only.
 
-    The same on all ranks, whatever their number.
+    Decided by the arguments alone, so that a training can go on in the middle of an epoch, and
+    the same on all ranks, whatever their number.
+
+    Returns:
+        Both ``(batches, batch_size)`` int64.
     """
-    generator = torch.Generator().manual_seed(seed)
-    whole = count // batch_size * batch_size
-    while True:
-        order = torch.randperm(count, generator=generator)
-        seeds = torch.randint(2**31, (count,), generator=generator)
-        yield order[:whole], seeds[:whole]
+    generator = epoch_generator(seed, epoch)
+    batches = count // batch_size
+    order = torch.randperm(count, generator=generator)[: batches * batch_size]
+    seeds = torch.randint(2**31, (batches, batch_size), generator=generator)
+    return order.view(batches, batch_size), seeds
+
+
+def epoch_generator(seed: int, epoch: int, stream: int = 0) -> torch.Generator:
+    """A generator of one epoch's draws; streams with other numbers are independent."""
+    mixed = np.random.SeedSequence((seed, epoch, stream)).generate_state(1)
+    return torch.Generator().manual_seed(int(mixed[0]))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from octnas.architecture import Architecture
-from octnas.data.images import Batches, Data, open_images
+from octnas.data.images import Data, TrainingBatches, open_images
 from octnas.data.prepare import prepare_images
 from octnas.data.settings import ImagesSettings
 from octnas.device import cpu_threads
@@ -103,15 +104,18 @@ def bench_data(
 
     Raises:
         DataError: as `octnas.data.prepare.prepare_images` raises it.
-        MeasureError: fewer images than a batch.
+        MeasureError: fewer images than a batch, or images that only a cache can be made of.
     """
     check_device(settings.device)
+    ways = _ways(data)
     with ExitStack() as stack:
         stack.enter_context(cpu_threads(settings.threads))
         folder = Path(stack.enter_context(TemporaryDirectory()))
+        # One look at the images is enough: both ways use the same list.
+        prepare_images(ways[CACHE], architecture.input_size, folder, progress)
         loaders = {
-            kind: _train_batches(data, kind, architecture, settings, folder / kind, progress)
-            for kind in (FILES, CACHE)
+            what: _train_batches(Data(way, folder), architecture, settings)
+            for what, way in ways.items()
         }
         turns = _turns(loaders, architecture, settings)
         seconds = take_turns(turns, settings.repeats, warm_up=1)
@@ -129,17 +133,23 @@ def bench_data(
     )
 
 
+def _ways(data: ImagesSettings) -> dict[str, ImagesSettings]:
+    """The settings of each way to get images."""
+    if data.name.startswith("wds/"):
+        raise MeasureError(
+            f"data.name: found {data.name!r}, whose images are read from end to end; allowed: "
+            "images that a loader can read in any order, to compare the cache with"
+        )
+    return {
+        what: replace(data, cache=replace(data.cache, enabled=what == CACHE))
+        for what in (FILES, CACHE)
+    }
+
+
 def _train_batches(
-    data: ImagesSettings,
-    kind: str,
-    architecture: Architecture,
-    settings: DataBenchSettings,
-    folder: Path,
-    progress: Progress,
-) -> Batches:
-    data = replace(data, cache=replace(data.cache, enabled=kind == CACHE))
-    prepare_images(data, architecture.input_size, folder, progress)
-    images = open_images(Data(data, folder), architecture.input_size, settings.device)
+    data: Data, architecture: Architecture, settings: DataBenchSettings
+) -> TrainingBatches:
+    images = open_images(data, architecture.input_size, settings.device)
     batches = images.train_batches(settings.batch_size, seed=0)
     if not len(batches):
         raise MeasureError(
@@ -150,7 +160,7 @@ def _train_batches(
 
 
 def _turns(
-    loaders: dict[str, Batches], architecture: Architecture, settings: DataBenchSettings
+    loaders: dict[str, TrainingBatches], architecture: Architecture, settings: DataBenchSettings
 ) -> dict[str, Callable[[], None]]:
     step = sgd_step(build(architecture, seed=0), settings.device, settings.precision)
     streams = {kind: _endless(batches) for kind, batches in loaders.items()}
@@ -176,9 +186,9 @@ def _turns(
     }
 
 
-def _endless(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
-    while True:
-        yield from batches
+def _endless(batches: TrainingBatches) -> Iterator[tuple[Tensor, Tensor]]:
+    for epoch in count():
+        yield from batches.epoch(epoch)
 
 
 def _again(batches: Sequence[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -12,7 +12,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
-from octnas.data.images import Batches
+from octnas.data.images import TrainingBatches
 from octnas.errors import SettingError, TrainingError
 from octnas.training.settings import Recipe
 from octnas.training.step import Backward, Step, plain
@@ -23,7 +23,7 @@ Log = Callable[[Mapping[str, float]], None]
 
 def train(
     model: nn.Module,
-    batches: Batches,
+    batches: TrainingBatches,
     recipe: Recipe,
     *,
     device: torch.device,
@@ -34,7 +34,7 @@ def train(
 
     Args:
         model: moved to ``device``.
-        batches: one epoch per iteration.
+        batches: of the training part.
         recipe: optimizer and schedule.
         device: where to train.
         backward: what a step does; by default the network as it is learns the labels.
@@ -56,7 +56,7 @@ def train(
     step = 0
     for epoch in range(1, recipe.epochs + 1):
         total = torch.zeros((), device=device)
-        for images, labels in batches:
+        for images, labels in batches.epoch(epoch - 1):
             images, labels = (x.to(device, non_blocking=True) for x in (images, labels))
             optimizer.zero_grad(set_to_none=True)
             loss = backward(Step(step, images, labels, model, criterion))

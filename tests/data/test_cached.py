@@ -43,14 +43,14 @@ def numbers(pixels: torch.Tensor) -> list[int]:
 
 
 def test_labels_belong_to_their_images(images: CachedImages) -> None:
-    for pixels, labels in training(images, 6):
+    for pixels, labels in training(images, 6).epoch(0):
         assert numbers(pixels) == labels.tolist()
 
 
 @pytest.mark.parametrize("batch", [1, 6, 41])
 def test_an_epoch_shows_every_image_once(images: CachedImages, batch: int) -> None:
     batches = training(images, batch)
-    epochs = [[labels for _, labels in batches] for _ in range(2)]
+    epochs = [[labels for _, labels in batches.epoch(number)] for number in range(2)]
     for epoch in epochs:
         assert len(epoch) == len(batches) == COUNT // batch
         shown = torch.cat(epoch).tolist()
@@ -59,10 +59,30 @@ def test_an_epoch_shows_every_image_once(images: CachedImages, batch: int) -> No
     assert torch.cat(epochs[0]).tolist() != torch.cat(epochs[1]).tolist()
 
 
+def test_an_epoch_from_its_middle(images: CachedImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it would have gone on, and without reading what comes before."""
+    whole = [list(training(images, 6).epoch(number)) for number in range(2)]
+    read: list[int] = []
+    gather = CachedImages.gather
+
+    def counted(self: CachedImages, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        read.append(len(chosen))
+        return gather(self, chosen)
+
+    monkeypatch.setattr(CachedImages, "gather", counted)
+    for number, start in ((1, 4), (0, 2), (1, 6)):
+        read.clear()
+        rest = list(training(images, 6).epoch(number, start))
+        assert len(rest) == len(read) == 6 - start
+        for (pixels, labels), expected in zip(rest, whole[number][start:], strict=True):
+            assert torch.equal(pixels, expected[0])
+            assert torch.equal(labels, expected[1])
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_ranks_cover_every_batch(images: CachedImages, ranks: int) -> None:
-    parts = [list(training(images, 6, Part(rank, ranks))) for rank in range(ranks)]
-    for step, (_, labels) in enumerate(training(images, 6)):
+    parts = [list(training(images, 6, Part(rank, ranks)).epoch(0)) for rank in range(ranks)]
+    for step, (_, labels) in enumerate(training(images, 6).epoch(0)):
         shares = [part[step][1] for part in parts]
         assert all(len(share) == 6 // ranks for share in shares)
         assert sorted(torch.cat(shares).tolist()) == sorted(labels.tolist())
@@ -71,7 +91,7 @@ def test_ranks_cover_every_batch(images: CachedImages, ranks: int) -> None:
 def test_fewer_images_than_a_batch_make_an_empty_epoch(images: CachedImages) -> None:
     batches = training(images, COUNT + 1)
     assert len(batches) == 0
-    assert list(batches) == []
+    assert list(batches.epoch(0)) == []
 
 
 @pytest.mark.parametrize("batch", [1, 7, 41, 50])
@@ -85,14 +105,14 @@ def test_evaluation_keeps_the_order(images: CachedImages, batch: int) -> None:
 
 def test_the_thread_ends_with_its_iterator(images: CachedImages) -> None:
     before = threading.active_count()
-    iterator = iter(training(images, 4))
+    iterator = training(images, 4).epoch(0)
     next(iterator)
     assert threading.active_count() == before + 1
     del iterator
     end = time.monotonic() + 10
     while threading.active_count() > before:
         assert time.monotonic() < end
-    list(training(images, 4))
+    list(training(images, 4).epoch(0))
     assert threading.active_count() == before
 
 

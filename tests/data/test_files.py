@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from octnas.data.files import AugmentedFiles, FileBatches, Files, SeededShuffle, transforms
+from octnas.data.files import FileEvaluation, Files, FileTraining, transforms
 from octnas.data.order import WHOLE, Part
 from octnas.data.settings import AugmentSettings, ImagesSettings
 from octnas.data.sources import FileReader
@@ -32,16 +32,15 @@ def files(folder: Path, settings: ImagesSettings = SETTINGS, *, training: bool =
     return Files(names, range(COUNT), FileReader(folder), transform)
 
 
-def training(folder: Path, batch: int, workers: int = 0, part: Part = WHOLE) -> FileBatches:
-    sampler = SeededShuffle(COUNT, batch, 0, part)
-    return FileBatches(AugmentedFiles(files(folder)), workers, batch_sampler=sampler)
+def training(folder: Path, batch: int, workers: int = 0, part: Part = WHOLE) -> FileTraining:
+    return FileTraining(files(folder), workers, batch, 0, part)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_shows_every_image_once_with_its_label(folder: Path, workers: int) -> None:
     batches = training(folder, 3, workers)
-    for _ in range(2):
-        shown = list(batches)
+    for number in range(2):
+        shown = list(batches.epoch(number))
         assert len(shown) == len(batches) == COUNT // 3
         labels = torch.cat([labels for _, labels in shown])
         assert len(set(labels.tolist())) == 9
@@ -49,9 +48,24 @@ def test_an_epoch_shows_every_image_once_with_its_label(folder: Path, workers: i
         assert torch.allclose(pixels.mean((1, 2, 3)) * 255 / 20, labels.float(), atol=0.01)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_from_its_middle(folder: Path, workers: int) -> None:
+    """As it would have gone on, and without opening what comes before."""
+    whole = [list(training(folder, 3).epoch(number)) for number in range(2)]
+    for label in whole[1][0][1].tolist():
+        (folder / f"{label}.png").unlink()
+    rest = list(training(folder, 3, workers).epoch(1, 1))
+    assert len(rest) == 2
+    for (pixels, labels), expected in zip(rest, whole[1][1:], strict=True):
+        assert torch.equal(pixels, expected[0])
+        assert torch.equal(labels, expected[1])
+    with pytest.raises(DataError):
+        list(training(folder, 3, workers).epoch(1))
+
+
 def test_ranks_cover_every_batch(folder: Path) -> None:
-    parts = [list(training(folder, 4, part=Part(rank, 2))) for rank in range(2)]
-    for step, (_, labels) in enumerate(training(folder, 4)):
+    parts = [list(training(folder, 4, part=Part(rank, 2)).epoch(0)) for rank in range(2)]
+    for step, (_, labels) in enumerate(training(folder, 4).epoch(0)):
         shares = [part[step][1] for part in parts]
         assert torch.stack(shares, 1).flatten().tolist() == labels.tolist()
 
@@ -59,14 +73,14 @@ def test_ranks_cover_every_batch(folder: Path) -> None:
 def test_fewer_images_than_a_batch_make_an_empty_epoch(folder: Path) -> None:
     batches = training(folder, COUNT + 1)
     assert len(batches) == 0
-    assert list(batches) == []
+    assert list(batches.epoch(0)) == []
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_image_that_is_gone_is_one_line(folder: Path, workers: int) -> None:
     """Not the traceback of a loader's process."""
     (folder / "7.png").unlink()
-    batches = FileBatches(files(folder, training=False), workers, batch_size=5)
+    batches = FileEvaluation(files(folder, training=False), workers, 5)
     with pytest.raises(
         DataError, match=r"^7\.png: cannot be read any more \(FileNotFound"
     ) as caught:
@@ -77,7 +91,7 @@ def test_an_image_that_is_gone_is_one_line(folder: Path, workers: int) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_global_generators_stay(folder: Path, workers: int) -> None:
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()
-    list(training(folder, 5, workers))
+    list(training(folder, 5, workers).epoch(0))
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1] == np.random.get_state()[1].tolist()
 

@@ -71,7 +71,8 @@ def test_evaluation_from_the_cache_is_that_from_files(
 def test_training_batches_are_shuffled_by_seed(either: ImagesSettings, tmp_path: Path) -> None:
     images = opened(either, tmp_path / "data")
     orders = [
-        [labels.tolist() for _, labels in images.train_batches(7, seed)] for seed in (0, 0, 5)
+        [labels.tolist() for _, labels in images.train_batches(7, seed).epoch(0)]
+        for seed in (0, 0, 5)
     ]
     assert orders[0] == orders[1] != orders[2]
 
@@ -86,19 +87,33 @@ def test_augmentation_depends_on_the_seed_alone(either: ImagesSettings, tmp_path
         before = random.getstate()
         images = opened(replace(either, workers=workers, augment=augment), tmp_path / str(workers))
         batches = images.train_batches(6, seed=0)
-        epochs.append([torch.cat([pixels for pixels, _ in batches]) for _ in range(2)])
+        epochs.append([torch.cat([pixels for pixels, _ in batches.epoch(n)]) for n in range(2)])
         assert random.getstate() == before
     for epoch in range(2):
         assert torch.equal(epochs[0][epoch], epochs[1][epoch])
     assert not torch.equal(epochs[0][0], epochs[0][1])
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_from_its_middle(either: ImagesSettings, tmp_path: Path, workers: int) -> None:
+    """Order, augmentation and mixing are as they would have been."""
+    augment = AugmentSettings(color_jitter=0.3, rand_augment=2, mixup=0.2, cutmix=1.0)
+    images = opened(replace(either, workers=workers, augment=augment), tmp_path / "data")
+    whole = list(images.train_batches(4, seed=1).epoch(3))
+    for start in range(len(whole) + 1):
+        rest = list(images.train_batches(4, seed=1).epoch(3, start))
+        assert len(rest) == len(whole) - start
+        for found, expected in zip(rest, whole[start:], strict=True):
+            assert torch.equal(found[0], expected[0])
+            assert torch.equal(found[1], expected[1])
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_ranks_share_every_batch(either: ImagesSettings, tmp_path: Path, ranks: int) -> None:
     images = opened(either, tmp_path / "data")
-    whole = [labels for _, labels in images.train_batches(6, seed=3)]
+    whole = [labels for _, labels in images.train_batches(6, seed=3).epoch(0)]
     parts = [
-        [labels for _, labels in images.train_batches(6, seed=3, part=Part(rank, ranks))]
+        [labels for _, labels in images.train_batches(6, 3, Part(rank, ranks)).epoch(0)]
         for rank in range(ranks)
     ]
     for step, labels in enumerate(whole):
@@ -116,7 +131,7 @@ def test_ranks_that_cannot_share_a_batch(either: ImagesSettings, tmp_path: Path)
 
 def test_mixed_labels_are_shares_of_classes(either: ImagesSettings, tmp_path: Path) -> None:
     images = opened(replace(either, augment=AugmentSettings(mixup=1.0)), tmp_path / "data")
-    labels = torch.cat([targets for _, targets in images.train_batches(6, seed=0)])
+    labels = torch.cat([targets for _, targets in images.train_batches(6, seed=0).epoch(0)])
     assert labels.shape == (12, 2)
     assert torch.allclose(labels.sum(1), torch.ones(12))
     assert ((labels > 0.01) & (labels < 0.99)).any()

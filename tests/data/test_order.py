@@ -1,13 +1,11 @@
 """Orders of epochs, and the ranks' shares of them."""
 
-from itertools import islice
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octnas.data.order import Part, epoch_orders
+from octnas.data.order import Part, epoch_generator, epoch_order
 from octnas.errors import SettingError
 
 COUNTS = st.integers(0, 40)
@@ -17,20 +15,31 @@ COUNTS = st.integers(0, 40)
 def test_an_epoch_has_every_image_at_most_once_in_whole_batches(
     count: int, batch: int, seed: int
 ) -> None:
-    for order, seeds in islice(epoch_orders(count, batch, seed), 3):
-        assert len(order) == len(seeds) == count - count % batch
-        assert len(set(order.tolist())) == len(order)
-        assert set(order.tolist()) <= set(range(count))
-        assert all(0 <= value < 2**31 for value in seeds.tolist())
+    for epoch in range(3):
+        order, seeds = epoch_order(count, batch, seed, epoch)
+        assert order.shape == seeds.shape == (count // batch, batch)
+        shown = order.flatten().tolist()
+        assert len(set(shown)) == len(shown)
+        assert set(shown) <= set(range(count))
+        assert all(0 <= value < 2**31 for value in seeds.flatten().tolist())
 
 
-def test_epochs_differ_and_come_again_by_the_seed() -> None:
-    epochs = [list(islice(epoch_orders(50, 10, seed), 2)) for seed in (1, 1, 2)]
-    for epoch in range(2):
-        assert torch.equal(epochs[0][epoch][0], epochs[1][epoch][0])
-        assert torch.equal(epochs[0][epoch][1], epochs[1][epoch][1])
-        assert not torch.equal(epochs[0][epoch][0], epochs[2][epoch][0])
-    assert not torch.equal(epochs[0][0][0], epochs[0][1][0])
+def test_epochs_depend_on_seed_and_number_alone() -> None:
+    """Not on which came before; and (1, 2) is not (2, 1)."""
+    asked = [(seed, epoch) for seed in range(3) for epoch in range(3)]
+    orders = {key: epoch_order(50, 10, *key) for key in asked}
+    for key in reversed(asked):
+        again = epoch_order(50, 10, *key)
+        assert torch.equal(orders[key][0], again[0])
+        assert torch.equal(orders[key][1], again[1])
+    for part in range(2):
+        assert len({tuple(found[part].flatten().tolist()) for found in orders.values()}) == 9
+
+
+def test_streams_of_an_epoch_differ() -> None:
+    drawn = [torch.rand(4, generator=epoch_generator(3, 1, stream)) for stream in (0, 1, 1)]
+    assert not torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[1], drawn[2])
 
 
 @given(st.integers(1, 5), st.integers(1, 6))
