@@ -25,6 +25,7 @@ def bench_images(
 ) -> None:
     """Time the images of an experiment, and the training of its vanilla network on them."""
     from octnas.config import check_config, load_document
+    from octnas.data.choose import choose_subset
     from octnas.data.settings import ImagesSettings
     from octnas.data.sources import list_images
     from octnas.measure.data import bench_data
@@ -36,8 +37,10 @@ def bench_images(
             f"{experiment}: data.source: found {config.data.source}, which are made in memory; "
             "allowed: images on disk"
         )
-    data = replace(config.data, root=str(Path(config.data.root).expanduser().absolute()))
-    space = space_of(config, len(list_images(data).classes))
+    root = config.data.root and str(Path(config.data.root).expanduser().absolute())
+    data = replace(config.data, root=root)
+    listing = choose_subset(list_images(data), data.subset, data.seed)
+    space = space_of(config, len(listing.classes))
     progress = Quiet(lambda line: typer.echo(line, err=True)) if as_json else RichProgress()
     found = bench_data(data, space.uniform(0.0), settings, progress)
     if as_json:
