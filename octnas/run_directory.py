@@ -26,7 +26,7 @@ STAGES: Mapping[str, tuple[str, ...]] = {
     "data": (),
     "space": ("data",),
     "supernet": ("space",),
-    "proxies": ("supernet",),
+    "proxies": ("space",),
     "truth": ("space",),
     "rank": ("supernet", "proxies", "truth"),
     "search": ("supernet",),

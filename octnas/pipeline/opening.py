@@ -111,10 +111,10 @@ class Run:
             raise ConfigError(f"{place}: found {error.found!r}, allowed: {error.allowed}") from None
 
     def directory_of(self, stage: str) -> RunDirectory:
-        """Where a stage writes: the ground truth of a ranking check may be another run's."""
-        if stage == "truth" and self.config.ranking.truth_from:
-            return RunDirectory(Path(self.config.ranking.truth_from))
-        return self.directory
+        """Where a stage writes: what no supernet takes part in may be another run's."""
+        other = self.config.ranking.truth_from
+        shared = ("truth",) if self.config.proxies.weights == "supernet" else ("truth", "proxies")
+        return RunDirectory(Path(other)) if other and stage in shared else self.directory
 
     def fingerprint(self, stage: str) -> dict[str, Any]:
         """What decides the results of a stage: its settings, its inputs and the schema."""
@@ -178,6 +178,8 @@ def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
         found |= flatten(getattr(config, section), section)
     if stage == "data":
         found["space.input_size"] = list(config.space.input_size)
+    if stage == "proxies" and config.proxies.weights == "supernet":
+        found["input.supernet"] = digest(fingerprint(config, "supernet"))
     if stage in ("supernet", "search"):
         found["seed"] = config.seed
     if stage == "rank":

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from octnas.errors import RunDirectoryError
 from octnas.front import Candidate
+from octnas.nn.supernet import TrainedSupernet
 from octnas.pipeline.opening import Run
 from octnas.pipeline.records import PARENT, begin_tracking
 from octnas.pipeline.supernet import trained_supernet
@@ -38,12 +40,13 @@ class Proxies:
 
 def proxies(run: Run) -> None:
     """Train a design of architectures for a few epochs each; what is on disk stays."""
-    settings, folder = run.config.proxies, run.directory.stage("proxies")
-    run.directory.begin("proxies", run.fingerprint("proxies"))
+    settings, directory = run.config.proxies, run.directory_of("proxies")
+    folder = directory.stage("proxies")
+    directory.begin("proxies", run.fingerprint("proxies"))
     begin_tracking(run)
     run.tracker.start(KEY, "proxies", params=flatten(settings, KEY), parent=PARENT)
     count = settings.architectures or 2 * len(run.space.searchable)
-    begin = trained_supernet(run) if settings.weights == "supernet" else None
+    begin = _supernet(run) if settings.weights == "supernet" else None
     design = proxy_design(run.levels, count, settings.seed)
     trainings = []
     for alphas in design:
@@ -69,9 +72,18 @@ def proxies(run: Run) -> None:
     )
 
 
+def _supernet(run: Run) -> TrainedSupernet:
+    if not run.directory.finished("supernet"):
+        raise RunDirectoryError(
+            f"{run.directory.path}: proxies.weights is supernet, which is not finished; run "
+            "`octnas supernet` first"
+        )
+    return trained_supernet(run)
+
+
 def read_proxies(run: Run) -> Proxies:
     """Read what `proxies` wrote."""
-    path = run.directory.stage("proxies") / PROXIES_FILE
+    path = run.directory_of("proxies").stage("proxies") / PROXIES_FILE
     with reading(path):
         document = read_document(path, SCHEMA, "seconds", "candidates")
         found = tuple(Candidate.from_dict(entry) for entry in document["candidates"])

@@ -132,8 +132,9 @@ class RankingSettings:
         threads: CPU threads of one training.
         workers: trainings at a time, each in a process of its own.
         executor: ``local``, or ``ray`` for the processes of a Ray cluster.
-        truth_from: another run directory whose ground truth is used, where it was made with the
-            same settings; empty for the run's own.
+        truth_from: another run directory whose ground truth and short trainings from scratch are
+            used (and made, if they are missing), where it was made with the same settings; empty
+            for the run's own.
         recipe: of every training.
     """
 
