@@ -22,7 +22,7 @@ _TRIES = 1000  # draws that may fall below a lower bound where levels are wide
 
 
 @dataclass(frozen=True)
-class _Step:
+class Step:
     """One site joins; ``before`` and ``after`` are the sites kept apart before and after that."""
 
     site: str
@@ -58,7 +58,7 @@ class CostLevels:
         in_levels = {sites: -(-term // self.width) for sites, term in relative.items()}
         self.lowest = base + space.other_macs
         self._n_levels = sum(int(term.max()) for term in in_levels.values()) + 1
-        self._steps = _plan(space, in_levels)
+        self.steps = _plan(space, in_levels)
         self._tables = self._count()
 
     @cached_property
@@ -159,7 +159,7 @@ class CostLevels:
         if not 0 <= level < self._n_levels or self.counts[level] == 0:
             raise BudgetError(f"no architecture costs {self.lowest + level * self.width:,} MACs")
         chosen: dict[str, int] = {}
-        for step, table in zip(reversed(self._steps), reversed(self._tables[:-1]), strict=True):
+        for step, table in zip(reversed(self.steps), reversed(self._tables[:-1]), strict=True):
             level = self._step_back(rng, step, table, chosen, level)
         return {site.name: site.choices[chosen[site.name]] for site in self.space.sites}
 
@@ -167,7 +167,7 @@ class CostLevels:
         """Counts after each step, shape: choices of the sites kept apart, then levels."""
         tables = [np.zeros(self._n_levels)]
         tables[0][0] = 1.0
-        for step in self._steps:
+        for step in self.steps:
             joined = np.zeros((*step.costs.shape, self._n_levels))
             for index in np.ndindex(step.costs.shape):
                 shift = int(step.costs[index])
@@ -180,7 +180,7 @@ class CostLevels:
     def _step_back(
         self,
         rng: np.random.Generator,
-        step: _Step,
+        step: Step,
         table: np.ndarray,
         chosen: dict[str, int],
         level: int,
@@ -231,14 +231,14 @@ def _integers(macs: np.ndarray) -> np.ndarray:
     return integers
 
 
-def _plan(space: SearchSpace, terms: Mapping[tuple[str, ...], np.ndarray]) -> list[_Step]:
+def _plan(space: SearchSpace, terms: Mapping[tuple[str, ...], np.ndarray]) -> list[Step]:
     """The sites in order, each with the terms that it completes."""
     order = {site.name: index for index, site in enumerate(space.sites)}
     needed_until = dict(order)
     for sites in terms:
         for name in sites:
             needed_until[name] = max(needed_until[name], *(order[other] for other in sites))
-    steps: list[_Step] = []
+    steps: list[Step] = []
     before: tuple[str, ...] = ()
     for index, site in enumerate(space.sites):
         names = (*before, site.name)
@@ -248,7 +248,7 @@ def _plan(space: SearchSpace, terms: Mapping[tuple[str, ...], np.ndarray]) -> li
             if site.name in sites and set(sites) <= set(names):
                 costs += _spread(sites, term, names, shape)
         after = tuple(name for name in names if needed_until[name] > index)
-        steps.append(_Step(site.name, before, after, costs))
+        steps.append(Step(site.name, before, after, costs))
         before = after
     return steps
 

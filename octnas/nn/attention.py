@@ -13,8 +13,12 @@ class OctaveSE(SEModule):
         if isinstance(x, Tensor):
             scaled: Tensor = super().forward(x)
             return scaled
-        squeezed = self.act(self.bn(self.fc1(_squeeze(x, self.add_maxpool))))
-        return _scale(x, self.gate(self.fc2(squeezed)))
+        return _scale(x, self.gates(_squeeze(x, self.add_maxpool)))
+
+    def gates(self, squeezed: Tensor) -> Tensor:
+        """One factor per channel from what `squeeze` gives: ``(N, C, 1, 1)`` both."""
+        gates: Tensor = self.gate(self.fc2(self.act(self.bn(self.fc1(squeezed)))))
+        return gates
 
 
 class OctaveEffectiveSE(EffectiveSEModule):
@@ -24,7 +28,12 @@ class OctaveEffectiveSE(EffectiveSEModule):
         if isinstance(x, Tensor):
             scaled: Tensor = super().forward(x)
             return scaled
-        return _scale(x, self.gate(self.fc(_squeeze(x, self.add_maxpool))))
+        return _scale(x, self.gates(_squeeze(x, self.add_maxpool)))
+
+    def gates(self, squeezed: Tensor) -> Tensor:
+        """One factor per channel from what `squeeze` gives: ``(N, C, 1, 1)`` both."""
+        gates: Tensor = self.gate(self.fc(squeezed))
+        return gates
 
 
 class OctaveEca(EcaModule):
@@ -34,21 +43,27 @@ class OctaveEca(EcaModule):
         if isinstance(x, Tensor):
             scaled: Tensor = super().forward(x)
             return scaled
-        squeezed = _squeeze(x)
+        return _scale(x, self.gates(_squeeze(x)))
+
+    def gates(self, squeezed: Tensor) -> Tensor:
+        """One factor per channel from what `squeeze` gives: ``(N, C, 1, 1)`` both."""
         mixed = self.conv(squeezed.flatten(1).unsqueeze(1))  # (N, 1, C)
         if self.conv2 is not None:
             mixed = self.conv2(self.act(mixed))
-        return _scale(x, self.gate(mixed).view_as(squeezed))
+        gates: Tensor = self.gate(mixed)
+        return gates.view_as(squeezed)
 
 
 def _squeeze(x: OctaveTensor, add_maximum: bool = False) -> Tensor:
     """One value per channel, in the order of the channels: ``(N, C, 1, 1)``."""
-    high, low = (part.mean((2, 3), keepdim=True) for part in (x.high, x.low))
-    means = merge_channels(high, low, x.groups)
-    if not add_maximum:
-        return means
-    high, low = (part.amax((2, 3), keepdim=True) for part in (x.high, x.low))
-    return 0.5 * means + 0.5 * merge_channels(high, low, x.groups)
+    high, low = (squeeze(part, add_maximum) for part in (x.high, x.low))
+    return merge_channels(high, low, x.groups)
+
+
+def squeeze(x: Tensor, add_maximum: bool = False) -> Tensor:
+    """The mean of every channel, or the middle of mean and maximum: ``(N, C, 1, 1)``."""
+    means = x.mean((2, 3), keepdim=True)
+    return 0.5 * means + 0.5 * x.amax((2, 3), keepdim=True) if add_maximum else means
 
 
 def _scale(x: OctaveTensor, gates: Tensor) -> OctaveTensor:

@@ -21,7 +21,7 @@ from octnas.nn.octave import (
 )
 
 
-class _EachPart(nn.Module):
+class EachPart(nn.Module):
     """What keeps the size and treats every value, or every channel, alike: on both parts."""
 
     # Named and typed as torch's own, which are of several minds.
@@ -30,43 +30,43 @@ class _EachPart(nn.Module):
         return plain(input) if isinstance(input, Tensor) else each(plain, input)
 
 
-class OctaveReLU(_EachPart, nn.ReLU):
+class OctaveReLU(EachPart, nn.ReLU):
     """ReLU on both parts."""
 
 
-class OctaveReLU6(_EachPart, nn.ReLU6):
+class OctaveReLU6(EachPart, nn.ReLU6):
     """ReLU6 on both parts."""
 
 
-class OctaveLeakyReLU(_EachPart, nn.LeakyReLU):
+class OctaveLeakyReLU(EachPart, nn.LeakyReLU):
     """Leaky ReLU on both parts."""
 
 
-class OctaveSiLU(_EachPart, nn.SiLU):
+class OctaveSiLU(EachPart, nn.SiLU):
     """SiLU (swish) on both parts."""
 
 
-class OctaveGELU(_EachPart, GELU):
+class OctaveGELU(EachPart, GELU):
     """timm's GELU on both parts."""
 
 
-class OctaveMish(_EachPart, nn.Mish):
+class OctaveMish(EachPart, nn.Mish):
     """Mish on both parts."""
 
 
-class OctaveHardswish(_EachPart, nn.Hardswish):
+class OctaveHardswish(EachPart, nn.Hardswish):
     """Hard swish on both parts."""
 
 
-class OctaveDropout(_EachPart, nn.Dropout):
+class OctaveDropout(EachPart, nn.Dropout):
     """Dropout of single values, on both parts."""
 
 
-class OctaveDropout2d(_EachPart, nn.Dropout2d):
+class OctaveDropout2d(EachPart, nn.Dropout2d):
     """Dropout of whole channels, each at its own resolution."""
 
 
-class OctaveAvgPool2dSame(_EachPart, AvgPool2dSame):
+class OctaveAvgPool2dSame(EachPart, AvgPool2dSame):
     """Average pooling at stride 1 of both parts, each at its own resolution."""
 
 
