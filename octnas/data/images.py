@@ -1,8 +1,7 @@
 """The four parts of a data set as batches: train, rank, read and val."""
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from octnas.data.augment import BatchAugment, BatchMixup, Normalise
+from octnas.data.cache import Cache
 from octnas.data.cached import CachedEvaluation, CachedImages, CachedTraining
 from octnas.data.digits import MEAN, STD, DigitImages
 from octnas.data.files import (
@@ -19,7 +19,7 @@ from octnas.data.files import (
     FileTraining,
     transforms,
 )
-from octnas.data.image_list import Entry, read_images
+from octnas.data.image_list import PARTS, ImageList, read_images
 from octnas.data.order import WHOLE, Part, epoch_generator
 from octnas.data.prepare import CHECKED_FOLDER, build_missing, open_cache
 from octnas.data.settings import DataSettings, DigitsSettings, ImagesSettings
@@ -124,20 +124,21 @@ class ListedImages:
         device: torch.device,
     ) -> None:
         self._settings, self._input_size, self._device = settings, input_size, device
-        self._list = read_images(folder)
-        self.classes = self._list.classes
-        self._cache = open_cache(
-            settings,
-            input_size,
-            self._list.key,
-            len(self._list.entries),
-            checked=folder / CHECKED_FOLDER,
-        )
-        if self._cache.resolution:
-            build_missing(self._cache, self._list, settings)
-        self._positions = {
-            part: self._list.positions(part) for part in ("train", "rank", "read", "val")
-        }
+        # Half a gigabyte for ImageNet; with a cache only numbers of it are kept.
+        found = read_images(folder)
+        self.classes = found.classes
+        checked = folder / CHECKED_FOLDER
+        cache = open_cache(settings, input_size, found.key, len(found.entries), checked=checked)
+        if cache.resolution:
+            build_missing(cache, found, settings)
+        self._parts = {part: self._part(found, part, cache) for part in PARTS}
+
+    def _part(self, found: ImageList, part: str, cache: Cache) -> "CachedImages | _Named":
+        positions = found.positions(part)
+        labels = [found.entries[position].label for position in positions]
+        if cache.resolution:
+            return CachedImages(cache.pixels, positions, labels, self._device)
+        return _Named([found.entries[position].name for position in positions], labels)
 
     def train_batches(self, batch_size: int, seed: int, part: Part = WHOLE) -> TrainingBatches:
         """See `Images.train_batches`."""
@@ -152,50 +153,44 @@ class ListedImages:
         return plain
 
     def _train_batches(self, batch_size: int, seed: int, part: Part) -> TrainingBatches:
-        if self._cache.resolution:
-            size = self._input_size[1:]
-            settings = self._settings
-            augment = BatchAugment(
-                settings.augment, size, settings.mean, settings.std, self._device
-            )
-            images = self._cached("train")
-            return CachedTraining(images, augment, batch_size, seed, part, self._device)
-        files = self._files("train", training=True)
-        return FileTraining(files, self._settings.workers, batch_size, seed, part)
+        images, settings = self._parts["train"], self._settings
+        if isinstance(images, _Named):
+            files = self._files(images, training=True)
+            return FileTraining(files, settings.workers, batch_size, seed, part)
+        size = self._input_size[1:]
+        augment = BatchAugment(settings.augment, size, settings.mean, settings.std, self._device)
+        return CachedTraining(images, augment, batch_size, seed, part, self._device)
 
     def batches(self, part: str, batch_size: int) -> Batches:
         """See `Images.batches`."""
-        if self._cache.resolution:
-            normalise = Normalise(self._settings.mean, self._settings.std, self._device)
-            size = self._input_size[1:]
-            resize = self._evaluation_resolution
-            return CachedEvaluation(
-                self._cached(part), batch_size, resize, size, normalise, self._device
-            )
-        files = self._files(part, training=False)
-        return FileEvaluation(files, self._settings.workers, batch_size)
+        images, settings = self._parts[part], self._settings
+        if isinstance(images, _Named):
+            files = self._files(images, training=False)
+            return FileEvaluation(files, settings.workers, batch_size)
+        normalise = Normalise(settings.mean, settings.std, self._device)
+        size = self._input_size[1:]
+        # What evaluation resizes images to before it crops, as timm does.
+        resize = int(max(size) / settings.crop_pct)
+        return CachedEvaluation(images, batch_size, resize, size, normalise, self._device)
 
     def count(self, part: str) -> int:
         """See `Images.count`."""
-        return len(self._positions[part])
+        return len(self._parts[part])
 
-    @cached_property
-    def _evaluation_resolution(self) -> int:
-        """What evaluation resizes images to before it crops, as timm does."""
-        return int(max(self._input_size[1:]) / self._settings.crop_pct)
-
-    def _entries(self, part: str) -> list[Entry]:
-        return [self._list.entries[position] for position in self._positions[part]]
-
-    def _cached(self, part: str) -> CachedImages:
-        labels = [entry.label for entry in self._entries(part)]
-        return CachedImages(self._cache.pixels, self._positions[part], labels, self._device)
-
-    def _files(self, part: str, *, training: bool) -> Files:
+    def _files(self, images: "_Named", *, training: bool) -> Files:
         transform = transforms(self._settings, self._input_size)[0 if training else 1]
-        entries = self._entries(part)
-        names, labels = [e.name for e in entries], [e.label for e in entries]
-        return Files(names, labels, open_reader(self._settings), transform)
+        return Files(images.names, images.labels, open_reader(self._settings), transform)
+
+
+@dataclass(frozen=True)
+class _Named:
+    """Images of a part that are read by name."""
+
+    names: Sequence[str]
+    labels: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 class _Mixed:
