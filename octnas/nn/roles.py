@@ -71,7 +71,8 @@ _WITHOUT_ROLES = {with_roles: without for without, with_roles in _WITH_ROLES.ite
 def add_roles(model: Model) -> Model:
     """Give an octave network values by role and scales of its paths, in place.
 
-    At first it computes what it computed before, at any α.
+    At first it computes what it computed before, at any α. What has them already keeps its values,
+    what is frozen stays frozen.
 
     Args:
         model: a network that `octnas.octavize` has made.
@@ -83,9 +84,9 @@ def add_roles(model: Model) -> Model:
         if type(module) in _WITH_ROLES:
             _add_low_values(module)
             module.__class__ = _WITH_ROLES[type(module)]
-        elif isinstance(module, OctaveConv2d):
-            scales = torch.ones(len(PATHS), device=module.weight.device, dtype=module.weight.dtype)
-            module.path_scales = nn.Parameter(scales)
+        elif isinstance(module, OctaveConv2d) and module.path_scales is None:
+            scales = module.weight.new_ones(len(PATHS))
+            module.path_scales = nn.Parameter(scales, module.weight.requires_grad)
     return model
 
 
@@ -124,8 +125,9 @@ def fold_roles(model: Model) -> Model:
 def _add_low_values(norm: nn.Module) -> None:
     for name in _PARAMETERS:
         value = getattr(norm, name)
-        low = None if value is None else nn.Parameter(value.detach().clone())
-        norm.register_parameter(f"low_{name}", low)
+        low = None if value is None else value.detach().clone()
+        parameter = None if low is None else nn.Parameter(low, value.requires_grad)
+        norm.register_parameter(f"low_{name}", parameter)
     for name in _STATISTICS:
         value = getattr(norm, name)
         norm.register_buffer(f"low_{name}", None if value is None else value.clone())
