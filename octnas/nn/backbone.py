@@ -2,20 +2,39 @@
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
+from timm.models import load_pretrained, load_state_dict
 from torch import nn
 
 from octnas.errors import SettingError
 
+PRETRAINED = "timm"
+"""In the place of a file of weights: those that timm has for the model."""
 
-def create_backbone(backbone: str, args: Mapping[str, Any], *, meta: bool = False) -> nn.Module:
-    """A timm model by name, with timm's initialisation; on the meta device for its shapes alone.
+
+def create_backbone(
+    backbone: str, args: Mapping[str, Any], *, meta: bool = False, weights: str = ""
+) -> nn.Module:
+    """A timm model by name.
+
+    Args:
+        backbone: name of the model.
+        args: keyword arguments for ``timm.create_model``.
+        meta: on the meta device, for its shapes alone.
+        weights: a file of weights in timm's keys, safetensors or a checkpoint of torch's;
+            `PRETRAINED` for timm's own, which may be downloaded; empty for timm's initialisation.
+            As timm has it, a classifier of another number of classes is initialised anew, and a
+            first convolution fitted to the channels of the images.
 
     Raises:
-        SettingError: timm knows no such model, or does not take these arguments.
+        SettingError: timm knows no such model, does not take these arguments, or has or finds no
+            such weights.
     """
     if not timm.is_model(backbone):
         near = timm.list_models(f"*{backbone.split('.')[0]}*")[:5]
@@ -31,7 +50,51 @@ def create_backbone(backbone: str, args: Mapping[str, Any], *, meta: bool = Fals
         raise SettingError(
             "backbone_args", dict(args), f"what {backbone} takes: {reason}"
         ) from None
+    if weights and not meta:
+        load_pretrained_weights(model, weights)
     return model
+
+
+def load_pretrained_weights(model: nn.Module, weights: str) -> None:
+    """Put weights into a timm model, see `create_backbone`.
+
+    Raises:
+        SettingError: they cannot be had, or are another model's.
+    """
+    known = dict(pretrained_cfg(model))
+    allowed = "a file of the model's weights, or timm for those that timm has"
+    try:
+        if weights != PRETRAINED:
+            known = _from_file(model, known, weights)
+        elif not any(known.get(key) for key in ("url", "hf_hub_id", "file")):
+            raise SettingError("weights", weights, "a file; timm has no weights of this model")
+        first, head = _module(model, known["first_conv"]), _module(model, known["classifier"])
+        load_pretrained(
+            model,
+            pretrained_cfg=known,
+            num_classes=head.weight.shape[0],
+            in_chans=first.weight.shape[1],
+        )
+    except (OSError, RuntimeError, KeyError, UnpicklingError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise SettingError("weights", weights, f"{allowed} ({reason})") from None
+
+
+def _from_file(model: nn.Module, known: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """What timm is told of the weights in a file; only tensors are unpickled."""
+    if not Path(path).is_file():
+        raise OSError("no such file")
+    state = load_state_dict(path, weights_only=True)
+    head = f"{known['classifier']}.weight"
+    needed = {name for name in model.state_dict() if not name.endswith("num_batches_tracked")}
+    # timm takes what there is where the classifier is another one.
+    if absent := sorted(needed - set(state)):
+        raise KeyError(f"{len(absent)} weights are missing, such as {absent[0]}")
+    return {**known, "state_dict": state, "num_classes": state[head].shape[0]}
+
+
+def _module(model: nn.Module, name: str) -> Any:
+    return model.get_submodule(name)
 
 
 def pretrained_cfg(model: nn.Module) -> Mapping[str, Any]:

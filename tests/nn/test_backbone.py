@@ -1,0 +1,73 @@
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from octnas.errors import SettingError
+from octnas.nn.backbone import PRETRAINED, create_backbone
+
+ARGS = {"num_classes": 10}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Tensor], Path]:
+    torch.manual_seed(5)
+    state = create_backbone("resnet18", ARGS).state_dict()
+    folder = tmp_path_factory.mktemp("weights")
+    save_file(state, folder / "w.safetensors")
+    torch.save(state, folder / "w.pth")
+    return state, folder
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+def test_weights_of_a_file(trained: tuple[dict[str, torch.Tensor], Path], name: str) -> None:
+    state, folder = trained
+    model = create_backbone("resnet18", ARGS, weights=str(folder / name))
+    found = model.state_dict()
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[key], state[key]) for key in state)
+    assert state["layer1.0.conv1.weight"].abs().max() > 0.01
+
+
+def test_a_classifier_of_other_classes_and_other_images(
+    trained: tuple[dict[str, torch.Tensor], Path],
+) -> None:
+    state, folder = trained
+    args = {"num_classes": 7, "in_chans": 1}
+    model = create_backbone("resnet18", args, weights=str(folder / "w.pth"))
+    found = model.state_dict()
+    assert found["fc.weight"].shape == (7, 512)
+    assert torch.allclose(found["conv1.weight"], state["conv1.weight"].sum(1, keepdim=True))
+    assert torch.equal(found["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"])
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (eval, ("open('/tmp/octnas-evil', 'w')",))
+
+
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (lambda path: None, "no such file"),
+        (lambda path: path.write_bytes(b"nothing"), ""),
+        (lambda path: torch.save({"fc.weight": torch.zeros(10, 512)}, path), "missing, such as"),
+        (lambda path: torch.save({"model": Evil()}, path), "weights_only"),
+        (lambda path: path.write_bytes(pickle.dumps(Evil(), protocol=2)), "weights_only"),
+    ],
+)
+def test_what_holds_no_weights_is_refused(tmp_path: Path, write: object, reason: str) -> None:
+    path = tmp_path / "w.pth"
+    write(path)  # type: ignore[operator]
+    with pytest.raises(SettingError, match=f"weights: found .*{reason}") as caught:
+        create_backbone("resnet18", ARGS, weights=str(path))
+    assert "\n" not in str(caught.value)
+    assert not Path("/tmp/octnas-evil").exists()
+
+
+def test_a_model_without_weights_of_timms() -> None:
+    args = {"layers": [1, 1], "channels": [4, 8]}
+    with pytest.raises(SettingError, match="timm has no weights of this model"):
+        create_backbone("thumbnail_resnet", args, weights=PRETRAINED)
