@@ -83,9 +83,11 @@ def write_images(images: ImageList, folder: Path) -> None:
     """Write the list and what is known of it."""
     lines = ["part\tlabel\tdigest\tname"]
     lines += [f"{e.part}\t{e.label}\t{e.digest}\t{_quoted(e.name)}" for e in images.entries]
-    write_text(folder / LIST_FILE, "\n".join(lines) + "\n")
+    content = "\n".join(lines) + "\n"
+    write_text(folder / LIST_FILE, content)
     names = {"class_names": list(images.classes), "key": images.key}
-    about = {"schema": SCHEMA, **images.summary(), **names}
+    # The order of the lines matters too: it is that of the cache.
+    about = {"schema": SCHEMA, **images.summary(), **names, "list": _hash(content.encode())}
     # Escaped: names may be no UTF-8.
     write_text(folder / ABOUT_FILE, json.dumps(about, indent=2) + "\n")
 
@@ -94,27 +96,29 @@ def read_images(folder: Path) -> ImageList:
     """Read what `write_images` wrote.
 
     Raises:
-        RunDirectoryError: the files are missing, or the list is not the one of the digest.
+        RunDirectoryError: the files are missing, or the list was changed.
     """
-    about = read_summary(folder)
+    about = read_document(folder / ABOUT_FILE, SCHEMA, "class_names", "problems", "key", "list")
     path = folder / LIST_FILE
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RunDirectoryError(f"{path}: cannot be read ({error})") from None
+    if _hash(content) != about["list"]:
+        raise RunDirectoryError(
+            f"{path}: is not the list that {ABOUT_FILE} is about; make it anew with --fresh data"
+        )
     with reading(path):
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise RunDirectoryError(f"{path}: cannot be read ({error})") from None
-        images = ImageList(
+        return ImageList(
             tuple(about["class_names"]),
-            tuple(_entry(line.split("\t")) for line in lines[1:]),
+            tuple(_entry(line.split("\t")) for line in content.decode().splitlines()[1:]),
             tuple(Problem(**entry) for entry in about["problems"]),
             about["key"],
         )
-    if images.digest != about["digest"]:
-        raise RunDirectoryError(
-            f"{path}: found digest {images.digest}, but {ABOUT_FILE} has {about['digest']}; "
-            "make the list anew with --fresh data"
-        )
-    return images
+
+
+def _hash(content: bytes) -> str:
+    return sha256(content).hexdigest()[:16]
 
 
 def read_summary(folder: Path) -> Mapping[str, Any]:

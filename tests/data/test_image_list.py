@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from octnas.data import image_list as module
 from octnas.data.image_list import (
     LIST_FILE,
     Entry,
@@ -59,14 +60,21 @@ def test_the_digest_is_of_what_is_used() -> None:
 
 
 def test_a_list_that_was_edited_is_refused(tmp_path: Path) -> None:
+    """Also if the same images stand in another order, which is that of the cache."""
     write_images(IMAGES, tmp_path)
     path = tmp_path / LIST_FILE
-    path.write_text(path.read_text().replace("rank\t", "train\t"))
-    with pytest.raises(RunDirectoryError, match="make the list anew with --fresh data"):
-        read_images(tmp_path)
-    path.write_text("nonsense\nnonsense\n")
-    with pytest.raises(RunDirectoryError, match=r"images\.tsv"):
-        read_images(tmp_path)
+    content = path.read_text()
+    head, *lines = content.splitlines(keepends=True)
+    for edited in (
+        content.replace("rank\t", "train\t"),
+        head + "".join(sorted(lines)),
+        content.replace("\n", "\r\n"),
+        "nonsense\nnonsense\n",
+    ):
+        assert edited != content
+        path.write_bytes(edited.encode())
+        with pytest.raises(RunDirectoryError, match=r"images\.tsv: is not .* with --fresh data"):
+            read_images(tmp_path)
     path.unlink()
     with pytest.raises(RunDirectoryError, match=r"images\.tsv: cannot be read"):
         read_images(tmp_path)
@@ -93,11 +101,14 @@ def test_the_summary_counts_every_part(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line", ["rank\t1\tbb", "rank\tone\tbb\tx", "rank\t1\tbb\tx\ty", "rank\t1\tbb\t\\\\x"]
 )
-def test_lines_that_cannot_be_read(tmp_path: Path, line: str) -> None:
+def test_lines_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.setattr(module, "_hash", lambda _: "the same")
     write_images(IMAGES, tmp_path)
     path = tmp_path / LIST_FILE
     lines = path.read_text().splitlines()
     lines[2] = line
     path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(RunDirectoryError, match=r"images\.tsv"):
+    with pytest.raises(RunDirectoryError, match=r"images\.tsv: does not hold what it should"):
         read_images(tmp_path)
