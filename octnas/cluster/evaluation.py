@@ -9,6 +9,7 @@ from ray import tune
 Evaluate = Callable[[Mapping[str, float]], Mapping[str, float]]
 
 OUTCOME = "outcome"
+LONGEST_REASON = 500  # characters; some of Ray's messages are pages
 
 
 class EvaluationError(Exception):
@@ -63,3 +64,8 @@ class Evaluation(tune.Trainable):
 def one_line(error: BaseException) -> str:
     """Type and message of an exception without line breaks."""
     return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+
+
+def shortened(text: str) -> str:
+    """The end of a reason, where most of them say what happened."""
+    return text if len(text) <= LONGEST_REASON else "… " + text[-LONGEST_REASON:]

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
 
-from octnas.cluster.evaluation import one_line
+from octnas.cluster.evaluation import one_line, shortened
 from octnas.errors import ClusterError, OctnasError
 
 Item = TypeVar("Item")
@@ -52,6 +52,12 @@ def _result(reference: "ray.ObjectRef[Result]") -> Result:
     except RayTaskError as error:
         if isinstance(error.cause, OctnasError):
             raise error.cause from None
-        raise ClusterError(f"a task failed: {one_line(error.cause)}") from error
+        raise ClusterError(f"a task failed: {shortened(one_line(error.cause))}") from error
+    except WorkerCrashedError as error:
+        # Ray's own words name log files that are gone with Ray.
+        raise ClusterError(
+            "a worker process died, again and again (killed, out of memory, or crashed); "
+            "what is finished is kept, and the same command goes on with the rest"
+        ) from error
     except RayError as error:
-        raise ClusterError(f"a task failed: {one_line(error)}") from error
+        raise ClusterError(f"a task failed: {shortened(one_line(error))}") from error

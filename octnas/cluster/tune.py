@@ -21,7 +21,14 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from octnas.cluster.evaluation import OUTCOME, Evaluate, Evaluation, EvaluationError, one_line
+from octnas.cluster.evaluation import (
+    OUTCOME,
+    Evaluate,
+    Evaluation,
+    EvaluationError,
+    one_line,
+    shortened,
+)
 from octnas.cluster.temporary import environment, level
 from octnas.errors import ClusterError
 
@@ -33,8 +40,6 @@ _TUNE_ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "inf",  # no snapshots on the way; they grow with the trials
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # in workers, relative paths mean what they mean here
 }
-
-LONGEST_REASON = 500  # characters; some of Ray's messages are pages
 
 
 class Job(Protocol):
@@ -226,8 +231,7 @@ def _reason(trial: Trial) -> str:
         )
     if isinstance(error, RayTaskError):
         error = error.cause
-    text = str(error) if isinstance(error, EvaluationError) else one_line(error)
-    return text if len(text) <= LONGEST_REASON else "… " + text[-LONGEST_REASON:]
+    return shortened(str(error) if isinstance(error, EvaluationError) else one_line(error))
 
 
 def _short_name(trial: Trial) -> str:

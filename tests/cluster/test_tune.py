@@ -13,8 +13,9 @@ from types import FrameType
 
 import pytest
 
+from octnas.cluster.evaluation import LONGEST_REASON
 from octnas.cluster.start import local_cluster
-from octnas.cluster.tune import LONGEST_REASON, run_with_tune
+from octnas.cluster.tune import run_with_tune
 from octnas.errors import ClusterError
 from tests.cluster.batches import Batches
 
