@@ -153,19 +153,20 @@ class RunDirectory:
         Raises:
             RunDirectoryError: naming the changed keys and what to do.
         """
-        marker = self.marker(stage)
-        if marker is None:
-            return
-        before, now = marker["fingerprint"], json.loads(json.dumps(fingerprint))
-        changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-        if changed:
-            what = "; ".join(
-                f"{key}: was {before.get(key)!r}, now {now.get(key)!r}" for key in changed
-            )
+        if what := self.changes(stage, fingerprint):
             raise RunDirectoryError(
                 f"{self.path}: stage {stage} was made with other settings ({what}); "
                 f"redo it and what depends on it with --fresh {stage}, or use another --run-dir"
             )
+
+    def changes(self, stage: str, fingerprint: Mapping[str, Any]) -> str:
+        """The keys in which a stage was begun with other settings; empty if there are none."""
+        marker = self.marker(stage)
+        if marker is None:
+            return ""
+        before, now = marker["fingerprint"], json.loads(json.dumps(fingerprint))
+        changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+        return "; ".join(f"{key}: was {before.get(key)!r}, now {now.get(key)!r}" for key in changed)
 
     def begin(self, stage: str, fingerprint: Mapping[str, Any]) -> None:
         """Note that a stage begins whose files it will go on with if it is broken off."""

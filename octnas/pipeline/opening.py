@@ -112,9 +112,7 @@ class Run:
 
     def directory_of(self, stage: str) -> RunDirectory:
         """Where a stage writes: what no supernet takes part in may be another run's."""
-        other = self.config.ranking.truth_from
-        shared = ("truth",) if self.config.proxies.weights == "supernet" else ("truth", "proxies")
-        return RunDirectory(Path(other)) if other and stage in shared else self.directory
+        return _directory_of(self.config, self.directory, stage)
 
     def fingerprint(self, stage: str) -> dict[str, Any]:
         """What decides the results of a stage: its settings, its inputs and the schema."""
@@ -154,6 +152,11 @@ def open_run(
     if fresh is not None and fresh not in stages:
         raise ConfigError(f"--fresh: found {fresh!r}, allowed here: {', '.join(stages)}")
     if fresh is not None:
+        if _directory_of(config, directory, fresh) is not directory:
+            raise ConfigError(
+                f"--fresh {fresh}: its results are those of {config.ranking.truth_from}; redo "
+                "them there, or set ranking.truth_from to nothing"
+            )
         _check_stages(directory, config, upto=fresh)
         gone = directory.forget(fresh)
         progress.say(f"--fresh {fresh}: removed the results of {', '.join(gone)}")
@@ -184,6 +187,8 @@ def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
         found["seed"] = config.seed
     if stage == "rank":
         found |= {f"search.{key}": getattr(config.search, key) for key in _SCORING}
+        # Of the ground truth it decides nothing, so that it is not among its settings.
+        found["ranking.resamples"] = config.ranking.resamples
     return found
 
 
@@ -191,7 +196,17 @@ def _check_stages(directory: RunDirectory, config: RunConfig, upto: str | None =
     for stage in STAGES:
         if stage == upto:
             return
-        directory.check(stage, fingerprint(config, stage))
+        if _directory_of(config, directory, stage) is directory:
+            directory.check(stage, fingerprint(config, stage))
+
+
+def _directory_of(config: RunConfig, directory: RunDirectory, stage: str) -> RunDirectory:
+    """Where a stage writes: what no supernet takes part in may be another run's."""
+    other = config.ranking.truth_from
+    shared = ("truth",) if config.proxies.weights == "supernet" else ("truth", "proxies")
+    if not other or stage not in shared or Path(other).resolve() == directory.path.resolve():
+        return directory
+    return RunDirectory(Path(other))
 
 
 def _with_passwords(config: RunConfig) -> RunConfig:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 
 from octnas.device import cpu_threads
+from octnas.errors import RunDirectoryError
 from octnas.pipeline.opening import Run
 from octnas.pipeline.proxies import Score, proxy_score, read_proxies
 from octnas.pipeline.records import PARENT, begin_tracking
@@ -105,5 +106,9 @@ def _truth(run: Run) -> dict[str, list[float]]:
 
 def _finished(training: Training) -> SeedResult:
     result = training.result
-    assert result is not None
+    if result is None:
+        raise RunDirectoryError(
+            f"{training.folder}: this training of the ground truth is missing; redo it with "
+            "--fresh truth in the run directory that it belongs to"
+        )
     return result

@@ -15,7 +15,7 @@ from octnas.pipeline.search import search
 from octnas.pipeline.space import make_space
 from octnas.pipeline.supernet import supernet
 from octnas.pipeline.truth import truth
-from octnas.run_directory import STAGES, WHOLE_RUN
+from octnas.run_directory import STAGES, WHOLE_RUN, RunDirectory
 
 _WORK: Mapping[str, Callable[[Run], None]] = {
     "data": prepare_data,
@@ -63,11 +63,16 @@ def rewrite_report(run: Run) -> None:
 
 def _run_stage(run: Run, stage: str) -> None:
     directory, fingerprint = run.directory_of(stage), run.fingerprint(stage)
-    directory.check(stage, fingerprint)
+    if directory is run.directory:
+        directory.check(stage, fingerprint)
+    else:
+        _check_shared(run, directory, stage)
     finished = directory.finished(stage)
     if finished is not None:
         run.progress.say(f"{stage}: skipped, finished {finished} with the same settings")
         return
+    if directory is not run.directory:
+        run.progress.say(f"{stage}: goes to {directory.path}, where it is not finished yet")
     for base in STAGES[stage]:
         if run.directory_of(base).finished(base) is None:
             raise RunDirectoryError(
@@ -76,6 +81,21 @@ def _run_stage(run: Run, stage: str) -> None:
             )
     _WORK[stage](run)
     directory.finish(stage, fingerprint)
+
+
+def _check_shared(run: Run, directory: RunDirectory, stage: str) -> None:
+    """Refuse another run's results that were made with other settings, of its data among them.
+
+    Raises:
+        RunDirectoryError: naming the changed keys.
+    """
+    # A digest alone would not say which setting of an earlier stage it is.
+    for one in ("data", "space", stage):
+        if what := directory.changes(one, run.fingerprint(one)):
+            raise RunDirectoryError(
+                f"ranking.truth_from: {directory.path}: its {one} was made with other settings "
+                f"({what}); use the same ones, or set ranking.truth_from to nothing"
+            )
 
 
 @contextmanager

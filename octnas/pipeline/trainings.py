@@ -6,6 +6,7 @@ from functools import partial
 from octnas.data.images import open_images
 from octnas.device import choose_device
 from octnas.pipeline.opening import Run
+from octnas.pipeline.supernet import check_classes
 from octnas.results import SeedResult
 from octnas.training.loop import check_recipe
 from octnas.training.retrain import OnEpoch, Training, train_all, train_one
@@ -27,9 +28,10 @@ def train_several(
         title: of the bar.
 
     Raises:
-        ConfigError: a recipe that timm does not know or that does not fit the data.
+        ConfigError: a recipe that timm does not know, or something that does not fit the data.
     """
     images = open_images(run.data, run.space.input_size)
+    check_classes(run, len(images.classes))
     with run.settings_of(section, "recipe"):
         check_recipe(settings.recipe, images.count("train"))
     with run.settings_of():
@@ -42,7 +44,7 @@ def train_several(
         todo = [training for training in trainings if training.result is None]
         bar.advance(settings.recipe.epochs * (len(trainings) - len(todo)))
         train = _with_ray if settings.executor == "ray" else _in_processes
-        for _ in train(run, todo, settings, on_epoch):
+        for _ in train(run, todo, settings, on_epoch) if todo else ():
             pass
 
 

@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from octnas.errors import BudgetError
+from octnas.data.image_list import read_summary
+from octnas.errors import BudgetError, RunDirectoryError
 from octnas.pipeline.opening import Run
 from octnas.pipeline.trainings import train_several
 from octnas.run_directory import read_document, reading, write_json
@@ -37,7 +38,8 @@ def truth(run: Run) -> None:
     if not path.exists():
         design = [asdict(drawn) for drawn in draw(run)]
         directory.begin("truth", run.fingerprint("truth"))
-        write_json(path, {"schema": SCHEMA, "architectures": design})
+        document = {"schema": SCHEMA, "images": _digest(run), "architectures": design}
+        write_json(path, document)
     train_several(run, trainings(run), settings, "ranking", "ground truth")
     run.progress.say(
         f"truth: {len(read_design(run))} architectures × {len(settings.seeds)} seeds, "
@@ -53,7 +55,8 @@ def draw(run: Run) -> list[Drawn]:
     """
     settings, levels = run.config.ranking, run.levels
     rng = np.random.default_rng(settings.seed)
-    top = sorted(budget.max_macs for budget in run.budgets)[len(run.budgets) // 2]
+    middle = sorted(budget.max_macs for budget in run.budgets)[len(run.budgets) // 2]
+    top = min(middle, levels.dearest)
     bottom = round(top * (1 - settings.narrow_width))
     found: dict[str, Drawn] = {}
 
@@ -77,11 +80,25 @@ def draw(run: Run) -> list[Drawn]:
 
 
 def read_design(run: Run) -> list[Drawn]:
-    """What was drawn."""
+    """What was drawn.
+
+    Raises:
+        RunDirectoryError: also if it was drawn for other images than this run's.
+    """
     path = run.directory_of("truth").stage("truth") / DESIGN_FILE
     with reading(path):
         document = read_document(path, SCHEMA, "architectures")
-        return [Drawn(**entry) for entry in document["architectures"]]
+        design = [Drawn(**entry) for entry in document["architectures"]]
+    if document.get("images", _digest(run)) != _digest(run):
+        raise RunDirectoryError(
+            f"{path}: this ground truth was trained on other images, of digest "
+            f"{document['images']}; this run's is {_digest(run)}"
+        )
+    return design
+
+
+def _digest(run: Run) -> str:
+    return str(read_summary(run.data.folder)["digest"])
 
 
 def trainings(run: Run) -> list[Training]:
