@@ -126,7 +126,8 @@ class ImagesSettings:
     Attributes:
         source: ``folder`` (ImageFolder layout), ``imagenet``, ``imagenette``, ``cifar10``,
             ``cifar100`` (torchvision's), or ``timm`` (shards, by timm's own readers).
-        root: folder of the data; for ``hfds/``, where the library puts its copies.
+        root: folder of the data; for ``hfds/``, where the library makes copies under locks of its
+            own: better a disk of the node than a network's.
         name: of a timm data set, such as ``wds/`` or ``hfds/PATH``.
         train, val: names of the two splits; for ``folder``, of the folders below ``root``.
         download: whether what is missing may be fetched from the network.

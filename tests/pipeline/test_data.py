@@ -4,10 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from octnas.data.image_list import read_images
 from octnas.errors import ConfigError, DataError
 from octnas.pipeline.opening import Run, open_run
+from octnas.pipeline.records import begin_tracking
 from octnas.pipeline.report import facts
 from octnas.pipeline.stages import run_stages
 from octnas.progress import Quiet
@@ -63,6 +65,24 @@ def test_a_broken_image_stops_the_run_or_is_counted(open_tree: Open, tree: Path)
     assert "data: 2 classes, images: 13 train, 6 rank, 4 read, 8 val, 1 skipped" in lines
     assert facts(run)["Skipped images and folders"] == "1"
     assert facts(run)["Images"] == "13 train, 6 rank, 4 read, 8 val, 1 skipped"
+
+
+def test_mlflow_counts_what_was_skipped(open_tree: Open, tree: Path, tmp_path: Path) -> None:
+    (tree / "train/red/0.jpeg").write_bytes(b"")
+    (tree / "val/blue/1.jpeg").write_bytes(b"no image")
+    (tree / "train/hollow").mkdir()
+    run = open_tree("name=tiny", "data.on_error=skip")
+    run_stages(run, ("data",))
+    begin_tracking(run)
+    run.tracker.close()
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    (found,) = client.search_runs([experiment.experiment_id])
+    params = found.data.params
+    assert params["data.skipped"] == "3"
+    assert params["data.on_error"] == "skip"
+    assert params["data.digest"] == read_images(run.data.folder).digest
 
 
 def test_a_finished_list_is_kept_though_the_disk_changes(open_tree: Open, tree: Path) -> None:
