@@ -96,6 +96,13 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require_seed("seed", self.seed)
+        learns = self.supernet.sampling == "learnable"
+        require(
+            learns or self.search.sampler != "learned",
+            "search",
+            self.search.sampler,
+            "any other sampler, unless supernet.sampling is learnable",
+        )
 
 
 _ADAPTER = TypeAdapter(RunConfig)

@@ -8,6 +8,7 @@ from math import log
 from octnas.device import cpu_threads
 from octnas.errors import SearchError
 from octnas.front import Candidate, Front, best_under
+from octnas.pipeline.learned import learned_draw, read_distributions
 from octnas.pipeline.opening import Run
 from octnas.pipeline.records import PARENT, begin_tracking, write_candidates, write_chosen
 from octnas.pipeline.supernet import scorer
@@ -54,14 +55,17 @@ def _driver(run: Run, on_told: Callable[[Candidate], None]) -> Driver:
         # Unique, since many runs may share one database.
         name = f"{run.config.name}-{uuid.uuid4().hex[:12]}"
         write_json(study, {"schema": SCHEMA, "study_name": name})
+    learned = [distribution.alphas for distribution in read_distributions(run)]
+    seed = run.config.seed
     return Driver(
         run.space,
         settings,
         storage=storage,
         study_name=read_document(study, SCHEMA, "study_name")["study_name"],
         bounds=bounds(run.budgets),
-        design=initial_design(run.space, run.levels, run.budgets, settings.spread, run.config.seed),
-        seed=run.config.seed,
+        design=initial_design(run.space, run.levels, run.budgets, settings.spread, seed, learned),
+        seed=seed,
+        draw=learned_draw(run),
         log=folder / OUTCOMES_FILE,
         on_told=on_told,
     )

@@ -8,6 +8,7 @@ from octnas.costs import Budget
 from octnas.levels import CostLevels
 from octnas.space import SearchSpace
 
+LEARNED = "learned"
 UNIFORM = "uniform"
 SPREAD = "spread"
 # Draws at each MACs, of which one is taken by how α lies.
@@ -20,19 +21,26 @@ def bounds(budgets: Sequence[Budget]) -> tuple[int, int]:
 
 
 def initial_design(
-    space: SearchSpace, levels: CostLevels, budgets: Sequence[Budget], spread: int, seed: int
+    space: SearchSpace,
+    levels: CostLevels,
+    budgets: Sequence[Budget],
+    spread: int,
+    seed: int,
+    learned: Sequence[Mapping[str, float]] = (),
 ) -> list[tuple[str, Mapping[str, float]]]:
-    """Uniform-α architectures and architectures spread over MACs, each with its origin.
+    """Architectures that were learned, uniform ones, and some spread over MACs, with their origin.
 
     Args:
         space: the search space.
         levels: its architectures by MACs.
         budgets: the spread lies below the largest and above the smallest lower bound.
-        spread: how many of the second kind: one from each of so many equal ranges of MACs that
+        spread: how many of the last kind: one from each of so many equal ranges of MACs that
             hold any.
         seed: of their choice.
+        learned: α by site of what a supernet's distributions find most probable.
     """
-    design = [(UNIFORM, space.uniform(alpha).alphas) for alpha in space.grid]
+    design = [(LEARNED, dict(alphas)) for alphas in learned]
+    design += [(UNIFORM, space.uniform(alpha).alphas) for alpha in space.grid]
     rng = np.random.default_rng(seed)
     design += [(SPREAD, found) for found in levels.spread(rng, spread, *bounds(budgets))]
     distinct = {space.architecture(found).id: (origin, found) for origin, found in reversed(design)}

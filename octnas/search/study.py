@@ -19,12 +19,16 @@ from optuna.trial import TrialState
 from octnas.credentials import redact
 from octnas.errors import SearchError
 from octnas.front import Candidate
+from octnas.search.learned import DrawSampler
 from octnas.search.outcomes import OutcomeLog
 from octnas.search.settings import SearchSettings
 from octnas.space import SearchSpace
 
 Outcome = Mapping[str, float] | str
 """Metrics of an evaluated candidate, ``loss`` among them, or the reason why there are none."""
+
+Draw = Callable[[int], Mapping[str, float]]
+"""α by site for the number of a trial, always the same for the same number."""
 
 _ORIGIN = "origin"
 _ASKED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.FAIL)
@@ -101,6 +105,7 @@ class Driver:
         bounds: fewest and most MACs; candidates outside are infeasible.
         design: α by site of the first candidates, with their origin.
         seed: of the sampler.
+        draw: α by site for the number of a trial, for the sampler ``learned``.
         log: file that gets one line per outcome, before the study is told.
         on_told: called with each candidate once it was told.
     """
@@ -115,10 +120,11 @@ class Driver:
         bounds: tuple[int, int],
         design: Sequence[tuple[str, Mapping[str, float]]],
         seed: int,
+        draw: Draw | None = None,
         log: Path,
         on_told: Callable[[Candidate], None] | None = None,
     ) -> None:
-        self._space, self._settings, self._seed = space, settings, seed
+        self._space, self._settings, self._seed, self._draw = space, settings, seed, draw
         self._bounds, self._on_told = bounds, on_told
         self._outcomes = OutcomeLog(log)
         self._study = _open_study(storage, study_name)
@@ -187,14 +193,20 @@ class Driver:
         size = self._settings.batch_size
         end = min((self.told // size + 1) * size, self._settings.trials)
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self._study.sampler = make_sampler(self._settings, self._seed, trial.number)
+            self._study.sampler = self._sampler(trial.number)
             # There is no public way from a trial of the past to one that can be told.
             self._hand_out(optuna.Trial(self._study, trial._trial_id))
         while (number := self._count(_ASKED)) < end:
-            self._study.sampler = make_sampler(self._settings, self._seed, number)
+            self._study.sampler = self._sampler(number)
             self._hand_out(self._study.ask())
         if not self._to_do:
             self._tell_batch()
+
+    def _sampler(self, number: int) -> BaseSampler:
+        if self._settings.sampler != "learned":
+            return make_sampler(self._settings, self._seed, number)
+        assert self._draw is not None
+        return DrawSampler(self._searchable(self._draw(number)))
 
     def _hand_out(self, trial: optuna.Trial) -> None:
         """Note a candidate; it is evaluated unless its like was, or is about to be."""

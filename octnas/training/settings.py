@@ -7,7 +7,7 @@ from typing import Literal
 from octnas.errors import require, require_seed, require_seeds
 from octnas.settings import HOW, Executor
 
-Sampling = Literal["by_macs", "uniform", "sandwich"]
+Sampling = Literal["by_macs", "uniform", "sandwich", "learnable"]
 Baseline = Literal["uniform", "growing", "vanilla"]
 
 
@@ -56,6 +56,39 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LearnableSettings:
+    """How distributions over α are learned beside the weights, see `octnas.training.learnable`.
+
+    Attributes:
+        warmup: share of the training in which the weights learn alone.
+        every: of so many steps of a budget, one is followed by a step of its logits.
+        batch_size: images of the rank part in such a step.
+        lr: of the logits at first, by Adam; down to zero along a cosine.
+        temperature: of the Gumbel softmax, at first and at the end.
+        penalty: ρ, on the square of how far the expected MACs are from the budget, as a share.
+        multiplier_lr: η, by which the price λ of the budget follows that share.
+    """
+
+    warmup: float = 0.25
+    every: int = 1
+    batch_size: int = 64
+    lr: float = 0.05
+    temperature: tuple[float, float] = (2.0, 0.5)
+    penalty: float = 20.0
+    multiplier_lr: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(0 <= self.warmup < 1, "warmup", self.warmup, "0 to below 1")
+        require(self.every >= 1, "every", self.every, "1 or more")
+        require(self.batch_size >= 2, "batch_size", self.batch_size, "2 or more")
+        for key in ("lr", "multiplier_lr"):
+            require(0 < getattr(self, key) < inf, key, getattr(self, key), "a number above 0")
+        require(0 <= self.penalty < inf, "penalty", self.penalty, "0 or more")
+        positive = all(0 < value < inf for value in self.temperature)
+        require(positive, "temperature", self.temperature, "two numbers above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SupernetSettings:
     """How the supernet is trained.
 
@@ -63,7 +96,8 @@ class SupernetSettings:
         sampling: which architectures a step trains. ``uniform`` draws every site's α evenly;
             ``by_macs`` draws a cost evenly, then one of the architectures of that cost;
             ``sandwich`` trains the dearest, the cheapest and ``samples`` of those by MACs at every
-            step (Yu and Huang, arXiv 1903.05134).
+            step (Yu and Huang, arXiv 1903.05134); ``learnable`` draws from a distribution for
+            each budget that is learned beside the weights.
         macs: the range of ``by_macs`` and ``sandwich``, as shares of the vanilla network's MACs.
         samples: architectures by MACs in a step of ``sandwich``.
         teacher: whose output the others of a ``sandwich`` step learn from: ``dearest``, a number
@@ -72,6 +106,7 @@ class SupernetSettings:
             path of a convolution; in the supernet only.
         threads: CPU threads; 0 for all cores, whose number then decides the last digits.
         recipe: optimizer and schedule.
+        learnable: of the sampling of that name.
     """
 
     sampling: Sampling = "by_macs"
@@ -81,6 +116,7 @@ class SupernetSettings:
     by_role: bool = True
     threads: int = 0
     recipe: Recipe = field(default_factory=Recipe)
+    learnable: LearnableSettings = field(default_factory=LearnableSettings)
 
     def __post_init__(self) -> None:
         low, high = self.macs

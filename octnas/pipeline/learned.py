@@ -1,0 +1,62 @@
+"""What a supernet with ``sampling: learnable`` has learned besides its weights."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from octnas.distribution import Distribution, Probabilities, draw_within
+from octnas.pipeline.opening import Run
+from octnas.run_directory import read_document, reading, write_json
+
+SCHEMA = 1
+DISTRIBUTION_FILE = "distribution.json"
+
+
+def write_distributions(run: Run, probabilities: Mapping[str, Probabilities]) -> None:
+    """Write ``supernet/distribution.json``, and say what it comes to.
+
+    Args:
+        run: with the budgets.
+        probabilities: by site, for each budget by name.
+    """
+    found = [Distribution.of(run.levels, b, probabilities[b.name]) for b in run.budgets]
+    choices = {site.name: list(site.choices) for site in run.space.searchable}
+    document = {
+        "schema": SCHEMA,
+        "choices": choices,
+        "budgets": [distribution.to_dict() for distribution in found],
+    }
+    write_json(run.directory.stage("supernet") / DISTRIBUTION_FILE, document)
+    for budget, distribution in zip(run.budgets, found, strict=True):
+        off = distribution.expected_macs / budget.max_macs - 1
+        run.progress.say(
+            f"  {budget.name}: expected MACs {off:+.2%} from the budget, the most probable "
+            f"architecture inside has {distribution.macs / 1e6:,.3f} M"
+        )
+
+
+def read_distributions(run: Run) -> tuple[Distribution, ...]:
+    """Read what `write_distributions` wrote, by budget; nothing where nothing was learned."""
+    if run.config.supernet.sampling != "learnable":
+        return ()
+    path = run.directory.stage("supernet") / DISTRIBUTION_FILE
+    with reading(path):
+        entries = read_document(path, SCHEMA, "budgets")["budgets"]
+        return tuple(Distribution.from_dict(entry) for entry in entries)
+
+
+def learned_draw(run: Run) -> Callable[[int], Mapping[str, float]] | None:
+    """Architectures by number, drawn inside one budget after the other; None if none is asked for.
+
+    They follow from the seed of the experiment and the number alone.
+    """
+    if run.config.search.sampler != "learned":
+        return None
+    found, budgets, seed = read_distributions(run), run.budgets, run.config.seed
+
+    def draw(number: int) -> dict[str, float]:
+        index = number % len(budgets)
+        rng = np.random.default_rng((seed, number))
+        return draw_within(run.space, found[index], budgets[index], rng)
+
+    return draw

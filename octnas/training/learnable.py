@@ -1,0 +1,191 @@
+"""Steps of a supernet that learn a distribution over α for each budget beside the weights.
+
+Per budget and site there are logits of the choices. A step trains the weights on one architecture
+drawn from one budget's distribution. Every few steps the logits then learn, from images that the
+weights never see, with one hard sample (straight-through Gumbel softmax, arXiv 1611.01144, §2) of
+the network in `octnas.nn.relaxation`, by the augmented Lagrangian
+
+    loss + λ·v + ρ/2·v²,  v = E[MACs] / budget − 1
+
+where the expectation is exact. λ grows by η·v after every step (Nocedal and Wright, Numerical
+Optimization, §17.3), so that the expectation ends at the budget whatever a MAC is worth.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from octnas.costs import Budget
+from octnas.data.images import Images
+from octnas.distribution import Probabilities, draw, expected_macs, tilted
+from octnas.nn.relaxation import Relaxed, choice_masks
+from octnas.nn.supernet import activate
+from octnas.space import SearchSpace
+from octnas.training.settings import LearnableSettings
+from octnas.training.step import Step
+
+# Streams of random numbers of one step.
+_WEIGHTS, _LOGITS = 0, 1
+
+
+class Learner:
+    """The logits of one budget. They begin at expected MACs that meet it.
+
+    Args:
+        space: of the sites.
+        budget: the expectation's target is its upper bound.
+        settings: rates and penalty.
+    """
+
+    def __init__(self, space: SearchSpace, budget: Budget, settings: LearnableSettings) -> None:
+        self.budget, self.multiplier = budget, 0.0
+        self._space, self._settings = space, settings
+        start = tilted(space, budget.max_macs)
+        # Differences of small numbers decide; and there are few of them.
+        self._logits = {
+            site.name: torch.tensor(start[site.name], dtype=torch.float64).log().requires_grad_()
+            for site in space.searchable
+        }
+        self._optimizer = torch.optim.Adam(
+            self._logits.values(), lr=settings.lr, betas=(0.5, 0.999)
+        )
+
+    @property
+    def probabilities(self) -> Probabilities:
+        """By searchable site."""
+        return {name: tuple(p.tolist()) for name, p in self._shares().items()}
+
+    def sample(self, rng: np.random.Generator, temperature: float) -> dict[str, Tensor]:
+        """One choice at every searchable site, as ``(choices,)`` of 0 and 1 with a gradient."""
+        sample = {}
+        for name, logits in self._logits.items():
+            noise = torch.from_numpy(rng.gumbel(size=len(logits)))
+            soft = ((logits + noise) / temperature).softmax(0)
+            hard = F.one_hot(soft.argmax(), len(logits)).double()
+            # In this order the sum is exactly 0 or 1.
+            sample[name] = hard + (soft - soft.detach())
+        return sample
+
+    def learn(self, loss: Tensor, lr: float) -> None:
+        """One step of the logits, and one of the multiplier.
+
+        Args:
+            loss: of a sample.
+            lr: of this step.
+        """
+        violation = expected_macs(self._space, self._shares()) / self.budget.max_macs - 1
+        penalty = self.multiplier * violation + self._settings.penalty / 2 * violation**2
+        logits = list(self._logits.values())
+        grads = torch.autograd.grad(loss.double().cpu() + penalty, logits)
+        for value, grad in zip(logits, grads, strict=True):
+            value.grad = grad
+        self._optimizer.param_groups[0]["lr"] = lr
+        self._optimizer.step()
+        self.multiplier += self._settings.multiplier_lr * float(violation.detach())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a training needs to go on."""
+        return {
+            "logits": {name: logits.detach().clone() for name, logits in self._logits.items()},
+            "optimizer": self._optimizer.state_dict(),
+            "multiplier": self.multiplier,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        with torch.no_grad():
+            for name, logits in self._logits.items():
+                logits.copy_(state["logits"][name])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.multiplier = state["multiplier"]
+
+    def _shares(self) -> dict[str, Tensor]:
+        return {name: logits.softmax(0) for name, logits in self._logits.items()}
+
+
+class LearnableSteps:
+    """The steps of a training, as `octnas.training.step.Backward`, with a state of their own.
+
+    Step i serves budget i modulo their number. All draws follow from seed and step alone.
+
+    Args:
+        supernet: whose active architecture is changed.
+        space: what it holds.
+        budgets: one distribution is learned for each.
+        images: the logits learn on the rank part, which is held in memory.
+        settings: how.
+        seed: of all draws.
+        steps: of the whole training.
+    """
+
+    def __init__(
+        self,
+        supernet: nn.Module,
+        space: SearchSpace,
+        budgets: Sequence[Budget],
+        images: Images,
+        settings: LearnableSettings,
+        *,
+        seed: int,
+        steps: int,
+    ) -> None:
+        self.learners = [Learner(space, budget, settings) for budget in budgets]
+        self._supernet, self._space, self._settings = supernet, space, settings
+        self._seed, self._steps = seed, steps
+        self._warmup = math.ceil(settings.warmup * steps)
+        parts = zip(*images.batches("rank", settings.batch_size), strict=True)
+        self._images, self._labels = (torch.cat([x.cpu() for x in part]) for part in parts)
+        self._relaxed: Relaxed | None = None
+        self._masks: dict[str, Tensor] = {}
+
+    def __call__(self, step: Step) -> Tensor:
+        """Train the weights on a draw, and where it is their turn the logits; the former's loss."""
+        turn, index = divmod(step.number, len(self.learners))
+        learner = self.learners[index]
+        if step.number >= self._warmup and turn % self._settings.every == 0:
+            self._learn(learner, step)
+        rng = np.random.default_rng((self._seed, step.number, _WEIGHTS))
+        activate(self._supernet, draw(self._space, learner.probabilities, rng))
+        loss = step.criterion(step.forward(step.images), step.labels)
+        loss.backward()
+        return loss.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a training needs to go on."""
+        return {learner.budget.name: learner.state_dict() for learner in self.learners}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        for learner in self.learners:
+            learner.load_state_dict(state[learner.budget.name])
+
+    def _learn(self, learner: Learner, step: Step) -> None:
+        if self._relaxed is None:
+            # Not before the supernet is on its device.
+            self._relaxed = Relaxed(self._supernet)
+            self._masks = choice_masks(self._supernet, self._space)
+        rng = np.random.default_rng((self._seed, step.number, _LOGITS))
+        done = (step.number - self._warmup) / max(1, self._steps - self._warmup)
+        sample = learner.sample(rng, self._temperature(done))
+        masks = {
+            site: sample[site].to(table) @ table if site in sample else table[0]
+            for site, table in self._masks.items()
+        }
+        count = len(self._labels)
+        some = rng.choice(count, min(count, self._settings.batch_size), replace=False)
+        images, labels = (x[some].to(step.images.device) for x in (self._images, self._labels))
+        learner.learn(F.cross_entropy(self._relaxed(images, masks), labels), self._lr(done))
+
+    def _temperature(self, done: float) -> float:
+        """From start to end in equal ratios."""
+        start, end = self._settings.temperature
+        return start * (end / start) ** done
+
+    def _lr(self, done: float) -> float:
+        """Along half a cosine down to zero, so that the distributions come to rest."""
+        return self._settings.lr * (1 + math.cos(math.pi * done)) / 2
