@@ -74,9 +74,11 @@ class SeedResult:
 
     Attributes:
         seed: of initialisation, data order and augmentation.
-        metrics: at the end of training: ``val_top1`` (0 to 1), ``val_loss``, ``seconds``; for the
-            ground truth of a ranking check ``read_top1`` and ``read_loss``.
-        history: per epoch: ``epoch``, ``train_loss``, ``lr``, ``time`` (seconds since 1970).
+        metrics: at the end of training: ``val_top1`` (0 to 1), ``val_loss``, ``seconds`` (of
+            training, interruptions left out); for the ground truth of a ranking check
+            ``read_top1`` and ``read_loss``.
+        history: per epoch: ``epoch``, ``train_loss``, ``lr``, ``time`` (seconds since 1970),
+            ``seconds`` (of training until then).
     """
 
     seed: int

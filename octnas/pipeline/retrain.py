@@ -92,7 +92,7 @@ def _train(run: Run, networks: list[Network]) -> dict[tuple[str, int], SeedResul
             bar.advance()
             values = {f"seed_{training.seed}/{name}": row[name] for name in ("train_loss", "lr")}
             for network in by_id[training.architecture.id]:
-                run.tracker.metrics(tracking_key(network), values, int(row["epoch"]))
+                run.tracker.metrics_once(tracking_key(network), values, int(row["epoch"]))
 
         for training in trainings:
             if training.result is not None:

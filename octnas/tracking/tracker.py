@@ -61,6 +61,7 @@ class Tracker:
         self._ids_file = ids_file
         self._connection: _Connection | None = None
         self._open: set[str] = set()
+        self._steps: dict[tuple[str, str], set[int]] = {}
         if self._enabled:
             self._store = find_store(settings, store)
 
@@ -105,10 +106,21 @@ class Tracker:
                 connection.client.update_run(known.info.run_id, status="RUNNING", name=name)
             _record(connection.client, known, flat_params(params), all_tags)
         self._open.add(key)
+        self._steps = {known: steps for known, steps in self._steps.items() if known[0] != key}
 
     def metrics(self, key: str, values: Mapping[str, float], step: int) -> None:
         """Record metrics of one step; MLflow stores ±∞ as ±1.8e308, and NaN as it is."""
         self.batch(key, [(step, values)])
+
+    def metrics_once(self, key: str, values: Mapping[str, float], step: int) -> None:
+        """Record metrics of one step that the run does not have: work that goes on repeats some."""
+        if not self._enabled:
+            return
+        new = {name: value for name, value in values.items() if step not in self._known(key, name)}
+        if new:
+            self.metrics(key, new, step)
+        for name in new:
+            self._known(key, name).add(step)
 
     def batch(self, key: str, rows: Sequence[tuple[int, Mapping[str, float]]]) -> None:
         """Record metrics of many steps, in as few calls as MLflow's limits allow."""
@@ -170,6 +182,15 @@ class Tracker:
             ids = RunIds(self._ids_file, uri=self._store.shown, experiment_id=experiment_id)
             self._connection = _Connection(client, experiment_id, ids)
         return self._connection
+
+    def _known(self, key: str, name: str) -> set[int]:
+        """The steps that the run has of a metric; asked for once."""
+        if (key, name) not in self._steps:
+            client, run_id = self._connected().client, self._run_id(key)
+            with tracking_errors(self._store):
+                history = client.get_metric_history(run_id, clean_key(name))
+            self._steps[key, name] = {entry.step for entry in history}
+        return self._steps[key, name]
 
     def _run_id(self, key: str) -> str:
         run_id = self._connected().ids.get(key)

@@ -1,8 +1,7 @@
 """One training: a flat loop that returns its history."""
 
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -10,15 +9,21 @@ import torch.nn.functional as F
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
-from torch import nn
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
 
-from octnas.data.images import TrainingBatches
-from octnas.errors import SettingError, TrainingError
+from octnas.data.images import Batch, TrainingBatches
+from octnas.errors import SettingError
+from octnas.training.checkpoint import Checkpoints, Stateful
+from octnas.training.running import Running, own_randomness
 from octnas.training.settings import Recipe
 from octnas.training.step import Backward, Step, plain
 
 Log = Callable[[Mapping[str, float]], None]
-"""Called after every epoch with ``epoch``, ``train_loss``, ``lr`` and ``time``."""
+"""Called with a row of the history after every epoch.
+
+A training that goes on calls it for the epochs that were done already, too, before it trains.
+"""
 
 
 def train(
@@ -27,53 +32,116 @@ def train(
     recipe: Recipe,
     *,
     device: torch.device,
+    seed: int = 0,
     backward: Backward = plain,
+    state: Stateful | None = None,
+    checkpoints: Checkpoints | None = None,
     log: Log | None = None,
 ) -> list[dict[str, float]]:
-    """Train a network, in place.
+    """Train a network, in place, going on from its last checkpoint if there is one.
+
+    A training that was killed and goes on gives what it would have given: the same bits on a CPU
+    with as many threads. On a GPU it goes on from the same bits, with the same images, draws and
+    settings; its kernels may add in another order, as they may between two trainings that were
+    not broken off (`torch.use_deterministic_algorithms` forbids such kernels).
 
     Args:
         model: moved to ``device``.
         batches: of the training part.
-        recipe: optimizer and schedule.
+        recipe: optimizer, schedule, precision.
         device: where to train.
-        backward: what a step does; by default the network as it is learns the labels.
+        seed: of torch's generators, from which dropout and stochastic depth draw; the caller's
+            random state is left as it was.
+        backward: what a step does; by default the network as it is learns the labels. What it
+            draws must depend on the number of the step alone, or be part of ``state``.
+        state: what the steps keep besides the network.
+        checkpoints: where they are written and read; they stay when the training is finished.
         log: called after every epoch.
 
     Returns:
         Per epoch: ``epoch`` (from 1), ``train_loss`` (mean over its steps), ``lr`` (at its end),
-        ``time`` (seconds since 1970).
+        ``time`` (seconds since 1970), ``seconds`` (of training until then, interruptions left
+        out). With ``recipe.ema`` the network has the averaged weights.
 
     Raises:
         SettingError: timm knows no such optimizer or scheduler.
-        TrainingError: the loss became infinite or NaN.
+        TrainingError: the loss became infinite or NaN, or the checkpoint is of another training.
     """
     model.to(device).train()
-    optimizer = _optimizer(model, recipe)
-    scheduler = _scheduler(optimizer, recipe, len(batches))
+    if recipe.channels_last:
+        model.to(memory_format=torch.channels_last)
+    log = log or _nowhere
     criterion = partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
-    history: list[dict[str, float]] = []
-    step = 0
-    for epoch in range(1, recipe.epochs + 1):
-        total = torch.zeros((), device=device)
-        for images, labels in batches.epoch(epoch - 1):
-            images, labels = (x.to(device, non_blocking=True) for x in (images, labels))
-            optimizer.zero_grad(set_to_none=True)
-            loss = backward(Step(step, images, labels, model, criterion))
-            if recipe.clip_grad:
-                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad)
-            optimizer.step()
-            step += 1
-            scheduler.step_update(step)
-            total += loss
-        mean = float(total) / len(batches)
-        if not math.isfinite(mean):
-            raise TrainingError(f"the loss is {mean} in epoch {epoch}; lower recipe.lr")
-        lr = optimizer.param_groups[0]["lr"]
-        history.append({"epoch": epoch, "train_loss": mean, "lr": lr, "time": time.time()})
-        if log is not None:
-            log(history[-1])
-    return history
+    forward = _forward(model, recipe, device)
+    with own_randomness(seed, device):
+        running = _begin(model, recipe, len(batches), device, state)
+        if checkpoints is not None:
+            checkpoints.restore(running)
+        for row in running.history:
+            log(row)
+        written = time.monotonic()
+        for images, labels in _rest(batches, recipe.epochs, running.step):
+            images, labels = _moved(images, labels, recipe, device)
+            running.optimizer.zero_grad(set_to_none=True)
+            loss = backward(Step(running.step, images, labels, forward, criterion))
+            running.advance(loss, recipe.clip_grad)
+            if running.step % len(batches) == 0:
+                running.end_epoch(len(batches))
+                log(running.history[-1])
+            if checkpoints is not None and time.monotonic() - written >= checkpoints.seconds:
+                checkpoints.write(running.step, running.state_dict())
+                written = time.monotonic()
+    if running.ema is not None:
+        model.load_state_dict(running.ema.module.state_dict())
+    return running.history
+
+
+def _nowhere(_: Mapping[str, float]) -> None:
+    """Where rows go that nobody asked for."""
+
+
+def _begin(
+    model: nn.Module, recipe: Recipe, steps: int, device: torch.device, state: Stateful | None
+) -> Running:
+    optimizer = _optimizer(model, recipe)
+    return Running(
+        model=model,
+        optimizer=optimizer,
+        scheduler=_scheduler(optimizer, recipe, steps),
+        # Warmed up, or the weights that it began with would outweigh those of a short training.
+        ema=ModelEmaV3(model, decay=recipe.ema, use_warmup=True) if recipe.ema else None,
+        strategy=state,
+        device=device,
+        total=torch.zeros((), device=device),
+    )
+
+
+def _rest(batches: TrainingBatches, epochs: int, step: int) -> Iterator[Batch]:
+    """The batches of all epochs from a step on."""
+    first, start = divmod(step, len(batches))
+    for epoch in range(first, epochs):
+        yield from batches.epoch(epoch, start if epoch == first else 0)
+
+
+def _forward(model: nn.Module, recipe: Recipe, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Images to logits in float32, computed in the recipe's precision."""
+    if recipe.amp == "none":
+        return model
+
+    def forward(images: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16):
+            logits: Tensor = model(images)
+        return logits.float()
+
+    return forward
+
+
+def _moved(
+    images: Tensor, labels: Tensor, recipe: Recipe, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    layout = torch.channels_last if recipe.channels_last else torch.preserve_format
+    moved = images.to(device, non_blocking=True, memory_format=layout)
+    return moved, labels.to(device, non_blocking=True)
 
 
 def check_recipe(recipe: Recipe, images: int) -> None:

@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -21,12 +20,14 @@ from octnas.nn.supernet import TrainedSupernet, build, subnet
 from octnas.nn.weights import save_weights
 from octnas.results import SeedResult
 from octnas.run_directory import read_json, reading, write_json
+from octnas.training.checkpoint import Checkpoints
 from octnas.training.evaluate import evaluate
 from octnas.training.loop import train
 from octnas.training.settings import ProxySettings, RankingSettings, RetrainSettings
 
 RESULT_FILE = "result.json"
 WEIGHTS_FILE = "weights.safetensors"
+CHECKPOINTS_FOLDER = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,10 @@ class Training:
         with reading(path):
             return SeedResult.from_dict(read_json(path))
 
+    def checkpoints(self, seconds: float = 0.0) -> Checkpoints:
+        """From which it goes on if it was broken off."""
+        return Checkpoints(self.folder / CHECKPOINTS_FOLDER, seconds)
+
 
 Epochs = SimpleQueue[tuple[int, Mapping[str, float]]]
 """Number of a training, and what it logs after an epoch."""
@@ -74,11 +79,10 @@ def train_one(
     device: str,
     on_epoch: OnEpoch | None = None,
 ) -> SeedResult:
-    """Train one network from scratch and write its weights and result.
+    """Train one network and write its weights and result, going on if it was broken off.
 
     The result is written last: a folder with a result is complete.
     """
-    begin = time.perf_counter()
     place = choose_device(device)
     images = open_images(data, training.architecture.input_size, place)
     if training.begin is None:
@@ -91,15 +95,18 @@ def train_one(
             images.train_batches(settings.recipe.batch_size, training.seed),
             settings.recipe,
             device=place,
+            seed=training.seed,
+            checkpoints=training.checkpoints(settings.recipe.checkpoint_seconds),
             log=None if on_epoch is None else lambda row: on_epoch(training, row),
         )
         batches = images.batches(training.part, settings.recipe.batch_size * 4)
         measured = evaluate(model, batches, place)
     metrics = {f"{training.part}_{name}": value for name, value in measured.items()}
-    metrics["seconds"] = time.perf_counter() - begin
+    metrics["seconds"] = history[-1]["seconds"]
     save_weights(model, training.folder / WEIGHTS_FILE)
     result = SeedResult(training.seed, metrics, history)
     write_json(training.folder / RESULT_FILE, result.to_dict())
+    training.checkpoints().remove()
     return result
 
 
@@ -122,6 +129,7 @@ def train_all(
     todo = [training for training in trainings if training.result is None]
     for training in trainings:
         if (found := training.result) is not None:
+            training.checkpoints().remove()
             yield training, found
     if settings.workers == 1 or len(todo) == 1:
         for training in todo:

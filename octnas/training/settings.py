@@ -7,6 +7,7 @@ from typing import Literal
 from octnas.errors import require, require_seed, require_seeds
 from octnas.settings import HOW, Executor
 
+Precision = Literal["none", "bf16"]
 Sampling = Literal["by_macs", "uniform", "sandwich", "learnable"]
 Baseline = Literal["uniform", "growing", "vanilla"]
 
@@ -26,6 +27,13 @@ class Recipe:
         warmup_epochs: of linear warm-up from zero; may be a fraction.
         label_smoothing: 0 for none.
         clip_grad: largest norm of the gradient; 0 for no limit.
+        amp: ``bf16`` computes the network's layers in bfloat16 where torch's autocast does so;
+            weights, loss and evaluation stay in float32.
+        channels_last: whether images and weights lie in memory with channels last.
+        ema: decay per step of a moving average of all weights, such as 0.9999, that takes their
+            place at the end; warmed up by timm's ``1 − (1 + step)^(−2/3)``; 0 for none.
+        checkpoint_seconds: least time between two checkpoints, from which a training goes on that
+            was broken off; 0 for one after every step.
     """
 
     epochs: int = 8
@@ -38,6 +46,10 @@ class Recipe:
     warmup_epochs: float = 1.0
     label_smoothing: float = 0.0
     clip_grad: float = 0.0
+    amp: Precision = "none"
+    channels_last: bool = False
+    ema: float = 0.0
+    checkpoint_seconds: float = field(default=60.0, metadata=HOW)
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
@@ -53,6 +65,9 @@ class Recipe:
         )
         require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "0 to 1")
         require(0 <= self.clip_grad < inf, "clip_grad", self.clip_grad, "0 or more")
+        require(0 <= self.ema < 1, "ema", self.ema, "0 to below 1")
+        seconds = self.checkpoint_seconds
+        require(0 <= seconds < inf, "checkpoint_seconds", seconds, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from octnas.data.images import Images
 from octnas.device import cpu_threads
 from octnas.nn.supernet import build_supernet
 from octnas.space import SearchSpace
+from octnas.training.checkpoint import Checkpoints, Stateful
 from octnas.training.loop import Log, train
 from octnas.training.sampled import sampling_steps
 from octnas.training.settings import SupernetSettings
@@ -22,6 +23,7 @@ def train_supernet(
     *,
     seed: int,
     device: torch.device,
+    checkpoints: Checkpoints | None = None,
     log: Log | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
@@ -33,6 +35,7 @@ def train_supernet(
         settings: sampling and recipe.
         seed: of initialisation, data order and sampling.
         device: where to train.
+        checkpoints: from which the training goes on if it was broken off.
         log: called after every epoch.
         on_step: called with the number of every step, for progress.
 
@@ -56,7 +59,10 @@ def train_supernet(
             images.train_batches(settings.recipe.batch_size, seed),
             settings.recipe,
             device=device,
+            seed=seed,
             backward=backward,
+            state=steps if isinstance(steps, Stateful) else None,
+            checkpoints=checkpoints,
             log=log,
         )
     return supernet, history
