@@ -11,6 +11,7 @@ from octnas.device import choose_device
 from octnas.errors import ConfigError
 from octnas.nn.supernet import TrainedSupernet
 from octnas.nn.weights import save_weights
+from octnas.pipeline.learned import write_distributions
 from octnas.pipeline.opening import Run
 from octnas.pipeline.records import begin_tracking
 from octnas.run_directory import read_document, reading, write_json
@@ -83,6 +84,8 @@ def _train(
             checkpoints=_checkpoints(run),
             log=log,
             on_step=on_step,
+            budgets=run.budgets,
+            on_learned=partial(write_distributions, run),
         )
 
 

@@ -39,7 +39,7 @@ def initial_design(
         seed: of their choice.
         learned: α by site of what a supernet's distributions find most probable.
     """
-    design = [(LEARNED, dict(alphas)) for alphas in learned]
+    design: list[tuple[str, Mapping[str, float]]] = [(LEARNED, alphas) for alphas in learned]
     design += [(UNIFORM, space.uniform(alpha).alphas) for alpha in space.grid]
     rng = np.random.default_rng(seed)
     design += [(SPREAD, found) for found in levels.spread(rng, spread, *bounds(budgets))]

@@ -155,6 +155,11 @@ class LearnableSteps:
         loss.backward()
         return loss.detach()
 
+    @property
+    def probabilities(self) -> dict[str, Probabilities]:
+        """By searchable site, for each budget by name."""
+        return {learner.budget.name: learner.probabilities for learner in self.learners}
+
     def state_dict(self) -> dict[str, Any]:
         """What a training needs to go on."""
         return {learner.budget.name: learner.state_dict() for learner in self.learners}
@@ -184,7 +189,7 @@ class LearnableSteps:
     def _temperature(self, done: float) -> float:
         """From start to end in equal ratios."""
         start, end = self._settings.temperature
-        return start * (end / start) ** done
+        return start * math.exp(done * math.log(end / start))
 
     def _lr(self, done: float) -> float:
         """Along half a cosine down to zero, so that the distributions come to rest."""

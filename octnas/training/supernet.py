@@ -1,15 +1,18 @@
 """Training of the weight-sharing supernet."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from octnas.costs import Budget
 from octnas.data.images import Images
 from octnas.device import cpu_threads
+from octnas.distribution import Probabilities
 from octnas.nn.supernet import build_supernet
 from octnas.space import SearchSpace
 from octnas.training.checkpoint import Checkpoints, Stateful
+from octnas.training.learnable import LearnableSteps
 from octnas.training.loop import Log, train
 from octnas.training.sampled import sampling_steps
 from octnas.training.settings import SupernetSettings
@@ -26,6 +29,8 @@ def train_supernet(
     checkpoints: Checkpoints | None = None,
     log: Log | None = None,
     on_step: Callable[[int], None] | None = None,
+    budgets: Sequence[Budget] = (),
+    on_learned: Callable[[Mapping[str, Probabilities]], None] | None = None,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
     """Train a fresh supernet of a search space.
 
@@ -38,6 +43,8 @@ def train_supernet(
         checkpoints: from which the training goes on if it was broken off.
         log: called after every epoch.
         on_step: called with the number of every step, for progress.
+        budgets: with ``sampling: learnable``, for each of which a distribution is learned.
+        on_learned: called at the end with their probabilities, by the budgets' names.
 
     Returns:
         The supernet, on ``device``, and its history per epoch.
@@ -46,7 +53,14 @@ def train_supernet(
         BudgetError: no architecture lies in the range of MACs that is to be sampled.
     """
     supernet = build_supernet(space, seed=seed, by_role=settings.by_role)
-    steps = sampling_steps(supernet, space, settings, seed=seed)
+    batches = images.train_batches(settings.recipe.batch_size, seed)
+    learned = None
+    if settings.sampling == "learnable":
+        total = settings.recipe.epochs * len(batches)
+        learned = LearnableSteps(
+            supernet, space, budgets, images, settings.learnable, seed=seed, steps=total
+        )
+    steps = learned or sampling_steps(supernet, space, settings, seed=seed)
 
     def backward(step: Step) -> Tensor:
         if on_step is not None:
@@ -56,7 +70,7 @@ def train_supernet(
     with cpu_threads(settings.threads):
         history = train(
             supernet,
-            images.train_batches(settings.recipe.batch_size, seed),
+            batches,
             settings.recipe,
             device=device,
             seed=seed,
@@ -65,4 +79,6 @@ def train_supernet(
             checkpoints=checkpoints,
             log=log,
         )
+    if learned is not None and on_learned is not None:
+        on_learned(learned.probabilities)
     return supernet, history
