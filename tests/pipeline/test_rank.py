@@ -1,0 +1,197 @@
+"""The ranking check from the data to the table: resumed, shared, and refused in one line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from octnas.errors import BudgetError, ConfigError, RunDirectoryError
+from octnas.pipeline.data import prepare_data
+from octnas.pipeline.opening import Run
+from octnas.pipeline.rank import read_rankings, table
+from octnas.pipeline.space import make_space
+from octnas.pipeline.stages import run_stages
+from octnas.pipeline.truth import draw, read_design, trainings
+from octnas.ranking import kendall
+from octnas.results import SeedResult
+from octnas.run_directory import WHOLE_RUN, read_json
+from tests.pipeline.tiny_ranking import STAGES, open_ranking, results
+
+
+def test_the_design_is_drawn_by_seed_and_all_different(ranked: Path) -> None:
+    run = open_ranking(ranked)
+    design = read_design(run)
+    assert design == draw(run)
+    assert len({run.space.architecture(drawn.alphas).id for drawn in design}) == 6
+    narrow = [run.space.cost(drawn.alphas).macs for drawn in design if drawn.narrow]
+    (top,) = {max(budget.max_macs for budget in run.budgets)}
+    assert len(narrow) == 2
+    assert all(0.8 * top <= macs <= top for macs in narrow)
+
+
+def test_every_figure_rests_on_what_is_on_disk(ranked: Path) -> None:
+    run = open_ranking(ranked)
+    rankings = read_rankings(run)
+    assert list(rankings) == ["supernet", "proxies", "both"]
+    truth: dict[str, list[float]] = {}
+    for training in trainings(run):
+        path = training.folder / "result.json"
+        result = SeedResult.from_dict(json.loads(path.read_text()))
+        truth.setdefault(training.architecture.id, []).append(result.metrics["read_top1"])
+    for ranking in rankings.values():
+        assert {one.id: list(one.truth) for one in ranking.architectures} == truth
+        for one in ranking.architectures:
+            assert one.macs == run.space.cost(one.alphas).macs
+        losses = np.array([-one.loss for one in ranking.architectures])
+        means = np.array([np.mean(one.truth) for one in ranking.architectures])
+        tau = ranking.statistics["tau_loss"].value
+        assert tau == (pytest.approx(kendall(losses, means)) if len(set(means)) > 1 else None)
+        assert ranking.epochs == 1
+    first, *others = rankings.values()
+    for other in others:
+        assert other.statistics["tau_macs"] == first.statistics["tau_macs"]
+        assert other.statistics["ceiling"] == first.statistics["ceiling"]
+
+
+def test_the_table_names_every_figure(ranked: Path) -> None:
+    text = table(open_ranking(ranked))
+    assert "6 architectures, 2 of them at nearly equal MACs" in text
+    for words in ("Scores of supernet", "noise ceiling", "τ of MACs alone", "regret"):
+        assert words in text
+
+
+def test_a_second_time_everything_is_skipped(ranked: Path) -> None:
+    lines: list[str] = []
+    before = results(ranked)
+    run_stages(open_ranking(ranked, lines=lines), STAGES)
+    assert all("skipped, finished 20" in line for line in lines)
+    assert len(lines) == 2 + len(STAGES)
+    assert results(ranked) == before
+
+
+def test_a_whole_run_does_neither_ground_truth_nor_ranking(finished: Path) -> None:
+    assert not {"truth", "rank", "proxies"} & set(WHOLE_RUN)
+    assert not (finished / "runs" / "tiny" / "truth").exists()
+    assert not (finished / "runs" / "tiny" / "rank").exists()
+
+
+def test_fresh_rank_leaves_the_ground_truth_alone(spoilable: Path) -> None:
+    def figures() -> dict[str, object]:
+        document = read_json(spoilable / "runs" / "tiny" / "rank" / "ranking.json")
+        return {source: one | {"seconds": 0} for source, one in document["sources"].items()}
+
+    before, trained = figures(), results(spoilable)
+    lines: list[str] = []
+    run_stages(open_ranking(spoilable, fresh="rank", lines=lines), STAGES)
+    assert lines[0] == "--fresh rank: removed the results of rank"
+    assert results(spoilable) == trained
+    assert figures() == before
+
+
+def test_fresh_supernet_leaves_the_ground_truth_alone(spoilable: Path) -> None:
+    before = results(spoilable)
+    lines: list[str] = []
+    open_ranking(spoilable, "supernet.recipe.lr=0.05", fresh="supernet", lines=lines)
+    assert lines[0].startswith("--fresh supernet: removed the results of supernet, rank, search")
+    assert results(spoilable) == before
+    assert len(before) == 12
+
+
+@pytest.mark.parametrize(
+    ("override", "stage", "key"),
+    [
+        ("ranking.seeds=[0]", "truth", "ranking.seeds: was [0, 1], now [0]"),
+        ("ranking.narrow_width=0.1", "truth", "ranking.narrow_width: was 0.2, now 0.1"),
+        ("ranking.recipe.lr=0.05", "truth", "ranking.recipe.lr: was 0.1, now 0.05"),
+        ("ranking.resamples=30", "rank", "ranking.resamples: was 20, now 30"),
+        ("search.images_per_batch=50", "rank", "search.images_per_batch: was 250, now 50"),
+    ],
+)
+def test_an_edited_setting_is_refused(ranked: Path, override: str, stage: str, key: str) -> None:
+    with pytest.raises(RunDirectoryError) as caught:
+        open_ranking(ranked, override)
+    assert key in str(caught.value)
+    assert f"--fresh {stage}" in str(caught.value)
+
+
+def test_how_it_is_trained_may_change(ranked: Path) -> None:
+    open_ranking(ranked, "ranking.workers=3", "ranking.executor=ray")
+
+
+def test_a_missing_training_is_one_line(spoilable: Path) -> None:
+    folder = spoilable / "runs" / "tiny" / "truth"
+    gone = next(folder.glob("*/seed-1/result.json"))
+    gone.unlink()
+    with pytest.raises(RunDirectoryError, match="seed-1: this training of the ground truth is"):
+        run_stages(open_ranking(spoilable, "tracking.enabled=false", fresh="rank"), STAGES)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("truth/design.json", "{}"),
+        ("truth/design.json", '{"schema": 1, "architectures": [{"alphas": 3}]}'),
+        ("rank/ranking.json", '{"schema": 1, "sources": []}'),
+        ("rank/ranking.json", '{"schema": 1, "sources": {"supernet": {}}}'),
+    ],
+)
+def test_spoilt_files_are_named(spoilable: Path, name: str, text: str) -> None:
+    path = spoilable / "runs" / "tiny" / name
+    path.write_text(text)
+    run = open_ranking(spoilable)
+    with pytest.raises(RunDirectoryError, match=path.name) as caught:
+        table(run) if name.startswith("rank") else read_design(run)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def with_space(path: Path, *overrides: str) -> Run:
+    run = open_ranking(path, "tracking.enabled=false", *overrides)
+    prepare_data(run)
+    make_space(run)
+    return run
+
+
+def test_the_seed_decides_the_draws(tmp_path: Path) -> None:
+    designs = [
+        draw(with_space(tmp_path / str(number), f"ranking.seed={seed}"))
+        for number, seed in enumerate((0, 0, 1))
+    ]
+    assert designs[0] == designs[1] != designs[2]
+
+
+def test_a_budget_above_the_dearest_leaves_a_slice(tmp_path: Path) -> None:
+    run = with_space(tmp_path, "space.budgets=[{macs: 999999999}]")
+    costs = [run.space.cost(drawn.alphas).macs for drawn in draw(run) if drawn.narrow]
+    assert len(costs) == 2
+    assert min(costs) >= 0.8 * run.levels.dearest
+
+
+def test_more_than_there_are_is_refused(tmp_path: Path) -> None:
+    many = ("ranking.architectures=302", "ranking.narrow=300", "ranking.narrow_width=0.001")
+    run = with_space(tmp_path, *many)
+    with pytest.raises(BudgetError, match=r"ranking: 300 architectures of [\d,]+ to [\d,]+ MACs"):
+        draw(run)
+    small = with_space(tmp_path / "small", "space.alphas=[0]", "space.budgets=[{uniform: 0}]")
+    with pytest.raises(BudgetError, match=r"found 1; lower ranking.architectures"):
+        draw(small)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("ranking.recipe.optimizer=sgdd", "--set: ranking.recipe.optimizer: found 'sgdd'"),
+        ("ranking.recipe.batch_size=999", "--set: ranking.recipe.batch_size: found 999"),
+        ("space.backbone_args.num_classes=12", "num_classes: found 12, but the data has 10"),
+        ("device=cuda:77", "device: found 'cuda:77'"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before(
+    tmp_path: Path, override: str, message: str
+) -> None:
+    run = open_ranking(tmp_path, "tracking.enabled=false", override)
+    with pytest.raises(ConfigError) as caught:
+        run_stages(run, ("truth",))
+    assert message in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert results(tmp_path) == {}
