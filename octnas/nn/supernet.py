@@ -18,7 +18,7 @@ from octnas.nn.weights import load_weights
 from octnas.space import SearchSpace
 
 
-def build(architecture: Architecture, *, seed: int) -> nn.Module:
+def build(architecture: Architecture, *, seed: int, weights: str = "") -> nn.Module:
     """A freshly initialised network.
 
     Weights come from timm's initialisation and depend on the seed and the backbone alone, not on
@@ -27,23 +27,27 @@ def build(architecture: Architecture, *, seed: int) -> nn.Module:
     Args:
         architecture: what to build.
         seed: of the initialisation; the global random state is left as it was.
+        weights: in the place of the initialisation, see `octnas.nn.backbone.create_backbone`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         args = {"in_chans": architecture.input_size[0], **architecture.backbone_args}
-        model = create_backbone(architecture.backbone, args)
+        model = create_backbone(architecture.backbone, args, weights=weights)
     return octavize(model, architecture)
 
 
-def build_supernet(space: SearchSpace, *, seed: int, by_role: bool = False) -> nn.Module:
+def build_supernet(
+    space: SearchSpace, *, seed: int, by_role: bool = False, weights: str = ""
+) -> nn.Module:
     """A freshly initialised supernet of a search space, with its first choices active.
 
     Args:
         space: what it holds.
         seed: of the initialisation.
         by_role: with values by role and scales of the paths, see `octnas.nn.roles`.
+        weights: what it begins with, see `octnas.nn.backbone.create_backbone`.
     """
-    supernet = build(space.architecture({}), seed=seed)
+    supernet = build(space.architecture({}), seed=seed, weights=weights)
     return add_roles(supernet) if by_role else supernet
 
 

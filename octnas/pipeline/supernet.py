@@ -8,7 +8,7 @@ from torch import nn
 
 from octnas.data.images import Images, open_images
 from octnas.device import choose_device
-from octnas.errors import ConfigError
+from octnas.errors import ConfigError, require
 from octnas.nn.supernet import TrainedSupernet
 from octnas.nn.weights import save_weights
 from octnas.pipeline.learned import write_distributions
@@ -39,6 +39,10 @@ def supernet(run: Run) -> None:
         # Both now: retraining comes hours later.
         with run.settings_of(section, "recipe"):
             check_recipe(getattr(config, section).recipe, images.count("train"))
+    with run.settings_of("supernet"):
+        weights = config.supernet.weights
+        fits = not weights or config.space.stride_mode == "timm"
+        require(fits, "weights", weights, "empty, or with space.stride_mode: timm")
     # A range of MACs without architectures is refused before anything is there to go on with.
     architecture_draw(run.space, config.supernet, config.seed)
     anew = run.directory.marker("supernet") is None

@@ -13,7 +13,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from octnas.data.images import Batch, TrainingBatches
-from octnas.errors import SettingError
+from octnas.errors import SettingError, require
 from octnas.training.checkpoint import Checkpoints, Stateful
 from octnas.training.running import Running, own_randomness
 from octnas.training.settings import Recipe
@@ -160,7 +160,7 @@ def check_recipe(recipe: Recipe, images: int) -> None:
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     try:
-        return create_optimizer_v2(  # type: ignore[no-any-return]
+        optimizer: torch.optim.Optimizer = create_optimizer_v2(
             model,
             opt=recipe.optimizer,
             lr=recipe.lr,
@@ -169,6 +169,9 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         )
     except (ValueError, AssertionError, TypeError) as error:
         raise SettingError("optimizer", recipe.optimizer, f"what timm knows ({error})") from None
+    first_order = not getattr(optimizer, "is_second_order", False)
+    require(first_order, "optimizer", recipe.optimizer, "optimizers that need no second derivative")
+    return optimizer
 
 
 def _scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> Scheduler:

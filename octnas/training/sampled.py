@@ -11,26 +11,49 @@ from octnas.space import SearchSpace
 from octnas.training.settings import SupernetSettings
 from octnas.training.step import Backward, Step
 
-Draw = Callable[[int], Mapping[str, float]]
+Alphas = Mapping[str, float]
+Draw = Callable[[int], Alphas]
 """α by site for a number of a draw, and always the same for the same number."""
 
+Limit = Callable[[Alphas, int], Alphas]
+"""What becomes of α by site at a step, by its number."""
 
-def sampled(supernet: nn.Module, draw: Draw) -> Backward:
+Teacher = Callable[[Tensor], Tensor]
+"""Images to the logits of a network that does not learn."""
+
+
+def _as_drawn(alphas: Alphas, _: int) -> Alphas:
+    return alphas
+
+
+def sampled(
+    supernet: nn.Module, draw: Draw, *, original: Teacher | None = None, limit: Limit = _as_drawn
+) -> Backward:
     """Steps that train one architecture each.
 
     Args:
         supernet: whose active architecture is changed.
         draw: called with the number of the step.
+        original: whose output is learned in the place of the labels.
+        limit: what becomes of α.
     """
 
     def backward(step: Step) -> Tensor:
-        return _train(supernet, draw(step.number), step, step.labels)[0]
+        alphas = limit(draw(step.number), step.number)
+        return _train(supernet, alphas, step, _targets(step, original))[0]
 
     return backward
 
 
 def sandwich(
-    supernet: nn.Module, space: SearchSpace, draw: Draw, *, samples: int, teacher: float | str
+    supernet: nn.Module,
+    space: SearchSpace,
+    draw: Draw,
+    *,
+    samples: int,
+    teacher: float | str,
+    original: Teacher | None = None,
+    limit: Limit = _as_drawn,
 ) -> Backward:
     """Steps that train the dearest, the cheapest and some sampled architectures together.
 
@@ -43,6 +66,8 @@ def sandwich(
         draw: called for every sampled architecture, with a number of its own.
         samples: how many a step trains besides the two ends.
         teacher: ``"dearest"``, a uniform α, or ``"none"`` for labels everywhere.
+        original: whose output all of them learn, in the place of labels and teacher.
+        limit: what becomes of α.
 
     Returns:
         Steps whose loss is the mean over their architectures, and so are their gradients.
@@ -52,15 +77,21 @@ def sandwich(
     fixed = [end for end in ends if end != first]
 
     def backward(step: Step) -> Tensor:
-        others = fixed + [dict(draw(step.number * samples + i)) for i in range(samples)]
-        share = 1 / (1 + len(others))
-        total, logits = _train(supernet, first, step, step.labels, share)
-        targets = step.labels if teacher == "none" else logits.softmax(dim=1)
-        for alphas in others:
-            total += _train(supernet, alphas, step, targets, share)[0]
+        drawn = [draw(step.number * samples + index) for index in range(samples)]
+        share = 1 / (1 + len(fixed) + samples)
+        targets = _targets(step, original)
+        total, logits = _train(supernet, limit(first, step.number), step, targets, share)
+        if original is None and teacher != "none":
+            targets = logits.softmax(dim=1)
+        for alphas in (*fixed, *drawn):
+            total += _train(supernet, limit(alphas, step.number), step, targets, share)[0]
         return total
 
     return backward
+
+
+def _targets(step: Step, original: Teacher | None) -> Tensor:
+    return step.labels if original is None else original(step.images).softmax(dim=1)
 
 
 def _train(
@@ -79,17 +110,63 @@ def _train(
 
 
 def sampling_steps(
-    supernet: nn.Module, space: SearchSpace, settings: SupernetSettings, *, seed: int
+    supernet: nn.Module,
+    space: SearchSpace,
+    settings: SupernetSettings,
+    *,
+    seed: int,
+    steps: int = 0,
+    original: Teacher | None = None,
 ) -> Backward:
     """The steps that the settings ask for.
+
+    Args:
+        supernet: whose active architecture is changed.
+        space: what it holds.
+        settings: which architectures a step trains.
+        seed: of the draws.
+        steps: of the whole training.
+        original: the network that the supernet began with, if it teaches.
 
     Raises:
         BudgetError: no architecture lies in the range of MACs.
     """
     draw = architecture_draw(space, settings, seed)
+    warmup = round(settings.alpha_warmup * steps)
+    limit = rising_alphas(space, warmup) if warmup else _as_drawn
     if settings.sampling == "sandwich":
-        return sandwich(supernet, space, draw, samples=settings.samples, teacher=settings.teacher)
-    return sampled(supernet, draw)
+        return sandwich(
+            supernet,
+            space,
+            draw,
+            samples=settings.samples,
+            teacher="dearest" if settings.teacher == "original" else settings.teacher,
+            original=original,
+            limit=limit,
+        )
+    return sampled(supernet, draw, original=original, limit=limit)
+
+
+def rising_alphas(space: SearchSpace, steps: int) -> Limit:
+    """No α above a limit that rises in a straight line from 0 to the largest choice.
+
+    Args:
+        space: with the choices of the sites, of which the largest below the limit is taken.
+        steps: after which nothing is limited any more.
+    """
+    largest = max(site.choices[-1] for site in space.sites)
+
+    def limit(alphas: Alphas, number: int) -> Alphas:
+        most = largest * min(1.0, number / steps)
+        return {
+            name: max(
+                (choice for choice in space.site[name].choices if choice <= min(alpha, most)),
+                default=space.site[name].choices[0],
+            )
+            for name, alpha in alphas.items()
+        }
+
+    return limit
 
 
 def architecture_draw(

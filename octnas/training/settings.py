@@ -116,7 +116,13 @@ class SupernetSettings:
         macs: the range of ``by_macs`` and ``sandwich``, as shares of the vanilla network's MACs.
         samples: architectures by MACs in a step of ``sandwich``.
         teacher: whose output the others of a ``sandwich`` step learn from: ``dearest``, a number
-            for the architecture of that uniform α, or ``none`` for the labels.
+            for the architecture of that uniform α, or ``none`` for the labels. ``original``: all
+            of any step's architectures learn from the frozen network of ``weights``.
+        weights: what the supernet begins with: a file of weights in timm's keys, ``timm`` for
+            timm's own (which may be downloaded), or empty for none. Needs
+            ``space.stride_mode: timm``.
+        alpha_warmup: share of the steps over which the largest α rises from 0 to its choices'
+            largest, so that pretrained weights are not lost at once.
         by_role: batch-norm values by a channel's use as high or low, and a learned scale on each
             path of a convolution; in the supernet only.
         threads: CPU threads; 0 for all cores, whose number then decides the last digits.
@@ -127,7 +133,9 @@ class SupernetSettings:
     sampling: Sampling = "by_macs"
     macs: tuple[float, float] = (0.0, 1.0)
     samples: int = 2
-    teacher: float | Literal["dearest", "none"] = "dearest"
+    teacher: float | Literal["dearest", "none", "original"] = "dearest"
+    weights: str = ""
+    alpha_warmup: float = 0.0
     by_role: bool = True
     threads: int = 0
     recipe: Recipe = field(default_factory=Recipe)
@@ -138,7 +146,11 @@ class SupernetSettings:
         require(0 <= low < high <= 1, "macs", self.macs, "two shares from 0 to 1, ascending")
         require(self.samples >= 0, "samples", self.samples, "0 or more")
         if not isinstance(self.teacher, str):
-            require(0 <= self.teacher <= 1, "teacher", self.teacher, "dearest, none or 0 to 1")
+            allowed = "dearest, none, original or 0 to 1"
+            require(0 <= self.teacher <= 1, "teacher", self.teacher, allowed)
+        known = self.teacher != "original" or bool(self.weights)
+        require(known, "teacher", self.teacher, "original only with weights")
+        require(0 <= self.alpha_warmup < 1, "alpha_warmup", self.alpha_warmup, "0 to below 1")
         require(self.threads >= 0, "threads", self.threads, "0 or more")
 
 

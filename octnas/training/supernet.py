@@ -9,12 +9,13 @@ from octnas.costs import Budget
 from octnas.data.images import Images
 from octnas.device import cpu_threads
 from octnas.distribution import Probabilities
-from octnas.nn.supernet import build_supernet
+from octnas.errors import require
+from octnas.nn.supernet import build, build_supernet
 from octnas.space import SearchSpace
 from octnas.training.checkpoint import Checkpoints, Stateful
 from octnas.training.learnable import LearnableSteps
 from octnas.training.loop import Log, train
-from octnas.training.sampled import sampling_steps
+from octnas.training.sampled import Teacher, sampling_steps
 from octnas.training.settings import SupernetSettings
 from octnas.training.step import Step
 
@@ -52,15 +53,21 @@ def train_supernet(
     Raises:
         BudgetError: no architecture lies in the range of MACs that is to be sampled.
     """
-    supernet = build_supernet(space, seed=seed, by_role=settings.by_role)
+    supernet = build_supernet(space, seed=seed, by_role=settings.by_role, weights=settings.weights)
     batches = images.train_batches(settings.recipe.batch_size, seed)
-    learned = None
+    learned, total = None, settings.recipe.epochs * len(batches)
     if settings.sampling == "learnable":
-        total = settings.recipe.epochs * len(batches)
         learned = LearnableSteps(
             supernet, space, budgets, images, settings.learnable, seed=seed, steps=total
         )
-    steps = learned or sampling_steps(supernet, space, settings, seed=seed)
+    steps = learned or sampling_steps(
+        supernet,
+        space,
+        settings,
+        seed=seed,
+        steps=total,
+        original=_original(space, settings, device),
+    )
 
     def backward(step: Step) -> Tensor:
         if on_step is not None:
@@ -82,3 +89,29 @@ def train_supernet(
     if learned is not None and on_learned is not None:
         on_learned(learned.probabilities)
     return supernet, history
+
+
+def _original(
+    space: SearchSpace, settings: SupernetSettings, device: torch.device
+) -> Teacher | None:
+    """The network that the supernet begins with, as it was, if it is to teach.
+
+    Raises:
+        SettingError: its classifier is not that of the weights but a new one.
+    """
+    if settings.teacher != "original":
+        return None
+    vanilla = space.architecture({site.name: 0.0 for site in space.sites})
+    network, other = (build(vanilla, seed=seed, weights=settings.weights) for seed in (0, 1))
+    pairs = zip(network.state_dict().items(), other.state_dict().values(), strict=True)
+    new = ", ".join(name for (name, value), again in pairs if not torch.equal(value, again))
+    allowed = f"original only with weights for all of the network; the file has no {new}"
+    require(not new, "teacher", settings.teacher, allowed)
+    network.to(device).eval().requires_grad_(False)
+
+    def teach(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = network(images)
+        return logits.float()
+
+    return teach

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,12 @@ from octnas.errors import BudgetError
 from octnas.levels import CostLevels
 from octnas.nn.supernet import activate, build_supernet
 from octnas.space import SearchSpace
-from octnas.training.sampled import architecture_draw, sampling_steps, sandwich
+from octnas.training.sampled import (
+    architecture_draw,
+    rising_alphas,
+    sampling_steps,
+    sandwich,
+)
 from octnas.training.settings import SupernetSettings
 from octnas.training.step import Step
 
@@ -123,3 +130,34 @@ def test_any_uniform_architecture_may_teach(
     assert len(seen) == trained
     first = 0.0 if isinstance(teacher, str) else teacher
     assert seen[0] == digit_space.uniform(first).alphas
+
+
+def test_alphas_rise_to_their_choices(digit_space: SearchSpace) -> None:
+    limit = rising_alphas(digit_space, 10)
+    full = {site.name: site.choices[-1] for site in digit_space.sites}
+    seen = [limit(full, number) for number in range(12)]
+    assert seen[0] == {site.name: site.choices[0] for site in digit_space.sites}
+    assert seen[10] == seen[11] == full
+    for before, after in pairwise(seen):
+        assert all(before[name] <= after[name] for name in full)
+    for number, alphas in enumerate(seen):
+        assert max(alphas.values()) <= max(full.values()) * number / 10 or number > 10
+        assert all(alphas[site.name] in site.choices for site in digit_space.sites)
+
+
+def test_an_original_teaches_every_architecture(digit_space: SearchSpace) -> None:
+    supernet = build_supernet(digit_space, seed=0)
+    targets = torch.randn(8, 10, generator=torch.Generator().manual_seed(1))
+    settings = SupernetSettings(sampling="sandwich", samples=1, teacher="original", weights="x")
+    steps = sampling_steps(
+        supernet, digit_space, settings, seed=0, original=lambda images: targets[: len(images)]
+    )
+    found = steps(step_of(supernet, digit_space))
+    draw = architecture_draw(digit_space, settings, 0)
+    ends = [{site.name: site.choices[end] for site in digit_space.sites} for end in (0, -1)]
+    losses = []
+    for alphas in (*ends, draw(0)):
+        activate(supernet, alphas)
+        logits = supernet(batch(digit_space)[0])
+        losses.append(float(F.cross_entropy(logits.detach(), targets.softmax(1))))
+    assert float(found) == pytest.approx(np.mean(losses))
