@@ -112,7 +112,10 @@ def _read(path: Path) -> dict[str, Any]:
     if sha256(body).digest() != digest:
         raise BrokenCheckpointError("truncated or changed: its digest is not that of its bytes")
     try:
-        document = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Torch wonders about files that it did not write itself before it refuses them.
+            warnings.simplefilter("ignore")
+            document = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise BrokenCheckpointError(reason) from error

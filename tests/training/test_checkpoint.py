@@ -176,7 +176,7 @@ def test_a_write_that_breaks_off_leaves_what_was_there(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(TrainingError, match="cannot be written .*No space left") as caught:
+        with pytest.raises(TrainingError, match=r"cannot be written .*No space left") as caught:
             write(checkpoints, 2)
     assert len(str(caught.value).splitlines()) == 1
     assert names(checkpoints.folder) == ["step-0000000001.checkpoint"]
