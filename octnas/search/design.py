@@ -43,8 +43,10 @@ def initial_design(
     design += [(UNIFORM, space.uniform(alpha).alphas) for alpha in space.grid]
     rng = np.random.default_rng(seed)
     design += [(SPREAD, found) for found in levels.spread(rng, spread, *bounds(budgets))]
-    distinct = {space.architecture(found).id: (origin, found) for origin, found in reversed(design)}
-    return list(reversed(distinct.values()))
+    distinct: dict[str, tuple[str, Mapping[str, float]]] = {}
+    for origin, found in design:
+        distinct.setdefault(space.architecture(found).id, (origin, found))
+    return list(distinct.values())
 
 
 def proxy_design(levels: CostLevels, count: int, seed: int) -> list[Mapping[str, float]]:

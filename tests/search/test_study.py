@@ -3,6 +3,7 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 
@@ -10,7 +11,7 @@ from octnas.costs import Budget
 from octnas.errors import SearchError
 from octnas.front import Candidate, Front
 from octnas.levels import CostLevels
-from octnas.search.design import SPREAD, UNIFORM, bounds, initial_design
+from octnas.search.design import LEARNED, SPREAD, UNIFORM, bounds, initial_design
 from octnas.search.settings import Sampler, SearchSettings
 from octnas.search.study import Driver, Job, open_storage, quiet, run_local
 from octnas.space import SearchSpace
@@ -244,3 +245,56 @@ def test_the_design_is_spread_over_the_affordable_range(space: SearchSpace, budg
     for low, high in pairwise(edges):
         assert any(low <= found <= high for found in macs)
     assert len({space.architecture(alphas).id for _, alphas in design}) == len(design)
+
+
+def test_what_was_learned_comes_first_whatever_it_is_like(
+    space: SearchSpace, budget: Budget
+) -> None:
+    levels = CostLevels(space)
+    learned = [space.uniform(0.5).alphas, {**space.uniform(0).alphas, "layer1": 1.0}]
+    design = initial_design(space, levels, [budget], 4, 0, learned)
+    assert design[:2] == [(LEARNED, learned[0]), (LEARNED, learned[1])]
+    others = initial_design(space, levels, [budget], 4, 0)
+    expected = [(origin, alphas) for origin, alphas in others if alphas not in learned]
+    assert design[2:] == expected
+
+
+def test_a_learned_search_evaluates_what_is_drawn(
+    make_driver: Make, space: SearchSpace, budget: Budget, tmp_path: Path
+) -> None:
+    """Every number has its draw, in one go or broken off in between."""
+
+    def draw(number: int) -> dict[str, float]:
+        rng = np.random.default_rng(number)
+        return {site.name: float(rng.choice(site.choices)) for site in space.sites}
+
+    def make(folder: str) -> Driver:
+        place = tmp_path / folder
+        place.mkdir(exist_ok=True)
+        return Driver(
+            space,
+            SearchSettings(trials=20, batch_size=4, sampler="learned"),
+            storage=open_storage("", place / "study.journal"),
+            study_name="study",
+            bounds=bounds([budget]),
+            design=[(LEARNED, space.uniform(0.5).alphas)],
+            seed=0,
+            draw=draw,
+            log=place / "outcomes.jsonl",
+        )
+
+    whole = make("whole")
+    run_local(whole, loss_of)
+    found = whole.candidates()
+    assert found[0].alphas == space.uniform(0.5).alphas
+    assert [c.alphas for c in found[1:]] == [draw(c.trial) for c in found[1:]]
+    assert {c.origin for c in found} == {LEARNED}
+    begun = make("parts")
+    for _ in range(6):
+        job = begun.ask()
+        assert job is not None
+        if job.number != 5:
+            begun.tell(job.number, loss_of(job.alphas))
+    again = make("parts")
+    run_local(again, loss_of)
+    assert table(again.candidates()) == table(found)
