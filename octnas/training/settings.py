@@ -87,7 +87,7 @@ class LearnableSettings:
     warmup: float = 0.25
     every: int = 1
     batch_size: int = 64
-    lr: float = 0.05
+    lr: float = 0.1
     temperature: tuple[float, float] = (2.0, 0.5)
     penalty: float = 20.0
     multiplier_lr: float = 0.5
@@ -138,6 +138,9 @@ class SupernetSettings:
     alpha_warmup: float = 0.0
     by_role: bool = True
     threads: int = 0
+    workers: int = field(default=1, metadata=HOW)
+    executor: Executor = field(default="local", metadata=HOW)
+    restarts: int = field(default=3, metadata=HOW)
     recipe: Recipe = field(default_factory=Recipe)
     learnable: LearnableSettings = field(default_factory=LearnableSettings)
 
@@ -151,7 +154,9 @@ class SupernetSettings:
         known = self.teacher != "original" or bool(self.weights)
         require(known, "teacher", self.teacher, "original only with weights")
         require(0 <= self.alpha_warmup < 1, "alpha_warmup", self.alpha_warmup, "0 to below 1")
-        require(self.threads >= 0, "threads", self.threads, "0 or more")
+        require(self.workers >= 1, "workers", self.workers, "1 or more")
+        for key in ("threads", "restarts"):
+            require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
