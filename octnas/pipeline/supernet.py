@@ -1,12 +1,13 @@
 """Stage 3: the weight-sharing supernet."""
 
+import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
-from torch import nn
 
 from octnas.data.images import Images, open_images
+from octnas.data.order import Part
 from octnas.device import choose_device
 from octnas.errors import ConfigError, require
 from octnas.nn.supernet import TrainedSupernet
@@ -17,16 +18,24 @@ from octnas.pipeline.records import begin_tracking
 from octnas.run_directory import read_document, reading, write_json
 from octnas.settings import flatten
 from octnas.training.checkpoint import Checkpoints
-from octnas.training.loop import check_recipe
-from octnas.training.sampled import architecture_draw
+from octnas.training.launch import launch
+from octnas.training.loop import Log, check_recipe
 from octnas.training.scoring import Scorer, make_scorer
 from octnas.training.supernet import train_supernet
+from octnas.training.together import (
+    SupernetJob,
+    read_result,
+    told,
+    train_elastic_rank,
+    train_rank,
+)
 
 SCHEMA = 1
 KEY = "supernet"
 HISTORY_FILE = "history.json"
 WEIGHTS_FILE = "weights.safetensors"
 CHECKPOINTS_FOLDER = "checkpoints"
+TOGETHER_FOLDER = "together"
 
 
 def supernet(run: Run) -> None:
@@ -39,19 +48,16 @@ def supernet(run: Run) -> None:
         # Both now: retraining comes hours later.
         with run.settings_of(section, "recipe"):
             check_recipe(getattr(config, section).recipe, images.count("train"))
+    with run.settings_of("supernet", "recipe"):
+        Part(0, config.supernet.workers).check(config.supernet.recipe.batch_size)
     with run.settings_of("supernet"):
         weights = config.supernet.weights
         fits = not weights or config.space.stride_mode == "timm"
         require(fits, "weights", weights, "empty, or with space.stride_mode: timm")
-    # A range of MACs without architectures is refused before anything is there to go on with.
-    architecture_draw(run.space, config.supernet, config.seed)
-    anew = run.directory.marker("supernet") is None
-    run.directory.begin("supernet", run.fingerprint("supernet"))
     begin_tracking(run)
-    params = flatten(config.supernet, KEY)
+    params, anew = flatten(config.supernet, KEY), run.directory.marker("supernet") is None
     run.tracker.start(KEY, "supernet", params=params, parent="experiment", again=anew)
-    trained, history = _train(run, images, device)
-    save_weights(trained, folder / WEIGHTS_FILE)
+    history = _train(run, images, device)
     seconds = history[-1]["seconds"]
     write_json(folder / HISTORY_FILE, {"schema": SCHEMA, "epochs": history, "seconds": seconds})
     run.tracker.artifact(KEY, folder / WEIGHTS_FILE)
@@ -60,10 +66,8 @@ def supernet(run: Run) -> None:
     run.progress.say(f"supernet: trained, loss {history[-1]['train_loss']:.3f}")
 
 
-def _train(
-    run: Run, images: Images, device: torch.device
-) -> tuple[nn.Module, list[dict[str, float]]]:
-    """The supernet and its history, with a bar that counts steps."""
+def _train(run: Run, images: Images, device: torch.device) -> list[dict[str, float]]:
+    """Write the weights; the history, with a bar that counts steps."""
     config, recipe, done = run.config, run.config.supernet.recipe, 0
     steps = recipe.epochs * len(images.train_batches(recipe.batch_size, config.seed))
     with run.progress.bar("supernet", steps) as bar:
@@ -79,7 +83,11 @@ def _train(
             bar.advance(number + 1 - done)
             done = number + 1
 
-        return train_supernet(
+        if config.supernet.workers > 1:
+            history = _train_together(run, log, on_step)
+            on_step(steps - 1)
+            return history
+        trained, history = train_supernet(
             run.space,
             images,
             config.supernet,
@@ -91,10 +99,53 @@ def _train(
             budgets=run.budgets,
             on_learned=partial(write_distributions, run),
         )
+        save_weights(trained, run.directory.stage("supernet") / WEIGHTS_FILE)
+        return history
+
+
+def _train_together(run: Run, log: Log, on_step: Callable[[int], None]) -> list[dict[str, float]]:
+    """The same by several processes."""
+    settings, folder = run.config.supernet, run.directory.stage("supernet").resolve()
+    job = SupernetJob(
+        run.space,
+        run.budgets,
+        run.data,
+        settings,
+        run.config.seed,
+        run.config.device,
+        folder / WEIGHTS_FILE,
+        _checkpoints(run),
+        folder / TOGETHER_FOLDER,
+    )
+    with told(job, log, on_step):
+        if settings.executor == "local":
+            launch(train_elastic_rank, job, workers=settings.workers, restarts=settings.restarts)
+        else:
+            _train_with_ray(job)
+    result = read_result(job)
+    if result.learned is not None:
+        write_distributions(run, result.learned)
+    shutil.rmtree(job.folder)
+    return result.history
+
+
+def _train_with_ray(job: SupernetJob) -> None:
+    from octnas.cluster.ranks import run_ranks
+    from octnas.cluster.start import local_cluster
+
+    workers = job.settings.workers
+    with local_cluster(workers):
+        run_ranks(
+            train_rank,
+            job,
+            workers=workers,
+            restarts=job.settings.restarts,
+            folder=job.folder,
+        )
 
 
 def _checkpoints(run: Run) -> Checkpoints:
-    folder = run.directory.stage("supernet") / CHECKPOINTS_FOLDER
+    folder = (run.directory.stage("supernet") / CHECKPOINTS_FOLDER).resolve()
     return Checkpoints(folder, run.config.supernet.recipe.checkpoint_seconds)
 
 

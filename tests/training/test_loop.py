@@ -1,12 +1,15 @@
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import nn
 
 from octnas.data.digits import DigitImages
+from octnas.data.images import Batch, TrainingBatches
 from octnas.device import choose_device, cpu_threads
 from octnas.errors import SettingError, TrainingError
+from octnas.settings import flatten
 from octnas.training.evaluate import evaluate
 from octnas.training.loop import train
 from octnas.training.settings import Recipe
@@ -68,7 +71,11 @@ def test_a_lost_loss_is_an_error(few_digits: DigitImages) -> None:
 
 @pytest.mark.parametrize(
     ("change", "key"),
-    [({"optimizer": "sgdx"}, "optimizer"), ({"scheduler": "none"}, "scheduler")],
+    [
+        ({"optimizer": "sgdx"}, "optimizer"),
+        ({"optimizer": "adahessian"}, "optimizer"),
+        ({"scheduler": "none"}, "scheduler"),
+    ],
 )
 def test_names_that_timm_does_not_know(
     few_digits: DigitImages, change: dict[str, str], key: str
@@ -102,6 +109,125 @@ def test_gradients_are_clipped(few_digits: DigitImages) -> None:
         for now, then in zip(network.parameters(), before, strict=True)
     ]
     assert 0 < math.hypot(*moved) <= 5 * 1e-3 * 1.0001
+
+
+def convolutions() -> nn.Module:
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(1, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+
+
+def trained(batches: TrainingBatches, **changes: object) -> tuple[nn.Module, list[float]]:
+    """A network, and its losses."""
+    network, recipe = convolutions(), Recipe(epochs=3, batch_size=64, **changes)  # type: ignore[arg-type]
+    history = train(network, batches, recipe, device=CPU)
+    return network, [row["train_loss"] for row in history]
+
+
+def test_bfloat16_is_for_the_forward_pass_alone(few_digits: DigitImages) -> None:
+    inside: list[torch.dtype] = []
+    network, losses = convolutions(), []
+    network[3].register_forward_hook(lambda *args: inside.append(args[2].dtype))
+
+    def backward(step: Step) -> torch.Tensor:
+        logits = step.forward(step.images)
+        assert logits.dtype == torch.float32
+        assert not torch.is_autocast_enabled("cpu")
+        loss = step.criterion(logits, step.labels)
+        loss.backward()
+        losses.append(loss.detach())
+        return losses[-1]
+
+    recipe = Recipe(epochs=3, batch_size=64, amp="bf16")
+    batches = few_digits.train_batches(64, 0)
+    history = train(network, batches, recipe, device=CPU, backward=backward)
+    assert set(inside) == {torch.bfloat16}
+    assert all(p.dtype == p.grad.dtype == torch.float32 for p in network.parameters())
+    full = trained(batches)[1]
+    assert [row["train_loss"] for row in history] == pytest.approx(full, rel=0.02)
+    assert [row["train_loss"] for row in history] != full
+    # And not for what comes after it.
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_channels_last_is_another_layout_of_the_same(few_digits: DigitImages) -> None:
+    batches = few_digits.train_batches(64, 0)
+    network, losses = trained(batches, channels_last=True)
+    plain_network, expected = trained(batches)
+    assert losses == pytest.approx(expected, rel=1e-3)
+    assert network[3].weight.is_contiguous(memory_format=torch.channels_last)
+    assert not plain_network[3].weight.is_contiguous(memory_format=torch.channels_last)
+    seen: list[torch.Tensor] = []
+
+    def backward(step: Step) -> torch.Tensor:
+        seen.append(step.images)
+        return plain(step)
+
+    colour = torch.randn(4, 3, 6, 6)
+    stack = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    recipe = Recipe(epochs=1, batch_size=4, warmup_epochs=0, channels_last=True)
+    train(stack, OneBatch(colour), recipe, device=CPU, backward=backward)
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(seen[0], colour)
+
+
+class OneBatch:
+    """An epoch of one batch."""
+
+    def __init__(self, images: torch.Tensor) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return 1
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        yield from [(self._images, torch.zeros(len(self._images), dtype=torch.long))][start:]
+
+
+def test_averaged_weights_take_the_place_of_the_last(few_digits: DigitImages) -> None:
+    """timm's warm-up: the average is the network itself after the first step."""
+    weights: list[torch.Tensor] = []
+    network = linear()
+
+    def backward(step: Step) -> torch.Tensor:
+        if step.number:
+            weights.append(network[1].weight.detach().clone())
+        return plain(step)
+
+    recipe = Recipe(epochs=2, batch_size=64, ema=0.6)
+    batches = few_digits.train_batches(64, 0)
+    last = linear()
+    train(last, batches, Recipe(epochs=2, batch_size=64), device=CPU)
+    train(network, batches, recipe, device=CPU, backward=backward)
+    weights.append(last[1].weight.detach())
+    average = weights[0]
+    for number, value in enumerate(weights[1:], start=1):
+        decay = min(0.6, 1 - (1 + number) ** (-2 / 3))
+        average = decay * average + (1 - decay) * value
+    assert torch.allclose(network[1].weight, average, atol=1e-6)
+    assert not torch.allclose(network[1].weight, last[1].weight, atol=1e-6)
+    assert network.training
+
+
+def test_without_averaging_the_last_weights_stay(few_digits: DigitImages) -> None:
+    network, _ = trained(few_digits.train_batches(64, 0), ema=0.0)
+    again, _ = trained(few_digits.train_batches(64, 0))
+    assert torch.equal(network[3].weight, again[3].weight)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("ema", 1.0), ("ema", -0.1), ("checkpoint_seconds", -1.0), ("checkpoint_seconds", math.inf)],
+)
+def test_settings_out_of_range(key: str, value: float) -> None:
+    with pytest.raises(SettingError, match=key):
+        Recipe(**{key: value})  # type: ignore[arg-type]
+
+
+def test_how_often_checkpoints_are_written_is_no_part_of_a_fingerprint() -> None:
+    keys = set(flatten(Recipe(), "recipe"))
+    assert "recipe.checkpoint_seconds" not in keys
+    assert {"recipe.amp", "recipe.channels_last", "recipe.ema"} <= keys
 
 
 def test_evaluate_counts_every_image_alike() -> None:

@@ -2,25 +2,28 @@ import copy
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from octnas.costs import Budget
 from octnas.data.digits import DigitImages
 from octnas.data.images import Data, open_images
 from octnas.data.settings import ImagesSettings
 from octnas.nn.conv import OctaveConv2d
 from octnas.nn.supernet import TrainedSupernet, build, subnet
 from octnas.space import SearchSpace
+from octnas.training.checkpoint import Checkpoints
 from octnas.training.evaluate import evaluate
 from octnas.training.scoring import Scorer, make_scorer
 from octnas.training.settings import Recipe, SupernetSettings
 from octnas.training.supernet import train_supernet
 from tests.data.trees import make_tree, prepared
+from tests.training.resuming import CPU, BrokenOffError, assert_equal_weights, timeless
 from tests.training.small import digits
 
-CPU = torch.device("cpu")
 SETTINGS = SupernetSettings(threads=1, recipe=Recipe(epochs=3, batch_size=32))
 
 
@@ -142,3 +145,50 @@ def test_statistics_come_from_all_classes(
     red, blue = seen[0][:, 0].mean(dim=(1, 2)), seen[0][:, 2].mean(dim=(1, 2))
     assert (red > blue).any()
     assert (red < blue).any()
+
+
+SAMPLINGS = [
+    SupernetSettings(sampling="uniform", by_role=False),
+    SupernetSettings(sampling="by_macs", by_role=True),
+    SupernetSettings(sampling="sandwich", samples=1, by_role=True),
+    SupernetSettings(sampling="learnable", by_role=False),
+]
+
+
+@pytest.mark.parametrize("settings", SAMPLINGS, ids=lambda settings: settings.sampling)
+def test_a_supernet_that_was_broken_off_goes_on(
+    digit_space: SearchSpace, few_digits: DigitImages, tmp_path: Path, settings: SupernetSettings
+) -> None:
+    """Bit for bit, whatever its steps draw; and with averaged weights of all values by role."""
+    recipe = Recipe(epochs=2, batch_size=64, warmup_epochs=0.5, ema=0.9)
+    settings = replace(settings, recipe=recipe)
+    budgets = [Budget("half", digit_space.vanilla_macs // 2)]
+    learned: list[dict[str, Any]] = []
+
+    def run(checkpoints: Checkpoints | None, end: int = -1) -> tuple[torch.nn.Module, Any]:
+        def on_step(number: int) -> None:
+            if number == end:
+                raise BrokenOffError
+
+        return train_supernet(
+            digit_space,
+            few_digits,
+            settings,
+            seed=1,
+            device=CPU,
+            checkpoints=checkpoints,
+            on_step=on_step,
+            budgets=budgets,
+            on_learned=lambda found: learned.append(dict(found)),
+        )
+
+    whole, expected = run(None)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", 0)
+    for end in (3, 5, 9):
+        with pytest.raises(BrokenOffError):
+            run(checkpoints, end)
+    resumed, history = run(checkpoints)
+    assert_equal_weights(whole, resumed)
+    assert timeless(history) == timeless(expected)
+    assert all(found == learned[0] for found in learned)
+    assert len(learned) == (2 if settings.sampling == "learnable" else 0)
