@@ -11,7 +11,8 @@ from octnas.pipeline.records import PARENT, begin_tracking
 from octnas.pipeline.supernet import read_seconds, scorer
 from octnas.pipeline.truth import PART, read_design, trainings
 from octnas.ranking import Ranked, Ranking, regrets, statistics
-from octnas.report.ranking import ranking_text
+from octnas.report.page import write_ranking_page
+from octnas.report.ranking import ranking_text, write_ranking_csv
 from octnas.results import SeedResult
 from octnas.run_directory import read_document, reading, write_json
 from octnas.settings import flatten
@@ -39,9 +40,15 @@ def rank(run: Run) -> None:
     path = run.directory.stage("rank") / RANKING_FILE
     sources = {source: one.to_dict() for source, one in found.items()}
     write_json(path, {"schema": SCHEMA, "sources": sources})
+    write_ranking_csv(found, path.with_suffix(".csv"))
+    write_ranking_page(run.config.name, found, path.with_suffix(".html"))
     run.tracker.metrics(KEY, values, 0)
-    run.tracker.artifact(KEY, path)
+    for suffix in (".json", ".csv", ".html"):
+        run.tracker.artifact(KEY, path.with_suffix(suffix))
     run.tracker.finish(KEY)
+    run.progress.say(f"rank: {path.with_suffix('.html')}")
+    if run.directory.finished("search") is not None:
+        run.progress.say(f"rank: `octnas report {run.directory.path}` puts it into the report")
 
 
 def read_rankings(run: Run) -> dict[str, Ranking]:

@@ -3,6 +3,7 @@
 from octnas.data.image_list import read_summary
 from octnas.front import Front
 from octnas.pipeline.opening import RUN_FILE, Run
+from octnas.pipeline.rank import read_rankings
 from octnas.pipeline.records import (
     PARENT,
     begin_tracking,
@@ -48,6 +49,7 @@ def gather(run: Run) -> ReportData:
         front=Front.of(candidates),
         chosen=read_chosen(run),
         retrained=retrained,
+        rankings=read_rankings(run) if run.directory.finished("rank") else {},
         supernet_history=tuple(history["epochs"]),
         facts=facts(run),
     )

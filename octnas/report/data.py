@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from octnas.costs import Budget
 from octnas.front import Candidate, Front
+from octnas.ranking import Ranking
 from octnas.results import Retrained
 from octnas.space import SearchSpace
 
@@ -22,6 +23,7 @@ class ReportData:
         chosen: the chosen candidate by budget name; its metrics hold ``read_loss``, ``read_top1``
             and ``rank_top1``.
         retrained: networks that were trained alone, searched ones and baselines; may be empty.
+        rankings: the ranking check by source of the scores; empty where there was none.
         supernet_history: per epoch: ``epoch``, ``train_loss``, ``lr``; may be empty.
         facts: shown as they are: data, seeds, device, versions, configuration file.
     """
@@ -33,6 +35,7 @@ class ReportData:
     front: Front
     chosen: Mapping[str, Candidate]
     retrained: tuple[Retrained, ...]
+    rankings: Mapping[str, Ranking]
     supernet_history: tuple[Mapping[str, float], ...]
     facts: Mapping[str, str]
 

@@ -1,11 +1,13 @@
 """The page's tables."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from octnas.costs import low_channels
+from octnas.ranking import Ranking
 from octnas.report.data import ReportData
 from octnas.report.formats import (
+    MINUS,
     format_alpha,
     format_bytes,
     format_count,
@@ -16,6 +18,7 @@ from octnas.report.formats import (
     format_seconds,
     format_top1,
 )
+from octnas.report.ranking import ranking_rows
 from octnas.report.tables import RetrainedRow, retrained_rows
 
 # Of the retrained table's columns, what they are called and whether they hold text.
@@ -53,6 +56,19 @@ def alpha_table(data: ReportData) -> str:
             cells.append(f"{format_alpha(alpha)} ({low} low)")
         rows.append(cells)
     return _table(columns, rows)
+
+
+def ranking_table(rankings: Mapping[str, Ranking]) -> str:
+    """The figures of the ranking check, a column for each source of scores, as HTML."""
+    columns = [("", True), *((f"scores of {source}", True) for source in rankings)]
+    cells: dict[str, dict[str, str]] = {}
+    for source, ranking in rankings.items():
+        for name, value, interval in ranking_rows(ranking):
+            cell = f"{value} ({interval})" if interval else value
+            cells.setdefault(name, {})[source] = cell.replace("-", MINUS)
+    return _table(
+        columns, ([name, *(row.get(s, "–") for s in rankings)] for name, row in cells.items())
+    )
 
 
 def _retrained_cells(row: RetrainedRow) -> Sequence[str]:

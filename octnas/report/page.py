@@ -1,7 +1,7 @@
 """The report: one HTML file that needs nothing else, neither files nor network."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -10,6 +10,7 @@ from string import Template
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from octnas.ranking import Ranking
 from octnas.report.compare import Verdict
 from octnas.report.data import ReportData
 from octnas.report.figures import (
@@ -19,7 +20,10 @@ from octnas.report.figures import (
     retrained_figure,
     training_figure,
 )
-from octnas.report.html_tables import alpha_table, retrained_table
+from octnas.report.html_tables import alpha_table, ranking_table, retrained_table
+from octnas.report.ranking import METHOD as RANKING_METHOD
+from octnas.report.ranking import ranking_basis
+from octnas.report.ranking_figure import RANKING_CAPTION, ranking_figure
 from octnas.report.words import METHOD, Story, headline, searched_what, story
 from octnas.run_directory import write_text
 
@@ -54,10 +58,21 @@ def write_page(data: ReportData, path: Path) -> None:
 
 def page(data: ReportData) -> str:
     """The report as HTML."""
+    parts = (_top(data), _figures(data), _tables(data), _ranking(data.rankings), _facts(data))
+    return _page(data.name, (line for part in parts for line in part))
+
+
+def write_ranking_page(name: str, rankings: Mapping[str, Ranking], path: Path) -> None:
+    """Write the ranking check of an experiment as one HTML file of its own."""
+    heading = f"<h1>{escape(name)}</h1>"
+    write_text(path, _page(f"{name}, ranking", [heading, *_ranking(rankings)]))
+
+
+def _page(title: str, body: Iterable[str]) -> str:
     return Template(_asset("page.html")).substitute(
-        title=escape(f"{data.name} – octnas"),
+        title=escape(f"{title} – octnas"),
         style=_asset("style.css"),
-        body="\n".join([*_top(data), *_figures(data), *_tables(data), *_facts(data)]),
+        body="\n".join(body),
         plotly=get_plotlyjs(),
     )
 
@@ -132,6 +147,18 @@ def _tables(data: ReportData) -> Iterable[str]:
         yield f"<h2>Results of retraining</h2>{retrained_table(data)}"
     if data.chosen:
         yield f"<h2>α of the chosen architectures</h2>{alpha_table(data)}"
+
+
+def _ranking(rankings: Mapping[str, Ranking]) -> Iterable[str]:
+    if not rankings:
+        return
+    yield from _figure(
+        "ranking", "Does the supernet rank?", ranking_figure(rankings), RANKING_CAPTION
+    )
+    for source, ranking in rankings.items():
+        yield _paragraph(f"Scores of {source}: {ranking_basis(ranking)}")
+    yield ranking_table(rankings)
+    yield _paragraph(RANKING_METHOD, "quiet")
 
 
 def _facts(data: ReportData) -> Sequence[str]:

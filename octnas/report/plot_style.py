@@ -19,6 +19,8 @@ TOP = 30  # pixels above a plot: room for the mode bar
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 # The lowest share is still visible on white, the highest on black.
 ALPHA_SCALE = ((0.0, "#e6eef6"), (0.5, "#6fa8dc"), (1.0, "#1f4e8c"))
+# From few to many; every colour is visible on white and on black.
+MACS_SCALE = ((0.0, "#d9a531"), (0.5, "#2fa36b"), (1.0, "#3b6fd1"))
 
 
 def new_figure(x_title: str, y_title: str, top: int = TOP) -> go.Figure:

@@ -1,11 +1,25 @@
 """The ranking check as a table of words and figures."""
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from octnas.ranking import Interval, Ranking
 from octnas.report.formats import plural
+from octnas.run_directory import write_text
 
-# Rows of the table: a figure's name, what it is, and the name of what bounds it.
+COLUMNS = ("source", "figure", "value", "low", "high", "seed_std_points")
+METHOD = (
+    "How it is judged: τ is Kendall’s, the share of pairs that are ranked alike less that of pairs "
+    "that are not. Intervals are of 95 %, over resampled architectures; they do not cover another "
+    "training of the supernet. The noise ceiling is the τ between one half of the seeds and the "
+    "other: the ground truth does not agree with itself better than that, and a score without any "
+    "error would end somewhat above it. Regret is what the architecture of lowest loss has less "
+    "than the best one inside the budget; the best is the best of noisy means, so that even a "
+    "perfect score may have some."
+)
+# Rows of the table: a figure's name, and what it is.
 _ROWS = (
     ("tau_loss", "τ of the loss"),
     ("tau_top1", "τ of the accuracy"),
@@ -35,6 +49,25 @@ def ranking_rows(ranking: Ranking) -> list[tuple[str, str, str]]:
         noise = "" if regret.std is None else f"one seed’s std: {regret.std:.2f} points"
         found.append((of, f"{regret.points:.2f} points", noise))
     return found
+
+
+def write_ranking_csv(rankings: Mapping[str, Ranking], path: Path) -> None:
+    """Write every figure as CSV; numbers in full precision, None as an empty field.
+
+    Columns: ``source`` of the scores, ``figure`` (a name of `octnas.ranking.statistics`, or
+    ``regret_points/BUDGET``), ``value``, ``low`` and ``high`` of the 95 % interval, and for a
+    regret the standard deviation over seeds of one training.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for source, ranking in rankings.items():
+        for name, one in ranking.statistics.items():
+            writer.writerow((source, name, one.value, one.low, one.high, None))
+        for regret in ranking.regrets:
+            name = f"regret_points/{regret.budget}"
+            writer.writerow((source, name, regret.points, None, None, regret.std))
+    write_text(path, text.getvalue())
 
 
 def ranking_text(source: str, ranking: Ranking) -> str:

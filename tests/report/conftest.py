@@ -106,6 +106,7 @@ def make_data(
                 make_retrained(role, values, "" if role == VANILLA else budget)
                 for role, values in top1.items()
             ),
+            rankings={},
             supernet_history=({"epoch": 1, "train_loss": 2.0, "lr": 0.1},),
             facts={"seeds": "0, 1, 2"} if facts is None else facts,
         )
