@@ -12,7 +12,7 @@ Optimization, §17.3), so that the expectation ends at the budget whatever a MAC
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,18 +71,20 @@ class Learner:
             sample[name] = hard + (soft - soft.detach())
         return sample
 
-    def learn(self, loss: Tensor, lr: float) -> None:
+    def learn(self, loss: Tensor, lr: float, average: Callable[[Tensor], None]) -> None:
         """One step of the logits, and one of the multiplier.
 
         Args:
             loss: of a sample.
             lr: of this step.
+            average: replaces a gradient by its mean over the ranks, each of which has its sample.
         """
         violation = expected_macs(self._space, self._shares()) / self.budget.max_macs - 1
         penalty = self.multiplier * violation + self._settings.penalty / 2 * violation**2
         logits = list(self._logits.values())
         grads = torch.autograd.grad(loss.double().cpu() + penalty, logits)
         for value, grad in zip(logits, grads, strict=True):
+            average(grad)
             value.grad = grad
         self._optimizer.param_groups[0]["lr"] = lr
         self._optimizer.step()
@@ -149,7 +151,7 @@ class LearnableSteps:
         learner = self.learners[index]
         if step.number >= self._warmup and turn % self._settings.every == 0:
             self._learn(learner, step)
-        rng = np.random.default_rng((self._seed, step.number, _WEIGHTS))
+        rng = np.random.default_rng((self._seed, step.number, _WEIGHTS, step.rank))
         activate(self._supernet, draw(self._space, learner.probabilities, rng))
         loss = step.criterion(step.forward(step.images), step.labels)
         loss.backward()
@@ -174,7 +176,7 @@ class LearnableSteps:
             # Not before the supernet is on its device.
             self._relaxed = Relaxed(self._supernet)
             self._masks = choice_masks(self._supernet, self._space)
-        rng = np.random.default_rng((self._seed, step.number, _LOGITS))
+        rng = np.random.default_rng((self._seed, step.number, _LOGITS, step.rank))
         done = (step.number - self._warmup) / max(1, self._steps - self._warmup)
         sample = learner.sample(rng, self._temperature(done))
         masks = {
@@ -184,7 +186,9 @@ class LearnableSteps:
         count = len(self._labels)
         some = rng.choice(count, min(count, self._settings.batch_size), replace=False)
         images, labels = (x[some].to(step.images.device) for x in (self._images, self._labels))
-        learner.learn(F.cross_entropy(self._relaxed(images, masks), labels), self._lr(done))
+        learner.learn(
+            F.cross_entropy(self._relaxed(images, masks), labels), self._lr(done), step.average
+        )
 
     def _temperature(self, done: float) -> float:
         """From start to end in equal ratios."""

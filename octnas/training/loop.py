@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from octnas.data.images import Batch, TrainingBatches
 from octnas.errors import SettingError, require
 from octnas.training.checkpoint import Checkpoints, Stateful
-from octnas.training.running import Running, own_randomness
+from octnas.training.ranks import ALONE, Ranks
+from octnas.training.running import Running, own_randomness, seed_step
 from octnas.training.settings import Recipe
 from octnas.training.step import Backward, Step, plain
 
@@ -33,6 +34,7 @@ def train(
     *,
     device: torch.device,
     seed: int = 0,
+    ranks: Ranks = ALONE,
     backward: Backward = plain,
     state: Stateful | None = None,
     checkpoints: Checkpoints | None = None,
@@ -52,6 +54,7 @@ def train(
         device: where to train.
         seed: of torch's generators, from which dropout and stochastic depth draw; the caller's
             random state is left as it was.
+        ranks: this process among those that train together; ``batches`` are its own share.
         backward: what a step does; by default the network as it is learns the labels. What it
             draws must depend on the number of the step alone, or be part of ``state``.
         state: what the steps keep besides the network.
@@ -72,25 +75,29 @@ def train(
         model.to(memory_format=torch.channels_last)
     log = log or _nowhere
     criterion = partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
-    forward = _forward(model, recipe, device)
-    with own_randomness(seed, device):
-        running = _begin(model, recipe, len(batches), device, state)
-        if checkpoints is not None:
-            checkpoints.restore(running)
+    with own_randomness(device):
+        running = _begin(model, recipe, len(batches), device, state, ranks)
+        _restore(running, checkpoints)
         for row in running.history:
             log(row)
+        wrapped, rank = ranks.wrap(model), ranks.part.rank
+        forward, alone = _forward(wrapped, recipe, device), partial(ranks.alone, wrapped)
         written = time.monotonic()
         for images, labels in _rest(batches, recipe.epochs, running.step):
             images, labels = _moved(images, labels, recipe, device)
+            seed_step(seed, running.step, rank, device)
             running.optimizer.zero_grad(set_to_none=True)
-            loss = backward(Step(running.step, images, labels, forward, criterion))
-            running.advance(loss, recipe.clip_grad)
+            step = Step(
+                running.step, images, labels, forward, criterion, rank, alone, ranks.average
+            )
+            running.advance(backward(step), recipe.clip_grad)
             if running.step % len(batches) == 0:
                 running.end_epoch(len(batches))
                 log(running.history[-1])
             if checkpoints is not None and time.monotonic() - written >= checkpoints.seconds:
-                checkpoints.write(running.step, running.state_dict())
                 written = time.monotonic()
+                if ranks.first:
+                    checkpoints.write(running.step, running.state_dict())
     if running.ema is not None:
         model.load_state_dict(running.ema.module.state_dict())
     return running.history
@@ -100,8 +107,25 @@ def _nowhere(_: Mapping[str, float]) -> None:
     """Where rows go that nobody asked for."""
 
 
+def _restore(running: Running, checkpoints: Checkpoints | None) -> None:
+    """Go on from the last checkpoint: rank 0 reads it, so that all go on from the same."""
+    if checkpoints is None:
+        return
+    if running.ranks.first:
+        checkpoints.restore(running)
+    if running.ranks.part.ranks > 1:
+        state = running.ranks.share(running.state_dict())
+        if not running.ranks.first:
+            running.load_state_dict(state)
+
+
 def _begin(
-    model: nn.Module, recipe: Recipe, steps: int, device: torch.device, state: Stateful | None
+    model: nn.Module,
+    recipe: Recipe,
+    steps: int,
+    device: torch.device,
+    state: Stateful | None,
+    ranks: Ranks,
 ) -> Running:
     optimizer = _optimizer(model, recipe)
     return Running(
@@ -113,6 +137,7 @@ def _begin(
         strategy=state,
         device=device,
         total=torch.zeros((), device=device),
+        ranks=ranks,
     )
 
 

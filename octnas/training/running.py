@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from octnas.errors import TrainingError
 from octnas.training.checkpoint import Stateful
+from octnas.training.ranks import Ranks
 
 
 @dataclass
@@ -28,6 +30,7 @@ class Running:
         strategy: what its steps keep besides the network; None for nothing.
         device: where it trains.
         total: sum of the losses of this epoch's steps.
+        ranks: this process among those that train together.
         step: how many steps are done.
         history: a row for each epoch that is done.
         before: seconds that were spent before this process went on.
@@ -41,6 +44,7 @@ class Running:
     strategy: Stateful | None
     device: torch.device
     total: Tensor
+    ranks: Ranks
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     before: float = 0.0
@@ -60,6 +64,7 @@ class Running:
         self.scheduler.step_update(self.step)
         if self.ema is not None:
             self.ema.update(self.model, self.step)
+        self.ranks.average(loss)
         self.total += loss
 
     def end_epoch(self, steps: int) -> None:
@@ -84,7 +89,6 @@ class Running:
 
     def state_dict(self) -> dict[str, Any]:
         """See `Stateful.state_dict`."""
-        cuda = self.device.type == "cuda"
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -95,8 +99,6 @@ class Running:
             "step": self.step,
             "history": self.history,
             "seconds": self.seconds,
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
         }
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
@@ -111,19 +113,23 @@ class Running:
         self.total.copy_(state["total"])
         self.step, self.history = state["step"], state["history"]
         self.before, self.begun = state["seconds"], time.perf_counter()
-        torch.set_rng_state(state["random"])
-        if self.device.type == "cuda" and state["random_cuda"] is not None:
-            torch.cuda.set_rng_state(state["random_cuda"], self.device)
 
 
 @contextmanager
-def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's generators of the CPU and the device by a seed, and as they were afterwards."""
-    cuda = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if cuda else []):
-        # Not `torch.manual_seed`, which seeds other accelerators too, and they would stay so.
-        torch.default_generator.manual_seed(seed)
-        if cuda:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+def own_randomness(device: torch.device) -> Iterator[None]:
+    """Leave torch's generators of the CPU and the device as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
+
+
+def seed_step(seed: int, step: int, rank: int, device: torch.device) -> None:
+    """Torch's generators, from which dropout draws, by the number of the step.
+
+    So there is no state of theirs to be saved, on no rank.
+    """
+    mixed = int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])
+    # Not `torch.manual_seed`, which seeds other accelerators too, and they would stay so.
+    torch.default_generator.manual_seed(mixed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(mixed)

@@ -80,12 +80,14 @@ def sandwich(
         drawn = [draw(step.number * samples + index) for index in range(samples)]
         share = 1 / (1 + len(fixed) + samples)
         targets = _targets(step, original)
-        total, logits = _train(supernet, limit(first, step.number), step, targets, share)
-        if original is None and teacher != "none":
-            targets = logits.softmax(dim=1)
-        for alphas in (*fixed, *drawn):
-            total += _train(supernet, limit(alphas, step.number), step, targets, share)[0]
-        return total
+        *others, last = (limit(alphas, step.number) for alphas in (*fixed, *drawn))
+        with step.alone():
+            total, logits = _train(supernet, limit(first, step.number), step, targets, share)
+            if original is None and teacher != "none":
+                targets = logits.softmax(dim=1)
+            for alphas in others:
+                total += _train(supernet, alphas, step, targets, share)[0]
+        return total + _train(supernet, last, step, targets, share)[0]
 
     return backward
 
@@ -117,6 +119,7 @@ def sampling_steps(
     seed: int,
     steps: int = 0,
     original: Teacher | None = None,
+    rank: int = 0,
 ) -> Backward:
     """The steps that the settings ask for.
 
@@ -127,11 +130,12 @@ def sampling_steps(
         seed: of the draws.
         steps: of the whole training.
         original: the network that the supernet began with, if it teaches.
+        rank: of this process among those that train together.
 
     Raises:
         BudgetError: no architecture lies in the range of MACs.
     """
-    draw = architecture_draw(space, settings, seed)
+    draw = architecture_draw(space, settings, seed, rank)
     warmup = round(settings.alpha_warmup * steps)
     limit = rising_alphas(space, warmup) if warmup else _as_drawn
     if settings.sampling == "sandwich":

@@ -15,6 +15,7 @@ from octnas.space import SearchSpace
 from octnas.training.checkpoint import Checkpoints, Stateful
 from octnas.training.learnable import LearnableSteps
 from octnas.training.loop import Log, train
+from octnas.training.ranks import ALONE, Ranks
 from octnas.training.sampled import Teacher, sampling_steps
 from octnas.training.settings import SupernetSettings
 from octnas.training.step import Step
@@ -27,6 +28,7 @@ def train_supernet(
     *,
     seed: int,
     device: torch.device,
+    ranks: Ranks = ALONE,
     checkpoints: Checkpoints | None = None,
     log: Log | None = None,
     on_step: Callable[[int], None] | None = None,
@@ -41,6 +43,8 @@ def train_supernet(
         settings: sampling and recipe.
         seed: of initialisation, data order and sampling.
         device: where to train.
+        ranks: this process among those that train together; each trains architectures of its own
+            on its share of every batch, of the same MACs where those are drawn first.
         checkpoints: from which the training goes on if it was broken off.
         log: called after every epoch.
         on_step: called with the number of every step, for progress.
@@ -54,7 +58,7 @@ def train_supernet(
         BudgetError: no architecture lies in the range of MACs that is to be sampled.
     """
     supernet = build_supernet(space, seed=seed, by_role=settings.by_role, weights=settings.weights)
-    batches = images.train_batches(settings.recipe.batch_size, seed)
+    batches = images.train_batches(settings.recipe.batch_size, seed, ranks.part)
     learned, total = None, settings.recipe.epochs * len(batches)
     if settings.sampling == "learnable":
         learned = LearnableSteps(
@@ -81,6 +85,7 @@ def train_supernet(
             settings.recipe,
             device=device,
             seed=seed,
+            ranks=ranks,
             backward=backward,
             state=steps if isinstance(steps, Stateful) else None,
             checkpoints=checkpoints,

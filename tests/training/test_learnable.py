@@ -46,7 +46,7 @@ def learn(
     for step in range(steps):
         rng = np.random.default_rng(step)
         rate = settings.lr * (1 + np.cos(np.pi * step / steps)) / 2
-        learner.learn(loss(learner.sample(rng, 1.0)), rate)
+        learner.learn(loss(learner.sample(rng, 1.0)), rate, lambda _: None)
     return learner
 
 

@@ -1,0 +1,98 @@
+"""Starting ranks on this machine, under torch's elastic launcher."""
+
+import contextlib
+import logging
+import os
+import signal
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from octnas.errors import TrainingError
+
+_LOOPBACK = "127.0.0.1"
+# Gloo would look the machine's name up and listen on that address.
+_ENVIRONMENT = {"GLOO_SOCKET_IFNAME": "lo"}
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+
+def launch(function: Callable[..., None], *args: Any, workers: int, restarts: int) -> None:
+    """Call a function in several processes that can meet at ``env://``, and wait for them.
+
+    If one dies, the others are ended and all are started again.
+
+    Args:
+        function: of a module, called with ``args`` in every process; torch's ``RANK`` and
+            ``WORLD_SIZE`` are in the environment.
+        *args: picklable.
+        workers: how many processes.
+        restarts: how often they are started again.
+
+    Raises:
+        TrainingError: they died more often than that; with the reason of the first.
+        KeyboardInterrupt: Ctrl-C.
+    """
+    with tempfile.TemporaryDirectory(prefix="octnas-ranks-") as folder, _quiet(), _signals():
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=workers,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint=f"{_LOOPBACK}:0",
+            local_addr=_LOOPBACK,
+            max_restarts=restarts,
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+        )
+        try:
+            elastic_launch(config, function)(*args)
+        except ChildFailedError as error:
+            raise TrainingError(_reason(error)) from None
+        except SignalException as error:
+            if error.sigval == signal.SIGINT:
+                raise KeyboardInterrupt from None
+            raise SystemExit(128 + int(error.sigval)) from None
+
+
+def _reason(error: ChildFailedError) -> str:
+    rank, failure = error.get_first_failure()
+    message = failure.message
+    if isinstance(message, dict):
+        message = message.get("message", message)
+    # Behind the type stands what it said.
+    said = " ".join(str(message).split()).removeprefix("TrainingError: ")
+    return (
+        f"rank {rank} of the training failed ({said[:500]}); the same command goes on from the "
+        "last checkpoint"
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's log of every restart, and with the environment of the processes."""
+    logger = logging.getLogger("torch.distributed.elastic")
+    level, before = logger.level, {name: os.environ.get(name) for name in _ENVIRONMENT}
+    logger.setLevel(logging.CRITICAL)
+    os.environ.update(_ENVIRONMENT)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """The launcher replaces these handlers."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,95 @@
+"""Several processes that train one network together, each with its own share of every batch.
+
+Torch's DistributedDataParallel averages the gradients. Every weight takes part in every step,
+whatever α the ranks have drawn, so that nothing has to look for unused parameters.
+
+Batch norms are the ranks' own: a step normalises by the statistics of the rank's share of the
+batch, since those of ranks that train other subnets are of other distributions. Running statistics
+are not averaged either: the checkpoint and the result hold those of rank 0, and scoring estimates
+them anew for every architecture.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from octnas.data.order import WHOLE, Part
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together; alone by default.
+
+    Attributes:
+        part: its number, and how many there are.
+    """
+
+    part: Part = field(default=WHOLE)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes and reports."""
+        return self.part.rank == 0
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """A module whose backward pass averages gradients over the ranks."""
+        if self.part.ranks == 1:
+            return model
+        # Statistics of batch norms stay the ranks' own.
+        return DistributedDataParallel(model, broadcast_buffers=False)
+
+    def alone(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Within it, gradients of a wrapped module are summed up on each rank, not averaged.
+
+        The next backward pass outside of it averages the sums.
+        """
+        if isinstance(model, DistributedDataParallel):
+            within: AbstractContextManager[None] = model.no_sync()
+            return within
+        return contextlib.nullcontext()
+
+    def average(self, values: Tensor) -> None:
+        """Replace values by their mean over the ranks."""
+        if self.part.ranks > 1:
+            dist.all_reduce(values)
+            values /= self.part.ranks
+
+    def share(self, value: Any) -> Any:
+        """Rank 0's value, on every rank."""
+        if self.part.ranks == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
+
+
+ALONE = Ranks()
+
+
+@contextlib.contextmanager
+def joined(device: str, *, rank: int, ranks: int, meeting: str) -> Iterator[Ranks]:
+    """Meet the other processes, and leave them at the end.
+
+    Args:
+        device: ``cuda`` for NCCL, a GPU for each rank of a machine; otherwise gloo.
+        rank, ranks: this process among all.
+        meeting: where they meet, torch's ``init_method``: ``env://`` or ``file://PATH``.
+    """
+    cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    dist.init_process_group(
+        "nccl" if cuda else "gloo", init_method=meeting, rank=rank, world_size=ranks
+    )
+    try:
+        yield Ranks(Part(rank, ranks))
+    finally:
+        dist.destroy_process_group()
