@@ -26,7 +26,9 @@ def write_distributions(run: Run, probabilities: Mapping[str, Probabilities]) ->
         "choices": choices,
         "budgets": [distribution.to_dict() for distribution in found],
     }
-    write_json(run.directory.stage("supernet") / DISTRIBUTION_FILE, document)
+    path = run.directory.stage("supernet") / DISTRIBUTION_FILE
+    write_json(path, document)
+    run.tracker.artifact("supernet", path)
     for budget, distribution in zip(run.budgets, found, strict=True):
         off = distribution.expected_macs / budget.max_macs - 1
         run.progress.say(
