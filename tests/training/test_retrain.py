@@ -1,5 +1,7 @@
 import multiprocessing
 import time
+from dataclasses import replace
+from functools import partial
 from multiprocessing.queues import Queue
 from pathlib import Path
 
@@ -7,13 +9,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import octnas.training.retrain as module
 from octnas.data.images import Data, open_images
 from octnas.errors import TrainingError
 from octnas.nn.supernet import build
 from octnas.space import SearchSpace
 from octnas.training.evaluate import evaluate
-from octnas.training.retrain import RESULT_FILE, WEIGHTS_FILE, Training, train_all, train_one
+from octnas.training.retrain import (
+    CHECKPOINTS_FOLDER,
+    RESULT_FILE,
+    WEIGHTS_FILE,
+    Training,
+    train_all,
+    train_one,
+)
 from octnas.training.settings import Recipe, RetrainSettings
+from tests.training.resuming import BrokenOffError, timeless, until
 from tests.training.small import digits
 
 # Digits need no image list.
@@ -62,6 +73,46 @@ def test_finished_trainings_are_not_done_again(digit_space: SearchSpace, tmp_pat
     before = (found[0].folder / RESULT_FILE).stat().st_mtime_ns
     assert run(found, settings) == first
     assert (found[0].folder / RESULT_FILE).stat().st_mtime_ns == before
+
+
+def test_a_training_that_was_broken_off_goes_on(
+    digit_space: SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = RetrainSettings(recipe=replace(RECIPE, checkpoint_seconds=0))
+    whole, broken = (
+        Training(digit_space.uniform(0.5), 3, tmp_path / name) for name in ("whole", "broken")
+    )
+    expected = train_one(whole, DATA, settings, "cpu")
+    for steps in (4, 10, 17):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "train", partial(module.train, backward=until(steps)))
+            with pytest.raises(BrokenOffError):
+                train_one(broken, DATA, settings, "cpu")
+        assert broken.result is None
+        assert len(list((broken.folder / CHECKPOINTS_FOLDER).iterdir())) == 2
+    epochs: list[float] = []
+    found = train_one(broken, DATA, settings, "cpu", lambda _, row: epochs.append(row["epoch"]))
+    assert epochs == [1, 2]
+    assert timeless(found.history) == timeless(expected.history)
+    assert timeless([found.metrics]) == timeless([expected.metrics])
+    weights = [load_file(training.folder / WEIGHTS_FILE) for training in (whole, broken)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    for training in (whole, broken):
+        assert sorted(path.name for path in training.folder.iterdir()) == [
+            RESULT_FILE,
+            WEIGHTS_FILE,
+        ]
+
+
+def test_a_process_that_dies_as_it_finishes_leaves_no_checkpoints(
+    digit_space: SearchSpace, tmp_path: Path
+) -> None:
+    settings = RetrainSettings(workers=1, recipe=RECIPE)
+    found = trainings(digit_space, tmp_path)[:1]
+    run(found, settings)
+    found[0].checkpoints().write(20, {})
+    run(found, settings)
+    assert not (found[0].folder / CHECKPOINTS_FOLDER).exists()
 
 
 @pytest.mark.slow
