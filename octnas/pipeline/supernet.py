@@ -57,6 +57,9 @@ def supernet(run: Run) -> None:
     begin_tracking(run)
     params, anew = flatten(config.supernet, KEY), run.directory.marker("supernet") is None
     run.tracker.start(KEY, "supernet", params=params, parent="experiment", again=anew)
+    if anew:
+        # What is there is of a removal that was broken off, perhaps with other settings.
+        _checkpoints(run).remove()
     history = _train(run, images, device)
     seconds = history[-1]["seconds"]
     write_json(folder / HISTORY_FILE, {"schema": SCHEMA, "epochs": history, "seconds": seconds})
@@ -79,11 +82,16 @@ def _train(run: Run, images: Images, device: torch.device) -> list[dict[str, flo
 
         def on_step(number: int) -> None:
             nonlocal done
+            if not done:
+                # Not before: settings that turn out wrong can be mended without --fresh.
+                _begin(run)
             # A training that goes on begins with a later step.
             bar.advance(number + 1 - done)
             done = number + 1
 
         if config.supernet.workers > 1:
+            # Now: what those processes tell arrives later than their first checkpoint.
+            _begin(run)
             history = _train_together(run, log, on_step)
             on_step(steps - 1)
             return history
@@ -101,6 +109,10 @@ def _train(run: Run, images: Images, device: torch.device) -> list[dict[str, flo
         )
         save_weights(trained, run.directory.stage("supernet") / WEIGHTS_FILE)
         return history
+
+
+def _begin(run: Run) -> None:
+    run.directory.begin("supernet", run.fingerprint("supernet"))
 
 
 def _train_together(run: Run, log: Log, on_step: Callable[[int], None]) -> list[dict[str, float]]:
