@@ -135,6 +135,13 @@ class TestStatistics:
             assert found[name] == Interval(None, None, None)
         assert found["tau_loss"].value is not None
 
+    def test_few_architectures_have_no_interval(self) -> None:
+        """Four that are ranked right would have one of 1 to 1."""
+        entries = [ranked(n, (n / 10, n / 5), loss=-n, macs=-n, narrow=n < 4) for n in range(6)]
+        found = statistics(entries, resamples=20)
+        assert found["slice_loss"] == Interval(1.0, None, None)
+        assert found["tau_loss"] == Interval(1.0, 1.0, 1.0)
+
     def test_without_a_slice_there_is_none(self) -> None:
         entries = [ranked(n, (n / 10,), loss=-n) for n in range(6)]
         assert not any(name.startswith("slice") for name in statistics(entries, resamples=2))

@@ -97,10 +97,14 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.2f}"
+    return "undefined" if value is None else _signed(value)
 
 
 def _interval(one: Interval) -> str:
     if one.low is None or one.high is None:
         return ""
-    return f"{one.low:.2f} to {one.high:.2f}"
+    return f"{_signed(one.low)} to {_signed(one.high)}"
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 2) or 0.0:.2f}"  # no -0.00

@@ -22,7 +22,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 def launch(function: Callable[..., None], *args: Any, workers: int, restarts: int) -> None:
-    """Call a function in several processes that can meet at ``env://``, and wait for them.
+    """Call a function in several processes, and wait for them.
 
     If one dies, the others are ended and all are started again.
 

@@ -10,6 +10,7 @@ them anew for every architecture.
 """
 
 import contextlib
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -22,6 +23,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from octnas.data.order import WHOLE, Part
+
+# Torch 2.15 has given it another name.
+_SYNC_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in inspect.signature(DistributedDataParallel).parameters
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class Ranks:
         if self.part.ranks == 1:
             return model
         # Statistics of batch norms stay the ranks' own.
-        return DistributedDataParallel(model, broadcast_buffers=False)
+        return DistributedDataParallel(model, **{_SYNC_BUFFERS: False})  # type: ignore[arg-type]
 
     def alone(self, model: nn.Module) -> AbstractContextManager[None]:
         """Within it, gradients of a wrapped module are summed up on each rank, not averaged.
@@ -81,7 +89,7 @@ def joined(device: str, *, rank: int, ranks: int, meeting: str) -> Iterator[Rank
     Args:
         device: ``cuda`` for NCCL, a GPU for each rank of a machine; otherwise gloo.
         rank, ranks: this process among all.
-        meeting: where they meet, torch's ``init_method``: ``env://`` or ``file://PATH``.
+        meeting: where they meet, torch's ``init_method``, such as ``file://PATH``.
     """
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if cuda:

@@ -63,8 +63,19 @@ class Together:
 
 def train_elastic_rank(job: SupernetJob) -> None:
     """One process under torch's elastic launcher."""
-    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    train_rank(job, rank, ranks, "env://")
+    train_rank(job, *elastic_place(job.folder))
+
+
+def elastic_place(folder: Path) -> tuple[int, int, str]:
+    """Rank, number of ranks and meeting place of a process under torch's elastic launcher.
+
+    Not torch's ``env://``, whose store keeps the addresses of processes that have died (torch
+    2.15), so that those that are started again would look for them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    attempt = f"{os.environ['TORCHELASTIC_RUN_ID']}-{os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    meeting = f"file://{folder.absolute()}/meeting-{attempt}"
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), meeting
 
 
 def train_rank(job: SupernetJob, rank: int, ranks: int, meeting: str) -> None:

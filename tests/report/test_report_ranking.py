@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from octnas.costs import Budget
-from octnas.ranking import Ranked, Ranking, regrets, statistics
+from octnas.ranking import Interval, Ranked, Ranking, regrets, statistics
 from octnas.report.data import ReportData
 from octnas.report.page import page, write_ranking_page
 from octnas.report.ranking import COLUMNS, ranking_rows, ranking_text, write_ranking_csv
@@ -105,6 +105,13 @@ def test_minus_signs_and_intervals(full: ReportData, rankings: Mapping[str, Rank
     cells = Page(page(replace(full, rankings=rankings))).text("td")
     expected = f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f})".replace("-", "−")
     assert expected in cells
+
+
+def test_there_is_no_negative_zero(full: ReportData) -> None:
+    one = ranking()
+    found = {**one.statistics, "tau_loss": Interval(-0.001, -0.004, -0.0)}
+    rows = dict((name, rest) for name, *rest in ranking_rows(replace(one, statistics=found)))
+    assert rows["τ of the loss"] == ["0.00", "0.00 to 0.00"]
 
 
 def test_sources_of_different_figures_stay_in_their_columns(full: ReportData) -> None:

@@ -1,0 +1,86 @@
+"""What the processes of the tests of ranks do; they import it."""
+
+import os
+import signal
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from octnas.data.images import Batch, open_images
+from octnas.nn.supernet import build_supernet
+from octnas.training.ranks import joined
+from octnas.training.sampled import sampling_steps
+from octnas.training.step import Step
+from octnas.training.together import SupernetJob, elastic_place, train_elastic_rank, train_rank
+
+
+def first_batch(job: SupernetJob, rank: int, ranks: int) -> Batch:
+    from octnas.data.order import Part
+
+    images = open_images(job.data, job.space.input_size)
+    size = job.settings.recipe.batch_size
+    return next(images.train_batches(size, job.seed, Part(rank, ranks)).epoch(0))
+
+
+def gradients_of(job: SupernetJob, folder: Path) -> None:
+    """One backward pass; the averaged gradients of this rank as a file."""
+    torch.set_num_threads(1)
+    rank, ranks, meeting = elastic_place(folder)
+    with joined("cpu", rank=rank, ranks=ranks, meeting=meeting) as together:
+        supernet = build_supernet(job.space, seed=job.seed, by_role=True)
+        wrapped = together.wrap(supernet)
+        backward = sampling_steps(supernet, job.space, job.settings, seed=job.seed, rank=rank)
+        images, labels = first_batch(job, rank, ranks)
+        backward(
+            Step(
+                0,
+                images,
+                labels,
+                wrapped,
+                torch.nn.functional.cross_entropy,
+                rank,
+                lambda: together.alone(wrapped),
+                together.average,
+            )
+        )
+        grads: list[Tensor | None] = [p.grad for p in supernet.parameters()]
+        torch.save(grads, folder / f"rank-{rank}.pt")
+
+
+def dies_once(job: SupernetJob) -> None:
+    """Rank 1 is killed in its first life, when there is a checkpoint to go on from."""
+    flag = job.folder / "died"
+    if os.environ["RANK"] == "1" and not flag.exists():
+        import octnas.training.supernet as module
+
+        real = module.sampling_steps
+
+        def deadly(*args: object, **kwargs: object) -> object:
+            steps = real(*args, **kwargs)  # type: ignore[arg-type]
+
+            def backward(step: Step) -> Tensor:
+                if step.number >= 4 and any(job.checkpoints.folder.glob("*.checkpoint")):
+                    flag.touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return steps(step)
+
+            return backward
+
+        module.sampling_steps = deadly  # type: ignore[assignment]
+    train_elastic_rank(job)
+
+
+def dies_once_under_ray(job: SupernetJob, rank: int, ranks: int, meeting: str) -> None:
+    os.environ["RANK"] = str(rank)
+    flag = job.folder / "died"
+    if rank == 1 and not flag.exists():
+        flag.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    train_rank(job, rank, ranks, meeting)
+
+
+def refuses(job: SupernetJob) -> None:
+    from octnas.errors import DataError
+
+    raise DataError("no images here")
