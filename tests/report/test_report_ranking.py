@@ -110,7 +110,7 @@ def test_minus_signs_and_intervals(full: ReportData, rankings: Mapping[str, Rank
 def test_there_is_no_negative_zero(full: ReportData) -> None:
     one = ranking()
     found = {**one.statistics, "tau_loss": Interval(-0.001, -0.004, -0.0)}
-    rows = dict((name, rest) for name, *rest in ranking_rows(replace(one, statistics=found)))
+    rows = {name: rest for name, *rest in ranking_rows(replace(one, statistics=found))}
     assert rows["τ of the loss"] == ["0.00", "0.00 to 0.00"]
 
 
