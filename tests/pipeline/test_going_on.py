@@ -164,15 +164,17 @@ def test_a_run_that_is_killed_again_and_again_gives_what_it_would_have_given(
     """SIGKILL in the supernet, in the search, and in the retraining, at random moments there."""
     chance = random.Random(0)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
+    killed.mkdir()
     run_stages(open_tiny(whole, *LONG))
     directory = killed / "runs" / "tiny"
     for begun in (
         *("supernet/checkpoints/*", "supernet/checkpoints/*"),
         *("search/outcomes.jsonl", "retrain/*/*/checkpoints/*", "retrain/*/*/checkpoints/*"),
     ):
+        before = set(directory.glob(begun))
         process = start(killed)
         deadline = time.monotonic() + 120
-        while not list(directory.glob(begun)):
+        while not set(directory.glob(begun)) - before:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -194,12 +196,15 @@ def test_a_run_that_is_killed_again_and_again_gives_what_it_would_have_given(
     assert not list(directory.rglob("*.checkpoint"))
 
 
+PROGRAM = "from octnas.cli.main import main; main()"
+
+
 def start(path: Path) -> subprocess.Popen[bytes]:
     settings = (*TINY, *LONG, "tracking.enabled=false")
     changes = [part for setting in settings for part in ("--set", setting)]
     return subprocess.Popen(
-        [sys.executable, "-m", "octnas.cli.main", "run", str(EXPERIMENT), *changes],
-        cwd=path if path.exists() else path.mkdir() or path,
+        [sys.executable, "-c", PROGRAM, "run", str(EXPERIMENT), *changes],
+        cwd=path,
         stdout=subprocess.DEVNULL,
     )
 
