@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import signal
 import tempfile
 import uuid
@@ -16,8 +15,6 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from octnas.errors import TrainingError
 
 _LOOPBACK = "127.0.0.1"
-# Gloo would look the machine's name up and listen on that address.
-_ENVIRONMENT = {"GLOO_SOCKET_IFNAME": "lo"}
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -74,17 +71,14 @@ def _reason(error: ChildFailedError) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's log of every restart, and with the environment of the processes."""
+    """Without torch's log of every restart."""
     logger = logging.getLogger("torch.distributed.elastic")
-    level, before = logger.level, {name: os.environ.get(name) for name in _ENVIRONMENT}
+    level = logger.level
     logger.setLevel(logging.CRITICAL)
-    os.environ.update(_ENVIRONMENT)
     try:
         yield
     finally:
         logger.setLevel(level)
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ them anew for every architecture.
 import contextlib
 import inspect
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -94,6 +95,8 @@ def joined(device: str, *, rank: int, ranks: int, meeting: str) -> Iterator[Rank
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    # Gloo would look the machine's name up and listen on that address; all ranks are on this one.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
     dist.init_process_group(
         "nccl" if cuda else "gloo", init_method=meeting, rank=rank, world_size=ranks
     )

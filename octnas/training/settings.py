@@ -154,6 +154,11 @@ class SupernetSettings:
         known = self.teacher != "original" or bool(self.weights)
         require(known, "teacher", self.teacher, "original only with weights")
         require(0 <= self.alpha_warmup < 1, "alpha_warmup", self.alpha_warmup, "0 to below 1")
+        if self.sampling == "learnable":
+            own = self.teacher != "original"
+            require(own, "teacher", self.teacher, "any but original, with sampling: learnable")
+            level = self.alpha_warmup == 0
+            require(level, "alpha_warmup", self.alpha_warmup, "0 with sampling: learnable")
         require(self.workers >= 1, "workers", self.workers, "1 or more")
         for key in ("threads", "restarts"):
             require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")

@@ -1,0 +1,78 @@
+"""Workers of Ray that meet: all at once, all again if one dies, and failures in one line."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from octnas.cluster.ranks import run_ranks
+from octnas.cluster.start import local_cluster
+from octnas.errors import ClusterError, DataError
+from octnas.training.ranks import joined
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    with local_cluster(2):
+        yield
+
+
+def meet(folder: Path, rank: int, ranks: int, meeting: str) -> None:
+    """Write the mean of the ranks' numbers, as every rank sees it."""
+    with joined("cpu", rank=rank, ranks=ranks, meeting=meeting) as together:
+        mean = torch.tensor([float(rank), 10.0 * rank])
+        together.average(mean)
+        told = together.share({"from": rank})
+        (folder / f"{rank}").write_text(f"{mean.tolist()} {told}")
+
+
+EXPECTED = "[0.5, 5.0] {'from': 0}"
+
+
+def test_needs_ray(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="Ray does not run"):
+        run_ranks(meet, tmp_path, workers=2, restarts=0, folder=tmp_path)
+
+
+@pytest.mark.usefixtures("cluster")
+class TestRanks:
+    def test_they_meet(self, tmp_path: Path) -> None:
+        run_ranks(meet, tmp_path, workers=2, restarts=0, folder=tmp_path / "meeting")
+        assert [(tmp_path / rank).read_text() for rank in "01"] == [EXPECTED] * 2
+        assert list((tmp_path / "meeting").iterdir()) == []
+
+    def test_if_one_dies_all_begin_again(self, tmp_path: Path) -> None:
+        def work(folder: Path, rank: int, ranks: int, meeting: str) -> None:
+            (folder / f"life-{rank}-{os.getpid()}").touch()
+            if rank == 1 and not (folder / "died").exists():
+                (folder / "died").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            meet(folder, rank, ranks, meeting)
+
+        run_ranks(work, tmp_path, workers=2, restarts=1, folder=tmp_path / "meeting")
+        assert [(tmp_path / rank).read_text() for rank in "01"] == [EXPECTED] * 2
+        assert len(list(tmp_path.glob("life-*"))) >= 3
+
+    def test_one_that_keeps_dying_is_one_line(self, tmp_path: Path) -> None:
+        def work(folder: Path, rank: int, ranks: int, meeting: str) -> None:
+            if rank == 1:
+                raise RuntimeError("broken\nhere")
+            meet(folder, rank, ranks, meeting)
+
+        with pytest.raises(ClusterError, match=r"failed \(.*broken here") as caught:
+            run_ranks(work, tmp_path, workers=2, restarts=1, folder=tmp_path)
+        assert "\n" not in str(caught.value)
+
+    def test_a_users_mistake_is_not_tried_again(self, tmp_path: Path) -> None:
+        def work(folder: Path, rank: int, ranks: int, meeting: str) -> None:
+            (folder / f"{rank}-{os.getpid()}").touch()
+            raise DataError("no images")
+
+        with pytest.raises(DataError, match=r"^no images$"):
+            run_ranks(work, tmp_path, workers=2, restarts=3, folder=tmp_path / "meeting")
+        assert 1 <= len(list(tmp_path.glob("[01]-*"))) <= 2
