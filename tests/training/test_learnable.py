@@ -18,7 +18,7 @@ from octnas.levels import CostLevels
 from octnas.nn.supernet import build_supernet
 from octnas.space import SearchSpace
 from octnas.training.learnable import LearnableSteps, Learner
-from octnas.training.settings import LearnableSettings
+from octnas.training.settings import LearnableSettings, SupernetSettings
 from octnas.training.step import Step
 
 SETTINGS = LearnableSettings()
@@ -200,3 +200,15 @@ def test_the_seed_decides(digit_space: SearchSpace, few_digits: DigitImages) -> 
 def test_settings_out_of_range(key: str, value: object) -> None:
     with pytest.raises(SettingError, match=key):
         LearnableSettings(**{key: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("teacher", {"teacher": "original", "weights": "timm"}),
+        ("alpha_warmup", {"alpha_warmup": 0.1}),
+    ],
+)
+def test_what_other_sampling_begins_with_is_refused(key: str, values: dict[str, object]) -> None:
+    with pytest.raises(SettingError, match=rf"{key}: .* sampling: learnable"):
+        SupernetSettings(sampling="learnable", **values)  # type: ignore[arg-type]
