@@ -31,7 +31,11 @@ def bench(
         ),
     ] = "0.125,0.25,0.5,0.75",
     batch: Annotated[
-        str, typer.Option(help="Batch sizes, separated by commas; 64 with --data.")
+        str,
+        typer.Option(
+            help="Batch sizes, separated by commas; 64 with --data, with "
+            "--supernet the experiment's."
+        ),
     ] = BATCHES,
     backends: Annotated[
         str,
@@ -59,10 +63,20 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    supernet: Annotated[
+        Path | None,
+        typer.Option(
+            help="Time the training steps of this experiment's supernet instead, of every "
+            "sampling, against those of the vanilla network; with the first of the batch sizes.",
+            show_default=False,
+        ),
+    ] = None,
     overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Time octave networks and the vanilla one in turns, beside their MACs; or their images."""
+    """Time octave networks and the vanilla one in turns; or their images; or a supernet."""
+    if data is not None and supernet is not None:
+        raise SettingError("supernet", str(supernet), "one of --data and --supernet")
     if data is not None:
         from octnas.cli.bench_data import bench_images
         from octnas.measure.data import DataBenchSettings
@@ -71,11 +85,25 @@ def bench(
             data,
             overrides or (),
             DataBenchSettings(
-                batch_size=_whole_number((_list(batch) or (batch,))[0]) if batch != BATCHES else 64,
+                batch_size=_first_batch(batch) or 64,
                 device=device,
                 precision=precision,
                 threads=threads,
             ),
+            as_json=as_json,
+        )
+        return
+    if supernet is not None:
+        from octnas.cli.bench_supernet import bench_steps
+
+        bench_steps(
+            supernet,
+            overrides or (),
+            batch_size=_first_batch(batch),
+            device=device,
+            precision=precision,
+            threads=threads,
+            repeats=repeats,
             as_json=as_json,
         )
         return
@@ -103,6 +131,11 @@ def bench(
         typer.echo(json.dumps(found.to_dict(), indent=2))
     else:
         _print(found)
+
+
+def _first_batch(batches: str) -> int:
+    """Of the batch sizes; 0 where none are given."""
+    return 0 if batches == BATCHES else _whole_number((_list(batches) or (batches,))[0])
 
 
 def _list(text: str) -> tuple[str, ...]:

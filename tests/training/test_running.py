@@ -234,7 +234,28 @@ def test_randomness_is_the_trainings_own(few_digits: DigitImages) -> None:
 
 def test_randomness_is_given_back_after_an_error() -> None:
     state = torch.get_rng_state()
-    with contextlib.suppress(KeyError), own_randomness(3, CPU):
+    with contextlib.suppress(KeyError), own_randomness(CPU):
         torch.rand(3)
         raise KeyError
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_goes_on_from_the_same_bits(
+    few_digits: DigitImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With kernels that add in one order, also what follows is the same."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    batches, checkpoints = few_digits.train_batches(64, 3), Checkpoints(tmp_path / "c", 0)
+    settings: dict[str, Any] = {"device": torch.device("cuda"), "seed": 5}
+    whole, resumed = network(), network(9)
+    torch.use_deterministic_algorithms(True)
+    try:
+        train(whole, batches, LAST, **settings)
+        with pytest.raises(BrokenOffError):
+            train(network(), batches, LAST, checkpoints=checkpoints, backward=until(7), **settings)
+        train(resumed, batches, LAST, checkpoints=checkpoints, **settings)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_equal_weights(whole, resumed)
