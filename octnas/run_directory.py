@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from octnas.errors import RunDirectoryError
 
 SCHEMA = 1
 MARKER = "stage.json"
+_FORGOTTEN = ".forgotten-"
 
 # Each stage with those that it builds on, in the order of a run.
 STAGES: Mapping[str, tuple[str, ...]] = {
@@ -185,11 +187,12 @@ class RunDirectory:
         """Remove a stage's results and those of the stages that depend on it; their names."""
         gone = list(dependents(stage))
         for name in reversed(gone):
-            # First, so that what is left of a removal that was broken off is not taken for whole.
-            (self.stage(name) / MARKER).unlink(missing_ok=True)
-        for name in gone:
+            # Out of the way in one step, so that what is left of a removal that was broken off is
+            # not gone on with.
             if self.stage(name).exists():
-                shutil.rmtree(self.stage(name))
+                self.stage(name).rename(self.path / f"{_FORGOTTEN}{name}-{uuid.uuid4().hex}")
+        for folder in self.path.glob(f"{_FORGOTTEN}*"):
+            shutil.rmtree(folder)
         return gone
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,16 @@ def test_the_marker_is_what_the_format_says(directory: RunDirectory) -> None:
 
 def test_digests_depend_on_content_alone() -> None:
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 1, "b": 3})
+
+
+def test_a_removal_that_is_broken_off_leaves_nothing_to_go_on_with(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_json(directory.stage("retrain") / "plan.json", {})
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            directory.forget("retrain")
+    assert not directory.stage("retrain").exists()
+    directory.forget("retrain")
+    assert not [path for path in directory.path.iterdir() if path.name.startswith(".")]
