@@ -1,7 +1,8 @@
 """Steps of a supernet that learn a distribution over α for each budget beside the weights.
 
-Per budget and site there are logits of the choices. A step trains the weights on one architecture
-drawn from one budget's distribution. Every few steps the logits then learn, from images that the
+Per budget and site there are logits of the choices. A step trains the weights on one architecture,
+drawn from one budget's distribution or, so that weights do not come to know only what was found
+good early, from all architectures. Every few steps the logits then learn, from images that the
 weights never see, with one hard sample (straight-through Gumbel softmax, arXiv 1611.01144, §2) of
 the network in `octnas.nn.relaxation`, by the augmented Lagrangian
 
@@ -30,7 +31,7 @@ from octnas.training.settings import LearnableSettings
 from octnas.training.step import Step
 
 # Streams of random numbers of one step.
-_WEIGHTS, _LOGITS = 0, 1
+_WEIGHTS, _LOGITS, _EXPLORES = 0, 1, 2
 
 
 class Learner:
@@ -121,6 +122,7 @@ class LearnableSteps:
         budgets: one distribution is learned for each.
         images: the logits learn on the rank part, which is held in memory.
         settings: how.
+        explore: α by site for the number of a step that draws from no distribution.
         seed: of all draws.
         steps: of the whole training.
     """
@@ -133,12 +135,13 @@ class LearnableSteps:
         images: Images,
         settings: LearnableSettings,
         *,
+        explore: Callable[[int], Mapping[str, float]],
         seed: int,
         steps: int,
     ) -> None:
         self.learners = [Learner(space, budget, settings) for budget in budgets]
         self._supernet, self._space, self._settings = supernet, space, settings
-        self._seed, self._steps = seed, steps
+        self._explore, self._seed, self._steps = explore, seed, steps
         self._warmup = math.ceil(settings.warmup * steps)
         parts = zip(*images.batches("rank", settings.batch_size), strict=True)
         self._images, self._labels = (torch.cat([x.cpu() for x in part]) for part in parts)
@@ -151,8 +154,7 @@ class LearnableSteps:
         learner = self.learners[index]
         if step.number >= self._warmup and turn % self._settings.every == 0:
             self._learn(learner, step)
-        rng = np.random.default_rng((self._seed, step.number, _WEIGHTS, step.rank))
-        activate(self._supernet, draw(self._space, learner.probabilities, rng))
+        activate(self._supernet, self._draw(learner, step))
         loss = step.criterion(step.forward(step.images), step.labels)
         loss.backward()
         return loss.detach()
@@ -170,6 +172,14 @@ class LearnableSteps:
         """Go on from what `state_dict` gave."""
         for learner in self.learners:
             learner.load_state_dict(state[learner.budget.name])
+
+    def _draw(self, learner: Learner, step: Step) -> Mapping[str, float]:
+        """What the weights are trained on; all ranks explore, or none."""
+        chance = np.random.default_rng((self._seed, step.number, _EXPLORES)).random()
+        if chance < self._settings.explore:
+            return self._explore(step.number)
+        rng = np.random.default_rng((self._seed, step.number, _WEIGHTS, step.rank))
+        return draw(self._space, learner.probabilities, rng)
 
     def _learn(self, learner: Learner, step: Step) -> None:
         if self._relaxed is None:

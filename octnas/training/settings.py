@@ -75,6 +75,8 @@ class LearnableSettings:
     """How distributions over α are learned beside the weights, see `octnas.training.learnable`.
 
     Attributes:
+        explore: share of the steps that train the weights on an architecture by MACs instead of
+            one from a distribution, so that all choices go on being judged fairly.
         warmup: share of the training in which the weights learn alone.
         every: of so many steps of a budget, one is followed by a step of its logits.
         batch_size: images of the rank part in such a step.
@@ -84,6 +86,7 @@ class LearnableSettings:
         multiplier_lr: η, by which the price λ of the budget follows that share.
     """
 
+    explore: float = 0.5
     warmup: float = 0.25
     every: int = 1
     batch_size: int = 64
@@ -93,6 +96,7 @@ class LearnableSettings:
     multiplier_lr: float = 0.5
 
     def __post_init__(self) -> None:
+        require(0 <= self.explore <= 1, "explore", self.explore, "0 to 1")
         require(0 <= self.warmup < 1, "warmup", self.warmup, "0 to below 1")
         require(self.every >= 1, "every", self.every, "1 or more")
         require(self.batch_size >= 2, "batch_size", self.batch_size, "2 or more")
@@ -113,7 +117,7 @@ class SupernetSettings:
             ``sandwich`` trains the dearest, the cheapest and ``samples`` of those by MACs at every
             step (Yu and Huang, arXiv 1903.05134); ``learnable`` draws from a distribution for
             each budget that is learned beside the weights.
-        macs: the range of ``by_macs`` and ``sandwich``, as shares of the vanilla network's MACs.
+        macs: the range of what is drawn by MACs, as shares of the vanilla network's MACs.
         samples: architectures by MACs in a step of ``sandwich``.
         teacher: whose output the others of a ``sandwich`` step learn from: ``dearest``, a number
             for the architecture of that uniform α, or ``none`` for the labels. ``original``: all

@@ -16,7 +16,7 @@ from octnas.training.checkpoint import Checkpoints, Stateful
 from octnas.training.learnable import LearnableSteps
 from octnas.training.loop import Log, train
 from octnas.training.ranks import ALONE, Ranks
-from octnas.training.sampled import Teacher, sampling_steps
+from octnas.training.sampled import Teacher, architecture_draw, sampling_steps
 from octnas.training.settings import SupernetSettings
 from octnas.training.step import Step
 
@@ -62,7 +62,14 @@ def train_supernet(
     learned, total = None, settings.recipe.epochs * len(batches)
     if settings.sampling == "learnable":
         learned = LearnableSteps(
-            supernet, space, budgets, images, settings.learnable, seed=seed, steps=total
+            supernet,
+            space,
+            budgets,
+            images,
+            settings.learnable,
+            explore=architecture_draw(space, settings, seed, ranks.part.rank),
+            seed=seed,
+            steps=total,
         )
     steps = learned or sampling_steps(
         supernet,
@@ -71,6 +78,7 @@ def train_supernet(
         seed=seed,
         steps=total,
         original=_original(space, settings, device),
+        rank=ranks.part.rank,
     )
 
     def backward(step: Step) -> Tensor:

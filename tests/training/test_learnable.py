@@ -18,6 +18,7 @@ from octnas.levels import CostLevels
 from octnas.nn.supernet import build_supernet
 from octnas.space import SearchSpace
 from octnas.training.learnable import LearnableSteps, Learner
+from octnas.training.sampled import architecture_draw
 from octnas.training.settings import LearnableSettings, SupernetSettings
 from octnas.training.step import Step
 
@@ -103,7 +104,10 @@ def make(
 ) -> tuple[nn.Module, LearnableSteps]:
     supernet = build_supernet(space, seed=0, by_role=True).train()
     budgets = [budget_of(space, share) for share in SHARES]
-    return supernet, LearnableSteps(supernet, space, budgets, images, settings, seed=seed, steps=24)
+    explore = architecture_draw(space, SupernetSettings(), seed)
+    return supernet, LearnableSteps(
+        supernet, space, budgets, images, settings, explore=explore, seed=seed, steps=24
+    )
 
 
 def advance(
@@ -140,6 +144,21 @@ def test_each_budget_has_its_turn_after_the_warm_up(
     names = [f"{share}" for share in SHARES]
     expected = [[names[n % 3]] if n >= 6 and n // 3 % 2 == 0 else [] for n in range(24)]
     assert learned == expected
+
+
+@pytest.mark.parametrize(("explore", "share"), [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0)])
+def test_a_share_of_the_steps_explores(
+    digit_space: SearchSpace, few_digits: DigitImages, explore: float, share: float
+) -> None:
+    """The others draw from the distribution of their budget."""
+    _, steps = make(digit_space, few_digits, replace(QUICK, explore=explore))
+    wide = architecture_draw(digit_space, SupernetSettings(), 0)
+    some, labels = next(few_digits.train_batches(16, 0).epoch(0))
+    found = 0
+    for number in range(200):
+        step = Step(number, some, labels, nn.Identity(), F.cross_entropy)
+        found += steps._draw(steps.learners[0], step) == wide(number)
+    assert found / 200 == pytest.approx(share, abs=0.1)
 
 
 def test_weights_and_logits_learn_from_disjoint_parts(
@@ -195,7 +214,14 @@ def test_the_seed_decides(digit_space: SearchSpace, few_digits: DigitImages) -> 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("warmup", 1.0), ("every", 0), ("lr", 0.0), ("temperature", (1.0, 0.0)), ("penalty", -1.0)],
+    [
+        ("explore", 1.5),
+        ("warmup", 1.0),
+        ("every", 0),
+        ("lr", 0.0),
+        ("temperature", (1.0, 0.0)),
+        ("penalty", -1.0),
+    ],
 )
 def test_settings_out_of_range(key: str, value: object) -> None:
     with pytest.raises(SettingError, match=key):
