@@ -41,6 +41,8 @@ def ranking_figure(rankings: Mapping[str, Ranking]) -> go.Figure | None:
     figure.update_layout(
         coloraxis={"colorscale": MACS_SCALE, "colorbar": {**scale, "title": {"text": "MACs"}}}
     )
+    # Losses differ by factors: those that cannot see fine detail would press all others together.
+    figure.update_xaxes(type="log", nticks=8)
     ring = {"color": ROLE_COLOURS[SEARCHED], "width": 2}
     spread = [one for one in ranking.architectures if not one.narrow]
     narrow = [one for one in ranking.architectures if one.narrow]
