@@ -54,7 +54,13 @@ def bench(
     channel_multiple: Annotated[
         int, typer.Option(help="Round low channels down to a multiple of this.", min=1)
     ] = 1,
-    repeats: Annotated[int, typer.Option(help="How often each network is timed.")] = 20,
+    repeats: Annotated[
+        int | None,
+        typer.Option(
+            help="How often each network is timed; by default 20 times, and 7 with --data.",
+            show_default=False,
+        ),
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -89,6 +95,7 @@ def bench(
                 device=device,
                 precision=precision,
                 threads=threads,
+                repeats=7 if repeats is None else repeats,
             ),
             as_json=as_json,
         )
@@ -103,7 +110,7 @@ def bench(
             device=device,
             precision=precision,
             threads=threads,
-            repeats=repeats,
+            repeats=20 if repeats is None else repeats,
             as_json=as_json,
         )
         return
@@ -124,7 +131,7 @@ def bench(
         device=device,
         precision=precision,
         threads=threads,
-        repeats=repeats,
+        repeats=20 if repeats is None else repeats,
     )
     found = run_bench(settings, log=lambda line: typer.echo(line, err=True))
     if as_json:

@@ -16,7 +16,7 @@ from octnas.data.images import Data, TrainingBatches, open_images
 from octnas.data.prepare import prepare_images
 from octnas.data.settings import ImagesSettings
 from octnas.device import cpu_threads
-from octnas.errors import MeasureError
+from octnas.errors import MeasureError, require
 from octnas.measure.backends import check_device, sgd_step, wait
 from octnas.measure.timing import Ratio, compare, spread, take_turns
 from octnas.nn.supernet import build
@@ -48,6 +48,9 @@ class DataBenchSettings:
     threads: int = 0
     batches: int = 32
     repeats: int = 7
+
+    def __post_init__(self) -> None:
+        require(self.repeats >= 6, "repeats", self.repeats, "6 or more")
 
 
 @dataclass(frozen=True)
