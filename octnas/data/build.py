@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from octnas.data.cache import Cache, Found
-from octnas.data.decode import BrokenImageError, read_rgb
+from octnas.data.cache import Cache, Found, Images
+from octnas.data.decode import BrokenImageError, pixel_digest, read_rgb
 from octnas.data.sources import Reader, StreamReader
 from octnas.errors import DataError
 from octnas.progress import Progress
@@ -24,6 +24,7 @@ def build(
     workers: int,
     progress: Progress,
     title: str = "images",
+    digests: Sequence[str] = (),
 ) -> None:
     """Make a cache whole; other processes may be doing the same.
 
@@ -33,9 +34,13 @@ def build(
         reader: opens them.
         workers: processes that decode; 0 for this one.
         progress: shows the shards.
+        title: of the bar.
+        digests: that the images must have, by position; where empty, or without any, each is
+            taken as it is. A shard with another image is not written, so that whoever comes later
+            is refused too.
 
     Raises:
-        DataError: the disk is full or too small for what is missing.
+        DataError: the disk is full or too small for what is missing, or an image is another.
     """
     if not (missing := cache.missing()):
         return
@@ -43,10 +48,10 @@ def build(
     with progress.bar(title, cache.shards) as bar:
         bar.advance(cache.shards - len(missing))
         if isinstance(reader, StreamReader):
-            for shard in _fill_from_stream(cache, names, reader, missing):
+            for shard in _fill_from_stream(cache, names, reader, missing, digests):
                 bar.advance(note=f"shard {shard}")
             return
-        work = _Shards(cache, names, reader)
+        work = _Shards(cache, names, reader, digests)
         # Several processes begin in different places, and so seldom meet.
         random.Random(f"{os.uname().nodename} {os.getpid()}").shuffle(missing)  # noqa: S311
         while missing:
@@ -101,12 +106,17 @@ class _Shards(Dataset[bool | str]):
     cache: Cache
     names: Sequence[str]
     reader: Reader
+    digests: Sequence[str]
 
     def __getitem__(self, shard: int) -> bool | str:
         if not self.cache.claim(shard):
             return False
+
+        def read(position: int) -> Image.Image:
+            return self.reader.read(self.names[position])
+
         try:
-            self.cache.fill(shard, lambda position: self.reader.read(self.names[position]))
+            self.cache.fill(shard, _as_listed(read, self.names, self.digests))
         except DataError as error:
             return str(error)
         return True
@@ -134,19 +144,48 @@ class _Shards(Dataset[bool | str]):
 
 
 def _fill_from_stream(
-    cache: Cache, names: Sequence[str], reader: StreamReader, missing: Sequence[int]
+    cache: Cache,
+    names: Sequence[str],
+    reader: StreamReader,
+    missing: Sequence[int],
+    digests: Sequence[str],
 ) -> Iterator[int]:
     """Fill shards in order, from images that come in order."""
     stream = _named(names, reader)
+    images = _as_listed(lambda _: read_rgb(next(stream)), names, digests)
     for shard in range(cache.shards):
         if shard in cache.missing():
             # Images of a shard are asked for in order; many would not fit into memory.
-            cache.fill(shard, lambda _: read_rgb(next(stream)))
+            cache.fill(shard, images)
         else:
             for _ in cache.positions(shard):
                 next(stream)
         if shard in missing:
             yield shard
+
+
+def _as_listed(images: Images, names: Sequence[str], digests: Sequence[str]) -> Images:
+    """The same images, each refused if it is not the one that a list has."""
+    if not digests:
+        return images
+
+    def checked(position: int) -> Image.Image:
+        wanted, reason = digests[position], ""
+        try:
+            image = images(position)
+        except BrokenImageError as error:
+            if not wanted:
+                raise
+            reason = f" ({error})"
+        else:
+            if not wanted or pixel_digest(image) == wanted:
+                return image
+        raise DataError(
+            f"{names[position]}: differs from the image that the experiment began with{reason}; "
+            "restore it below data.root, or begin anew with --fresh data"
+        )
+
+    return checked
 
 
 def _named(names: Sequence[str], reader: StreamReader) -> Iterator[Image.Image]:

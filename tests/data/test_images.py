@@ -139,16 +139,33 @@ def test_mixed_labels_are_shares_of_classes(either: ImagesSettings, tmp_path: Pa
     assert ((labels > 0.01) & (labels < 0.99)).any()
 
 
-def test_a_changed_image_is_noticed(settings: ImagesSettings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_changed_image_is_noticed(
+    settings: ImagesSettings, tmp_path: Path, workers: int
+) -> None:
     """On a node without the cache whose images are not those of the list."""
+    settings = replace(settings, workers=workers)
     cache = CacheSettings(enabled=True, folder=str(tmp_path / "cache"))
     root = make_tree(tmp_path / "tree")
     changed = replace(settings, root=str(root), cache=cache)
     data = prepared(changed, tmp_path / "data", SIZE)
+    content = (root / "val/red/0.jpeg").read_bytes()
     (root / "val/red/0.jpeg").write_bytes((root / "val/red/1.jpeg").read_bytes())
     elsewhere = replace(changed, cache=replace(cache, folder=str(tmp_path / "other")))
-    with pytest.raises(DataError, match=r"val/red/0.jpeg: differs from the image"):
+    # Each time: what was refused once is not found to be there the next time.
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"val/red/0.jpeg: differs from the image"):
+            open_images(replace(data, settings=elsewhere), SIZE)
+    (root / "val/red/0.jpeg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"0.jpeg: differs from .* began with \(no image"):
         open_images(replace(data, settings=elsewhere), SIZE)
+    (root / "val/red/0.jpeg").write_bytes(content)
+    restored = open_images(replace(data, settings=elsewhere), SIZE)
+    found, expected = (
+        torch.cat([pixels for pixels, _ in images.batches("val", 8)])
+        for images in (restored, open_images(data, SIZE))
+    )
+    assert torch.equal(found, expected)
 
 
 def test_an_image_that_is_gone_is_named(settings: ImagesSettings, tmp_path: Path) -> None:
