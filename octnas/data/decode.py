@@ -13,6 +13,10 @@ _DIGEST_BYTES = 16
 # Pillow names 16-bit images so; the other modes it converts to RGB as they look.
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
+# Sides of an image may differ so much. Networks get it with its shorter side at a length: of a
+# line of 60,000 pixels, in a file of 200 bytes, 256 rows would take twelve gigabytes.
+_LONGEST = 100
+
 
 class BrokenImageError(Exception):
     """An image that cannot be used; the text is the reason."""
@@ -25,8 +29,8 @@ def read_rgb(source: Path | IO[bytes] | Image.Image) -> Image.Image:
     EXIF orientation is not applied, as torchvision does it.
 
     Raises:
-        BrokenImageError: it is no image, is cut off, cannot be read, or is so large that Pillow
-            takes it for a decompression bomb.
+        BrokenImageError: it is no image, is cut off, cannot be read, or is a decompression bomb:
+            so large that Pillow takes it for one, or so narrow that resizing makes one of it.
     """
     try:
         with warnings.catch_warnings():
@@ -35,7 +39,9 @@ def read_rgb(source: Path | IO[bytes] | Image.Image) -> Image.Image:
             # Damaged metadata does no harm to pixels.
             warnings.simplefilter("ignore", UserWarning)
             if isinstance(source, Image.Image):
-                _check_size(source)
+                # Pillow looks at the size of what it opens; shards come opened.
+                if Image.MAX_IMAGE_PIXELS and math.prod(source.size) > Image.MAX_IMAGE_PIXELS:
+                    raise Image.DecompressionBombError
                 return _to_rgb(source)
             if isinstance(source, Path) and source.exists() and not source.is_file():
                 # Opening a pipe would wait for whoever writes to it.
@@ -61,13 +67,12 @@ def broken(error: Exception) -> BrokenImageError:
     return BrokenImageError(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
-def _check_size(image: Image.Image) -> None:
-    """Pillow looks at the size of what it opens; shards come opened."""
-    if Image.MAX_IMAGE_PIXELS and math.prod(image.size) > Image.MAX_IMAGE_PIXELS:
-        raise Image.DecompressionBombError
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if max(image.size) > _LONGEST * min(image.size):
+        raise BrokenImageError(
+            f"{image.width}×{image.height} pixels, more than {_LONGEST} times as long as wide: "
+            "once it is resized, a decompression bomb"
+        )
     if image.mode in _SIXTEEN_BITS:
         values = np.asarray(image).astype(np.float64) / 257
         image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))

@@ -86,6 +86,19 @@ def test_a_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert "decompression bomb" in broken(tmp_path / "x.png")
 
 
+@pytest.mark.parametrize("size", [(60_000, 1), (1, 101), (203, 2)])
+def test_a_line_becomes_a_bomb_when_it_is_resized(tmp_path: Path, size: tuple[int, int]) -> None:
+    """Its shorter side is brought to that of the others; refused before it is decoded."""
+    Image.new("L", size).save(tmp_path / "x.png")
+    width, height = size
+    expected = f"{width}×{height} pixels, more than 100 times as long as wide"
+    assert broken(tmp_path / "x.png").startswith(expected)
+    with pytest.raises(BrokenImageError, match="decompression bomb"):
+        read_rgb(Image.new("L", size))
+    Image.new("L", (100, 1)).save(tmp_path / "x.png")
+    assert read_rgb(tmp_path / "x.png").size == (100, 1)
+
+
 def test_a_digest_is_of_pixels_and_size(tmp_path: Path) -> None:
     picture = Image.fromarray(PIXELS)
     picture.save(tmp_path / "a.png")
