@@ -1,7 +1,7 @@
 """The settings of data, without torch, so that a config is checked in no time."""
 
 from dataclasses import dataclass, field
-from math import inf
+from math import inf, isfinite
 from typing import Literal, get_args
 
 from octnas.errors import require, require_seed
@@ -128,7 +128,7 @@ class ImagesSettings:
             ``cifar100`` (torchvision's), or ``timm`` (shards, by timm's own readers).
         root: folder of the data; for ``hfds/``, where the library makes copies under locks of its
             own: better a disk of the node than a network's.
-        name: of a timm data set, such as ``wds/`` or ``hfds/PATH``.
+        name: of a timm data set: ``wds/`` or ``hfds/PATH``.
         train, val: names of the two splits; for ``folder``, of the folders below ``root``.
         download: whether what is missing may be fetched from the network.
         rank_per_class, read_per_class: images of each class that are taken from the training
@@ -165,12 +165,18 @@ class ImagesSettings:
         for key in ("rank_per_class", "read_per_class"):
             require(getattr(self, key) > 0, key, getattr(self, key), "1 or more")
         require_seed("seed", self.seed)
-        require(0 < self.crop_pct <= 1, "crop_pct", self.crop_pct, "above 0, at most 1")
-        require(min(self.std) > 0, "std", self.std, "numbers above 0")
+        # Evaluation resizes images to the side of its crop over this, before it crops.
+        require(0.1 <= self.crop_pct <= 1, "crop_pct", self.crop_pct, "0.1 to 1")
+        require(all(map(isfinite, self.mean)), "mean", self.mean, "finite numbers")
+        # `min` would pass over what is no number.
+        above = all(0 < value < inf for value in self.std)
+        require(above, "std", self.std, "finite numbers above 0")
         require(self.workers >= 0, "workers", self.workers, "0 or more")
         timm = self.source == "timm"
-        fits = self.name.startswith(("wds/", "hfds/")) if timm else not self.name
-        allowed = "such as wds/ or hfds/PATH" if timm else f"'' with source {self.source}"
+        # timm finds WebDataset shards by the root alone.
+        named = self.name == "wds/" or self.name.removeprefix("hfds/") not in ("", self.name)
+        fits = named if timm else not self.name
+        allowed = "wds/, in root, or hfds/PATH" if timm else f"'' with source {self.source}"
         require(fits, "name", self.name, allowed)
         can = not self.download or self.source in DOWNLOADED or self.name.startswith("hfds/")
         allowed = f"true only with source {', '.join(DOWNLOADED)} and timm's hfds/"
