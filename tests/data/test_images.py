@@ -140,9 +140,7 @@ def test_mixed_labels_are_shares_of_classes(either: ImagesSettings, tmp_path: Pa
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_changed_image_is_noticed(
-    settings: ImagesSettings, tmp_path: Path, workers: int
-) -> None:
+def test_a_changed_image_is_noticed(settings: ImagesSettings, tmp_path: Path, workers: int) -> None:
     """On a node without the cache whose images are not those of the list."""
     settings = replace(settings, workers=workers)
     cache = CacheSettings(enabled=True, folder=str(tmp_path / "cache"))
