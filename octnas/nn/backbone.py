@@ -1,5 +1,6 @@
 """timm models by name, the plain networks that octave networks are made from."""
 
+import struct
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,6 +17,20 @@ from octnas.errors import SettingError
 
 PRETRAINED = "timm"
 """In the place of a file of weights: those that timm has for the model."""
+
+# What torch, safetensors and timm raise over a file that holds something else, or nothing whole.
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    EOFError,
+    UnpicklingError,
+    SafetensorError,
+    struct.error,
+)
 
 
 def create_backbone(
@@ -75,8 +90,8 @@ def load_pretrained_weights(model: nn.Module, weights: str) -> None:
             num_classes=head.weight.shape[0],
             in_chans=first.weight.shape[1],
         )
-    except (OSError, RuntimeError, KeyError, UnpicklingError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise SettingError("weights", weights, f"{allowed} ({reason})") from None
 
 
@@ -89,7 +104,9 @@ def _from_file(model: nn.Module, known: Mapping[str, Any], path: str) -> dict[st
     needed = {name for name in model.state_dict() if not name.endswith("num_batches_tracked")}
     # timm takes what there is where the classifier is another one.
     if absent := sorted(needed - set(state)):
-        raise KeyError(f"{len(absent)} weights are missing, such as {absent[0]}")
+        raise LookupError(f"{len(absent)} weights are missing, such as {absent[0]}")
+    if not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise TypeError("not all that it holds are tensors")
     return {**known, "state_dict": state, "num_classes": state[head].shape[0]}
 
 

@@ -43,6 +43,10 @@ def test_a_classifier_of_other_classes_and_other_images(
     assert torch.equal(found["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"])
 
 
+def names() -> list[str]:
+    return list(create_backbone("resnet18", ARGS).state_dict())
+
+
 class Evil:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return (eval, ("open('/tmp/octnas-evil', 'w')",))
@@ -56,6 +60,11 @@ class Evil:
         (lambda path: torch.save({"fc.weight": torch.zeros(10, 512)}, path), "missing, such as"),
         (lambda path: torch.save({"model": Evil()}, path), "weights_only"),
         (lambda path: path.write_bytes(pickle.dumps(Evil(), protocol=2)), "weights_only"),
+        (lambda path: path.write_bytes(b""), "EOFError|Ran out of input"),
+        (lambda path: path.write_bytes(b"junk"), ""),
+        (lambda path: path.write_bytes(b"\x80\x02X\x01\x00\x00\x00\xe5q\x00."), ""),
+        (lambda path: torch.save([1, 2], path), ""),
+        (lambda path: torch.save(dict.fromkeys(names(), 1.0), path), "not all .* are tensors"),
     ],
 )
 def test_what_holds_no_weights_is_refused(tmp_path: Path, write: object, reason: str) -> None:
