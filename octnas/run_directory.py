@@ -183,9 +183,19 @@ class RunDirectory:
         document = {"schema": SCHEMA, "stage": stage, "finished": finished}
         write_json(self.stage(stage) / MARKER, {**document, "fingerprint": dict(fingerprint)})
 
+    def _bases(self, stage: str) -> set[str]:
+        """What a stage builds on: always, or, as its marker says, with its settings."""
+        try:
+            marker = self.marker(stage) or {"fingerprint": {}}
+        except RunDirectoryError:
+            # A stage whose marker is spoilt must be one that can be done anew.
+            marker = {"fingerprint": {}}
+        inputs = (key.partition("input.")[2] for key in marker["fingerprint"])
+        return {*STAGES[stage], *filter(None, inputs)}
+
     def forget(self, stage: str) -> list[str]:
         """Remove a stage's results and those of the stages that depend on it; their names."""
-        gone = list(dependents(stage))
+        gone = list(dependents(stage, {name: self._bases(name) for name in STAGES}))
         for name in reversed(gone):
             # Out of the way in one step, so that what is left of a removal that was broken off is
             # not gone on with.
@@ -196,10 +206,10 @@ class RunDirectory:
         return gone
 
 
-def dependents(stage: str) -> Iterable[str]:
+def dependents(stage: str, stages: Mapping[str, Iterable[str]] = STAGES) -> Iterable[str]:
     """A stage and all that build on it, in the order of a run."""
     found = {stage}
-    for name, bases in STAGES.items():
+    for name, bases in stages.items():
         if found.intersection(bases):
             found.add(name)
     return [name for name in STAGES if name in found]
