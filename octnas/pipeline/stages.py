@@ -38,6 +38,10 @@ def run_stages(run: Run, stages: Sequence[str] = WHOLE_RUN) -> None:
         RunDirectoryError: a stage builds on one that is not finished.
         ConfigError: a setting that turns out to be wrong, with its file and line.
     """
+    for stage in stages:
+        if (shared := run.directory_of(stage)) is not run.directory:
+            # Now, and not after the hours of an own stage before it.
+            _check_shared(run, shared, stage)
     with _tracked(run):
         first = ("data", "space")
         for stage in (*first, *(stage for stage in stages if stage not in first)):
@@ -65,8 +69,6 @@ def _run_stage(run: Run, stage: str) -> None:
     directory, fingerprint = run.directory_of(stage), run.fingerprint(stage)
     if directory is run.directory:
         directory.check(stage, fingerprint)
-    else:
-        _check_shared(run, directory, stage)
     finished = directory.finished(stage)
     if finished is not None:
         run.progress.say(f"{stage}: skipped, finished {finished} with the same settings")
