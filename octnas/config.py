@@ -3,7 +3,7 @@
 import difflib
 import json
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -27,6 +27,7 @@ from octnas.training.settings import (
 from octnas.yaml import Document, parse_override, parse_yaml
 
 SCHEMA = 1
+_SHOULD = "input should be "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +142,12 @@ def check_config(document: Document) -> RunConfig:
         # Strict, so that true is no number; and as JSON, whose lists may become tuples.
         return _ADAPTER.validate_json(json.dumps(document.values), strict=True)
     except ValidationError as error:
-        lines = [_describe(document, problem) for problem in error.errors()]
-        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+        # Of a value that may have several types, there is a problem with each.
+        lines: dict[str, dict[str, None]] = {}
+        for problem in error.errors():
+            value, wrong = _describe(document, problem)
+            lines.setdefault(value, {})[wrong] = None
+        raise ConfigError("\n".join(map(_one_line, lines, lines.values()))) from None
 
 
 def resolved(config: RunConfig) -> dict[str, Any]:
@@ -181,21 +186,37 @@ def _section(kind: Any, value: Any) -> Any:
     return kind
 
 
-def _describe(document: Document, problem: Mapping[str, Any]) -> str:
-    """One validation error as one line."""
+def _one_line(value: str, wrong: Iterable[str]) -> str:
+    first, *others = wrong
+    return value + ", or ".join([first, *(one.removeprefix(_SHOULD) for one in others)])
+
+
+def _describe(document: Document, problem: Mapping[str, Any]) -> tuple[str, str]:
+    """One validation error as the beginning and the end of a line: the value, what is wrong."""
     where = [part for part in problem["loc"] if part not in ("digits", *SOURCES)]
     cause = problem.get("ctx", {}).get("error")
     if isinstance(cause, SettingError):
         key = [] if cause.key == "budget" else [cause.key]
-        return (
-            f"{document.place((*where, *key))}: found {_show(cause.found)}, "
-            f"allowed: {cause.allowed}"
-        )
+        value = f"{document.place((*where, *key))}: found {_show(cause.found)}, "
+        return value, f"allowed: {cause.allowed}"
     if problem["type"] in ("missing", "missing_argument"):
-        return f"{document.place(tuple(where))}: missing"
+        return f"{document.place(tuple(where))}: ", "missing"
+    if len(where) > 1 and _is_plain(document.values, where[:-1]):
+        # The last part is the name of a type: a plain value holds no keys.
+        where = where[:-1]
     message = problem["msg"][0].lower() + problem["msg"][1:]
     note = " (only true and false are truth values)" if problem["type"] == "bool_type" else ""
-    return f"{document.place(tuple(where))}: found {_show(problem['input'])}, {message}{note}"
+    value = f"{document.place(tuple(where))}: found {_show(problem['input'])}, "
+    return value, f"{message}{note}"
+
+
+def _is_plain(value: Any, path: Sequence[Any]) -> bool:
+    """Whether a path leads to a number, text or the like."""
+    for key in path:
+        if not isinstance(value, dict | list):
+            return False
+        value = value[key]
+    return not isinstance(value, dict | list)
 
 
 def _show(value: Any) -> str:

@@ -127,6 +127,10 @@ def test_mistakes_name_file_line_key_found_and_allowed(
         ("supernet: {recipe: {epochs: 0}}", "supernet.recipe.epochs: found 0, allowed: 1 or more"),
         ("supernet: {recipe: {lr: fast}}", "supernet.recipe.lr: found 'fast', input should be"),
         (
+            "supernet: {teacher: foo}",
+            "supernet.teacher: found 'foo', input should be a valid number, or 'dearest', 'none'",
+        ),
+        (
             "supernet: {sampling: macs}",
             "supernet.sampling: found 'macs', input should be 'by_macs'",
         ),
