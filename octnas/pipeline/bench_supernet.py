@@ -35,8 +35,7 @@ def bench_supernet(config: RunConfig, settings: StepBenchSettings) -> StepBenchR
         settings: how long.
 
     Raises:
-        SettingError: a device that is not there.
-        BudgetError: no architecture lies in the experiment's range of MACs.
+        SettingError: a device that is not there, or a range of MACs without architectures.
     """
     check_device(settings.device)
     with cpu_threads(settings.threads):

@@ -60,7 +60,8 @@ def supernet(run: Run) -> None:
     if anew:
         # What is there is of a removal that was broken off, perhaps with other settings.
         _checkpoints(run).remove()
-    history = _train(run, images, device)
+    with run.settings_of("supernet"):
+        history = _train(run, images, device)
     seconds = history[-1]["seconds"]
     write_json(folder / HISTORY_FILE, {"schema": SCHEMA, "epochs": history, "seconds": seconds})
     run.tracker.artifact(KEY, folder / WEIGHTS_FILE)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from torch import Tensor, nn
 
+from octnas.errors import require
 from octnas.levels import CostLevels
 from octnas.nn.supernet import activate
 from octnas.space import SearchSpace
@@ -133,7 +134,7 @@ def sampling_steps(
         rank: of this process among those that train together.
 
     Raises:
-        BudgetError: no architecture lies in the range of MACs.
+        SettingError: no architecture lies in the range of MACs.
     """
     draw = architecture_draw(space, settings, seed, rank)
     warmup = round(settings.alpha_warmup * steps)
@@ -187,7 +188,7 @@ def architecture_draw(
             the same cost, and architectures of their own.
 
     Raises:
-        BudgetError: no architecture lies in the range of MACs.
+        SettingError: no architecture lies in the range of MACs.
     """
     if settings.sampling == "uniform":
 
@@ -198,8 +199,15 @@ def architecture_draw(
         return evenly
     levels = CostLevels(space)
     low, high = (round(share * space.vanilla_macs) for share in settings.macs)
+    # Now, and not after an hour.
+    require(
+        levels.count(low, high) > 0,
+        "macs",
+        settings.macs,
+        f"a range that holds architectures: {low:,} to {high:,} MACs hold none, the search space "
+        f"{levels.cheapest:,} to {levels.dearest:,}",
+    )
     low, high = max(low, levels.cheapest), min(high, levels.dearest)
-    levels.sample_level(np.random.default_rng(0), low, high)  # now, not after an hour
 
     def by_macs(number: int) -> dict[str, float]:
         level = levels.sample_level(np.random.default_rng((seed, number)), low, high)

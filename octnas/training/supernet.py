@@ -55,7 +55,8 @@ def train_supernet(
         The supernet, on ``device``, and its history per epoch.
 
     Raises:
-        BudgetError: no architecture lies in the range of MACs that is to be sampled.
+        SettingError: no architecture lies in the range of MACs that is to be sampled, or the
+            weights to begin with cannot be had.
     """
     supernet = build_supernet(space, seed=seed, by_role=settings.by_role, weights=settings.weights)
     batches = images.train_batches(settings.recipe.batch_size, seed, ranks.part)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 import octnas.pipeline.supernet as stage
 import octnas.training.retrain as trainings
-from octnas.errors import BudgetError, RunDirectoryError
+from octnas.errors import ConfigError, RunDirectoryError
 from octnas.pipeline.records import read_candidates, read_chosen, read_results
 from octnas.pipeline.stages import run_stages
 from octnas.pipeline.supernet import read_seconds
@@ -106,8 +106,11 @@ def test_a_supernet_stage_goes_on(
 
 
 def test_a_stage_that_cannot_begin_can_be_mended(tmp_path: Path) -> None:
-    with pytest.raises(BudgetError):
+    with pytest.raises(ConfigError, match=r"^--set: supernet.macs: found \(0.0, 0.01\), allowed: "):
         run_stages(open_tiny(tmp_path, "supernet.macs=[0, 0.01]"), ("supernet",))
+    missing = ("supernet.weights=/nowhere.pth", "space.stride_mode=timm")
+    with pytest.raises(ConfigError, match=r"^--set: supernet.weights: found '/nowhere.pth'"):
+        run_stages(open_tiny(tmp_path / "other", *missing), ("supernet",))
     assert not (tmp_path / "runs" / "tiny" / "supernet" / "stage.json").exists()
     run_stages(open_tiny(tmp_path), ("supernet",))
 
