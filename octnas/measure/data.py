@@ -1,11 +1,12 @@
 """Images per second: decoded anew, from the cache, and through a training step."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,10 @@ from torch import Tensor
 
 from octnas.architecture import Architecture
 from octnas.data.images import Data, TrainingBatches, open_images
-from octnas.data.prepare import prepare_images
+from octnas.data.prepare import PROBLEMS_FILE, prepare_images
 from octnas.data.settings import ImagesSettings
 from octnas.device import cpu_threads
-from octnas.errors import MeasureError, require
+from octnas.errors import DataError, MeasureError, require
 from octnas.measure.backends import check_device, sgd_step, wait
 from octnas.measure.timing import Ratio, compare, spread, take_turns
 from octnas.nn.supernet import build
@@ -113,7 +114,7 @@ def bench_data(
     ways = _ways(data)
     with ExitStack() as stack:
         stack.enter_context(cpu_threads(settings.threads))
-        folder = Path(stack.enter_context(TemporaryDirectory()))
+        folder = stack.enter_context(_folder())
         # One look at the images is enough: both ways use the same list.
         prepare_images(ways[CACHE], architecture.input_size, folder, progress)
         loaders = {
@@ -134,6 +135,20 @@ def bench_data(
         compare(seconds[FILES], seconds[CACHE]),
         compare(seconds[STEP_FROM_CACHE], seconds[STEP]),
     )
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder for as long as it is needed; it stays if an error names the list that it holds."""
+    folder, stays = Path(mkdtemp(prefix="octnas-bench-")), False
+    try:
+        yield folder
+    except DataError:
+        stays = (folder / PROBLEMS_FILE).exists()
+        raise
+    finally:
+        if not stays:
+            rmtree(folder)
 
 
 def _ways(data: ImagesSettings) -> dict[str, ImagesSettings]:

@@ -1,6 +1,8 @@
 """What a benchmark of the data does and reports, with times that are given instead of measured."""
 
 import json
+import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,7 +18,7 @@ from torch import Tensor
 from octnas.architecture import Architecture
 from octnas.data import sources
 from octnas.data.settings import AugmentSettings, CacheSettings, ImagesSettings
-from octnas.errors import MeasureError, SettingError
+from octnas.errors import DataError, MeasureError, SettingError
 from octnas.measure import data as module
 from octnas.measure.data import DataBenchResult, DataBenchSettings, bench_data
 from octnas.nn.shapes import search_space
@@ -148,6 +150,26 @@ def test_it_can_be_measured(images: ImagesSettings, architecture: Architecture) 
     found = measured(images, architecture, replace(SETTINGS, batches=1))
     assert all(row.images_per_second > 0 and row.spread >= 0 for row in found.rows)
     assert found.held_back.low <= found.held_back.value <= found.held_back.high
+
+
+@pytest.mark.usefixtures("fixed_times")
+def test_the_list_of_what_is_broken_is_where_the_error_says(
+    images: ImagesSettings,
+    architecture: Architecture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And nothing else is left behind."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    (Path(images.root) / "train/red/0.jpeg").write_bytes(b"")
+    measured(replace(images, on_error="skip"), architecture)
+    assert not list(temporary.iterdir())
+    with pytest.raises(DataError, match=r"first: train/red/0\.jpeg") as caught:
+        measured(images, architecture)
+    (path,) = re.findall(r"listed in (\S+);", str(caught.value))
+    assert Path(path).read_text().startswith('"train/red/0.jpeg": no image')
 
 
 def test_what_cannot_be_measured(images: ImagesSettings, architecture: Architecture) -> None:
