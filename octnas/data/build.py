@@ -5,12 +5,12 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from octnas.data.cache import Cache, Found, Images
 from octnas.data.decode import BrokenImageError, pixel_digest, read_rgb
+from octnas.data.loader import load
 from octnas.data.sources import Reader, StreamReader
 from octnas.errors import DataError
 from octnas.progress import Progress
@@ -124,23 +124,7 @@ class _Shards(Dataset[bool | str]):
     def of(self, shards: list[int], workers: int) -> Iterator[bool | str]:
         if not shards:
             return
-        loader = DataLoader(
-            self,
-            batch_size=None,
-            sampler=shards,
-            num_workers=workers,
-            # Else a number is drawn from the global one.
-            generator=torch.Generator(),
-        )
-        try:
-            yield from loader
-        except RuntimeError as error:
-            if "exited unexpectedly" not in str(error):
-                raise
-            raise DataError(
-                "a process that decodes images died (killed, perhaps for want of memory); what is "
-                "there is kept, and the same command goes on; fewer data.workers need less"
-            ) from error
+        yield from load(self, workers, batch_size=None, sampler=shards)
 
 
 def _fill_from_stream(

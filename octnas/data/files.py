@@ -7,9 +7,10 @@ import torch
 from PIL.Image import Image
 from timm.data import create_transform
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from octnas.data.decode import BrokenImageError
+from octnas.data.loader import load
 from octnas.data.order import Part, epoch_order
 from octnas.data.seeding import seeded
 from octnas.data.settings import ImagesSettings
@@ -128,16 +129,9 @@ class FileEvaluation:
 
 def _load(dataset: Dataset[tuple[Tensor, int]], workers: int, **settings: Any) -> Iterator[Batch]:
     """What torch's loader yields once."""
-    loader: DataLoader[Any] = DataLoader(
-        dataset,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        # Else a number is drawn from the global one.
-        generator=torch.Generator(),
-        **settings,
-    )
+    pinned = torch.cuda.is_available()
     try:
-        yield from loader
+        yield from load(dataset, workers, pin_memory=pinned, **settings)
     except DataError as error:
         # Out of a loader's process it comes with its traceback as its text.
         last = str(error).strip().rsplit("\n", 1)[-1]

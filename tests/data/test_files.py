@@ -1,5 +1,7 @@
 """Batches straight from files, by a loader's own processes too."""
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +88,24 @@ def test_an_image_that_is_gone_is_one_line(folder: Path, workers: int) -> None:
     ) as caught:
         list(batches)
     assert "\n" not in str(caught.value)
+
+
+class Deadly:
+    """A reader whose process is killed, as the system does for want of memory."""
+
+    def read(self, _: str) -> Image.Image:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+    def stamp(self, _: str) -> str:
+        return ""
+
+
+def test_a_process_that_is_killed_is_one_line() -> None:
+    transform = transforms(SETTINGS, (3, 12, 12))[0]
+    deadly = Files(["0.png"], [0], Deadly(), transform)
+    with pytest.raises(DataError, match=r"^a process that decodes images died"):
+        list(FileEvaluation(deadly, 1, 1))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
