@@ -73,8 +73,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             f"{image.width}×{image.height} pixels, more than {_LONGEST} times as long as wide: "
             "once it is resized, a decompression bomb"
         )
+    if image.format == "EPS":
+        # Pillow would start Ghostscript, which may never end.
+        raise BrokenImageError("PostScript, which is a program and no image")
     if image.mode in _SIXTEEN_BITS:
         values = np.asarray(image).astype(np.float64) / 257
+        if not 0 <= values.min() <= values.max() <= 255:
+            raise BrokenImageError("32-bit pixels, whose range is unknown")
         image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
     elif image.mode == "F":
         raise BrokenImageError("floating-point pixels, whose range is unknown")

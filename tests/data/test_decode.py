@@ -66,6 +66,17 @@ def test_what_is_no_image_is_refused_with_its_reason(tmp_path: Path) -> None:
     assert broken(path).startswith("FileNotFoundError")
     Image.fromarray(PIXELS[..., 0].astype(np.float32)).save(tmp_path / "f.tiff")
     assert "floating-point" in broken(tmp_path / "f.tiff")
+    Image.fromarray(PIXELS[..., 0].astype(np.int32) * 1000).save(tmp_path / "i.tiff")
+    assert "32-bit" in broken(tmp_path / "i.tiff")
+
+
+def test_no_program_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the name says, PostScript is one, and Pillow would have it run."""
+    (tmp_path / "x.jpeg").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop\n"
+    )
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: pytest.fail("it was run"))
+    assert broken(tmp_path / "x.jpeg") == "PostScript, which is a program and no image"
 
 
 @pytest.mark.parametrize("suffix", ["jpeg", "png", "bmp", "webp"])
