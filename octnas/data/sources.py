@@ -218,8 +218,9 @@ def _list_indexed(settings: ImagesSettings) -> Listing:
         if settings.name.startswith("wds/"):
             found = [label for _, label in data]
             if lost := max(data.reader.num_samples - len(found), 0):
-                reason = f"{lost} of {data.reader.num_samples} images cannot be read"
-                problems.append(Problem(split, reason))
+                # One for each image, since reports count them; timm does not say which they are.
+                among = f"of {lost} that cannot be read, among {data.reader.num_samples}"
+                problems += [Problem(split, f"image {n} {among}") for n in range(1, lost + 1)]
         else:
             found = list(data.reader.iter_targets() if settings.name else data.targets)
         index = (data.reader if settings.name else data).class_to_idx

@@ -91,16 +91,16 @@ def test_changed_shards_give_another_key(tmp_path: Path) -> None:
     r"ignore:Exception ignored in.*\.tar:pytest.PytestUnraisableExceptionWarning"
 )
 @pytest.mark.filterwarnings(r"ignore:unclosed file.*\.tar:ResourceWarning")
-def test_webdataset_shards_with_a_broken_image(tmp_path: Path) -> None:
+def test_webdataset_shards_with_broken_images(tmp_path: Path) -> None:
     """timm's reader passes over what it cannot read; the count tells."""
     pytest.importorskip("webdataset")
     rng = np.random.default_rng(0)
     info: dict[str, object] = {}
-    for split, count in (("train", 14), ("val", 4)):
+    for split, count in (("train", 15), ("val", 4)):
         name = f"{split}-0000.tar"
         with tarfile.open(tmp_path / name, "w") as tar:
             for index in range(count):
-                broken = (split, index) == ("train", 5)
+                broken = split == "train" and index in (5, 14)
                 content = b"no image" if broken else encoded(rng)
                 pairs = ((f"{index:04d}.png", content), (f"{index:04d}.cls", b"%d" % (index % 2)))
                 for file, data in pairs:
@@ -116,7 +116,10 @@ def test_webdataset_shards_with_a_broken_image(tmp_path: Path) -> None:
     )
     data = prepared(chosen, tmp_path / "data", SIZE)
     found = read_images(tmp_path / "data")
-    assert found.problems == (Problem("train", "1 of 14 images cannot be read"),)
+    assert found.problems == (
+        Problem("train", "image 1 of 2 that cannot be read, among 15"),
+        Problem("train", "image 2 of 2 that cannot be read, among 15"),
+    )
     images = open_images(data, SIZE)
     counts = {part: images.count(part) for part in ("train", "rank", "read", "val")}
     assert counts == {"train": 9, "rank": 2, "read": 2, "val": 4}
