@@ -130,11 +130,11 @@ def most_probable(
         BudgetError: no architecture fits the budget.
     """
     scores = {
-        site.name: [_log(share) for share in probabilities.get(site.name, (1.0,))]
+        (site.name,): np.array([_log(share) for share in probabilities.get(site.name, (1.0,))])
         for site in levels.space.sites
     }
     likeliest = {
-        site.name: site.choices[int(np.argmax(scores[site.name]))] for site in levels.space.sites
+        site.name: site.choices[int(np.argmax(scores[site.name,]))] for site in levels.space.sites
     }
     if budget.admits(levels.space.cost(likeliest).macs):
         return likeliest

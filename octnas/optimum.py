@@ -1,4 +1,8 @@
-"""The best architecture within bounds on MACs, exactly, where its score is a sum over the sites."""
+"""The best architectures within bounds on MACs, exactly, where scores are sums over the sites.
+
+A score may also depend on several sites together, as far as the costs do: on the two ends of a
+convolution. Both then come out of the same dynamic programming over cost levels.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,19 +13,35 @@ from octnas.levels import CostLevels, Step
 
 _TRIES = 1000  # levels to look into where levels are wide and the best lie below a lower bound
 
-Scores = Mapping[str, Sequence[float]]
-"""What each choice of each site adds to the score, by site; −inf forbids a choice."""
+Scores = Mapping[tuple[str, ...], np.ndarray]
+"""What choices add to the score: by the sites that choose, with their choices as axes.
+
+−inf forbids a choice. Several sites must be ends of one convolution, see `ends`.
+"""
+
+
+def ends(levels: CostLevels) -> list[tuple[str, str]]:
+    """The pairs of searchable sites at the two ends of a convolution, in the sites' order."""
+    names = [site.name for site in levels.space.searchable]
+    pairs = {(conv.site_in, conv.site_out) for conv in levels.space.convs if not conv.depthwise}
+    ordered = {
+        (names[min(index)], names[max(index)])
+        for one, other in pairs
+        if one in names and other in names and one != other
+        for index in [(names.index(one), names.index(other))]
+    }
+    return sorted(ordered, key=lambda pair: (names.index(pair[0]), names.index(pair[1])))
 
 
 def best_within(levels: CostLevels, scores: Scores, low: int, high: int) -> dict[str, float]:
-    """The architecture with the largest sum of scores, by dynamic programming over cost levels.
+    """The architecture with the largest sum of scores.
 
     Where levels are wide, architectures less than the levels' rounding below ``high`` may be
     missed; none that is returned lies outside the bounds.
 
     Args:
         levels: the architectures by MACs.
-        scores: by site.
+        scores: by sites.
         low, high: bounds in MACs, both included.
 
     Returns:
@@ -29,43 +49,100 @@ def best_within(levels: CostLevels, scores: Scores, low: int, high: int) -> dict
 
     Raises:
         BudgetError: no architecture lies within the bounds.
+        ValueError: a score of sites that are not the ends of one convolution.
     """
-    count = (high - levels.lowest) // levels.width + 1
-    tables = _best_scores(levels, scores, max(0, count))
-    final = tables[-1]
+    tables = _best_scores(levels, scores, high)
+    final = tables.best[-1]
     for level in np.argsort(-final, kind="stable")[:_TRIES]:
         if final[level] == -np.inf:
             break
-        alphas = _trace_back(levels, scores, tables, int(level))
+        alphas = _trace_back(levels, tables, int(level))
         if levels.space.cost(alphas).macs >= low:
             return alphas
     raise BudgetError(f"no architecture of the search space costs {low:,} to {high:,} MACs")
 
 
-def _best_scores(levels: CostLevels, scores: Scores, count: int) -> list[np.ndarray]:
-    """The best score after each step, shape: choices of the sites kept apart, then levels."""
-    tables = [np.full(count, -np.inf)]
-    tables[0][:1] = 0.0
-    for step in levels.steps:
+def best_front(
+    levels: CostLevels, scores: Scores, low: int, high: int, most: int
+) -> list[dict[str, float]]:
+    """The architectures that none with as few MACs beats, from one pass over the levels.
+
+    Args:
+        levels: the architectures by MACs.
+        scores: by sites.
+        low, high: bounds in MACs, both included.
+        most: of a longer front so many are taken, evenly.
+
+    Returns:
+        α by site, ascending in MACs and in score; empty where nothing lies within the bounds.
+
+    Raises:
+        ValueError: a score of sites that are not the ends of one convolution.
+    """
+    tables = _best_scores(levels, scores, high)
+    final = tables.best[-1]
+    first = max(0, -(-(low - levels.lowest) // levels.width))
+    inside = final[first:]
+    before = np.maximum.accumulate(np.concatenate([[-np.inf], inside[:-1]]))
+    found = first + np.flatnonzero(inside > before[: len(inside)])
+    if len(found) > most:
+        found = found[np.linspace(0, len(found) - 1, most).round().astype(int)]
+    front = [_trace_back(levels, tables, int(level)) for level in found]
+    # A wide level may hold cheaper architectures than it says.
+    return [alphas for alphas in front if levels.space.cost(alphas).macs >= low]
+
+
+class _Tables:
+    """Of each step what it adds, and before and after it the best that leads there.
+
+    Attributes:
+        gains: shape: the choices of ``step.before`` and ``step.site``.
+        best: shape: the choices of the sites kept apart, then levels.
+    """
+
+    def __init__(self, gains: Sequence[np.ndarray], count: int) -> None:
+        self.gains = gains
+        self.best = [np.full(count, -np.inf)]
+        self.best[0][:1] = 0.0
+
+
+def _best_scores(levels: CostLevels, scores: Scores, high: int) -> _Tables:
+    count = max(0, (high - levels.lowest) // levels.width + 1)
+    tables = _Tables(_gains(levels, scores), count)
+    for step, gains in zip(levels.steps, tables.gains, strict=True):
         joined = np.full((*step.costs.shape, count), -np.inf)
         for index in np.ndindex(step.costs.shape):
             shift = min(int(step.costs[index]), count)
-            gain = scores[step.site][index[-1]]
-            joined[index][shift:] = tables[-1][index[:-1]][: count - shift] + gain
+            joined[index][shift:] = tables.best[-1][index[:-1]][: count - shift] + gains[index]
         names = (*step.before, step.site)
         gone = tuple(axis for axis, name in enumerate(names) if name not in step.after)
-        tables.append(joined.max(axis=gone))
+        tables.best.append(joined.max(axis=gone))
     return tables
 
 
-def _trace_back(
-    levels: CostLevels, scores: Scores, tables: Sequence[np.ndarray], level: int
-) -> dict[str, float]:
+def _gains(levels: CostLevels, scores: Scores) -> list[np.ndarray]:
+    """The scores by the step that completes their sites."""
+    gains, left = [], dict(scores)
+    for step in levels.steps:
+        names = (*step.before, step.site)
+        total = np.zeros(step.costs.shape)
+        for sites in [sites for sites in left if step.site in sites and set(sites) <= set(names)]:
+            order = sorted(range(len(sites)), key=lambda axis: names.index(sites[axis]))
+            turned = np.asarray(left.pop(sites), dtype=np.float64).transpose(order)
+            total += turned.reshape(
+                [size if n in sites else 1 for n, size in zip(names, total.shape, strict=True)]
+            )
+        gains.append(total)
+    if left:
+        raise ValueError(f"scores: {sorted(left)} are not the ends of one convolution")
+    return gains
+
+
+def _trace_back(levels: CostLevels, tables: _Tables, level: int) -> dict[str, float]:
     chosen: dict[str, int] = {}
-    for step, table in zip(reversed(levels.steps), reversed(tables[:-1]), strict=True):
-        index = max(
-            _free(step, chosen), key=lambda index: _score(step, table, scores, index, level)
-        )
+    steps = zip(levels.steps, tables.gains, tables.best, strict=False)
+    for step, gains, best in reversed(list(steps)):
+        index = max(_free(step, chosen), key=lambda index: _score(step, gains, best, index, level))
         chosen.update(zip((*step.before, step.site), index, strict=True))
         level -= int(step.costs[index])
     return {site.name: site.choices[chosen[site.name]] for site in levels.space.sites}
@@ -82,9 +159,7 @@ def _free(step: Step, chosen: Mapping[str, int]) -> list[tuple[int, ...]]:
 
 
 def _score(
-    step: Step, table: np.ndarray, scores: Scores, index: tuple[int, ...], level: int
+    step: Step, gains: np.ndarray, best: np.ndarray, index: tuple[int, ...], level: int
 ) -> float:
     before = level - int(step.costs[index])
-    if before < 0:
-        return -np.inf
-    return float(table[index[:-1]][before]) + scores[step.site][index[-1]]
+    return -np.inf if before < 0 else float(best[index[:-1]][before] + gains[index])
