@@ -26,7 +26,7 @@ class Entry:
 
     Attributes:
         part: of `PARTS`, or ``skipped`` or ``copy``.
-        label: number of its class.
+        label: number of its class; −1 if that is left out.
         digest: of its pixels; empty if skipped.
         name: as its source's reader knows it.
     """

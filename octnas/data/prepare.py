@@ -7,21 +7,14 @@ from hashlib import sha256
 from pathlib import Path
 
 from octnas.data.build import build, look_again
-from octnas.data.cache import PIXELS_FILE, Cache, Found, gigabytes
-from octnas.data.choose import choose_subset, cut
+from octnas.data.cache import PIXELS_FILE, Cache, gigabytes
+from octnas.data.choose import choose_subset
 from octnas.data.digits import digest_of_digits
-from octnas.data.image_list import (
-    ABOUT_FILE,
-    COPY,
-    PARTS,
-    SKIPPED,
-    Entry,
-    ImageList,
-    write_images,
-)
+from octnas.data.image_list import ABOUT_FILE, PARTS, ImageList, write_images
 from octnas.data.image_list import SCHEMA as LIST_SCHEMA
-from octnas.data.listing import SPLITS, Listing, Problem
+from octnas.data.listing import SPLITS, Problem
 from octnas.data.settings import DataSettings, DigitsSettings, ImagesSettings
+from octnas.data.sort_out import broken_classes, sort_out
 from octnas.data.sources import list_images, open_reader, stamp_shards
 from octnas.errors import DataError, SettingError
 from octnas.progress import Progress, Quiet
@@ -69,11 +62,12 @@ def prepare_images(
     reader = open_reader(settings)
     build(cache, names, reader, workers=settings.workers, progress=progress, title="data")
     looked = look_again(cache, names, reader)
-    problems = [*listing.problems]
+    gone = broken_classes(listing, looked)
+    problems = [*listing.problems, *gone]
     problems += [Problem(n, one.reason) for n, one in zip(names, looked, strict=True) if one.reason]
     _report_problems(settings, problems, folder)
-    entries = _sort_out(settings, listing, names, looked)
-    write_images(ImageList(listing.classes, entries, tuple(problems), key), folder)
+    classes, entries = sort_out(settings, listing, looked, {problem.name for problem in gone})
+    write_images(ImageList(classes, entries, tuple(problems), key), folder)
 
 
 def cache_resolution(settings: ImagesSettings, input_size: tuple[int, int, int]) -> int:
@@ -139,48 +133,6 @@ def _key(settings: ImagesSettings, names: Sequence[str], resolution: int) -> str
     for name in names:
         state.update(f"\n{name} {reader.stamp(name)}".encode(errors="surrogateescape"))
     return state.hexdigest()[:16]
-
-
-def _sort_out(
-    settings: ImagesSettings,
-    listing: Listing,
-    names: Sequence[str],
-    found: Sequence[Found],
-) -> tuple[Entry, ...]:
-    """What every image is for, given what was found when it was looked at."""
-    train = len(listing.names["train"])
-    labels = [*listing.labels["train"], *listing.labels["val"]]
-    usable = [index for index in range(train) if not found[index].reason]
-    parts = dict(
-        zip(
-            usable,
-            cut(
-                [names[index] for index in usable],
-                [labels[index] for index in usable],
-                [found[index].digest for index in usable],
-                [one.digest for one in found[train:] if one.digest],
-                settings,
-            ),
-            strict=True,
-        )
-    )
-    entries = [
-        Entry(SKIPPED if one.reason else parts.get(index, "val"), labels[index], one.digest, name)
-        for index, (name, one) in enumerate(zip(names, found, strict=True))
-    ]
-    _check_classes(listing.classes, entries)
-    return tuple(entries)
-
-
-def _check_classes(classes: Sequence[str], entries: Sequence[Entry]) -> None:
-    for part in ("train", "val"):
-        there = {entry.label for entry in entries if entry.part == part}
-        missing = [name for label, name in enumerate(classes) if label not in there]
-        if missing:
-            raise DataError(
-                f"class {missing[0]}: no image is left for {part} of those that can be used and "
-                f"are not in val ({COPY}); leave it out by data.subset.classes"
-            )
 
 
 def _report_problems(settings: ImagesSettings, problems: Sequence[Problem], folder: Path) -> None:

@@ -175,6 +175,37 @@ def test_what_was_mended_is_no_problem_any_more(
     assert read_summary(data.folder)["counts"]["train"] == 14
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_class_of_broken_images_alone_is_skipped_like_an_empty_one(
+    own: ImagesSettings, root: Path, tmp_path: Path, split: str
+) -> None:
+    """Also its good images in the other split; the other classes are numbered anew."""
+    for path in (root / split / "blue").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=f"first: blue: a class of which no {split} image can be"):
+        prepared(own, tmp_path / "data")
+    data = prepared(replace(own, on_error="skip"), tmp_path / "data")
+    found = read_images(data.folder)
+    assert found.classes == ("red",)
+    assert len(found.problems) == 1 + len(list((root / split / "blue").iterdir()))
+    counts = {"train": 7, "rank": 3, "read": 2, "val": 4, "skipped": 16, "copy": 0}
+    assert found.summary()["counts"] == counts
+    assert {e.label for e in found.entries if e.part in PARTS} == {0}
+    assert {e.label for e in found.entries if e.part == SKIPPED} == {-1}
+    ((pixels, labels),) = open_images(data, SIZE).batches("val", 4)
+    assert labels.tolist() == [0] * 4
+    assert (pixels.mean((0, 2, 3)).argmax()) == 0  # red
+
+
+def test_without_any_class_nothing_can_be_done(
+    own: ImagesSettings, root: Path, tmp_path: Path
+) -> None:
+    for path in root.glob("val/*/*.jpeg"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="no class has images in both splits that can be used"):
+        prepared(replace(own, on_error="skip"), tmp_path / "data")
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_a_reason_that_went_without_a_trace(
     own: ImagesSettings,
