@@ -60,9 +60,16 @@ def supernet(
     overrides: Overrides = None,
     run_dir: RunDir = None,
     fresh: Fresh = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that train together, as --set supernet.workers=N.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Train the supernet."""
-    _carry_out(experiment, overrides, run_dir, fresh, ("supernet",))
+    own = [] if workers is None else [f"supernet.workers={workers}"]
+    _carry_out(experiment, [*(overrides or ()), *own], run_dir, fresh, ("supernet",))
 
 
 def proxies(

@@ -78,6 +78,7 @@ def test_cost_of_an_architecture_file(octnas: Octnas, tmp_path: Path) -> None:
         (["run", str(EXPERIMENT), "--run-dir", __file__], "test_commands.py: File exists"),
         (["run", "."], "is not a run directory"),
         (["run", str(EXPERIMENT), "--set", "serch.trials=3"], "--set: serch: unknown key"),
+        (["supernet", str(EXPERIMENT), "--workers", "0"], "supernet.workers: found 0, allowed: 1"),
         (
             ["run", str(EXPERIMENT), "--fresh", "all"],
             "--fresh: found 'all', allowed here: data, space",
