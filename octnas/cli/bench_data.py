@@ -25,9 +25,7 @@ def bench_images(
 ) -> None:
     """Time the images of an experiment, and the training of its vanilla network on them."""
     from octnas.config import check_config, load_document
-    from octnas.data.choose import choose_subset
     from octnas.data.settings import ImagesSettings
-    from octnas.data.sources import list_images
     from octnas.measure.data import bench_data
     from octnas.pipeline.space import space_of
 
@@ -39,10 +37,8 @@ def bench_images(
         )
     root = config.data.root and str(Path(config.data.root).expanduser().absolute())
     data = replace(config.data, root=root)
-    listing = choose_subset(list_images(data), data.subset, data.seed)
-    space = space_of(config, len(listing.classes))
     progress = Quiet(lambda line: typer.echo(line, err=True)) if as_json else RichProgress()
-    found = bench_data(data, space.uniform(0.0), settings, progress)
+    found = bench_data(data, lambda n: space_of(config, n).uniform(0.0), settings, progress)
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2))
     else:

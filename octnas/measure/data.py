@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from octnas.architecture import Architecture
+from octnas.data.image_list import read_summary
 from octnas.data.images import Data, TrainingBatches, open_images
 from octnas.data.prepare import PROBLEMS_FILE, prepare_images
 from octnas.data.settings import ImagesSettings
@@ -94,7 +95,7 @@ class DataBenchResult:
 
 def bench_data(
     data: ImagesSettings,
-    architecture: Architecture,
+    network: Callable[[int], Architecture],
     settings: DataBenchSettings,
     progress: Progress,
 ) -> DataBenchResult:
@@ -102,7 +103,7 @@ def bench_data(
 
     Args:
         data: images; the cache is built if it is not there.
-        architecture: of the network that trains.
+        network: that trains, by the number of classes.
         settings: how long.
         progress: shows the cache being built.
 
@@ -112,11 +113,15 @@ def bench_data(
     """
     check_device(settings.device)
     ways = _ways(data)
+    # Of any number of classes, so that a mistake in it is said before images are looked at.
+    input_size = network(1).input_size
     with ExitStack() as stack:
         stack.enter_context(cpu_threads(settings.threads))
         folder = stack.enter_context(_folder())
         # One look at the images is enough: both ways use the same list.
-        prepare_images(ways[CACHE], architecture.input_size, folder, progress)
+        prepare_images(ways[CACHE], input_size, folder, progress)
+        # Of those that can be used.
+        architecture = network(int(read_summary(folder)["classes"]))
         loaders = {
             what: _train_batches(Data(way, folder), architecture, settings)
             for what, way in ways.items()
