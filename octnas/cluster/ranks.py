@@ -28,8 +28,8 @@ def run_ranks(
     If one fails or dies, the others are ended and all are started again.
 
     Args:
-        function: called with the job, the rank, the number of ranks, and the place where they
-            meet, as torch's ``init_process_group`` takes it.
+        function: called with the job, the rank, the number of ranks, and the path of a file in
+            which they find each other.
         job: picklable.
         workers: how many.
         restarts: how often they are started again.
@@ -48,7 +48,7 @@ def run_ranks(
     for _ in range(restarts + 1):
         # Another file for every attempt: what those that died have left in it misleads the next.
         meeting = folder / f"meeting-{uuid.uuid4().hex}"
-        ranks = [task.remote(job, rank, workers, f"file://{meeting}") for rank in range(workers)]
+        ranks = [task.remote(job, rank, workers, str(meeting)) for rank in range(workers)]
         try:
             reason = _wait(ranks)
         finally:

@@ -54,6 +54,7 @@ def supernet(run: Run) -> None:
         weights = config.supernet.weights
         fits = not weights or config.space.stride_mode == "timm"
         require(fits, "weights", weights, "empty, or with space.stride_mode: timm")
+        check_workers(config.supernet.workers, device)
     begin_tracking(run)
     params, anew = flatten(config.supernet, KEY), run.directory.marker("supernet") is None
     run.tracker.start(KEY, "supernet", params=params, parent="experiment", again=anew)
@@ -188,6 +189,17 @@ def scorer(run: Run, part: str) -> Callable[[], Scorer]:
         device=run.config.device,
         threads=settings.threads,
     )
+
+
+def check_workers(workers: int, device: torch.device) -> None:
+    """Refuse more processes than GPUs, of which NCCL gives none to two.
+
+    Raises:
+        SettingError: naming both numbers.
+    """
+    if device.type == "cuda" and workers > 1:
+        gpus = torch.cuda.device_count()
+        require(workers <= gpus, "workers", workers, f"at most {gpus}, the GPUs of this machine")
 
 
 def check_classes(run: Run, classes: int) -> None:

@@ -82,24 +82,28 @@ class Ranks:
 
 ALONE = Ranks()
 
+# NCCL takes no tensor of the CPU, and the logits of learnable sampling are there.
+BACKEND = {False: "gloo", True: "cpu:gloo,cuda:nccl"}
+
 
 @contextlib.contextmanager
 def joined(device: str, *, rank: int, ranks: int, meeting: str) -> Iterator[Ranks]:
     """Meet the other processes, and leave them at the end.
 
     Args:
-        device: ``cuda`` for NCCL, a GPU for each rank of a machine; otherwise gloo.
+        device: ``cuda`` for NCCL, a GPU for each rank; otherwise gloo.
         rank, ranks: this process among all.
-        meeting: where they meet, torch's ``init_method``, such as ``file://PATH``.
+        meeting: path of a file of their own, in which they find each other.
     """
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+        # All ranks are on this machine.
+        torch.cuda.set_device(rank % torch.cuda.device_count())
     # Gloo would look the machine's name up and listen on that address; all ranks are on this one.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
-    dist.init_process_group(
-        "nccl" if cuda else "gloo", init_method=meeting, rank=rank, world_size=ranks
-    )
+    # Not as a URL, which would end at a # or ? in the name of a folder.
+    store = dist.FileStore(meeting, ranks)  # type: ignore[attr-defined]
+    dist.init_process_group(BACKEND[cuda], store=store, rank=rank, world_size=ranks)
     try:
         yield Ranks(Part(rank, ranks))
     finally:

@@ -74,7 +74,7 @@ def elastic_place(folder: Path) -> tuple[int, int, str]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     attempt = f"{os.environ['TORCHELASTIC_RUN_ID']}-{os.environ['TORCHELASTIC_RESTART_COUNT']}"
-    meeting = f"file://{folder.absolute()}/meeting-{attempt}"
+    meeting = str(folder.absolute() / f"meeting-{attempt}")
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), meeting
 
 

@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 
 import octnas.pipeline.supernet as stage
 import octnas.training.retrain as trainings
-from octnas.errors import ConfigError, RunDirectoryError
+from octnas.errors import ConfigError, RunDirectoryError, SettingError
 from octnas.pipeline.records import read_candidates, read_chosen, read_results
 from octnas.pipeline.stages import run_stages
-from octnas.pipeline.supernet import read_seconds
+from octnas.pipeline.supernet import check_workers, read_seconds
 from octnas.run_directory import read_json
 from tests.pipeline.test_tracking_of_runs import runs_of
 from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
@@ -113,6 +113,14 @@ def test_a_stage_that_cannot_begin_can_be_mended(tmp_path: Path) -> None:
         run_stages(open_tiny(tmp_path / "other", *missing), ("supernet",))
     assert not (tmp_path / "runs" / "tiny" / "supernet" / "stage.json").exists()
     run_stages(open_tiny(tmp_path), ("supernet",))
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_workers(2, torch.device("cuda"))
+    check_workers(3, torch.device("cpu"))
+    with pytest.raises(SettingError, match="workers: found 3, allowed: at most 2, the GPUs"):
+        check_workers(3, torch.device("cuda"))
 
 
 def test_other_settings_do_not_go_on_from_checkpoints(

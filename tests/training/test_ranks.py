@@ -3,7 +3,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+from torch.distributed import Backend, BackendConfig
 
 from octnas.data.digits import DigitImages
 from octnas.data.images import Data
@@ -13,6 +15,7 @@ from octnas.nn.weights import load_weights
 from octnas.space import SearchSpace
 from octnas.training.checkpoint import Checkpoints
 from octnas.training.launch import launch
+from octnas.training.ranks import BACKEND, joined
 from octnas.training.sampled import architecture_draw, sampling_steps
 from octnas.training.settings import Recipe, Sampling, SupernetSettings
 from octnas.training.step import Step
@@ -111,6 +114,35 @@ def test_another_number_of_ranks_keeps_batch_and_schedule(
 def test_what_a_rank_refuses_is_one_line(job: SupernetJob) -> None:
     with pytest.raises(TrainingError, match=r"rank \d of the training failed \(.*no images here"):
         launch(rank_work.refuses, job, workers=2, restarts=0)
+
+
+def test_the_meeting_place_may_have_any_name(tmp_path: Path) -> None:
+    """A URL would end at the #, and the ranks of another training meet in the same file."""
+    folder = tmp_path / "C# or not? 100%"
+    folder.mkdir()
+    with joined("cpu", rank=0, ranks=1, meeting=str(folder / "meeting")):
+        assert (folder / "meeting").exists()
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_ranks_with_gpus_also_average_what_lies_on_the_cpu() -> None:
+    """The logits of learnable sampling."""
+    devices = BackendConfig(Backend(BACKEND[True])).get_device_backend_map()
+    assert devices == {"cpu": "gloo", "cuda": "nccl"}
+
+
+@pytest.mark.parametrize(("rank", "gpus", "expected"), [(0, 4, 0), (3, 4, 3), (3, 2, 1)])
+def test_every_rank_has_a_gpu_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, gpus: int, expected: int
+) -> None:
+    """Also in Ray's workers, where no launcher counts them."""
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    with joined("cuda", rank=rank, ranks=4, meeting=str(tmp_path / "meeting")):
+        assert chosen == [expected]
 
 
 def test_batches_that_the_ranks_cannot_share(job: SupernetJob, few_digits: DigitImages) -> None:
