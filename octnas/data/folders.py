@@ -1,6 +1,7 @@
 """Images in ImageFolder layout, read by torchvision, and what of it cannot be read."""
 
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 
@@ -88,26 +89,38 @@ def _walk_without(folder: Path, strange: Set[Path]) -> dict[str, list[str]]:
 
 
 def _strange(folder: Path) -> Iterator[tuple[Path, str]]:
-    """What below a folder cannot be walked through, with the reasons."""
+    """What below a folder cannot be walked through, with the reasons.
 
-    def search(here: Path, around: frozenset[str]) -> Iterator[tuple[Path, str]]:
-        real = os.path.realpath(here)
-        if real in around:
-            yield here, "a symbolic link to a folder around it"
-            return
-        below: list[Path] = []
+    A folder is walked through once: links among classes would give their images wrong labels, and
+    some links among some folders make more paths than anyone has time for.
+    """
+    seen: set[str] = set()
+    links = deque([folder])
+    while links:
+        place = links.popleft()
+        real = os.path.realpath(place)
+        if place != folder and Path(os.path.realpath(place.parent)).is_relative_to(real):
+            yield place, "a symbolic link to a folder around it"
+        elif real in seen:
+            yield place, "a symbolic link to a folder that is there already"
+        else:
+            yield from _walk_once(place, seen, links)
+
+
+def _walk_once(place: Path, seen: set[str], links: deque[Path]) -> Iterator[tuple[Path, str]]:
+    """What cannot be read below a folder; notes the folders there, and the links to others."""
+    waiting = [place]
+    while waiting:
+        here = waiting.pop()
+        seen.add(os.path.realpath(here))
         try:
             with os.scandir(here) as entries:
-                for entry in entries:
+                for entry in sorted(entries, key=lambda entry: entry.name):
                     try:
-                        below += [Path(entry.path)] if entry.is_dir() else []
+                        if entry.is_dir():
+                            (links if entry.is_symlink() else waiting).append(Path(entry.path))
                     except OSError as error:
                         # A link to itself.
                         yield Path(entry.path), str(error.strerror)
         except OSError as error:
             yield here, str(error.strerror)
-        for path in below:
-            yield from search(path, around | {real})
-
-    real = Path(os.path.realpath(folder))
-    yield from search(folder, frozenset(map(str, real.parents)))

@@ -1,6 +1,7 @@
 """What lies on disk, by torchvision's and timm's own readers."""
 
 import io
+import itertools
 import pickle
 import shutil
 from pathlib import Path
@@ -61,6 +62,45 @@ def test_folders_that_do_not_fit_are_problems(tmp_path: Path) -> None:
         Problem("val/hollow", "a class without images"),
         Problem("train/extra", "a class that val does not have"),
         Problem("val/other", "a class that train does not have"),
+    }
+
+
+def test_links_among_classes_are_not_followed(tmp_path: Path) -> None:
+    """Each would bring the images of another class, and there are millions of ways through them."""
+    root = make_tree(tmp_path / "tree", 3, 2)
+    more = [f"class{number}" for number in range(10)]
+    for split, name in itertools.product(("train", "val"), more):
+        shutil.copytree(root / split / "red", root / split / name)
+    for here, there in itertools.permutations(more, 2):
+        (root / "train" / here / there).symlink_to(root / "train" / there)
+    (root / "train" / "alias").symlink_to("blue")
+    listing = list_images(settings(root))
+    assert listing.classes == ("blue", *more, "red")
+    assert len(listing.names["train"]) == 12 * 3
+    reason = "a symbolic link to a folder that is there already"
+    links = [f"{here}/{there}" for here, there in itertools.permutations(more, 2)]
+    assert set(listing.problems) == {
+        *(Problem(f"train/{link}", reason) for link in ("alias", *links)),
+        Problem("train/alias", "a class without images"),
+    }
+
+
+def test_classes_may_be_links_to_other_disks(tmp_path: Path) -> None:
+    """Where each folder is reached by one way, loops among the targets or not."""
+    root, disk = make_tree(tmp_path / "tree", 3, 2), tmp_path / "disk"
+    disk.mkdir()
+    for name in ("blue", "red"):
+        (root / "train" / name).rename(disk / name)
+        (root / "train" / name).symlink_to(disk / name)
+    assert len(list_images(settings(root)).names["train"]) == 6
+    assert list_images(settings(root)).problems == ()
+    (disk / "red" / "back").symlink_to(root / "train")
+    (disk / "red" / "up").symlink_to(disk)
+    (disk / "red" / "other").symlink_to(disk / "blue")
+    listing = list_images(settings(root))
+    assert len(listing.names["train"]) == 6
+    assert {problem.name for problem in listing.problems} == {
+        f"train/red/{name}" for name in ("back", "up", "other")
     }
 
 
