@@ -12,6 +12,10 @@ from octnas.space import SearchSpace
 from octnas.training.settings import SupernetSettings
 from octnas.training.step import Backward, Step
 
+# Streams of random numbers: what draws the cost must not draw the architecture, too. They stand in
+# front, since to numpy (seed, number) and (seed, number, 0) are the same.
+_COST, _ARCHITECTURE = 1, 2
+
 Alphas = Mapping[str, float]
 Draw = Callable[[int], Alphas]
 """α by site for a number of a draw, and always the same for the same number."""
@@ -210,7 +214,8 @@ def architecture_draw(
     low, high = max(low, levels.cheapest), min(high, levels.dearest)
 
     def by_macs(number: int) -> dict[str, float]:
-        level = levels.sample_level(np.random.default_rng((seed, number)), low, high)
-        return levels.sample_at(np.random.default_rng((seed, number, rank)), level)
+        level = levels.sample_level(np.random.default_rng((_COST, seed, number)), low, high)
+        rng = np.random.default_rng((_ARCHITECTURE, seed, number, rank))
+        return levels.sample_at(rng, level)
 
     return by_macs

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import chi2_contingency
 from torch import Tensor, nn
 
 from octnas.costs import conv_macs
@@ -68,6 +69,24 @@ def test_ranks_draw_different_architectures_of_one_cost(digit_space: SearchSpace
         assert len({digit_space.cost(alphas).macs for alphas in drawn}) == 1
         different += len({tuple(alphas.values()) for alphas in drawn})
     assert different > 40
+
+
+def test_the_cost_that_is_drawn_says_nothing_else_of_the_architecture(
+    digit_space: SearchSpace,
+) -> None:
+    # Inside a narrow range of costs, as if the architectures were drawn with numbers of their own.
+    settings = SupernetSettings(sampling="by_macs", macs=(0.3, 0.4))
+    draw, levels = architecture_draw(digit_space, settings, seed=0), CostLevels(digit_space)
+    low, high = (round(share * digit_space.vanilla_macs) for share in settings.macs)
+    rng = np.random.default_rng(1)
+    drawn = [draw(number) for number in range(1500)]
+    expected = [levels.sample_at(rng, levels.sample_level(rng, low, high)) for _ in range(1500)]
+    for site in digit_space.searchable:
+        counts = [
+            [sum(one[site.name] == choice for one in many) for choice in site.choices]
+            for many in (drawn, expected)
+        ]
+        assert chi2_contingency(counts).pvalue > 1e-4, site.name
 
 
 def test_draws_stay_in_the_range_of_macs(digit_space: SearchSpace) -> None:
