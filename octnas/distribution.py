@@ -9,7 +9,7 @@ import numpy as np
 
 from octnas.costs import Budget, ConvShape, conv_macs
 from octnas.levels import CostLevels
-from octnas.optimum import best_within
+from octnas.optimum import Scores, best_within
 from octnas.space import SearchSpace
 
 Probabilities = Mapping[str, Sequence[float]]
@@ -129,7 +129,7 @@ def most_probable(
     Raises:
         BudgetError: no architecture fits the budget.
     """
-    scores = {
+    scores: Scores = {
         (site.name,): np.array([_log(share) for share in probabilities.get(site.name, (1.0,))])
         for site in levels.space.sites
     }

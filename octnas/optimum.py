@@ -129,9 +129,8 @@ def _gains(levels: CostLevels, scores: Scores) -> list[np.ndarray]:
         for sites in [sites for sites in left if step.site in sites and set(sites) <= set(names)]:
             order = sorted(range(len(sites)), key=lambda axis: names.index(sites[axis]))
             turned = np.asarray(left.pop(sites), dtype=np.float64).transpose(order)
-            total += turned.reshape(
-                [size if n in sites else 1 for n, size in zip(names, total.shape, strict=True)]
-            )
+            sizes = zip(names, step.costs.shape, strict=True)
+            total += turned.reshape([size if name in sites else 1 for name, size in sizes])
         gains.append(total)
     if left:
         raise ValueError(f"scores: {sorted(left)} are not the ends of one convolution")
