@@ -65,6 +65,10 @@ class MeasureError(OctnasError):
     """A measurement that would say nothing: what was to be timed computes something else."""
 
 
+class LatencyError(OctnasError):
+    """Latencies that cannot be measured, read or used as asked."""
+
+
 class TrackingError(OctnasError):
     """MLflow cannot be reached or refuses what was sent."""
 

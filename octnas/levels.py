@@ -1,11 +1,10 @@
-"""Counting and sampling the architectures of a search space by their MACs, exactly.
+"""Counting and sampling the architectures of a search space by their cost, exactly.
 
 The cost of an architecture is a sum of terms that each depend on the α of one or two sites, so the
 number of architectures of every cost follows by dynamic programming over cost levels, site after
 site, keeping apart only the sites that a later term still needs (for a ResNet: two at most).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -13,9 +12,9 @@ from math import gcd
 
 import numpy as np
 
-from octnas.costs import ConvShape, conv_macs
+from octnas.additive import AdditiveCost, Terms, macs_of
 from octnas.errors import BudgetError
-from octnas.space import SearchSpace, Site
+from octnas.space import SearchSpace
 
 MAX_LEVELS = 50_000
 _TRIES = 1000  # draws that may fall below a lower bound where levels are wide
@@ -33,22 +32,34 @@ class Step:
 
 
 class CostLevels:
-    """The architectures of a space, sorted by MACs into levels of equal width.
+    """The architectures of a space, sorted by a cost into levels of equal width.
 
     The width is the greatest common divisor of all cost differences, so that every level is one
     exact cost; above `max_levels` levels it is made wider and the terms are rounded up, so that a
     level's cost is never below that of its architectures. Counts are float64: exact up to 2^53,
     then to 15 digits.
 
+    Args:
+        space: the search space.
+        max_levels: see above.
+        cost: of its architectures; MACs by default.
+
     Attributes:
-        width: MACs between neighbouring levels.
+        cost: as given. Bounds and levels are in its unit.
+        width: between neighbouring levels.
         exact: whether every level is one exact cost.
-        lowest: MACs of level 0.
+        lowest: cost of level 0.
     """
 
-    def __init__(self, space: SearchSpace, max_levels: int = MAX_LEVELS) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        max_levels: int = MAX_LEVELS,
+        cost: AdditiveCost | None = None,
+    ) -> None:
         self.space = space
-        terms = _terms(space)
+        self.cost = macs_of(space) if cost is None else cost
+        terms = self.cost.terms
         base = sum(int(term.min()) for term in terms.values())
         relative = {sites: term - term.min() for sites, term in terms.items()}
         span = sum(int(term.max()) for term in relative.values())
@@ -56,7 +67,7 @@ class CostLevels:
         self.width = divisor * max(1, -(-span // (divisor * max_levels)))
         self.exact = self.width == divisor
         in_levels = {sites: -(-term // self.width) for sites, term in relative.items()}
-        self.lowest = base + space.other_macs
+        self.lowest = base + self.cost.constant
         self._n_levels = sum(int(term.max()) for term in in_levels.values()) + 1
         self.steps = _plan(space, in_levels)
         self._tables = self._count()
@@ -68,35 +79,44 @@ class CostLevels:
 
     @cached_property
     def populated(self) -> np.ndarray:
-        """The MACs of the levels that hold an architecture, ascending."""
+        """The costs of the levels that hold an architecture, ascending."""
         return self.lowest + np.flatnonzero(self.counts) * self.width
 
     @property
     def cheapest(self) -> int:
-        """MACs of the cheapest architecture."""
+        """What the cheapest architecture costs."""
         return int(self.populated[0])
 
     @property
     def dearest(self) -> int:
-        """MACs of the dearest architecture."""
+        """What the dearest architecture costs."""
         return int(self.populated[-1])
 
     def count(self, low: int, high: int) -> float:
-        """How many architectures cost between ``low`` and ``high`` MACs, both included."""
-        macs = self.lowest + np.arange(self._n_levels) * self.width
-        return float(self.counts[(macs >= low) & (macs <= high)].sum())
+        """How many architectures cost between ``low`` and ``high``, both included."""
+        costs = self.lowest + np.arange(self._n_levels) * self.width
+        return float(self.counts[(costs >= low) & (costs <= high)].sum())
 
     def sample(
-        self, rng: np.random.Generator, low: int | None = None, high: int | None = None
+        self,
+        rng: np.random.Generator,
+        low: int | None = None,
+        high: int | None = None,
+        *,
+        by_count: bool = False,
+        costs: np.random.Generator | None = None,
     ) -> dict[str, float]:
-        """Draw a cost evenly between two bounds, then an architecture of that cost evenly.
+        """Draw a cost between two bounds, then an architecture of that cost evenly.
 
         Uniform sampling of α would crowd a narrow band of cost instead.
 
         Args:
             rng: where randomness comes from.
-            low, high: bounds in MACs, both included; by default those of the space. Where levels
+            low, high: bounds, both included; by default those of the space. Where levels
                 are wide, what is cheaper than ``low`` is drawn again.
+            by_count: a cost is the likelier the more architectures have it, so that all within
+                the bounds are equally likely; else costs are drawn evenly.
+            costs: where the randomness of the cost comes from, if not from ``rng``.
 
         Returns:
             α by site, one of each site's choices.
@@ -105,19 +125,31 @@ class CostLevels:
             BudgetError: no architecture lies within the bounds.
         """
         for _ in range(_TRIES):
-            alphas = self.sample_at(rng, self.sample_level(rng, low, high))
+            level = self.sample_level(costs or rng, low, high, by_count=by_count)
+            alphas = self.sample_at(rng, level)
             # A wide level may hold cheaper architectures than it says.
-            if self.exact or low is None or self.space.cost(alphas).macs >= low:
+            if self.exact or low is None or self.cost.of(alphas) >= low:
                 return alphas
         raise BudgetError(
-            f"{_TRIES} architectures drawn between {low:,} and {high or self.dearest:,} MACs cost "
-            f"less than that; levels are {self.width:,} MACs wide, allow a wider range"
+            f"{_TRIES} architectures drawn between {low:,} and {high or self.dearest:,} "
+            f"{self.cost.unit} cost less than that; levels are {self.width:,} {self.cost.unit} "
+            "wide, allow a wider range"
         )
 
     def sample_level(
-        self, rng: np.random.Generator, low: int | None = None, high: int | None = None
+        self,
+        rng: np.random.Generator,
+        low: int | None = None,
+        high: int | None = None,
+        *,
+        by_count: bool = False,
     ) -> int:
-        """Draw a cost evenly between two bounds; the level of the nearest architectures.
+        """Draw a cost between two bounds; the level of the nearest architectures.
+
+        Args:
+            rng: where randomness comes from.
+            low, high: as in `sample`.
+            by_count: as in `sample`.
 
         Raises:
             BudgetError: no architecture lies within the bounds.
@@ -127,24 +159,28 @@ class CostLevels:
         inside = self.populated[(self.populated >= low) & (self.populated <= high)]
         if len(inside) == 0:
             raise BudgetError(
-                f"no architecture costs {low:,} to {high:,} MACs; the search space holds "
-                f"{self.cheapest:,} to {self.dearest:,}"
+                f"no architecture costs {low:,} to {high:,} {self.cost.unit}; the search space "
+                f"holds {self.cheapest:,} to {self.dearest:,}"
             )
+        levels = (inside - self.lowest) // self.width
+        if by_count:
+            counts = self.counts[levels]
+            return int(rng.choice(levels, p=counts / counts.sum()))
         target = rng.uniform(inside[0], inside[-1])
-        return int((inside[np.abs(inside - target).argmin()] - self.lowest) // self.width)
+        return int(levels[np.abs(inside - target).argmin()])
 
     def spread(
         self, rng: np.random.Generator, count: int, low: int, high: int
     ) -> list[dict[str, float]]:
-        """Draw one architecture from each of so many equal ranges of MACs that hold any.
+        """Draw one architecture from each of so many equal ranges of cost that hold any.
 
         Args:
             rng: where randomness comes from.
             count: of ranges.
-            low, high: their ends in MACs; what lies outside the space is left out.
+            low, high: their ends; what lies outside the space is left out.
 
         Returns:
-            α by site, ascending in MACs; fewer than ``count`` where ranges are empty.
+            α by site, ascending in cost; fewer than ``count`` where ranges are empty.
         """
         edges = np.linspace(max(low, self.cheapest), min(high, self.dearest), count + 1)
         ranges = [(int(np.ceil(start)), int(end)) for start, end in pairwise(edges)]
@@ -157,7 +193,8 @@ class CostLevels:
             BudgetError: the level holds no architecture.
         """
         if not 0 <= level < self._n_levels or self.counts[level] == 0:
-            raise BudgetError(f"no architecture costs {self.lowest + level * self.width:,} MACs")
+            cost = self.lowest + level * self.width
+            raise BudgetError(f"no architecture costs {cost:,} {self.cost.unit}")
         chosen: dict[str, int] = {}
         for step, table in zip(reversed(self.steps), reversed(self._tables[:-1]), strict=True):
             level = self._step_back(rng, step, table, chosen, level)
@@ -204,34 +241,7 @@ class CostLevels:
         return rest[pick]
 
 
-def _terms(space: SearchSpace) -> Mapping[tuple[str, ...], np.ndarray]:
-    """MACs by the sites they depend on; shape: the choices of those sites. Integers."""
-    terms: dict[tuple[str, ...], np.ndarray] = {}
-    for conv in space.convs:
-        sites, macs = _term(conv, space.site)
-        terms[sites] = terms.get(sites, 0) + macs
-    return terms
-
-
-def _term(conv: ConvShape, site: Mapping[str, Site]) -> tuple[tuple[str, ...], np.ndarray]:
-    """One convolution's MACs over the choices of its one or two sites."""
-    out = np.array(site[conv.site_out].choices)
-    if conv.site_in is None or conv.depthwise:
-        return (conv.site_out,), _integers(conv_macs(conv, np.zeros_like(out), out))
-    if conv.site_in == conv.site_out:
-        return (conv.site_out,), _integers(conv_macs(conv, out, out))
-    into = np.array(site[conv.site_in].choices)
-    macs = _integers(conv_macs(conv, into[:, None], out[None, :]))
-    names = (conv.site_in, conv.site_out)
-    return (names, macs) if names == tuple(sorted(names)) else (tuple(sorted(names)), macs.T)
-
-
-def _integers(macs: np.ndarray) -> np.ndarray:
-    integers: np.ndarray = np.rint(macs).astype(np.int64)
-    return integers
-
-
-def _plan(space: SearchSpace, terms: Mapping[tuple[str, ...], np.ndarray]) -> list[Step]:
+def _plan(space: SearchSpace, terms: Terms) -> list[Step]:
     """The sites in order, each with the terms that it completes."""
     order = {site.name: index for index, site in enumerate(space.sites)}
     needed_until = dict(order)
@@ -246,17 +256,24 @@ def _plan(space: SearchSpace, terms: Mapping[tuple[str, ...], np.ndarray]) -> li
         costs = np.zeros(shape, dtype=np.int64)
         for sites, term in terms.items():
             if site.name in sites and set(sites) <= set(names):
-                costs += _spread(sites, term, names, shape)
+                costs += along(sites, term, names, shape)
         after = tuple(name for name in names if needed_until[name] > index)
         steps.append(Step(site.name, before, after, costs))
         before = after
     return steps
 
 
-def _spread(
+def along(
     sites: tuple[str, ...], term: np.ndarray, names: tuple[str, ...], shape: tuple[int, ...]
 ) -> np.ndarray:
-    """A term with its axes brought to those of ``names``."""
+    """A term of some sites with its axes brought to those of more, of length 1 where it has none.
+
+    Args:
+        sites: of the axes of ``term``.
+        term: over their choices.
+        names: of the sites that there are; ``sites`` are among them.
+        shape: how many choices they have.
+    """
     ordered = sorted(sites, key=names.index)
     turned = term.transpose([sites.index(name) for name in ordered])
     return turned.reshape(

@@ -5,7 +5,7 @@ import sys
 import typer
 
 from octnas import __version__
-from octnas.cli import bench, cost, init, run
+from octnas.cli import bench, cost, init, latency, run
 from octnas.errors import OctnasError
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
 run.add_to(app)
 cost.add_to(app)
 bench.add_to(app)
+latency.add_to(app)
 init.add_to(app)
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from octnas.errors import MeasureError, SettingError, require
-from octnas.measure.settings import BACKENDS, BenchSettings
+from octnas.measure.settings import BACKENDS, BenchSettings, Engine
 from octnas.nn.deploy import deploy
 from octnas.nn.onnx import save_onnx
 
 Step = Callable[[], None]
+Infer = Callable[[], tuple[Tensor, ...]]
 
 
 def installed_backends() -> tuple[str, ...]:
@@ -52,21 +53,41 @@ def prepare(backend: str, model: nn.Module, images: Tensor, settings: BenchSetti
         return _training_step(backend, model, images, settings)
     with torch.inference_mode():
         expected = model.eval()(images)
-    if backend in ("eager", "compile"):
-        infer = _torch(backend, model, images, settings)
-    else:
-        library = find_spec(backend)
-        require(library is not None, "backends", backend, 'pip install "octnas[export]"')
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            save_onnx(deploy(model), images, path)
-            open_session = _onnxruntime if backend == "onnxruntime" else _openvino
-            infer = open_session(path, images, settings.threads)
-    _check(backend, infer(), expected, settings.precision)
+    engine = Engine(backend, settings.device, settings.precision, settings.threads)
+    infer = inference(engine, deploy(model), (images,))
+    _check(backend, infer()[0], expected, settings.precision)
+    return as_step(infer, engine)
+
+
+def inference(engine: Engine, model: nn.Module, inputs: Sequence[Tensor]) -> Infer:
+    """A function without arguments that computes one batch, and may return before it is done.
+
+    Args:
+        engine: what computes.
+        model: in eval mode, deployed; from tensors to a tensor or a tuple of them. It may be
+            brought to another device and memory format.
+        inputs: on the CPU.
+
+    Raises:
+        SettingError: the backend is not installed.
+    """
+    if engine.backend in ("eager", "compile"):
+        return _torch(engine, model, inputs)
+    library = find_spec(engine.backend)
+    require(library is not None, "backends", engine.backend, 'pip install "octnas[export]"')
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        save_onnx(model, inputs, path)
+        open_session = _onnxruntime if engine.backend == "onnxruntime" else _openvino
+        return open_session(path, inputs, engine.threads)
+
+
+def as_step(infer: Infer, engine: Engine) -> Step:
+    """A function that computes one batch and returns when it is done."""
 
     def step() -> None:
         infer()
-        wait(settings.device)
+        wait(engine.device)
 
     return step
 
@@ -94,30 +115,30 @@ def _on_device(model: nn.Module, images: Tensor, device: str) -> tuple[nn.Module
     )
 
 
-def _compiled(model: nn.Module, backend: str, device: str) -> Callable[[Tensor], Tensor]:
+def _compiled(model: nn.Module, backend: str, device: str) -> Callable[..., Any]:
     if backend == "eager":
         return model
     # CUDA graphs, without which small batches measure the launching of kernels.
     mode = "reduce-overhead" if device.startswith("cuda") else None
-    compiled: Callable[[Tensor], Tensor] = torch.compile(
-        model, mode=mode, fullgraph=True, dynamic=False
-    )
+    compiled: Callable[..., Any] = torch.compile(model, mode=mode, fullgraph=True, dynamic=False)
     return compiled
 
 
-def _torch(
-    backend: str, model: nn.Module, images: Tensor, settings: BenchSettings
-) -> Callable[[], Tensor]:
-    fixed, images = _on_device(deploy(model), images, settings.device)
-    if settings.precision == "bfloat16":
-        fixed, images = fixed.bfloat16(), images.bfloat16()
-    call = _compiled(fixed, backend, settings.device)
+def _torch(engine: Engine, model: nn.Module, inputs: Sequence[Tensor]) -> Infer:
+    dtype = torch.bfloat16 if engine.precision == "bfloat16" else torch.float32
+    how: Any = {"device": engine.device, "dtype": dtype, "memory_format": torch.channels_last}
+    call = _compiled(model.to(**how), engine.backend, engine.device)
+    tensors = [x.to(**how) for x in inputs]
 
-    def infer() -> Tensor:
+    def infer() -> tuple[Tensor, ...]:
         with torch.inference_mode():
-            return call(images)
+            return _as_tuple(call(*tensors))
 
     return infer
+
+
+def _as_tuple(outputs: Any) -> tuple[Tensor, ...]:
+    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
 
 def _training_step(backend: str, model: nn.Module, images: Tensor, settings: BenchSettings) -> Step:
@@ -159,18 +180,19 @@ def sgd_step(
     return step
 
 
-def _onnxruntime(path: Path, images: Tensor, threads: int) -> Callable[[], Tensor]:
+def _onnxruntime(path: Path, inputs: Sequence[Tensor], threads: int) -> Infer:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    feed = {session.get_inputs()[0].name: images.numpy()}
-    return lambda: torch.from_numpy(session.run(None, feed)[0])
+    names = [entry.name for entry in session.get_inputs()]
+    feed = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+    return lambda: tuple(map(torch.from_numpy, session.run(None, feed)))
 
 
-def _openvino(path: Path, images: Tensor, threads: int) -> Callable[[], Tensor]:
+def _openvino(path: Path, inputs: Sequence[Tensor], threads: int) -> Infer:
     import openvino
 
     core = openvino.Core()
@@ -178,5 +200,5 @@ def _openvino(path: Path, images: Tensor, threads: int) -> Callable[[], Tensor]:
     if threads:
         config["INFERENCE_NUM_THREADS"] = threads
     request = core.compile_model(core.read_model(path), "CPU", config).create_infer_request()
-    feed = {0: openvino.Tensor(images.numpy())}
-    return lambda: torch.from_numpy(request.infer(feed)[0])
+    feed = {index: openvino.Tensor(x.numpy()) for index, x in enumerate(inputs)}
+    return lambda: tuple(map(torch.from_numpy, request.infer(feed).values()))

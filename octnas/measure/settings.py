@@ -1,4 +1,4 @@
-"""What a benchmark measures."""
+"""What a benchmark measures, and what a latency table is measured with."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -68,3 +68,70 @@ class BenchSettings:
         require(self.threads >= 0, "threads", self.threads, "0 or more")
         # The fewest for a 95 % interval without assumptions.
         require(self.repeats >= 6, "repeats", self.repeats, "6 or more")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What carries out a network: see `BenchSettings`."""
+
+    backend: str
+    device: str = "cpu"
+    precision: str = "float32"
+    threads: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencySettings:
+    """What a latency table is measured with.
+
+    Attributes:
+        name: of the device; by default the machine's.
+        backend: of `BACKENDS`.
+        device: as torch names it.
+        precision: ``float32`` or ``bfloat16``.
+        batch: images at a time.
+        threads: of the CPU; 0 leaves it to the backend.
+        repeats: rounds in which everything is timed once.
+        networks: whole networks that the table is held against, over the whole range of
+            predictions.
+        narrow: more of them, of nearly equal predictions.
+        fit: whole networks that it is fitted to.
+        width: of the narrow slice, as a share of the prediction in its middle.
+    """
+
+    name: str = ""
+    backend: str = "eager"
+    device: str = "cpu"
+    precision: str = "float32"
+    batch: int = 1
+    threads: int = 1
+    repeats: int = 20
+    networks: int = 20
+    narrow: int = 20
+    fit: int = 20
+    width: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(self.backend in BACKENDS, "backend", self.backend, ", ".join(BACKENDS))
+        require(self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS))
+        torchs = self.backend in ("eager", "compile")
+        require(torchs or self.device == "cpu", "device", self.device, f"cpu with {self.backend}")
+        require(
+            torchs or self.precision == "float32",
+            "precision",
+            self.precision,
+            f"float32 with {self.backend}",
+        )
+        require(self.batch >= 1, "batch", self.batch, "1 or more")
+        require(self.threads >= 0, "threads", self.threads, "0 or more")
+        # Of the even and of the odd rounds there is a median each.
+        require(self.repeats >= 4, "repeats", self.repeats, "4 or more")
+        require(self.fit >= 2, "fit", self.fit, "2 or more")
+        for key in ("networks", "narrow"):
+            require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
+        require(0 < self.width < 1, "width", self.width, "between 0 and 1")
+
+    @property
+    def engine(self) -> Engine:
+        """What computes."""
+        return Engine(self.backend, self.device, self.precision, self.threads)

@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from octnas.errors import require
 
 
-def save_onnx(model: nn.Module, images: Tensor, path: Path) -> None:
+def save_onnx(model: nn.Module, images: Tensor | Sequence[Tensor], path: Path) -> None:
     """Write a network as one ONNX file, for images of this very shape.
 
     Args:
         model: in eval mode, as `octnas.deploy` returns it; kernels that are split in the graph
             are split again at every image.
-        images: ``(N, C, H, W)``.
+        images: ``(N, C, H, W)``; several tensors for a part of a network that takes so many.
         path: the file; weights are inside.
 
     Raises:
@@ -28,6 +28,8 @@ def save_onnx(model: nn.Module, images: Tensor, path: Path) -> None:
     """
     installed = find_spec("onnx") is not None and find_spec("onnxscript") is not None
     require(installed, "onnx", "no onnx and onnxscript", 'pip install "octnas[export]"')
+    inputs = (images,) if isinstance(images, Tensor) else tuple(images)
+    whole = len(inputs) == 1
     # The exporter prints its progress, and warns about its own parts.
     with (
         warnings.catch_warnings(),
@@ -39,10 +41,11 @@ def save_onnx(model: nn.Module, images: Tensor, path: Path) -> None:
         warnings.simplefilter("ignore", FutureWarning)
         torch.onnx.export(
             model,
-            (images,),
+            inputs,
             path,
-            input_names=["images"],
-            output_names=["logits"],
+            input_names=["images"] if whole else [f"input{index}" for index in range(len(inputs))],
+            # A part of a network has one output or two.
+            output_names=["logits"] if whole else None,
             dynamo=True,
             external_data=False,
             verbose=False,

@@ -1,0 +1,125 @@
+"""``octnas latency``: how long the architectures of a search space take on a device."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from octnas.cli.run import Overrides
+
+if TYPE_CHECKING:
+    from octnas.latency import LatencyTable
+
+_MEASURE = "measure"
+Experiment = Annotated[Path, typer.Argument(help="A YAML file.", show_default=False)]
+Name = Annotated[
+    str, typer.Option(help="Of the device; by default the machine's.", show_default=False)
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="The file; by default latency/DEVICE-BACKEND-PRECISION-BATCH.json."),
+]
+Batch = Annotated[int, typer.Option(help="Images at a time.")]
+Networks = Annotated[
+    int, typer.Option(help="Whole networks that predictions are held against, spread over them.")
+]
+Narrow = Annotated[int, typer.Option(help="More of them, of nearly equal predictions.")]
+Fit = Annotated[int, typer.Option(help="Whole networks that predictions are fitted to.")]
+
+
+class _Group(TyperGroup):
+    """What is no command's name is an experiment to measure."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "--help"):
+            args = [_MEASURE, *args]
+        return super().parse_args(ctx, args)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(
+        cls=_Group,
+        no_args_is_help=True,
+        help="How long a search space's architectures take on a device: "
+        "`octnas latency EXPERIMENT` measures a table here.",
+    )
+    group.command(_MEASURE)(measure)
+    app.add_typer(group, name="latency")
+
+
+def measure(
+    experiment: Experiment,
+    backend: Annotated[
+        str, typer.Option(help="eager, compile, onnxruntime or openvino.")
+    ] = "eager",
+    device: Annotated[str, typer.Option(help="As torch names it, such as cuda.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    batch: Batch = 1,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to the backend.")] = 1,
+    repeats: Annotated[int, typer.Option(help="How often each layer and network is timed.")] = 20,
+    networks: Networks = 20,
+    narrow: Narrow = 20,
+    fit: Fit = 20,
+    name: Name = "",
+    out: Out = None,
+    overrides: Overrides = None,
+) -> None:
+    """Measure the layers of an experiment's search space, then whole networks, on this machine."""
+    from octnas.measure.settings import LatencySettings
+    from octnas.pipeline.latency import default_file, experiment_space, make_table
+
+    settings = LatencySettings(
+        name=name,
+        backend=backend,
+        device=device,
+        precision=precision,
+        batch=batch,
+        threads=threads,
+        repeats=repeats,
+        networks=networks,
+        narrow=narrow,
+        fit=fit,
+    )
+    space = experiment_space(experiment, tuple(overrides or ()))
+    file = out or default_file(settings)
+    log = lambda line: typer.echo(line, err=True)  # noqa: E731
+    try:
+        _print(make_table(space, settings, file, log), file)
+    except KeyboardInterrupt:
+        typer.echo("octnas: interrupted; the same command goes on from here", err=True)
+        raise typer.Exit(130) from None
+
+
+def _print(table: "LatencyTable", file: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console.width = max(console.width, 100)
+    console.print(
+        f"{table.device}, {table.backend}, {table.precision}, batch {table.batch}, threads: "
+        f"{table.threads or 'any'}; {len(table.layers)} layers, network = {table.factor:.3f} × "
+        f"layers {table.constant * 1e3:+.3f} ms"
+    )
+    rows = Table("networks", "number", "range", "median error", "worst", "τ", "ρ", "τ of the noise")
+    for what, found in table.quality.items():
+        rows.add_row(
+            what,
+            str(found.networks),
+            f"{found.width:.1%}",
+            f"{found.error:.1%}",
+            f"{found.worst:.1%}",
+            *(_number(value) for value in (found.tau, found.rho, found.ceiling)),
+        )
+    console.print(rows)
+    console.print(
+        "range: of their predictions; τ of the noise: between the networks' times in even and in "
+        "odd rounds.",
+    )
+    typer.echo(str(file))
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.2f}"

@@ -1,0 +1,252 @@
+"""How long networks take on a named device, predicted from a table of their layers' times.
+
+A table holds one time for each layer and pair (α of its input, α of its output). Layers do not
+take quite as long by themselves as one after another, so that a constant and a factor, fitted to
+whole networks, stand between the sum of the entries and the prediction.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from math import ceil, isfinite
+from typing import Any
+
+import numpy as np
+
+from octnas.additive import AdditiveCost, integers, sum_terms
+from octnas.errors import LatencyError
+from octnas.space import SearchSpace
+
+SCHEMA = 1
+# Steps into which the range of a table is cut at the most: fewer than `octnas.levels` can count
+# exactly, and each far below what can be measured.
+_STEPS = 40_000
+
+
+@dataclass(frozen=True)
+class LayerTimes:
+    """The times of one layer.
+
+    Attributes:
+        name: of its convolution, or of the shortcut that it is.
+        site_in: site of the input; None for an image.
+        site_out: site of the output.
+        seconds: by realised α of input and output; that of an image is 0. What was measured of
+            the layer by itself.
+    """
+
+    name: str
+    site_in: str | None
+    site_out: str
+    seconds: Mapping[tuple[float, float], float]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well a table predicts whole networks that it was not fitted to.
+
+    Attributes:
+        networks: how many.
+        error: median of the relative errors.
+        worst: the largest of them.
+        tau, rho: Kendall's and Spearman's rank correlation; None where nothing can be ranked.
+        ceiling: τ between the networks' times in the even rounds and in the odd ones: what the
+            noise of the machine leaves.
+        width: largest predicted time over the smallest, less 1.
+    """
+
+    networks: int
+    error: float
+    worst: float
+    tau: float | None
+    rho: float | None
+    ceiling: float | None
+    width: float
+
+
+@dataclass(frozen=True)
+class MeasuredNetwork:
+    """A whole network that was measured.
+
+    Attributes:
+        use: ``"fit"``, ``"check"`` or ``"narrow"``.
+        alphas: by site.
+        seconds: for a batch, over all rounds.
+        even, odd: over every second round.
+    """
+
+    use: str
+    alphas: Mapping[str, float]
+    seconds: float
+    even: float
+    odd: float
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Predicted latency of every architecture of a search space.
+
+    Attributes:
+        device: a name for what was measured.
+        backend, precision, batch, threads: with what; as `octnas bench` names them.
+        geometry: digest of the network, see `geometry_of`.
+        layers: every layer of the network.
+        constant: seconds that every network takes besides.
+        factor: seconds in a network for a second by itself.
+        quality: on whole networks, by ``"all"`` and ``"narrow"``, those of nearly equal
+            predictions; empty where none were measured.
+        networks: that the table was fitted to and held against.
+    """
+
+    device: str
+    backend: str
+    precision: str
+    batch: int
+    threads: int
+    geometry: str
+    layers: tuple[LayerTimes, ...]
+    constant: float = 0.0
+    factor: float = 1.0
+    quality: Mapping[str, Quality] = field(default_factory=dict)
+    networks: tuple[MeasuredNetwork, ...] = ()
+
+    def predict(self, space: SearchSpace, alphas: Mapping[str, float]) -> float:
+        """Seconds that an architecture takes for a batch.
+
+        Args:
+            space: of the network that was measured; its choices must be among those measured.
+            alphas: by site, each one of its choices; the first where a site is not named.
+
+        Raises:
+            LatencyError: the table is of another network, or lacks a choice of the space.
+            ArchitectureError: an α that is no choice of its site.
+        """
+        return self.cost(space).of(alphas) * 1e-9
+
+    def cost(self, space: SearchSpace) -> AdditiveCost:
+        """The latency of a space's architectures in nanoseconds.
+
+        Entries are rounded to `resolution`, so that there are few enough levels of latency for
+        exact counts.
+
+        Raises:
+            LatencyError: the table is of another network, or lacks a choice of the space.
+        """
+        if (found := geometry_of(space)) != self.geometry:
+            raise LatencyError(
+                f"the latency table ({self.device}, {self.backend}) is of another network "
+                f"(geometry {self.geometry}, the experiment's is {found}); measure it with "
+                "`octnas latency`"
+            )
+        terms = [self._term(layer, space) for layer in self.layers]
+        constant = self._nanoseconds(self.constant)
+        vanilla = sum(self._nanoseconds(self._at(layer, 0.0, 0.0)) for layer in self.layers)
+        return AdditiveCost("latency", space, constant, sum_terms(terms), constant + vanilla)
+
+    def _term(self, layer: LayerTimes, space: SearchSpace) -> tuple[tuple[str, ...], np.ndarray]:
+        out = space.site[layer.site_out].choices
+        if layer.site_in is None:
+            times = np.array([self._at(layer, 0.0, b) for b in out])
+            return (layer.site_out,), self._rounded(times)
+        into = space.site[layer.site_in].choices
+        tied = layer.site_in == layer.site_out
+        times = np.array(
+            [[self._at(layer, a, b) if not tied or a == b else 0.0 for b in out] for a in into]
+        )
+        return (layer.site_in, layer.site_out), self._rounded(times)
+
+    def _at(self, layer: LayerTimes, alpha_in: float, alpha_out: float) -> float:
+        """Seconds that a layer takes in a network."""
+        if (alpha_in, alpha_out) not in layer.seconds:
+            raise LatencyError(
+                f"the latency table ({self.device}, {self.backend}) lacks {layer.name} from α "
+                f"{alpha_in:g} to {alpha_out:g}; measure the experiment with `octnas latency`"
+            )
+        return self.factor * layer.seconds[alpha_in, alpha_out]
+
+    def _nanoseconds(self, seconds: float) -> int:
+        return int(self._rounded(np.array(seconds)))
+
+    def _rounded(self, seconds: np.ndarray) -> np.ndarray:
+        step = self.resolution
+        return integers(seconds * 1e9 / step) * step
+
+    @cached_property
+    def resolution(self) -> int:
+        """Nanoseconds of which every entry is a multiple."""
+        spans = [max(layer.seconds.values()) - min(layer.seconds.values()) for layer in self.layers]
+        return max(1, ceil(self.factor * sum(spans) * 1e9 / _STEPS))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The table as a JSON document with a schema version."""
+        layers = [
+            {**asdict(layer), "seconds": [[*pair, time] for pair, time in layer.seconds.items()]}
+            for layer in self.layers
+        ]
+        return {
+            "schema": SCHEMA,
+            **{key: getattr(self, key) for key in _PLAIN},
+            "layers": layers,
+            "quality": {name: asdict(found) for name, found in self.quality.items()},
+            "networks": [asdict(one) for one in self.networks],
+        }
+
+    @staticmethod
+    def from_dict(document: Any) -> "LatencyTable":
+        """Read what `to_dict` wrote, also after a round trip through JSON.
+
+        Raises:
+            LatencyError: it is something else.
+        """
+        if not isinstance(document, Mapping) or document.get("schema") != SCHEMA:
+            found = document.get("schema") if isinstance(document, Mapping) else document
+            raise LatencyError(f"latency table: schema: found {found!r}, allowed: {SCHEMA}")
+        try:
+            values = {key: kind(document[key]) for key, kind in _PLAIN.items()}
+            layers = tuple(_layer(entry) for entry in document["layers"])
+            quality = {name: Quality(**found) for name, found in document["quality"].items()}
+            networks = tuple(MeasuredNetwork(**entry) for entry in document["networks"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise LatencyError(f"latency table: does not hold what it should ({reason})") from None
+        if not (layers and isfinite(values["constant"]) and 0 < values["factor"] < float("inf")):
+            raise LatencyError("latency table: found no layers, or a factor that is not above 0")
+        return LatencyTable(**values, layers=layers, quality=quality, networks=networks)
+
+
+_PLAIN: Mapping[str, Any] = {
+    "device": str,
+    "backend": str,
+    "precision": str,
+    "batch": int,
+    "threads": int,
+    "geometry": str,
+    "constant": float,
+    "factor": float,
+}
+
+
+def _layer(entry: Mapping[str, Any]) -> LayerTimes:
+    seconds = {(float(a), float(b)): float(time) for a, b, time in entry["seconds"]}
+    if not seconds or not all(isfinite(time) and time >= 0 for time in seconds.values()):
+        raise ValueError(f"seconds of layer {entry['name']!r}")
+    return LayerTimes(str(entry["name"]), entry["site_in"], str(entry["site_out"]), seconds)
+
+
+def geometry_of(space: SearchSpace) -> str:
+    """A short digest of the network that a space is about, whatever its choices of α.
+
+    The number of classes is no part of it, since the classifier belongs to no layer.
+    """
+    args = {key: value for key, value in space.backbone_args.items() if key != "num_classes"}
+    backbone = {
+        "backbone": space.backbone,
+        "backbone_args": args,
+        "input_size": list(space.input_size),
+        "stride_mode": space.stride_mode,
+        "convs": [asdict(conv) for conv in space.convs],
+    }
+    canonical = json.dumps(backbone, sort_keys=True, separators=(",", ":"))
+    return sha256(canonical.encode()).hexdigest()[:12]

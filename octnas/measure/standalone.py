@@ -1,0 +1,252 @@
+"""Time networks and their layers in turns, and keep what was measured.
+
+This file needs only Python 3.9, numpy and, run as a program, ONNX Runtime: `octnas latency pack`
+copies it beside the ONNX files that it times, for devices without octnas::
+
+    python measure.py --name NAME
+
+It goes on where it was broken off, and ends with ``answer.json`` for `octnas latency import`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SCHEMA = 1
+MANIFEST_FILE = "manifest.json"
+ANSWER_FILE = "answer.json"
+KEPT_FILE = "measured.jsonl"
+KEY = re.compile(r"[0-9a-f]{16}")
+
+Step = Callable[[], Any]
+
+_BLOCK = 24  # functions that take turns with each other and with the reference
+_TURN = 1e-3  # seconds; what takes less is called several times in a turn
+_MOST_CALLS = 100
+_WARM_UP = 2  # rounds
+
+
+class MeasureFileError(Exception):
+    """A file that does not hold what it should, in one line."""
+
+
+class Kept:
+    """Times by key in a file that is only ever added to.
+
+    A line holds a key, the reference's ``seconds`` and how much longer the key's function took:
+    ``ratio`` over all rounds, ``even`` and ``odd`` over every second one.
+
+    Args:
+        path: the file; what is there is gone on with.
+        conditions: what the times hold for.
+
+    Raises:
+        MeasureFileError: times of other conditions, or something else.
+    """
+
+    def __init__(self, path: Path, conditions: Mapping[str, Any]) -> None:
+        self._path = path
+        self.entries: dict[str, dict[str, float]] = {}
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._write({"schema": SCHEMA, "conditions": dict(conditions)})
+            return
+        text = path.read_text(encoding="utf-8")
+        lines = text.splitlines(keepends=True)
+        if lines and not lines[-1].endswith("\n"):
+            # Cut off when its process died; the next line must not be glued to it.
+            lines.pop()
+            os.truncate(path, len("".join(lines).encode()))
+        try:
+            head, *rest = [json.loads(line) for line in lines]
+            found = head["conditions"] if head["schema"] == SCHEMA else None
+            self.entries = {entry["key"]: entry for entry in rest}
+        except (ValueError, KeyError, TypeError):
+            raise MeasureFileError(
+                f"{path}: holds no times of schema {SCHEMA}; remove it"
+            ) from None
+        for key, value in dict(conditions).items():
+            if found is None or found.get(key) != value:
+                was = None if found is None else found.get(key)
+                raise MeasureFileError(
+                    f"{path}: was measured with {key} {was!r}, now {value!r}; remove it or write "
+                    "to another place"
+                )
+
+    def add(self, key: str, entry: Mapping[str, float]) -> None:
+        """Keep the times of a key; they are on disk when this returns."""
+        self._write({"key": key, **entry})
+        self.entries[key] = dict(entry)
+
+    def seconds(self, which: str = "ratio") -> dict[str, float]:
+        """Seconds by key, all in terms of one reference.
+
+        Args:
+            which: ``ratio``, ``even`` or ``odd``.
+        """
+        if not self.entries:
+            return {}
+        reference = statistics.median(entry["seconds"] for entry in self.entries.values())
+        return {key: entry[which] * reference for key, entry in self.entries.items()}
+
+    def _write(self, document: Mapping[str, Any]) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(document) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def time_all(
+    keys: Sequence[str],
+    prepare: Callable[[str], Step],
+    reference: Step,
+    kept: Kept,
+    repeats: int,
+    log: Callable[[int, int], None] = lambda *_: None,
+) -> None:
+    """Time functions in turns with a reference, block by block; what is kept is not timed again.
+
+    A machine that slows down, for a while or from block to block, slows the reference down alike.
+
+    Args:
+        keys: of the functions.
+        prepare: the function of a key, which returns once its work is done.
+        reference: takes a turn in every round.
+        kept: where the times go.
+        repeats: rounds that count.
+        log: told how many keys are done, of how many.
+    """
+    left = [key for key in dict.fromkeys(keys) if key not in kept.entries]
+    total = len(dict.fromkeys(keys))
+    log(total - len(left), total)
+    for start in range(0, len(left), _BLOCK):
+        block = left[start : start + _BLOCK]
+        steps = {key: prepare(key) for key in block}
+        base, *times = _take_turns([reference, *steps.values()], repeats)
+        for key, own in zip(block, times):  # noqa: B905  Python 3.9 knows no strict
+            kept.add(key, _entry(own, base))
+        log(total - len(left) + start + len(block), total)
+
+
+def _take_turns(steps: Sequence[Step], repeats: int) -> list[np.ndarray]:
+    """Seconds of every function in every round, each of shape ``(repeats,)``."""
+    calls = [_calls(step) for step in steps]
+    seconds = np.zeros((len(steps), _WARM_UP + repeats))
+    for turn in range(_WARM_UP + repeats):
+        for index, step in enumerate(steps):
+            start = time.perf_counter()
+            for _ in range(calls[index]):
+                step()
+            seconds[index, turn] = (time.perf_counter() - start) / calls[index]
+    return list(seconds[:, _WARM_UP:])
+
+
+def _calls(step: Step) -> int:
+    """How often to call a function in a turn."""
+    step()
+    start = time.perf_counter()
+    step()
+    return int(min(max(1, np.ceil(_TURN / (time.perf_counter() - start))), _MOST_CALLS))
+
+
+def _entry(own: np.ndarray, base: np.ndarray) -> dict[str, float]:
+    ratios = own / base
+    return {
+        "seconds": float(np.median(base)),
+        "ratio": float(np.median(ratios)),
+        "even": float(np.median(ratios[::2])),
+        "odd": float(np.median(ratios[1::2])),
+    }
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """What a pack holds.
+
+    Raises:
+        MeasureFileError: it is something else.
+    """
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        keys = [manifest["reference"], *manifest["keys"]]
+        fine = manifest["schema"] == SCHEMA and all(KEY.fullmatch(key) for key in keys)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MeasureFileError(f"{path}: cannot be read as a manifest ({error})") from None
+    if not fine:
+        raise MeasureFileError(f"{path}: is no manifest of schema {SCHEMA}")
+    return dict(manifest)
+
+
+def _session(path: Path, threads: int) -> Step:
+    """A function that computes an ONNX file once, on random inputs."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(0)
+    feed = {
+        entry.name: rng.standard_normal(entry.shape).astype(np.float32)
+        for entry in session.get_inputs()
+    }
+    return lambda: session.run(None, feed)
+
+
+def main() -> None:
+    """Time what the manifest beside this file names."""
+    parser = argparse.ArgumentParser(description="Time the networks and layers of this folder.")
+    parser.add_argument("--name", default=platform.node() or platform.machine())
+    parser.add_argument("--threads", type=int, default=1, help="0 leaves it to ONNX Runtime")
+    parser.add_argument("--repeats", type=int, default=20)
+    given = parser.parse_args()
+    if given.repeats < 2 or given.threads < 0:
+        parser.error("--repeats takes 2 or more, --threads 0 or more")
+    folder = Path(__file__).resolve().parent
+    try:
+        _measure(folder, given.name, given.threads, given.repeats)
+    except MeasureFileError as error:
+        sys.exit(f"measure: {error}")
+
+
+def _measure(folder: Path, name: str, threads: int, repeats: int) -> None:
+    import onnxruntime
+
+    manifest = read_manifest(folder / MANIFEST_FILE)
+    if missing := [k for k in manifest["keys"] if not (folder / f"{k}.onnx").is_file()]:
+        raise MeasureFileError(f"{folder}: {missing[0]}.onnx: missing; copy the whole pack")
+    conditions = {"device": name, "threads": threads, "repeats": repeats, "pack": manifest["pack"]}
+    kept = Kept(folder / KEPT_FILE, conditions)
+
+    def prepare(key: str) -> Step:
+        return _session(folder / f"{key}.onnx", threads)
+
+    def log(done: int, total: int) -> None:
+        sys.stderr.write(f"{done} of {total}\n")
+
+    time_all(manifest["keys"], prepare, prepare(manifest["reference"]), kept, repeats, log)
+    answer = {
+        "schema": SCHEMA,
+        "device": name,
+        "threads": threads,
+        "onnxruntime": onnxruntime.__version__,
+        "seconds": {which: kept.seconds(which) for which in ("ratio", "even", "odd")},
+        "manifest": manifest,
+    }
+    (folder / ANSWER_FILE).write_text(json.dumps(answer), encoding="utf-8")
+    sys.stdout.write(f"{folder / ANSWER_FILE}\n")
+
+
+if __name__ == "__main__":
+    main()

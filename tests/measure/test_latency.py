@@ -1,0 +1,197 @@
+"""Latency tables: what is measured, what is kept, and what is fitted; nothing about how long."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from octnas.errors import LatencyError, MeasureError, SettingError
+from octnas.latency import LatencyTable, MeasuredNetwork, geometry_of
+from octnas.levels import CostLevels
+from octnas.measure import latency as latency_module
+from octnas.measure.latency import bare_table, measure_table
+from octnas.measure.latency_fit import CHECK, FIT, NARROW, draw_networks, fit_table
+from octnas.measure.layers import materialise, plan_layers
+from octnas.measure.settings import LatencySettings
+from octnas.nn.shapes import search_space
+from octnas.space import SearchSpace
+
+SMALL = LatencySettings(name="here", repeats=4, networks=3, narrow=2, fit=3)
+
+
+@pytest.fixture(scope="module")
+def space() -> SearchSpace:
+    args = {"layers": [1, 1, 1], "channels": [4, 8, 8]}
+    return search_space("thumbnail_resnet", (1, 8, 8), (0, 0.5), backbone_args=args, fixed={})
+
+
+@pytest.fixture(scope="module")
+def made_up(space: SearchSpace) -> LatencyTable:
+    """A table whose entries are the MACs' cost, so that a truth can be made of it."""
+    plan = plan_layers(space, 1)
+    rng = np.random.default_rng(0)
+    seconds = {key: float(rng.uniform(1e-4, 1e-3)) for key in plan.modules}
+    return bare_table(space, SMALL, plan, seconds)
+
+
+def test_every_pair_of_choices_is_planned_once(space: SearchSpace) -> None:
+    plan = plan_layers(space, 2)
+    for layer in plan.layers:
+        site = layer.site
+        into = (0.0,) if site.site_in is None else space.site[site.site_in].choices
+        assert set(layer.keys) == {(a, b) for a in into for b in space.site[site.site_out].choices}
+    used = [key for layer in plan.layers for key in layer.keys.values()]
+    assert set(used) == set(plan.modules)
+    assert len(plan.modules) < len(used)
+    assert all(layer.inputs[0][0] == 2 for layer in plan.modules.values())
+
+
+def test_vanilla_layers_are_planned_where_zero_is_no_choice() -> None:
+    space = search_space("thumbnail_resnet", (3, 16, 16), (0.25, 0.5), fixed={})
+    assert all((0.0, 0.0) in layer.keys for layer in plan_layers(space, 1).layers)
+
+
+def test_planned_layers_compute_finite_numbers(space: SearchSpace) -> None:
+    for layer in plan_layers(space, 1).modules.values():
+        module, inputs = materialise(layer)
+        with torch.inference_mode():
+            assert all(bool(part.isfinite().all()) for part in module(*inputs))
+
+
+def test_networks_are_spread_and_none_is_for_two_uses(
+    space: SearchSpace, made_up: LatencyTable
+) -> None:
+    cost = made_up.cost(space)
+    settings = replace(SMALL, networks=8, narrow=5, fit=6)
+    drawn = draw_networks(cost, settings)
+    assert drawn == draw_networks(cost, settings)
+    assert len({tuple(alphas.values()) for _, alphas in drawn}) == len(drawn)
+    levels = CostLevels(space, cost=cost)
+    middle = (levels.cheapest + levels.dearest) / 2
+    by_use = {use: [cost.of(a) for u, a in drawn if u == use] for use in (FIT, CHECK, NARROW)}
+    assert all(abs(value / middle - 1) <= settings.width / 2 for value in by_use[NARROW])
+    for use, count in ((FIT, 6), (CHECK, 8)):
+        assert 4 <= len(by_use[use]) <= count
+        assert max(by_use[use]) - min(by_use[use]) > (levels.dearest - levels.cheapest) / 2
+
+
+def measured(
+    space: SearchSpace, table: LatencyTable, constant: float, factor: float, noise: float = 0.0
+) -> list[MeasuredNetwork]:
+    cost, rng = table.cost(space), np.random.default_rng(0)
+    found = []
+    for use, alphas in draw_networks(cost, replace(SMALL, fit=8, networks=8, narrow=6)):
+        true = constant + factor * cost.of(alphas) * 1e-9
+        one, two = (true * float(np.exp(rng.normal(0, noise))) for _ in range(2))
+        found.append(MeasuredNetwork(use, alphas, (one + two) / 2, one, two))
+    return found
+
+
+def test_constant_and_factor_are_found(space: SearchSpace, made_up: LatencyTable) -> None:
+    table = fit_table(made_up, space, measured(space, made_up, 2e-4, 0.8))
+    assert table.constant == pytest.approx(2e-4, rel=1e-3)
+    assert table.factor == pytest.approx(0.8, rel=1e-3)
+    for name in ("all", "narrow"):
+        assert table.quality[name].error < 1e-3
+    assert table.quality["all"].tau == pytest.approx(1.0, abs=0.02)
+    assert table.quality["all"].ceiling == 1.0
+    assert table.quality["all"].networks > table.quality["narrow"].networks
+    assert table.quality["narrow"].width < table.quality["all"].width
+
+
+def test_what_is_fitted_to_is_not_reported(space: SearchSpace, made_up: LatencyTable) -> None:
+    networks = measured(space, made_up, 2e-4, 0.8)
+    spoilt = [one if one.use == FIT else replace(one, seconds=10 * one.seconds) for one in networks]
+    table = fit_table(made_up, space, spoilt)
+    assert table.factor == pytest.approx(0.8, rel=1e-3)
+    assert table.quality["all"].error == pytest.approx(0.9, rel=1e-2)
+    assert table.quality["all"].networks == sum(one.use != FIT for one in networks)
+
+
+def test_noise_shows_in_the_ceiling(space: SearchSpace, made_up: LatencyTable) -> None:
+    table = fit_table(made_up, space, measured(space, made_up, 0.0, 1.0, noise=0.3))
+    ceiling = table.quality["narrow"].ceiling
+    assert ceiling is not None
+    assert ceiling < 0.8
+
+
+def test_a_machine_that_is_too_noisy_is_said_so(space: SearchSpace, made_up: LatencyTable) -> None:
+    networks = [replace(one, seconds=1 / one.seconds) for one in measured(space, made_up, 0.0, 1.0)]
+    with pytest.raises(MeasureError, match="too noisy"):
+        fit_table(made_up, space, networks)
+    with pytest.raises(MeasureError, match="found 0 networks to fit"):
+        fit_table(made_up, space, [])
+
+
+def test_a_table_is_measured_and_gone_on_with(
+    space: SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latency_module, "fit_table", lambda table, space, networks: networks)
+    kept, lines = tmp_path / "kept.jsonl", []
+    networks: Any = measure_table(space, SMALL, kept, lines.append)
+    assert {one.use for one in networks} == {FIT, CHECK, NARROW}
+    assert all(one.seconds > 0 for one in networks)
+    whole = kept.read_text().splitlines()
+    kept.write_text("\n".join(whole[: len(whole) // 2]) + "\n" + whole[-1][:7])
+    assert len(measure_table(space, SMALL, kept)) == len(networks)  # type: ignore[arg-type]
+    assert kept.read_text().splitlines()[: len(whole) // 2] == whole[: len(whole) // 2]
+    monkeypatch.setattr(latency_module, "inference", None)
+    measure_table(space, SMALL, kept)
+
+
+def test_what_was_kept_of_other_settings_is_refused(space: SearchSpace, tmp_path: Path) -> None:
+    kept = tmp_path / "kept.jsonl"
+    conditions = {"name": "here", "device": "cpu", "geometry": geometry_of(space)}
+    head = {"schema": 1, "conditions": {**conditions, "backend": "onnxruntime"}}
+    kept.write_text(json.dumps(head) + "\n")
+    with pytest.raises(LatencyError, match=r"with backend 'onnxruntime', now 'eager'; remove it"):
+        measure_table(space, SMALL, kept)
+    for nonsense in ("", "nonsense\n", "[]\n", '{"schema": 9, "conditions": {}}\n'):
+        kept.write_text(nonsense)
+        with pytest.raises(LatencyError) as caught:
+            measure_table(space, SMALL, kept)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("backend", "tvm"),
+        ("precision", "int8"),
+        ("batch", 0),
+        ("threads", -1),
+        ("repeats", 3),
+        ("fit", 1),
+        ("networks", -1),
+        ("narrow", -1),
+        ("width", 0.0),
+    ],
+)
+def test_settings_that_make_no_sense(key: str, value: Any) -> None:
+    with pytest.raises(SettingError, match=f"^{key}: found "):
+        replace(SMALL, **{key: value})
+
+
+@pytest.mark.parametrize("key", ["device", "precision"])
+def test_engines_take_the_cpu_and_float32(key: str) -> None:
+    with pytest.raises(SettingError, match=f"^{key}: found "):
+        LatencySettings(backend="openvino", **{key: {"device": "cuda"}.get(key, "bfloat16")})
+
+
+def test_the_standalone_file_loads_nothing_of_octnas() -> None:
+    from octnas.measure import standalone
+
+    program = f"""
+import sys
+sys.path = [entry for entry in sys.path if entry]
+sys.modules["octnas"] = sys.modules["torch"] = sys.modules["onnxruntime"] = None
+import runpy
+runpy.run_path({str(Path(standalone.__file__))!r})
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
