@@ -1,4 +1,4 @@
-"""The best architectures within bounds on MACs, exactly, where scores are sums over the sites.
+"""The best architectures within bounds on a cost, exactly, where scores are sums over the sites.
 
 A score may also depend on several sites together, as far as the costs do: on the two ends of a
 convolution. Both then come out of the same dynamic programming over cost levels.
@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from octnas.errors import BudgetError
-from octnas.levels import CostLevels, Step
+from octnas.levels import CostLevels, Step, along
+from octnas.space import SearchSpace
 
 _TRIES = 1000  # levels to look into where levels are wide and the best lie below a lower bound
 
@@ -20,17 +21,17 @@ Scores = Mapping[tuple[str, ...], np.ndarray]
 """
 
 
-def ends(levels: CostLevels) -> list[tuple[str, str]]:
+def ends(space: SearchSpace) -> list[tuple[str, str]]:
     """The pairs of searchable sites at the two ends of a convolution, in the sites' order."""
-    names = [site.name for site in levels.space.searchable]
-    pairs = {(conv.site_in, conv.site_out) for conv in levels.space.convs if not conv.depthwise}
-    ordered = {
-        (names[min(index)], names[max(index)])
-        for one, other in pairs
-        if one in names and other in names and one != other
-        for index in [(names.index(one), names.index(other))]
+    order = {site.name: index for index, site in enumerate(space.searchable)}
+    found = {
+        (conv.site_in, conv.site_out)
+        for conv in space.convs
+        if conv.site_in in order and conv.site_out in order and not conv.depthwise
     }
-    return sorted(ordered, key=lambda pair: (names.index(pair[0]), names.index(pair[1])))
+    at = sorted({(order[a], order[b]) for a, b in found} | {(order[b], order[a]) for a, b in found})
+    names = list(order)
+    return [(names[first], names[last]) for first, last in at if first < last]
 
 
 def best_within(levels: CostLevels, scores: Scores, low: int, high: int) -> dict[str, float]:
@@ -40,9 +41,9 @@ def best_within(levels: CostLevels, scores: Scores, low: int, high: int) -> dict
     missed; none that is returned lies outside the bounds.
 
     Args:
-        levels: the architectures by MACs.
+        levels: the architectures by a cost.
         scores: by sites.
-        low, high: bounds in MACs, both included.
+        low, high: bounds in its unit, both included.
 
     Returns:
         α by site.
@@ -57,9 +58,10 @@ def best_within(levels: CostLevels, scores: Scores, low: int, high: int) -> dict
         if final[level] == -np.inf:
             break
         alphas = _trace_back(levels, tables, int(level))
-        if levels.space.cost(alphas).macs >= low:
+        if levels.cost.of(alphas) >= low:
             return alphas
-    raise BudgetError(f"no architecture of the search space costs {low:,} to {high:,} MACs")
+    unit = levels.cost.unit
+    raise BudgetError(f"no architecture of the search space costs {low:,} to {high:,} {unit}")
 
 
 def best_front(
@@ -68,9 +70,9 @@ def best_front(
     """The architectures that none with as few MACs beats, from one pass over the levels.
 
     Args:
-        levels: the architectures by MACs.
+        levels: the architectures by a cost.
         scores: by sites.
-        low, high: bounds in MACs, both included.
+        low, high: bounds in its unit, both included.
         most: of a longer front so many are taken, evenly.
 
     Returns:
@@ -89,7 +91,7 @@ def best_front(
         found = found[np.linspace(0, len(found) - 1, most).round().astype(int)]
     front = [_trace_back(levels, tables, int(level)) for level in found]
     # A wide level may hold cheaper architectures than it says.
-    return [alphas for alphas in front if levels.space.cost(alphas).macs >= low]
+    return [alphas for alphas in front if levels.cost.of(alphas) >= low]
 
 
 class _Tables:
@@ -127,10 +129,8 @@ def _gains(levels: CostLevels, scores: Scores) -> list[np.ndarray]:
         names = (*step.before, step.site)
         total = np.zeros(step.costs.shape)
         for sites in [sites for sites in left if step.site in sites and set(sites) <= set(names)]:
-            order = sorted(range(len(sites)), key=lambda axis: names.index(sites[axis]))
-            turned = np.asarray(left.pop(sites), dtype=np.float64).transpose(order)
-            sizes = zip(names, step.costs.shape, strict=True)
-            total += turned.reshape([size if name in sites else 1 for name, size in sizes])
+            term = np.asarray(left.pop(sites), dtype=np.float64)
+            total += along(sites, term, names, step.costs.shape)
         gains.append(total)
     if left:
         raise ValueError(f"scores: {sorted(left)} are not the ends of one convolution")

@@ -1,12 +1,13 @@
 """What a supernet with ``sampling: learnable`` has learned besides its weights."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from octnas.distribution import Distribution, Probabilities, draw_within
 from octnas.pipeline.opening import Run
 from octnas.run_directory import read_document, reading, write_json
+from octnas.search.proposals import History, Propose
 
 SCHEMA = 1
 DISTRIBUTION_FILE = "distribution.json"
@@ -47,18 +48,13 @@ def read_distributions(run: Run) -> tuple[Distribution, ...]:
         return tuple(Distribution.from_dict(entry) for entry in entries)
 
 
-def learned_draw(run: Run) -> Callable[[int], Mapping[str, float]] | None:
-    """Architectures by number, drawn inside one budget after the other; None if none is asked for.
-
-    They follow from the seed of the experiment and the number alone.
-    """
-    if run.config.search.sampler != "learned":
-        return None
+def learned_proposals(run: Run) -> Propose:
+    """Architectures drawn inside one budget after the other, by seed and number alone."""
     found, budgets, seed = read_distributions(run), run.budgets, run.config.seed
 
-    def draw(number: int) -> dict[str, float]:
-        index = number % len(budgets)
-        rng = np.random.default_rng((seed, number))
+    def propose(history: History) -> dict[str, float]:
+        index = history.number % len(budgets)
+        rng = np.random.default_rng((seed, history.number))
         return draw_within(run.space, found[index], budgets[index], rng)
 
-    return draw
+    return propose

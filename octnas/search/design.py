@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from octnas.costs import Budget
+from octnas.costs import Bound, Budget
 from octnas.levels import CostLevels
 from octnas.space import SearchSpace
 
@@ -27,6 +27,7 @@ def initial_design(
     spread: int,
     seed: int,
     learned: Sequence[Mapping[str, float]] = (),
+    inside: Sequence[tuple[CostLevels, Bound]] = (),
 ) -> list[tuple[str, Mapping[str, float]]]:
     """Architectures that were learned, uniform ones, and some spread over MACs, with their origin.
 
@@ -38,11 +39,16 @@ def initial_design(
             hold any.
         seed: of their choice.
         learned: α by site of what a supernet's distributions find most probable.
+        inside: architectures by another cost, with a budget's bound on it, inside of which there is
+            another spread of as many.
     """
     design: list[tuple[str, Mapping[str, float]]] = [(LEARNED, alphas) for alphas in learned]
     design += [(UNIFORM, space.uniform(alpha).alphas) for alpha in space.grid]
     rng = np.random.default_rng(seed)
     design += [(SPREAD, found) for found in levels.spread(rng, spread, *bounds(budgets))]
+    for others, bound in inside:
+        drawn = others.spread(rng, spread, bound.lower, bound.upper)
+        design += [(SPREAD, found) for found in drawn]
     distinct: dict[str, tuple[str, Mapping[str, float]]] = {}
     for origin, found in design:
         distinct.setdefault(space.architecture(found).id, (origin, found))

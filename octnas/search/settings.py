@@ -6,7 +6,7 @@ from typing import Literal
 from octnas.errors import require
 from octnas.settings import HOW, Executor
 
-Sampler = Literal["nsga2", "tpe", "random", "learned"]
+Sampler = Literal["surrogate", "nsga2", "tpe", "random", "learned"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,10 +14,11 @@ class SearchSettings:
     """How candidates are proposed and scored.
 
     Attributes:
-        sampler: Optuna's ``nsga2``, ``tpe`` or ``random``, or ``learned``, which draws from the
-            distributions of a supernet with ``sampling: learnable``; all begin with what such a
-            supernet finds most probable, the uniform-α architectures and a design spread over
-            MACs.
+        sampler: ``surrogate``, which fits a model to the scores and evaluates what that finds
+            best; Optuna's ``nsga2`` or ``tpe``; ``random``, evenly among the architectures inside
+            the budgets; or ``learned``, which draws from the distributions of a supernet with
+            ``sampling: learnable``. All begin with what such a supernet finds most probable, the
+            uniform-α architectures and a design spread over MACs.
         trials: candidates in all, the first designs included.
         spread: size of the design spread over MACs.
         batch_size: candidates that are asked for before the first of them is told; the same on

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -19,16 +19,14 @@ from optuna.trial import TrialState
 from octnas.credentials import redact
 from octnas.errors import SearchError
 from octnas.front import Candidate
-from octnas.search.learned import DrawSampler
 from octnas.search.outcomes import OutcomeLog
+from octnas.search.proposals import History, Propose
+from octnas.search.samplers import ProposalSampler, optuna_sampler
 from octnas.search.settings import SearchSettings
 from octnas.space import SearchSpace
 
 Outcome = Mapping[str, float] | str
 """Metrics of an evaluated candidate, ``loss`` among them, or the reason why there are none."""
-
-Draw = Callable[[int], Mapping[str, float]]
-"""α by site for the number of a trial, always the same for the same number."""
 
 _ORIGIN = "origin"
 _ASKED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.FAIL)
@@ -105,7 +103,7 @@ class Driver:
         bounds: fewest and most MACs; candidates outside are infeasible.
         design: α by site of the first candidates, with their origin.
         seed: of the sampler.
-        draw: α by site for the number of a trial, for the sampler ``learned``.
+        propose: what a trial evaluates, for samplers that are not Optuna's.
         log: file that gets one line per outcome, before the study is told.
         on_told: called with each candidate once it was told.
     """
@@ -120,11 +118,11 @@ class Driver:
         bounds: tuple[int, int],
         design: Sequence[tuple[str, Mapping[str, float]]],
         seed: int,
-        draw: Draw | None = None,
+        propose: Propose | None = None,
         log: Path,
         on_told: Callable[[Candidate], None] | None = None,
     ) -> None:
-        self._space, self._settings, self._seed, self._draw = space, settings, seed, draw
+        self._space, self._settings, self._seed, self._propose = space, settings, seed, propose
         self._bounds, self._on_told = bounds, on_told
         self._outcomes = OutcomeLog(log)
         self._study = _open_study(storage, study_name)
@@ -132,6 +130,13 @@ class Driver:
             self._study.enqueue_trial(
                 self._searchable(alphas), user_attrs={_ORIGIN: origin}, skip_if_exists=True
             )
+        self._found: dict[str, Candidate] = {}
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            self._keep(self._candidate(trial))
+        self._taken = {
+            self._space.architecture(self._realised(trial.params)).id
+            for trial in self._study.get_trials(deepcopy=False, states=_TOLD)
+        }
         self._batch: dict[int, _Asked] = {}
         self._to_do: list[Job] = []
         self._reasons: dict[str, str] = {}
@@ -165,11 +170,7 @@ class Driver:
 
     def candidates(self) -> list[Candidate]:
         """Every candidate that was evaluated, once, in the order of their numbers."""
-        found: dict[str, Candidate] = {}
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            candidate = self._candidate(trial)
-            found.setdefault(candidate.id, candidate)
-        return list(found.values())
+        return list(self._found.values())
 
     def failures(self) -> list[str]:
         """The reasons of the trials that failed."""
@@ -203,16 +204,17 @@ class Driver:
             self._tell_batch()
 
     def _sampler(self, number: int) -> BaseSampler:
-        if self._settings.sampler != "learned":
-            return make_sampler(self._settings, self._seed, number)
-        assert self._draw is not None
-        return DrawSampler(self._searchable(self._draw(number)))
+        if self._propose is None:
+            return optuna_sampler(self._settings, self._seed, number)
+        history = History(number, list(self._found.values()), self._taken)
+        return ProposalSampler(self._searchable(self._propose(history)))
 
     def _hand_out(self, trial: optuna.Trial) -> None:
         """Note a candidate; it is evaluated unless its like was, or is about to be."""
         asked = self._suggest(trial)
         twin = any(asked.identity == other.identity for other in self._waiting)
         self._batch[trial.number] = asked
+        self._taken.add(asked.identity)
         if asked.identity not in self._outcomes and not twin:
             self._reasons.pop(asked.identity, None)
             self._to_do.append(Job(trial.number, asked.alphas))
@@ -246,11 +248,16 @@ class Driver:
             return
         loss = self._outcomes[asked.identity]["loss"]
         told = self._study.tell(asked.trial, [loss, float(asked.macs)])
+        candidate = self._candidate(told)
+        self._keep(candidate)
         if self._on_told is not None:
-            self._on_told(self._candidate(told))
+            self._on_told(candidate)
+
+    def _keep(self, candidate: Candidate) -> None:
+        self._found.setdefault(candidate.id, candidate)
 
     def _candidate(self, trial: optuna.trial.FrozenTrial) -> Candidate:
-        alphas = self._space.realise(self._searchable(trial.params))
+        alphas = self._realised(trial.params)
         identity = self._space.architecture(alphas).id
         return Candidate(
             id=identity,
@@ -270,18 +277,11 @@ class Driver:
             return self._outcomes[identity].items()
         return [("loss", trial.values[0])]
 
+    def _realised(self, params: Mapping[str, float]) -> dict[str, float]:
+        return self._space.realise(self._searchable(params))
+
     def _searchable(self, alphas: Mapping[str, float]) -> dict[str, float]:
         return {site.name: alphas[site.name] for site in self._space.searchable}
-
-
-def make_sampler(settings: SearchSettings, seed: int, number: int) -> BaseSampler:
-    """The sampler for one ask; its random state follows from seed and trial number alone."""
-    mixed = (seed * 1_000_003 + number) % 2**32
-    if settings.sampler == "nsga2":
-        return NSGAIISampler(population_size=settings.population, seed=mixed)
-    if settings.sampler == "tpe":
-        return TPESampler(seed=mixed, n_startup_trials=0, constant_liar=True)
-    return RandomSampler(seed=mixed)
 
 
 def run_local(driver: Driver, evaluate: Callable[[Mapping[str, float]], Outcome]) -> None:

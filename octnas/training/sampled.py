@@ -214,8 +214,8 @@ def architecture_draw(
     low, high = max(low, levels.cheapest), min(high, levels.dearest)
 
     def by_macs(number: int) -> dict[str, float]:
-        level = levels.sample_level(np.random.default_rng((_COST, seed, number)), low, high)
+        costs = np.random.default_rng((_COST, seed, number))
         rng = np.random.default_rng((_ARCHITECTURE, seed, number, rank))
-        return levels.sample_at(rng, level)
+        return levels.sample(rng, low, high, costs=costs)
 
     return by_macs

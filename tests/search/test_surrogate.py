@@ -33,7 +33,8 @@ def test_features_are_alphas_what_is_lost_and_the_share_of_macs(space: SearchSpa
     assert found.shape == (5, 2 * count + 1)
     assert np.array_equal(found[:, :count], [list(alphas.values()) for alphas in some])
     assert np.array_equal(found[:, count:-1], found[:, :count] == 1)
-    shares = [space.cost(alphas).macs / space.vanilla_macs for alphas in some]
+    macs = [space.cost(alphas).macs - space.other_macs for alphas in some]
+    shares = np.array(macs) / space.vanilla_macs
     assert np.allclose(found[:, -1], shares)
     assert np.array_equal(features(space, some, [1, 2, 3, 4, 5])[:, -1], [1, 2, 3, 4, 5])
 

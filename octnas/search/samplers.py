@@ -1,15 +1,17 @@
-"""Candidates that were drawn elsewhere, as a sampler of Optuna."""
+"""Optuna's samplers, and one for what is proposed elsewhere."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+from octnas.search.settings import SearchSettings
 
-class DrawSampler(BaseSampler):
+
+class ProposalSampler(BaseSampler):
     """Proposes one architecture.
 
     Args:
@@ -43,3 +45,11 @@ class DrawSampler(BaseSampler):
         """The site's α."""
         del study, trial, param_distribution
         return self._alphas[param_name]
+
+
+def optuna_sampler(settings: SearchSettings, seed: int, number: int) -> BaseSampler:
+    """Optuna's sampler for one ask; its random state follows from seed and trial number alone."""
+    mixed = (seed * 1_000_003 + number) % 2**32
+    if settings.sampler == "tpe":
+        return TPESampler(seed=mixed, n_startup_trials=0, constant_liar=True)
+    return NSGAIISampler(population_size=settings.population, seed=mixed)

@@ -1,0 +1,111 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+
+from octnas.costs import Budget
+from octnas.front import Candidate
+from octnas.levels import CostLevels
+from octnas.search.design import bounds, initial_design
+from octnas.search.proposals import History, random_proposals, surrogate_proposals
+from octnas.search.settings import Sampler, SearchSettings
+from octnas.search.study import Driver, run_local
+from octnas.space import SearchSpace
+from tests.conftest import all_architectures
+from tests.search.conftest import Make, loss_of, table
+
+
+def evaluated(space: SearchSpace, budget: Budget, count: int) -> list[Candidate]:
+    design = initial_design(space, CostLevels(space), [budget], count, 0)
+    return [
+        Candidate(
+            space.architecture(alphas).id, alphas, space.cost(alphas).macs, loss_of(alphas)["loss"]
+        )
+        for _, alphas in design
+    ]
+
+
+def test_random_is_even_among_the_architectures_inside_the_budget(
+    space: SearchSpace, budget: Budget
+) -> None:
+    levels = CostLevels(space)
+    low, high = budget.max_macs * 9 // 10, budget.max_macs
+    propose = random_proposals(levels, (low, high), seed=0)
+    inside = [a for a in all_architectures(space) if low <= space.cost(a).macs <= high]
+    assert 20 < len(inside) < 400
+    drawn = Counter(tuple(propose(History(n, [], ())).values()) for n in range(20 * len(inside)))
+    counts = [drawn[tuple(alphas.values())] for alphas in inside]
+    assert sum(counts) == 20 * len(inside)
+    assert chisquare(counts).pvalue > 1e-4
+
+
+def test_the_surrogate_proposes_nothing_twice(space: SearchSpace, budget: Budget) -> None:
+    propose = surrogate_proposals(CostLevels(space), bounds([budget]), seed=0)
+    told = evaluated(space, budget, 8)
+    taken = {candidate.id for candidate in told}
+    for number in range(30):
+        alphas = propose(History(number, told, taken))
+        assert budget.admits(space.cost(alphas).macs)
+        identity = space.architecture(alphas).id
+        assert identity not in taken
+        taken.add(identity)
+
+
+def test_the_surrogate_goes_on_where_everything_was_proposed(
+    space: SearchSpace, budget: Budget
+) -> None:
+    propose = surrogate_proposals(CostLevels(space), bounds([budget]), seed=0)
+    told = evaluated(space, budget, 8)
+    taken = {space.architecture(alphas).id for alphas in all_architectures(space)}
+    assert budget.admits(space.cost(propose(History(0, told, taken))).macs)
+
+
+def test_the_surrogate_finds_the_best_of_an_additive_score(
+    make_driver: Make, space: SearchSpace, budget: Budget
+) -> None:
+    """With few trials, where drawing evenly does not come near it."""
+    best = min(
+        loss_of(alphas)["loss"]
+        for alphas in all_architectures(space)
+        if budget.admits(space.cost(alphas).macs)
+    )
+    found: dict[Sampler, float] = {}
+    samplers: tuple[Sampler, ...] = ("surrogate", "random")
+    for sampler in samplers:
+        settings = SearchSettings(trials=48, batch_size=8, spread=8, sampler=sampler)
+        driver = make_driver(settings, folder=sampler)
+        run_local(driver, loss_of)
+        inside = [c.loss for c in driver.candidates() if budget.admits(c.macs)]
+        found[sampler] = min(inside)
+    assert found["surrogate"] == pytest.approx(best)
+    assert found["random"] > best
+
+
+def test_a_learned_search_evaluates_what_is_drawn(make_driver: Make, space: SearchSpace) -> None:
+    """Every number has its draw, in one go or broken off in between."""
+
+    def propose(history: History) -> dict[str, float]:
+        rng = np.random.default_rng(history.number)
+        return {site.name: float(rng.choice(site.choices)) for site in space.sites}
+
+    settings = SearchSettings(trials=20, batch_size=4, spread=0, sampler="learned")
+
+    def make(folder: str) -> Driver:
+        return make_driver(settings, folder=folder, propose=propose)
+
+    whole = make("whole")
+    run_local(whole, loss_of)
+    found = whole.candidates()
+    drawn = [c for c in found if c.origin == "learned"]
+    assert len(drawn) == len(found) - len(space.grid)
+    assert [c.alphas for c in drawn] == [propose(History(c.trial, [], ())) for c in drawn]
+    begun = make("parts")
+    for _ in range(6):
+        job = begun.ask()
+        assert job is not None
+        if job.number != 5:
+            begun.tell(job.number, loss_of(job.alphas))
+    again = make("parts")
+    run_local(again, loss_of)
+    assert table(again.candidates()) == table(found)
