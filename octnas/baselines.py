@@ -4,8 +4,9 @@ from itertools import product
 
 import numpy as np
 
+from octnas.additive import AdditiveCost
 from octnas.architecture import Architecture
-from octnas.costs import Budget
+from octnas.costs import Bound, Budget
 from octnas.results import SEARCHED, UNIFORM, VANILLA, Network
 from octnas.space import SearchSpace
 
@@ -13,17 +14,24 @@ from octnas.space import SearchSpace
 _STEPS = 101
 
 
-def baseline(space: SearchSpace, role: str, budget: Budget, at_least: int) -> Network:
+def baseline(
+    space: SearchSpace,
+    role: str,
+    budget: Budget,
+    at_least: int,
+    cost: AdditiveCost | None = None,
+) -> Network:
     """A baseline of a budget.
 
     Args:
         space: the search space; fixed sites stay as they are fixed.
         role: ``"uniform"``, ``"growing"`` or ``"vanilla"``.
         budget: whose MACs the baseline should have.
-        at_least: MACs of the searched network, below which a baseline would not be a fair one.
+        at_least: cost of the searched network, below which a baseline would not be a fair one.
+        cost: what the budget bounds, if not MACs; then α is one of each site's choices.
 
     Returns:
-        For ``"vanilla"`` the network at α = 0; otherwise the one of its kind whose MACs are
+        For ``"vanilla"`` the network at α = 0; otherwise the one of its kind whose cost is
         closest to the budget's and not below ``at_least``.
     """
     if role == VANILLA:
@@ -31,6 +39,9 @@ def baseline(space: SearchSpace, role: str, budget: Budget, at_least: int) -> Ne
         return Network(VANILLA, "", architecture, space.cost(architecture))
     if role == UNIFORM and budget.uniform is not None:
         architecture = space.uniform(budget.uniform)
+    elif cost is not None and budget.bound is not None:
+        make = _uniform_designs if role == UNIFORM else _growing_designs
+        architecture = _closest_of(cost, make(space), budget.bound, at_least)
     elif role == UNIFORM:
         architecture = _closest(space, _uniform_designs(space), budget, at_least)
     else:
@@ -56,6 +67,27 @@ def _closest(
     distance = np.where(allowed, np.abs(macs - budget.max_macs), np.iinfo(np.int64).max)
     best = realised[int(distance.argmin())]
     return space.architecture(dict(zip(space.site, map(float, best), strict=True)))
+
+
+def _closest_of(
+    cost: AdditiveCost, designs: np.ndarray, bound: Bound, at_least: int
+) -> Architecture:
+    """As `_closest`, with each α brought to the nearest choice of its site.
+
+    Where all designs cost less than ``at_least``, the dearest.
+    """
+    space = cost.space
+    found = [
+        {
+            site.name: _nearest(site.choices, float(want))
+            for site, want in zip(space.searchable, row, strict=True)
+        }
+        for row in designs
+    ]
+    costs = np.array([cost.of(alphas) for alphas in found])
+    distance = np.where(costs >= at_least, np.abs(costs - bound.upper), np.iinfo(np.int64).max)
+    best = distance.argmin() if (costs >= at_least).any() else costs.argmax()
+    return space.architecture(found[int(best)])
 
 
 def _uniform_designs(space: SearchSpace) -> np.ndarray:

@@ -15,6 +15,7 @@ from octnas.budgets import BudgetSettings
 from octnas.credentials import redact_all
 from octnas.data.settings import SOURCES, DigitsSettings, ImagesSettings
 from octnas.errors import ConfigError, SettingError, require, require_seed
+from octnas.latency import LatencyUse
 from octnas.search.settings import SearchSettings
 from octnas.settings import HOW
 from octnas.tracking.settings import TrackingSettings
@@ -38,7 +39,8 @@ class SpaceSettings:
         backbone: name of a timm ResNet.
         input_size: channels, height and width of the images.
         alphas: the α to choose from at every searchable site.
-        budgets: bounds on MACs; the search finds one network for each.
+        budgets: bounds on MACs, activation memory or latency; the search finds one network for
+            each.
         backbone_args: keyword arguments for ``timm.create_model``; the number of classes is
             that of the data unless it is given here.
         fixed: α by site name pattern where there is nothing to choose; by default the paper's
@@ -91,6 +93,7 @@ class RunConfig:
     retrain: RetrainSettings = field(default_factory=RetrainSettings)
     proxies: ProxySettings = field(default_factory=ProxySettings)
     ranking: RankingSettings = field(default_factory=RankingSettings)
+    latency: LatencyUse = field(default_factory=LatencyUse)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     seed: int = 0
     device: str = field(default="auto", metadata=HOW)
@@ -103,6 +106,19 @@ class RunConfig:
             "search",
             self.search.sampler,
             "any other sampler, unless supernet.sampling is learnable",
+        )
+        bounded = [budget.cost for budget in self.space.budgets]
+        require(
+            "latency" not in bounded or bool(self.latency.table),
+            "latency",
+            self.latency.table,
+            "a table of `octnas latency` in latency.table, for budgets on latency",
+        )
+        require(
+            not learns or set(bounded) == {"macs"},
+            "space",
+            bounded,
+            "budgets on MACs, with supernet.sampling learnable",
         )
 
 

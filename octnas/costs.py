@@ -126,20 +126,42 @@ def low_channels(alpha: float, channels: int, multiple: int, groups: int = 1) ->
 
 
 @dataclass(frozen=True)
+class Bound:
+    """A bound on another cost than MACs.
+
+    Attributes:
+        cost: ``"activation"`` (bytes of one image) or ``"latency"`` (nanoseconds of a batch).
+        upper: no architecture above this fits.
+        lower: no architecture below this fits.
+    """
+
+    cost: str
+    upper: int
+    lower: int = 0
+
+    def admits(self, cost: int) -> bool:
+        """Whether a cost lies within the bounds, both included."""
+        return self.lower <= cost <= self.upper
+
+
+@dataclass(frozen=True)
 class Budget:
-    """A bound on MACs: upper, and optionally lower.
+    """A bound on MACs, or on another cost: upper, and optionally lower.
 
     Attributes:
         name: what reports call it, such as ``"uniform α 0.5"``.
         max_macs: no architecture above this fits.
         min_macs: no architecture below this fits.
         uniform: the uniform α whose MACs define the budget, if it was given so.
+        bound: what defines the budget if MACs do not: then those above are only the most and the
+            fewest MACs of the architectures below its upper bound.
     """
 
     name: str
     max_macs: int
     min_macs: int = 0
     uniform: float | None = None
+    bound: Bound | None = None
 
     def admits(self, macs: int) -> bool:
         """Whether ``macs`` lies within the bounds, both included."""

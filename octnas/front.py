@@ -30,6 +30,27 @@ class Candidate:
     origin: str = ""
     trial: int = -1
 
+    def cost(self, name: str) -> int:
+        """Its MACs, its activation memory in bytes or its predicted latency in nanoseconds.
+
+        Args:
+            name: ``"macs"``, ``"activation"`` or ``"latency"``.
+
+        Raises:
+            KeyError: it is not known of this candidate.
+        """
+        if name == "macs":
+            return self.macs
+        if name == "activation":
+            return round(self.metrics["activation_bytes"])
+        return round(self.metrics["latency"] * 1e9)
+
+    def fits(self, budget: Budget) -> bool:
+        """Whether the cost that the budget is about lies inside."""
+        if budget.bound is None:
+            return budget.admits(self.macs)
+        return budget.bound.admits(self.cost(budget.bound.cost))
+
     def to_dict(self) -> dict[str, Any]:
         """The candidate as a JSON object."""
         return {
@@ -82,7 +103,7 @@ class Front:
 
 def best_under(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
     """The candidate with the lowest loss inside a budget; None if none is inside."""
-    inside = [candidate for candidate in _scored(candidates) if budget.admits(candidate.macs)]
+    inside = [candidate for candidate in _scored(candidates) if candidate.fits(budget)]
     return min(inside, key=lambda c: (c.loss, c.macs, c.id), default=None)
 
 

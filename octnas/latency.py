@@ -17,12 +17,29 @@ import numpy as np
 
 from octnas.additive import AdditiveCost, integers, sum_terms
 from octnas.errors import LatencyError
+from octnas.settings import HOW
 from octnas.space import SearchSpace
 
 SCHEMA = 1
 # Steps into which the range of a table is cut at the most: fewer than `octnas.levels` can count
 # exactly, and each far below what can be measured.
 _STEPS = 40_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyUse:
+    """What a run does with a latency table.
+
+    Attributes:
+        table: a file of `octnas latency`'s, which makes budgets on latency possible; empty for
+            none.
+        measure: whether the chosen networks are measured here, whole, beside the prediction.
+        device: for that, as torch names it.
+    """
+
+    table: str = ""
+    measure: bool = field(default=True, metadata=HOW)
+    device: str = field(default="cpu", metadata=HOW)
 
 
 @dataclass(frozen=True)

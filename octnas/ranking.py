@@ -207,6 +207,9 @@ def regrets(ranked: Sequence[Ranked], budgets: Sequence[Budget]) -> tuple[Regret
     spread = np.array([np.var(entry.truth, ddof=1) for entry in ranked if len(entry.truth) > 1])
     std = 100 * float(np.sqrt(spread.mean())) if len(spread) else None
     for budget in budgets:
+        if budget.bound is not None:
+            # What else it bounds is not known of these architectures.
+            continue
         inside = [entry for entry in ranked if budget.admits(entry.macs)]
         if len(inside) > 1:
             pick = min(inside, key=lambda one: (isnan(one.loss), one.loss, one.id))

@@ -11,6 +11,9 @@ Executor = Literal["local", "ray"]
 HOW: Mapping[str, Any] = MappingProxyType({"how": True})
 """Metadata of a field that says how a result is computed, not which."""
 
+LATER: Mapping[str, Any] = MappingProxyType({"later": True})
+"""Metadata of a field that runs were made without: at its default it is not in a fingerprint."""
+
 
 def flatten(settings: Any, prefix: str) -> dict[str, Any]:
     """The settings that decide a result, by dotted key, as JSON values.
@@ -34,4 +37,7 @@ def flatten(settings: Any, prefix: str) -> dict[str, Any]:
 
 
 def _plain(item: Any) -> Any:
-    return asdict(item) if is_dataclass(item) and not isinstance(item, type) else item
+    if not is_dataclass(item) or isinstance(item, type):
+        return item
+    new = {entry.name: entry.default for entry in fields(item) if entry.metadata.get("later")}
+    return {key: value for key, value in asdict(item).items() if new.get(key, ...) != value}

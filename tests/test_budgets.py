@@ -1,13 +1,18 @@
 import pytest
 
 from octnas.baselines import baseline, searched
-from octnas.budgets import BudgetSettings, check_budgets
+from octnas.budgets import BudgetSettings, check_budgets, costs_of
 from octnas.costs import Budget
 from octnas.errors import BudgetError, SettingError
 from octnas.levels import CostLevels
 from octnas.nn.shapes import search_space
 from octnas.results import GROWING, UNIFORM, VANILLA
+from octnas.settings import flatten
 from octnas.space import SearchSpace
+from tests.conftest import all_architectures
+from tests.loading import load_config
+from tests.pipeline.tiny import EXPERIMENT
+from tests.test_latency import small, table_of
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +101,64 @@ def test_vanilla_and_searched(resnet50: SearchSpace) -> None:
     found = searched(resnet50, budget, resnet50.uniform(0.75))
     assert found.cost == resnet50.cost(resnet50.uniform(0.75))
     assert found.slug == "searched-uniform-0.5"
+
+
+OTHERS = [
+    {"activation_mb": 0.07},
+    {"activation_share": 0.8, "min_share": 0.5},
+    {"latency_ms": 4.5},
+    {"latency_share": 0.9, "min_share": 0.6},
+]
+
+
+@pytest.mark.parametrize("given", OTHERS)
+def test_budgets_on_other_costs_are_those_of_brute_force(given: dict[str, float]) -> None:
+    space = small()
+    costs = costs_of(space, table_of(space))
+    settings = BudgetSettings(**given)
+    budget = settings.resolve(space, costs)
+    assert budget.bound is not None
+    assert budget.bound.cost == settings.cost == next(iter(given)).partition("_")[0]
+    cost = costs[settings.cost]
+    inside = [a for a in all_architectures(space) if budget.bound.admits(cost.of(a))]
+    assert 0 < len(inside) < space.size
+    below = [a for a in all_architectures(space) if cost.of(a) <= budget.bound.upper]
+    macs = [space.cost(alphas).macs for alphas in below]
+    assert (budget.min_macs, budget.max_macs) == (min(macs), max(macs))
+    if "min_share" in given:
+        assert budget.bound.lower == round(given["min_share"] * cost.vanilla)
+
+
+def test_names_of_budgets_on_other_costs() -> None:
+    names = [BudgetSettings(**given).name for given in OTHERS]
+    assert names == [
+        "0.07 MB of activations",
+        "0.8 of vanilla's activation, at least 0.5",
+        "4.5 ms",
+        "0.9 of vanilla's latency, at least 0.6",
+    ]
+
+
+@pytest.mark.parametrize("given", [{"latency_ms": 1e-3}, {"activation_mb": 1e-4}])
+def test_budgets_on_other_costs_that_cannot_be_met(given: dict[str, float]) -> None:
+    space = small()
+    with pytest.raises(BudgetError, match=r"no architecture costs 0 to .*; the search space holds"):
+        BudgetSettings(**given).resolve(space, costs_of(space, table_of(space)))
+
+
+def test_settings_that_runs_were_made_without_are_in_no_fingerprint() -> None:
+    config = load_config(EXPERIMENT)
+    keys = {"uniform", "share", "macs", "flops", "min_share"}
+    assert [set(entry) for entry in flatten(config.space, "space")["space.budgets"]] == [keys, keys]
+
+
+@pytest.mark.parametrize("role", [UNIFORM, GROWING])
+def test_baselines_of_a_latency_budget_take_as_long(role: str) -> None:
+    space = small(choices=(0, 0.25, 0.5, 1))
+    costs = costs_of(space, table_of(space))
+    budget = BudgetSettings(latency_share=0.9).resolve(space, costs)
+    assert budget.bound is not None
+    cost = costs["latency"]
+    at_least = round(0.7 * budget.bound.upper)
+    found = baseline(space, role, budget, at_least, cost)
+    assert cost.of(found.architecture.alphas) >= at_least

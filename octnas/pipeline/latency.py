@@ -1,17 +1,20 @@
 """Latency tables of an experiment's search space, and the latency of what a search has chosen."""
 
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from octnas.config import RunConfig, check_config, load_document
 from octnas.data.digits import CLASSES
 from octnas.data.settings import DigitsSettings
-from octnas.errors import LatencyError
+from octnas.front import Candidate
 from octnas.latency import LatencyTable
-from octnas.measure.latency import Log, machine_name, measure_table
+from octnas.measure.latency import Log, machine_name, measure_networks, measure_table
 from octnas.measure.settings import LatencySettings
+from octnas.pipeline.opening import Run
 from octnas.pipeline.space import space_of
-from octnas.run_directory import read_json, write_json
+from octnas.run_directory import write_json
 from octnas.space import SearchSpace
 
 # Where the data is not looked at; the classifier is no part of a table.
@@ -50,15 +53,51 @@ def make_table(
     return table
 
 
-def read_table(path: Path) -> LatencyTable:
-    """Read what `make_table` wrote.
+def with_costs(run: Run, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Candidates with their activation memory, and their predicted latency where it is known."""
+    return [replace(one, metrics={**one.metrics, **_costs(run, one)}) for one in candidates]
 
-    Raises:
-        LatencyError: it is missing or something else; the file is named.
+
+def _costs(run: Run, candidate: Candidate) -> dict[str, float]:
+    found = {"activation_bytes": float(run.costs["activation"].of(candidate.alphas))}
+    if "latency" in run.costs:
+        found["latency"] = run.costs["latency"].of(candidate.alphas) * 1e-9
+    return found
+
+
+def latency_words(candidate: Candidate) -> str:
+    """The predicted latency of a candidate and the measured one; empty where none is known."""
+    if "latency" not in candidate.metrics:
+        return ""
+    words = f", {candidate.metrics['latency'] * 1e3:.3f} ms predicted"
+    if "measured_latency" in candidate.metrics:
+        words += f", {candidate.metrics['measured_latency'] * 1e3:.3f} ms measured"
+    return words
+
+
+def measure_chosen(run: Run, chosen: Mapping[str, Candidate]) -> dict[str, Candidate]:
+    """The chosen candidates, with the measured latency of the whole network, in seconds.
+
+    Nothing is measured without a latency table, or where the settings say so.
+
+    Args:
+        run: whose table says with what backend, precision, batch size and threads.
+        chosen: by budget.
     """
-    if not path.is_file():
-        raise LatencyError(f"{path}: no such file; write it with `octnas latency`")
-    try:
-        return LatencyTable.from_dict(read_json(path))
-    except LatencyError as error:
-        raise LatencyError(f"{path}: {error}") from None
+    table, use = run.table, run.config.latency
+    if table is None or not use.measure:
+        return dict(chosen)
+    settings = LatencySettings(
+        backend=table.backend,
+        device=use.device,
+        precision=table.precision,
+        batch=table.batch,
+        threads=table.threads,
+    )
+    alphas = [candidate.alphas for candidate in chosen.values()]
+    kept = run.directory.stage("search") / f"latency{KEPT_SUFFIX}"
+    seconds = measure_networks(run.space, alphas, settings, kept)
+    return {
+        name: replace(found, metrics={**found.metrics, "measured_latency": one})
+        for (name, found), one in zip(chosen.items(), seconds, strict=True)
+    }

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from octnas.budgets import check_budgets
+from octnas.budgets import Costs, check_budgets, costs_of
 from octnas.config import RunConfig, check_config, load_document, resolved
 from octnas.costs import Budget
 from octnas.credentials import HIDDEN, redact, redact_all
@@ -21,20 +21,20 @@ from octnas.data.images import Data
 from octnas.data.prepare import cache_folder
 from octnas.data.settings import ImagesSettings
 from octnas.errors import ConfigError, RunDirectoryError, SettingError
+from octnas.latency import LatencyTable
 from octnas.levels import CostLevels
+from octnas.pipeline.fingerprints import fingerprint
 from octnas.progress import Progress
 from octnas.run_directory import (
     STAGES,
     WHOLE_RUN,
     RunDirectory,
-    digest,
     read_document,
     read_json,
     reading,
     write_json,
     write_text,
 )
-from octnas.settings import flatten
 from octnas.space import SearchSpace
 from octnas.tracking.tracker import Tracker
 from octnas.yaml import Document
@@ -42,12 +42,9 @@ from octnas.yaml import Document
 SCHEMA = 1
 CONFIG_FILE = "config.yaml"
 RUN_FILE = "run.json"
+TABLE_FILE = "latency.json"
 STORAGE_VARIABLE = "OCTNAS_STORAGE"
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
-# Stages whose settings have another name.
-_SECTIONS = {"truth": "ranking"}
-# The settings of the search that decide a score.
-_SCORING = ("calibration_batches", "images_per_batch", "threads")
 _VERSIONS = ("octnas", "torch", "torchvision", "timm", "optuna", "ray", "mlflow", "numpy")
 
 
@@ -83,8 +80,28 @@ class Run:
 
     @cached_property
     def budgets(self) -> tuple[Budget, ...]:
-        """The budgets in MACs."""
-        return tuple(entry.resolve(self.space) for entry in self.config.space.budgets)
+        """The budgets in MACs, or in what else they bound.
+
+        Raises:
+            BudgetError: a budget on another cost that no architecture meets.
+        """
+        budgets = self.config.space.budgets
+        return tuple(entry.resolve(self.space, self.costs) for entry in budgets)
+
+    @cached_property
+    def table(self) -> LatencyTable | None:
+        """The latency table that the space stage has taken over; None where there is none."""
+        path = self.directory.stage("space") / TABLE_FILE
+        return LatencyTable.from_dict(read_json(path)) if self.config.latency.table else None
+
+    @cached_property
+    def costs(self) -> Costs:
+        """What budgets may bound.
+
+        Raises:
+            LatencyError: the table is of another network.
+        """
+        return costs_of(self.space, self.table)
 
     @cached_property
     def levels(self) -> CostLevels:
@@ -171,27 +188,6 @@ def open_run(
     return Run(document, config, directory, tracker, progress)
 
 
-def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
-    """What decides the results of a stage, by dotted key."""
-    found: dict[str, Any] = {"schema": SCHEMA}
-    for base in STAGES[stage]:
-        found[f"input.{base}"] = digest(fingerprint(config, base))
-    section = _SECTIONS.get(stage, stage)
-    if hasattr(config, section):
-        found |= flatten(getattr(config, section), section)
-    if stage == "data":
-        found["space.input_size"] = list(config.space.input_size)
-    if stage == "proxies" and config.proxies.weights == "supernet":
-        found["input.supernet"] = digest(fingerprint(config, "supernet"))
-    if stage in ("supernet", "search"):
-        found["seed"] = config.seed
-    if stage == "rank":
-        found |= {f"search.{key}": getattr(config.search, key) for key in _SCORING}
-        # Of the ground truth it decides nothing, so that it is not among its settings.
-        found["ranking.resamples"] = config.ranking.resamples
-    return found
-
-
 def _check_stages(directory: RunDirectory, config: RunConfig, upto: str | None = None) -> None:
     for stage in STAGES:
         if stage == upto:
@@ -242,6 +238,9 @@ def _resolved_paths(config: RunConfig) -> RunConfig:
     if config.ranking.truth_from:
         other = str(Path(config.ranking.truth_from).expanduser().absolute())
         config = replace(config, ranking=replace(config.ranking, truth_from=other))
+    if config.latency.table:
+        table = str(Path(config.latency.table).expanduser().absolute())
+        config = replace(config, latency=replace(config.latency, table=table))
     data = config.data
     if not isinstance(data, ImagesSettings):
         return config

@@ -63,9 +63,11 @@ def plan(run: Run) -> list[Network]:
         chosen = read_chosen(run)[budget.name]
         found = searched(run.space, budget, run.space.architecture(chosen.alphas))
         networks.append(found)
+        cost = None if budget.bound is None else run.costs[budget.bound.cost]
+        at_least = found.cost.macs if cost is None else cost.of(chosen.alphas)
         for role in run.config.retrain.baselines:
             if role != VANILLA:
-                networks.append(baseline(run.space, role, budget, found.cost.macs))
+                networks.append(baseline(run.space, role, budget, at_least, cost))
     if VANILLA in run.config.retrain.baselines:
         networks.append(baseline(run.space, VANILLA, run.budgets[-1], 0))
     return networks

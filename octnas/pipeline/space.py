@@ -1,13 +1,18 @@
 """Stage 2: the search space, its costs and its budgets, before anything is trained."""
 
 from dataclasses import asdict
+from pathlib import Path
 
 from octnas.config import RunConfig
+from octnas.costs import Budget
 from octnas.data.image_list import read_summary
 from octnas.device import choose_device
+from octnas.errors import LatencyError
+from octnas.latency import LatencyTable
+from octnas.levels import CostLevels
 from octnas.nn.shapes import search_space
-from octnas.pipeline.opening import Run
-from octnas.run_directory import write_json
+from octnas.pipeline.opening import TABLE_FILE, Run
+from octnas.run_directory import read_json, write_json
 from octnas.space import SearchSpace
 
 SCHEMA = 1
@@ -47,10 +52,13 @@ def make_space(run: Run) -> None:
         space = space_of(run.config, classes)
     folder = run.directory.stage("space")
     write_json(folder / "space.json", space.to_dict())
+    if run.config.latency.table:
+        # The run goes on with what it began with, wherever the file is then.
+        table = read_table(Path(run.config.latency.table))
+        write_json(folder / TABLE_FILE, table.to_dict())
     levels = run.levels
     budgets = [
-        {**asdict(budget), "architectures": levels.count(budget.min_macs, budget.max_macs)}
-        for budget in run.budgets
+        {**asdict(budget), "architectures": _count(run, levels, budget)} for budget in run.budgets
     ]
     write_json(folder / "budgets.json", {"schema": SCHEMA, "budgets": budgets})
     run.progress.say(
@@ -60,6 +68,28 @@ def make_space(run: Run) -> None:
     )
     for budget in budgets:
         run.progress.say(
-            f"  budget {budget['name']}: {budget['max_macs'] / 1e6:,.3f} M MACs, "
-            f"{budget['architectures']:.3g} architectures"
+            f"  budget {budget['name']}: {'' if budget['bound'] is None else 'up to '}"
+            f"{budget['max_macs'] / 1e6:,.3f} M MACs, {budget['architectures']:.3g} architectures"
         )
+
+
+def read_table(path: Path) -> LatencyTable:
+    """Read a file of `octnas latency`'s.
+
+    Raises:
+        LatencyError: it is missing or something else; the file is named.
+    """
+    if not path.is_file():
+        raise LatencyError(f"{path}: no such file; write it with `octnas latency`")
+    try:
+        return LatencyTable.from_dict(read_json(path))
+    except LatencyError as error:
+        raise LatencyError(f"{path}: {error}") from None
+
+
+def _count(run: Run, levels: CostLevels, budget: Budget) -> float:
+    """How many architectures a budget admits."""
+    if budget.bound is None:
+        return levels.count(budget.min_macs, budget.max_macs)
+    levels = CostLevels(run.space, cost=run.costs[budget.bound.cost])
+    return levels.count(budget.bound.lower, budget.bound.upper)

@@ -96,10 +96,7 @@ def headline(data: ReportData) -> tuple[str, ...]:
 
 def story(data: ReportData, budget: Budget) -> Story:
     """What was found at one budget."""
-    bound = f"at most {format_macs(budget.max_macs)} MACs"
-    bound += f" ({format_percent(data.share(budget.max_macs))} of vanilla)"
-    if budget.min_macs:
-        bound += f", at least {format_macs(budget.min_macs)} MACs"
+    bound = _bound(data, budget)
     comparisons = [
         (role, comparison)
         for role in BASELINES
@@ -112,6 +109,19 @@ def story(data: ReportData, budget: Budget) -> Story:
         judged=tuple((one.verdict, judge(one, BASELINES[role])) for role, one in comparisons),
         outlook=_outlook(data, budget, {role for role, _ in comparisons}),
     )
+
+
+def _bound(data: ReportData, budget: Budget) -> str:
+    """What a budget allows."""
+    if (other := budget.bound) is not None:
+        unit = "MB of activations" if other.cost == "activation" else "ms, predicted"
+        words = f"at most {other.upper / 1e6:,.3f} {unit}"
+        return words + (f", at least {other.lower / 1e6:,.3f}" if other.lower else "")
+    words = f"at most {format_macs(budget.max_macs)} MACs"
+    words += f" ({format_percent(data.share(budget.max_macs))} of vanilla)"
+    if budget.min_macs:
+        words += f", at least {format_macs(budget.min_macs)} MACs"
+    return words
 
 
 def judge(comparison: Comparison, against: str) -> str:

@@ -1,0 +1,51 @@
+"""What decides the results of each stage of a run."""
+
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from octnas.config import RunConfig
+from octnas.errors import ConfigError
+from octnas.run_directory import STAGES, digest
+from octnas.settings import flatten
+
+SCHEMA = 1
+# Stages whose settings have another name.
+_SECTIONS = {"truth": "ranking"}
+# The settings of the search that decide a score.
+_SCORING = ("calibration_batches", "images_per_batch", "threads")
+
+
+def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
+    """What decides the results of a stage, by dotted key."""
+    found: dict[str, Any] = {"schema": SCHEMA}
+    for base in STAGES[stage]:
+        found[f"input.{base}"] = digest(fingerprint(config, base))
+    section = _SECTIONS.get(stage, stage)
+    if hasattr(config, section):
+        found |= flatten(getattr(config, section), section)
+    if stage == "space" and config.latency.table:
+        found["latency.table"] = _digest_of(config.latency.table)
+    if stage == "data":
+        found["space.input_size"] = list(config.space.input_size)
+    if stage == "proxies" and config.proxies.weights == "supernet":
+        found["input.supernet"] = digest(fingerprint(config, "supernet"))
+    if stage in ("supernet", "search"):
+        found["seed"] = config.seed
+    if stage == "rank":
+        found |= {f"search.{key}": getattr(config.search, key) for key in _SCORING}
+        # Of the ground truth it decides nothing, so that it is not among its settings.
+        found["ranking.resamples"] = config.ranking.resamples
+    return found
+
+
+def _digest_of(table: str) -> str:
+    """A short hash of a latency table's file.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return sha256(Path(table).read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise ConfigError(f"latency.table: {table}: cannot be read ({error.strerror})") from None
