@@ -46,6 +46,8 @@ def add_to(app: typer.Typer) -> None:
         "`octnas latency EXPERIMENT` measures a table here.",
     )
     group.command(_MEASURE)(measure)
+    group.command("pack")(pack)
+    group.command("import")(import_answer)
     app.add_typer(group, name="latency")
 
 
@@ -90,6 +92,44 @@ def measure(
     except KeyboardInterrupt:
         typer.echo("octnas: interrupted; the same command goes on from here", err=True)
         raise typer.Exit(130) from None
+
+
+def pack(
+    experiment: Experiment,
+    folder: Annotated[Path, typer.Argument(help="Where to write.", show_default=False)],
+    batch: Batch = 1,
+    networks: Networks = 20,
+    narrow: Narrow = 20,
+    fit: Fit = 20,
+    overrides: Overrides = None,
+) -> None:
+    """Write what a device without octnas measures: ONNX files, and a script that times them."""
+    from octnas.measure.pack import SCRIPT_FILE, write_pack
+    from octnas.measure.settings import LatencySettings
+    from octnas.pipeline.latency import experiment_space
+
+    settings = LatencySettings(batch=batch, networks=networks, narrow=narrow, fit=fit)
+    space = experiment_space(experiment, tuple(overrides or ()))
+    write_pack(space, settings, folder, lambda line: typer.echo(line, err=True))
+    typer.echo(
+        f"Copy {folder} to the device, run `python {SCRIPT_FILE} --name NAME` there (numpy and "
+        "onnxruntime), and bring answer.json back: `octnas latency import answer.json --out FILE`"
+    )
+
+
+def import_answer(
+    answer: Annotated[
+        Path, typer.Argument(help="answer.json, or the folder that it is in.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="The file to write.", show_default=False)],
+) -> None:
+    """Make a latency table of what a device has measured of a pack."""
+    from octnas.measure.pack import read_answer
+    from octnas.run_directory import write_json
+
+    table = read_answer(answer)
+    write_json(out, table.to_dict())
+    _print(table, out)
 
 
 def _print(table: "LatencyTable", file: Path) -> None:

@@ -78,3 +78,15 @@ def test_mistakes_are_one_line_and_exit_code_2(
     assert message in result.err
     assert len(result.err.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_answer_is_refused(octnas: Octnas, tmp_path: Path) -> None:
+    for content in (None, "nonsense", "{}"):
+        answer = tmp_path / "answer.json"
+        if content is not None:
+            answer.write_text(content)
+        result = octnas("latency", "import", str(tmp_path), "--out", str(tmp_path / "table.json"))
+        assert result.code == 2
+        assert f"octnas: {answer}: " in result.err
+        assert len(result.err.splitlines()) == 1
+        assert not (tmp_path / "table.json").exists()

@@ -1,0 +1,175 @@
+"""What a device without octnas needs to measure a latency table, and its answer read back."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from octnas.additive import macs_of
+from octnas.errors import LatencyError, OctnasError
+from octnas.latency import LatencyTable, LayerTimes, MeasuredNetwork, geometry_of
+from octnas.measure import standalone
+from octnas.measure.latency import Log, Make, network, network_key
+from octnas.measure.latency_fit import as_networks, draw_networks, fit_table
+from octnas.measure.layers import LayerPlan, materialise, plan_layers
+from octnas.measure.settings import LatencySettings
+from octnas.nn.onnx import save_onnx
+from octnas.space import SearchSpace
+
+SCRIPT_FILE = "measure.py"
+_FIELDS = ("ratio", "even", "odd")
+
+
+def write_pack(
+    space: SearchSpace, settings: LatencySettings, folder: Path, log: Log = lambda _: None
+) -> None:
+    """Write ONNX files of layers and networks, a manifest, and the script that times them.
+
+    Files that are there are not written again. Whole networks are spread over MACs, since nothing
+    is predicted yet, and those of the narrow slice have nearly equal MACs.
+
+    Args:
+        space: the search space.
+        settings: batch size, and how many whole networks.
+        folder: where to.
+        log: told how far it has come.
+
+    Raises:
+        SettingError: the ONNX exporter is not installed.
+    """
+    plan = plan_layers(space, settings.batch)
+    drawn = draw_networks(macs_of(space), settings)
+    vanilla = dict.fromkeys(space.site, 0.0)
+    work: dict[str, Make] = {key: _layer(plan, key) for key in plan.modules}
+    for alphas in (vanilla, *(alphas for _, alphas in drawn)):
+        key = network_key(space, alphas, settings.batch)
+        work[key] = network(space, alphas, settings.batch)
+    folder.mkdir(parents=True, exist_ok=True)
+    for done, (key, make) in enumerate(work.items(), start=1):
+        _save(make, folder / f"{key}.onnx")
+        log(f"files: {done} of {len(work)}")
+    manifest = _manifest(space, settings, plan, drawn, list(work))
+    shutil.copyfile(standalone.__file__, folder / SCRIPT_FILE)
+    path = folder / standalone.MANIFEST_FILE
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def _layer(plan: LayerPlan, key: str) -> Make:
+    return lambda: materialise(plan.modules[key])
+
+
+def _save(make: Make, path: Path) -> None:
+    if path.exists():
+        return
+    module, inputs = make()
+    # Whole or absent, so that what was broken off is gone on with.
+    half = path.with_suffix(".half")
+    save_onnx(module, inputs, half)
+    half.replace(path)
+
+
+def _manifest(
+    space: SearchSpace,
+    settings: LatencySettings,
+    plan: LayerPlan,
+    drawn: Sequence[tuple[str, Mapping[str, float]]],
+    keys: Sequence[str],
+) -> dict[str, Any]:
+    batch = settings.batch
+    layers = [
+        {
+            "name": layer.site.name,
+            "site_in": layer.site.site_in,
+            "site_out": layer.site.site_out,
+            "keys": [[*pair, key] for pair, key in layer.keys.items()],
+        }
+        for layer in plan.layers
+    ]
+    networks = [
+        {"use": use, "alphas": dict(alphas), "key": network_key(space, alphas, batch)}
+        for use, alphas in drawn
+    ]
+    body = {
+        "schema": standalone.SCHEMA,
+        "batch": batch,
+        "space": space.to_dict(),
+        "reference": network_key(space, dict.fromkeys(space.site, 0.0), batch),
+        "keys": list(keys),
+        "layers": layers,
+        "networks": networks,
+    }
+    digest = sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
+    return {**body, "pack": digest}
+
+
+def read_answer(path: Path) -> LatencyTable:
+    """The table that a device's answer makes, fitted to the networks that it has measured.
+
+    Args:
+        path: the answer, or the folder of the pack that it lies in. No other file is read.
+
+    Raises:
+        LatencyError: it is missing or something else, or the device was too noisy for a fit.
+    """
+    file = path / standalone.ANSWER_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise LatencyError(
+            f"{file}: no such file; it is what {SCRIPT_FILE} writes at the end, on the device"
+        )
+    try:
+        return _table(json.loads(file.read_text(encoding="utf-8")))
+    except OctnasError as error:
+        raise LatencyError(f"{file}: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+        raise LatencyError(f"{file}: is no answer of {SCRIPT_FILE}'s ({reason})") from None
+
+
+def _table(answer: Mapping[str, Any]) -> LatencyTable:
+    if answer["schema"] != standalone.SCHEMA:
+        raise LatencyError(f"schema: found {answer['schema']!r}, allowed: {standalone.SCHEMA}")
+    manifest = answer["manifest"]
+    space = SearchSpace.from_dict(manifest["space"])
+    seconds = {which: _seconds(answer, manifest, which) for which in _FIELDS}
+    bare = LatencyTable(
+        device=str(answer["device"]),
+        backend="onnxruntime",
+        precision="float32",
+        batch=int(manifest["batch"]),
+        threads=int(answer["threads"]),
+        geometry=geometry_of(space),
+        layers=tuple(_layer_times(entry, seconds["ratio"]) for entry in manifest["layers"]),
+    )
+    # Only what reads back is written: a device's answer is anyone's.
+    bare = LatencyTable.from_dict(json.loads(json.dumps(bare.to_dict())))
+    return fit_table(bare, space, _networks(manifest, seconds.__getitem__))
+
+
+def _seconds(
+    answer: Mapping[str, Any], manifest: Mapping[str, Any], which: str
+) -> dict[str, float]:
+    """Times by key, one for each key of the manifest."""
+    found = {}
+    for key in manifest["keys"]:
+        if not (isinstance(key, str) and standalone.KEY.fullmatch(key)):
+            raise LatencyError(f"key: found {str(key)[:40]!r}, allowed: 16 hexadecimal digits")
+        found[key] = float(answer["seconds"][which][key])
+        if not 0 < found[key] < inf:
+            raise LatencyError(f"seconds of {key}: found {found[key]}, allowed: a number above 0")
+    return found
+
+
+def _layer_times(entry: Mapping[str, Any], seconds: Mapping[str, float]) -> LayerTimes:
+    by_pair = {(float(a), float(b)): seconds[key] for a, b, key in entry["keys"]}
+    return LayerTimes(str(entry["name"]), entry["site_in"], str(entry["site_out"]), by_pair)
+
+
+def _networks(
+    manifest: Mapping[str, Any], seconds: Callable[[str], Mapping[str, float]]
+) -> list[MeasuredNetwork]:
+    entries = manifest["networks"]
+    drawn = [(str(entry["use"]), entry["alphas"]) for entry in entries]
+    return as_networks(drawn, [entry["key"] for entry in entries], seconds)
