@@ -5,16 +5,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import log
 
+from octnas.costs import Bound
 from octnas.device import cpu_threads
 from octnas.errors import SearchError
 from octnas.front import Candidate, Front, best_under
-from octnas.pipeline.learned import learned_draw, read_distributions
+from octnas.levels import CostLevels
+from octnas.pipeline.latency import latency_words, measure_chosen, with_costs
+from octnas.pipeline.learned import learned_proposals, read_distributions
 from octnas.pipeline.opening import Run
 from octnas.pipeline.records import PARENT, begin_tracking, write_candidates, write_chosen
 from octnas.pipeline.supernet import scorer
 from octnas.progress import Bar
 from octnas.run_directory import read_document, write_json
 from octnas.search.design import bounds, initial_design
+from octnas.search.proposals import Propose, proposals
 from octnas.search.study import Driver, open_storage, quiet, run_local
 from octnas.settings import flatten
 
@@ -36,8 +40,9 @@ def search(run: Run) -> None:
         driver = _driver(run, _reporter(run, bar))
         bar.advance(driver.told)
         _evaluate(run, driver)
-        candidates = driver.candidates()
+        candidates = with_costs(run, driver.candidates())
         chosen = _choose(run, candidates)
+    chosen = measure_chosen(run, chosen)
     write_candidates(run, candidates)
     write_chosen(run, chosen)
     _say(run, candidates, chosen, driver.failures())
@@ -63,12 +68,28 @@ def _driver(run: Run, on_told: Callable[[Candidate], None]) -> Driver:
         storage=storage,
         study_name=read_document(study, SCHEMA, "study_name")["study_name"],
         bounds=bounds(run.budgets),
-        design=initial_design(run.space, run.levels, run.budgets, settings.spread, seed, learned),
+        design=initial_design(
+            run.space, run.levels, run.budgets, settings.spread, seed, learned, _inside(run)
+        ),
         seed=seed,
-        draw=learned_draw(run),
+        propose=_proposals(run),
         log=folder / OUTCOMES_FILE,
         on_told=on_told,
     )
+
+
+def _proposals(run: Run) -> Propose | None:
+    """What the samplers propose that are not Optuna's."""
+    if run.config.search.sampler == "learned":
+        return learned_proposals(run)
+    sampler, seed = run.config.search.sampler, run.config.seed
+    return proposals(sampler, run.levels, bounds(run.budgets), seed)
+
+
+def _inside(run: Run) -> list[tuple[CostLevels, Bound]]:
+    """The bounds on other costs than MACs, each with the architectures by that cost."""
+    others = [budget.bound for budget in run.budgets if budget.bound is not None]
+    return [(CostLevels(run.space, cost=run.costs[bound.cost]), bound) for bound in others]
 
 
 def _reporter(run: Run, bar: Bar) -> Callable[[Candidate], None]:
@@ -137,5 +158,5 @@ def _say(
     for name, best in chosen.items():
         run.progress.say(
             f"  {name}: {best.id}, {best.macs / 1e6:,.3f} M MACs, loss {best.loss:.3f} on rank, "
-            f"{best.metrics['read_loss']:.3f} on read"
+            f"{best.metrics['read_loss']:.3f} on read{latency_words(best)}"
         )
