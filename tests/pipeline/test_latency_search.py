@@ -1,0 +1,60 @@
+"""A search under budgets on latency and activation memory."""
+
+from pathlib import Path
+
+import pytest
+
+from octnas.errors import RunDirectoryError
+from octnas.pipeline.latency import experiment_space
+from octnas.pipeline.records import read_candidates, read_chosen
+from octnas.pipeline.retrain import plan
+from octnas.pipeline.stages import run_stages
+from octnas.run_directory import write_json
+from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
+from tests.test_latency import table_of
+
+BUDGETS = "space.budgets=[{latency_share: 0.9}, {activation_share: 0.7}, {uniform: 0.5}]"
+STAGES = ("supernet", "search")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of made-up times for the tiny experiment."""
+    path = tmp_path_factory.mktemp("table") / "table.json"
+    write_json(path, table_of(experiment_space(EXPERIMENT, TINY), device="made up").to_dict())
+    return path
+
+
+def test_budgets_on_other_costs_are_searched(table: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    run = open_tiny(tmp_path, BUDGETS, f"latency.table={table}", lines=lines, stages=STAGES)
+    run_stages(run, STAGES)
+    latency = run.costs["latency"]
+    for candidate in read_candidates(run):
+        assert candidate.cost("latency") == latency.of(candidate.alphas)
+        assert candidate.cost("activation") == run.space.cost(candidate.alphas).activation_bytes
+        assert candidate.cost("macs") == candidate.macs
+    for budget in run.budgets:
+        found = read_chosen(run)[budget.name]
+        assert found.fits(budget)
+        assert found.metrics["measured_latency"] > 0
+        inside = [one for one in read_candidates(run) if one.fits(budget)]
+        assert found.loss == min(one.loss for one in inside)
+        if budget.bound is not None:
+            assert found.cost(budget.bound.cost) <= budget.bound.upper
+    assert any("ms predicted" in line and "ms measured" in line for line in lines)
+    networks = plan(run)
+    assert {network.budget for network in networks} == {"", *(b.name for b in run.budgets)}
+    # The run has taken the table over, but says so if the file is another one now.
+    write_json(table, table_of(run.space, seed=1).to_dict())
+    with pytest.raises(RunDirectoryError, match=r"latency\.table: was"):
+        open_tiny(tmp_path, BUDGETS, f"latency.table={table}", stages=STAGES)
+
+
+def test_runs_without_a_table_measure_nothing(finished: Path) -> None:
+    run = open_tiny(finished)
+    assert run.table is None
+    for candidate in read_chosen(run).values():
+        assert "latency" not in candidate.metrics
+        assert "measured_latency" not in candidate.metrics
+        assert candidate.cost("activation") > 0
