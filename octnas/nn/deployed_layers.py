@@ -1,6 +1,6 @@
 """A deployed network cut into its layers, each to be timed by itself."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -130,9 +130,7 @@ class CutLayer(nn.Module):
         modules: one after another.
         adds: whether something is added to what the first of them gives; then the last of them
             is the activation behind that.
-        sizes: height and width of each input's high part, none of which may have channels.
-        low: by input, whether it has low channels; and whether it has high ones.
-        groups: in how many groups each input is split.
+        how: the input, and what is added, as feature maps of the right shapes.
     """
 
     def __init__(self, modules: Sequence[nn.Module], adds: bool, how: Sequence[Features]) -> None:
@@ -222,14 +220,18 @@ def _heads(segments: Sequence[_Segment]) -> Iterator[nn.Module]:
             yield segment.block
 
 
-def _note_input(seen: dict[nn.Module, Features]):  # type: ignore[no-untyped-def]
+def _note_input(
+    seen: dict[nn.Module, Features],
+) -> Callable[[nn.Module, tuple[Features, ...]], None]:
     def hook(module: nn.Module, inputs: tuple[Features, ...]) -> None:
         seen[module] = inputs[0]
 
     return hook
 
 
-def _note_output(seen: dict[nn.Module, Features]):  # type: ignore[no-untyped-def]
+def _note_output(
+    seen: dict[nn.Module, Features],
+) -> Callable[[nn.Module, object, Features], None]:
     def hook(module: nn.Module, _inputs: object, output: Features) -> None:
         seen[module] = output
 
