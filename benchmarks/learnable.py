@@ -1,0 +1,96 @@
+"""Learned distributions over α beside sampling: `python benchmarks/learnable.py FOLDER EXPERIMENT`.
+
+For several seeds a supernet with `sampling: learnable` names the most probable architecture inside
+each budget, and one with `sampling: by_macs` is searched; what both have found is trained from
+scratch with one recipe and judged on val. Every run is an ordinary run directory in FOLDER, and
+what is finished is not done again. Prints Markdown: how far the expected MACs are from the budget,
+the accuracies by budget, and the seconds of supernet and search.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+
+import yaml
+
+from octnas.cli.progress import RichProgress
+from octnas.pipeline.learned import read_distributions
+from octnas.pipeline.opening import Run, open_run
+from octnas.pipeline.records import read_results
+from octnas.pipeline.stages import run_stages
+from octnas.pipeline.supernet import read_seconds
+from octnas.results import SEARCHED
+
+LEARNABLE = "learnable"
+WAYS: Mapping[str, Sequence[str]] = {
+    LEARNABLE: ("supernet.sampling=learnable", "search.sampler=learned"),
+    "by MACs, searched": ("supernet.sampling=by_macs", "search.sampler=surrogate"),
+}
+STAGES = ("supernet", "search", "retrain")
+
+
+def main() -> None:
+    """Do what is missing, then print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("experiment", type=Path)
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    args = parser.parse_args()
+    runs = {way: [_run(args, way, seed) for seed in args.seeds] for way in WAYS}
+    _print_expectations(runs[LEARNABLE])
+    _print_accuracies(runs)
+
+
+def _run(args: argparse.Namespace, way: str, seed: int) -> Run:
+    slug = way.replace(", ", "-").replace(" ", "-")
+    overrides = [*args.set, f"seed={seed}", "retrain.baselines=[]", *WAYS[way]]
+    if way == LEARNABLE:
+        # Nothing is evaluated but what was learned, one architecture for each budget.
+        budgets = yaml.safe_load(args.experiment.read_text())["space"]["budgets"]
+        overrides += ["search.spread=0", f"search.trials={len(budgets)}"]
+    run = open_run(
+        args.experiment,
+        overrides=overrides,
+        run_dir=args.folder / f"{slug}-{seed}",
+        stages=STAGES,
+        progress=RichProgress(),
+    )
+    run_stages(run, STAGES)
+    return run
+
+
+def _print_expectations(runs: Sequence[Run]) -> None:
+    print("\n| budget | MACs | expected MACs, off by, each seed | most probable architecture |")
+    print("|---|---|---|---|")
+    for index, budget in enumerate(runs[0].budgets):
+        found = [read_distributions(run)[index] for run in runs]
+        off = ", ".join(f"{one.expected_macs / budget.max_macs - 1:+.2%}" for one in found)
+        macs = ", ".join(f"{one.macs / 1e6:.3f} M" for one in found)
+        print(f"| {budget.name} | {budget.max_macs / 1e6:.3f} M | {off} | {macs} |")
+
+
+def _print_accuracies(runs: Mapping[str, Sequence[Run]]) -> None:
+    budgets = [budget.name for budget in next(iter(runs.values()))[0].budgets]
+    print("\n| way | " + " | ".join(f"top-1, {name}" for name in budgets) + " | seconds |")
+    print("|---" * (len(budgets) + 2) + "|")
+    for way, several in runs.items():
+        cells = []
+        for name in budgets:
+            top1 = [
+                100 * result.mean("val_top1")
+                for run in several
+                for result in read_results(run)
+                if result.network.role == SEARCHED and result.network.budget == name
+            ]
+            spread = f" ± {stdev(top1):.1f}" if len(top1) > 1 else ""
+            cells.append(f"{fmean(top1):.1f}{spread}")
+        seconds = fmean(read_seconds(run) for run in several)
+        print(f"| {way} | {' | '.join(cells)} | {seconds:.0f} |")
+
+
+if __name__ == "__main__":
+    main()
