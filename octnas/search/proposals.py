@@ -19,6 +19,8 @@ from octnas.search.surrogate import Drawn, Surrogate, fit
 _RANDOM, _SURROGATE = 1, 2
 # Architectures of a drawn model's front that are compared, and models until one is new.
 _FRONT, _MODELS = 48, 8
+# A loss of which the logarithm can be taken.
+_LEAST = 1e-9
 # Candidates that a model is fitted to at least.
 _FEWEST = 2
 # Uniform draws for something new, where the space is all but evaluated.
@@ -96,7 +98,7 @@ def surrogate_proposals(levels: CostLevels, bounds: tuple[int, int], seed: int) 
             return _new(levels, bounds, rng, history)
         if len(told) not in fitted:
             fitted.clear()
-            scores = [log(candidate.loss) for candidate in told]
+            scores = [log(max(candidate.loss, _LEAST)) for candidate in told]
             alphas = [candidate.alphas for candidate in told]
             fitted[len(told)] = fit(levels.space, alphas, scores, pairs=True)
         for _ in range(_MODELS):

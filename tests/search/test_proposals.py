@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,6 +51,17 @@ def test_the_surrogate_proposes_nothing_twice(space: SearchSpace, budget: Budget
         identity = space.architecture(alphas).id
         assert identity not in taken
         taken.add(identity)
+
+
+@pytest.mark.parametrize("loss", [0.0, 1.0])
+def test_the_surrogate_goes_on_where_all_losses_are_equal(
+    space: SearchSpace, budget: Budget, loss: float
+) -> None:
+    propose = surrogate_proposals(CostLevels(space), bounds([budget]), seed=0)
+    told = [replace(candidate, loss=loss) for candidate in evaluated(space, budget, 8)]
+    taken = {candidate.id for candidate in told}
+    found = propose(History(20, told, taken))
+    assert space.architecture(found).id not in taken
 
 
 def test_the_surrogate_goes_on_where_everything_was_proposed(
