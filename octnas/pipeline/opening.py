@@ -163,7 +163,7 @@ def open_run(
     if experiment.is_dir() and not source.exists():
         raise RunDirectoryError(f"{experiment}: is not a run directory, it has no {CONFIG_FILE}")
     document = load_document(source, overrides)
-    config = _resolved_paths(_with_passwords(check_config(document)))
+    config = resolved_paths(_with_passwords(check_config(document)))
     path = run_dir or (experiment if experiment.is_dir() else Path("runs") / config.name)
     directory = RunDirectory(path)
     if fresh is not None and fresh not in stages:
@@ -233,7 +233,7 @@ def _whole(key: str, url: str, variable: str) -> str:
     return os.environ[variable]
 
 
-def _resolved_paths(config: RunConfig) -> RunConfig:
+def resolved_paths(config: RunConfig) -> RunConfig:
     """Paths that mean the same from any folder."""
     if config.ranking.truth_from:
         other = str(Path(config.ranking.truth_from).expanduser().absolute())

@@ -1,0 +1,76 @@
+"""``octnas plan``: what a whole run will need."""
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from octnas.cli.run import Experiment, Overrides, RunDir
+
+if TYPE_CHECKING:
+    from octnas.needs import Plan, StageNeeds
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(plan)
+
+
+def plan(
+    experiment: Experiment = None,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    steps: Annotated[int, typer.Option(help="So many of each kind are timed.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Time a few steps and estimate hours, memory and disk of the whole run; writes nothing."""
+    from octnas.pipeline.plan import plan_run
+    from octnas.shipped import default_experiment
+
+    path = experiment or default_experiment()
+    found = plan_run(path, tuple(overrides or ()), run_dir=run_dir, steps=steps)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        _print(found)
+
+
+def _print(plan: "Plan") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console.width = max(console.width, 100)
+    machine = plan.machine
+    console.print(f"{plan.name} on {machine.device}: {machine.name}, {machine.cores} cores")
+    counts = ", ".join(f"{count:,} {part}" for part, count in plan.images.items())
+    console.print(f"images, by {plan.counted}: {counts}")
+    times = ", ".join(f"{what} {1e3 * s:,.3g} ms" for what, s in plan.measured.items() if s)
+    console.print(f"timed: {times}")
+    gpu = machine.device != "cpu"
+    hours = ("CPU-hours", "GPU-hours") if gpu else ("CPU-hours",)
+    memory = ("memory", "GPU memory") if gpu else ("memory",)
+    table = Table("stage", "wall hours", *hours, *memory, "disk", "while it works")
+    for stage in plan.stages:
+        table.add_row(*_row(stage, gpu))
+    table.add_section()
+    table.add_row(*_row(plan.total, gpu))
+    console.print(table)
+    for note in plan.notes:
+        console.print(note)
+
+
+def _row(stage: "StageNeeds", gpu: bool) -> list[str]:
+    if stage.done and stage.stage != "total":
+        nothing = ["–"] * (4 if gpu else 2)
+        return [stage.stage, "finished", *nothing, _bytes(stage.disk), "–"]
+    hours = [stage.wall_hours, stage.cpu_hours, *([stage.gpu_hours] if gpu else [])]
+    sizes = [stage.memory, *([stage.gpu_memory] if gpu else []), stage.disk]
+    scratch = f"+ {_bytes(stage.scratch)}" if stage.scratch else "–"
+    return [stage.stage, *(f"{one:,.3g}" for one in hours), *map(_bytes, sizes), scratch]
+
+
+def _bytes(size: int) -> str:
+    if not size:
+        return "–"
+    return f"{size / 1e9:,.1f} GB" if size >= 5e7 else f"{size / 1e6:,.2g} MB"

@@ -1,0 +1,194 @@
+"""What each stage of a run does, counted, and how long one of it takes, as measured."""
+
+from dataclasses import dataclass
+
+from octnas.config import RunConfig
+from octnas.costs import Budget
+from octnas.data.settings import ImagesSettings
+from octnas.needs import Machine, StageWork, Work, batches, between, fed, training_steps
+from octnas.pipeline.image_counts import ImageCounts
+from octnas.pipeline.pace import EvaluationPace, TrainingPace
+from octnas.results import VANILLA
+from octnas.run_directory import RunDirectory
+from octnas.space import SearchSpace
+
+# The two that are kept and the one that is being written.
+_CHECKPOINTS = 3
+# Of the journal, the outcomes and the candidates; so much, and so much for each site.
+_TRIAL_BYTES, _SITE_BYTES = 3000, 250
+_FLOAT = 4
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An experiment, and all that was counted and timed of it.
+
+    Attributes:
+        config: the experiment.
+        directory: of the run, for what is finished in it.
+        space: the search space.
+        budgets: in MACs.
+        images: how many there are.
+        machine: where it was timed.
+        middle: MACs of the network of a middle budget.
+        supernet: a step of the supernet.
+        vanilla, searched: a retraining step of the vanilla network and of that in the middle.
+        evaluation: the evaluation of that in the middle.
+    """
+
+    config: RunConfig
+    directory: RunDirectory
+    space: SearchSpace
+    budgets: tuple[Budget, ...]
+    images: ImageCounts
+    machine: Machine
+    middle: int
+    supernet: TrainingPace
+    vanilla: TrainingPace
+    searched: TrainingPace
+    evaluation: EvaluationPace
+
+
+def supernet_threads(config: RunConfig, machine: Machine) -> int:
+    """Of each process that trains the supernet; 0 for torch's own choice."""
+    settings = config.supernet
+    if settings.threads or settings.workers == 1:
+        return settings.threads
+    return max(1, machine.cores // settings.workers)
+
+
+def data_work(measured: Measured) -> StageWork:
+    """Every image is decoded once."""
+    images, data = measured.images, measured.config.data
+    workers = max(1, data.workers) if isinstance(data, ImagesSettings) else 1
+    return StageWork(
+        stage="data",
+        on="cpu",
+        work=(Work("images", sum(images.parts.values()), images.seconds),),
+        workers=workers,
+        disk=images.cache,
+        done=images.looked,
+    )
+
+
+def supernet_work(measured: Measured) -> StageWork:
+    """Steps; every process takes part in each."""
+    settings, pace = measured.config.supernet, measured.supernet
+    recipe, machine = settings.recipe, measured.machine
+    steps = training_steps(measured.images.parts["train"], recipe.batch_size, recipe.epochs)
+    seconds = _fed(measured, pace.seconds, recipe.batch_size // settings.workers)
+    learns = settings.sampling == "learnable"
+    return StageWork(
+        stage="supernet",
+        on=machine.device,
+        work=(Work("steps", steps * settings.workers, seconds),),
+        workers=settings.workers,
+        gpus=settings.workers,
+        threads=supernet_threads(measured.config, machine) or machine.cores,
+        memory=pace.memory + (_held(measured, "rank") if learns else 0),
+        gpu_memory=pace.gpu_memory,
+        disk=pace.weights,
+        scratch=_CHECKPOINTS * pace.checkpoint,
+        done=measured.directory.finished("supernet") is not None,
+    )
+
+
+def search_work(measured: Measured) -> StageWork:
+    """Evaluations of candidates on rank, and of the chosen ones on read."""
+    settings, pace, parts = measured.config.search, measured.evaluation, measured.images.parts
+    held = max(_held(measured, "rank"), _held(measured, "read"))
+    # Cached images lie on the device that scores them.
+    on_gpu = measured.machine.device != "cpu" and measured.images.cache > 0
+    return StageWork(
+        stage="search",
+        on=measured.machine.device,
+        work=(
+            Work("candidates", settings.trials, _evaluation(measured, "rank")),
+            Work("chosen ones", len(measured.budgets), _evaluation(measured, "read")),
+            Work("images", parts["rank"] + parts["read"], _image_seconds(measured)),
+        ),
+        workers=settings.workers if settings.executor == "ray" else 1,
+        threads=settings.threads,
+        memory=pace.memory + (0 if on_gpu else held),
+        gpu_memory=pace.gpu_memory + (held if on_gpu else 0),
+        disk=settings.trials * (_TRIAL_BYTES + _SITE_BYTES * len(measured.space.searchable)),
+        done=measured.directory.finished("search") is not None,
+    )
+
+
+def retrain_work(measured: Measured) -> StageWork:
+    """A training of every network with every seed."""
+    settings, worst = measured.config.retrain, measured.vanilla
+    seeds, others = len(settings.seeds), sum(one != VANILLA for one in settings.baselines)
+    work = [
+        Work(
+            f"trainings, {budget.name}", seeds * (1 + others), _training(measured, budget.max_macs)
+        )
+        for budget in measured.budgets
+    ]
+    if VANILLA in settings.baselines:
+        vanilla = _training(measured, measured.space.vanilla_macs)
+        work.append(Work(f"trainings, {VANILLA}", seeds, vanilla))
+    workers = min(settings.workers, sum(one.count for one in work))
+    return StageWork(
+        stage="retrain",
+        on=measured.machine.device,
+        work=tuple(work),
+        workers=workers,
+        threads=settings.threads,
+        memory=max(worst.memory, measured.searched.memory),
+        gpu_memory=max(worst.gpu_memory, measured.searched.gpu_memory),
+        disk=sum(one.count for one in work) * worst.weights,
+        scratch=workers * _CHECKPOINTS * worst.checkpoint,
+        done=measured.directory.finished("retrain") is not None,
+    )
+
+
+def _training(measured: Measured, macs: int) -> float:
+    """Seconds of one retraining, and of the look at the val part behind it."""
+    recipe, parts = measured.config.retrain.recipe, measured.images.parts
+    step = between(
+        macs,
+        (measured.space.vanilla_macs, measured.vanilla.seconds),
+        (measured.middle, measured.searched.seconds),
+    )
+    step = _fed(measured, step, recipe.batch_size)
+    steps = training_steps(parts["train"], recipe.batch_size, recipe.epochs)
+    batch = min(measured.config.search.images_per_batch, parts["rank"])
+    image = measured.evaluation.score / batch + _image_seconds(measured)
+    return steps * step + parts["val"] * image
+
+
+def _evaluation(measured: Measured, part: str) -> float:
+    """Seconds of one candidate on a part that is held in memory."""
+    settings, pace = measured.config.search, measured.evaluation
+    scored = batches(measured.images.parts[part], settings.images_per_batch)
+    return settings.calibration_batches * pace.calibrate + scored * pace.score
+
+
+def _fed(measured: Measured, step: float, images: int) -> float:
+    data = measured.config.data
+    loaders = data.workers if isinstance(data, ImagesSettings) else 0
+    return fed(step, images, _image_seconds(measured), loaders)
+
+
+def _image_seconds(measured: Measured) -> float:
+    """For which something that needs an image has to wait; none with a cache."""
+    return 0.0 if measured.images.cache else measured.images.seconds
+
+
+def _held(measured: Measured, part: str) -> int:
+    """Bytes of a part that lies in memory in float32."""
+    channels, height, width = measured.space.input_size
+    return measured.images.parts[part] * channels * height * width * _FLOAT
+
+
+def timed(measured: Measured) -> dict[str, float]:
+    """What was timed, by name, in seconds."""
+    return {
+        "supernet step": measured.supernet.seconds,
+        "candidate": _evaluation(measured, "rank"),
+        "vanilla step": measured.vanilla.seconds,
+        "mid-budget step": measured.searched.seconds,
+        "image": measured.images.seconds,
+    }

@@ -1,0 +1,155 @@
+"""The counts are formulas; no test looks at how long anything takes."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from octnas.errors import DataError, RunDirectoryError, SettingError
+from octnas.needs import Plan
+from octnas.pipeline import plan as planning
+from octnas.pipeline.pace import EvaluationPace, TrainingPace
+from octnas.pipeline.plan import plan_run
+from octnas.pipeline.stages import run_stages
+from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
+
+STEP, WEIGHTS, CHECKPOINT = 2.0, 1000, 3000
+TRAINING = TrainingPace(STEP, 50, 0, WEIGHTS, CHECKPOINT)
+EVALUATION = EvaluationPace(3.0, 5.0, 70, 0)
+
+
+def plan_tiny(path: Path, *overrides: str, run_dir: Path | None = None) -> Plan:
+    return plan_run(
+        EXPERIMENT,
+        (*TINY, "device=cpu", *overrides),
+        run_dir=run_dir or path / "runs" / "tiny",
+        steps=2,
+    )
+
+
+@pytest.fixture
+def paced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known times in the place of measured ones."""
+    monkeypatch.setattr(planning, "supernet_pace", lambda *_: TRAINING)
+    monkeypatch.setattr(planning, "training_pace", lambda *_: TRAINING)
+    monkeypatch.setattr(planning, "evaluation_pace", lambda *_: EVALUATION)
+
+
+@pytest.mark.parametrize("sampling", ["by_macs", "sandwich", "learnable"])
+def test_the_real_steps_are_timed_and_nothing_is_written(tmp_path: Path, sampling: str) -> None:
+    found = plan_tiny(tmp_path, f"supernet.sampling={sampling}", "supernet.recipe.ema=0.9")
+    assert not list(tmp_path.iterdir())
+    assert [stage.stage for stage in found.stages] == ["data", "supernet", "search", "retrain"]
+    for stage in found.stages[1:]:
+        assert stage.wall_hours > 0
+        assert stage.cpu_hours > 0
+        assert stage.memory > 10_000_000
+        assert stage.disk > 0
+    assert found.stages[1].scratch > 3 * found.stages[1].disk
+    assert found.total.gpu_hours == 0
+    assert found.counted == "the settings"
+
+
+@pytest.mark.usefixtures("paced")
+def test_counts_of_the_tiny_experiment(tmp_path: Path) -> None:
+    data, supernet, search, retrain = plan_tiny(tmp_path).stages
+    assert data.wall_hours == data.disk == 0
+    # 256 images in batches of 64, two epochs.
+    assert supernet.wall_hours * 3600 == pytest.approx(4 * 2 * STEP)
+    assert (supernet.disk, supernet.scratch) == (WEIGHTS, 3 * CHECKPOINT)
+    # One batch to calibrate with, one to score; 20 candidates, and one chosen for each budget.
+    assert search.wall_hours * 3600 == pytest.approx((20 + 2) * (3.0 + 5.0))
+    held = 64 * 16 * 16 * 4
+    assert search.memory == 70 + held
+    # Two budgets with two baselines each, and vanilla; two seeds; then 64 images of val.
+    training = 4 * 2 * STEP + 64 * 5.0 / 64
+    assert retrain.wall_hours * 3600 == pytest.approx((2 * 3 + 1) * 2 * training)
+    assert (retrain.disk, retrain.scratch) == (14 * WEIGHTS, 3 * CHECKPOINT)
+
+
+@pytest.mark.usefixtures("paced")
+def test_processes_of_a_supernet_share_its_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning.os, "sched_getaffinity", lambda _: range(8))
+    found = plan_tiny(tmp_path, "supernet.workers=4", "retrain.workers=3").stages
+    assert found[1].wall_hours * 3600 == pytest.approx(4 * 2 * STEP)
+    assert found[1].cpu_hours == pytest.approx(4 * found[1].wall_hours)
+    assert found[1].memory == 4 * TRAINING.memory
+    assert (found[3].memory, found[3].scratch) == (3 * TRAINING.memory, 9 * CHECKPOINT)
+    assert any(
+        "tell each other" in note for note in plan_tiny(tmp_path, "supernet.workers=2").notes
+    )
+
+
+@pytest.mark.usefixtures("paced")
+def test_a_run_directory_says_what_is_finished(tmp_path: Path) -> None:
+    run = open_tiny(tmp_path, "device=cpu", "tracking.enabled=false")
+    run_stages(run, ("data", "space"))
+    files = sorted(run.directory.path.rglob("*"))
+    found = plan_run(run.directory.path, steps=2)
+    assert [stage.done for stage in found.stages] == [True, False, False, False]
+    assert sorted(run.directory.path.rglob("*")) == files
+    with pytest.raises(RunDirectoryError, match="train_images: was 256, now 128"):
+        plan_run(run.directory.path, ("data.train_images=128",))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes of eight images to train on, and two of val."""
+    for split, count in (("train", 8), ("val", 2)):
+        for label in ("a", "b"):
+            (tmp_path / "images" / split / label).mkdir(parents=True)
+            for number in range(count):
+                image = Image.effect_noise((20, 20), 50 + number)
+                image.convert("RGB").save(
+                    tmp_path / "images" / split / label / f"{label}{split}{number}.png"
+                )
+    return tmp_path / "images"
+
+
+def of_folder(folder: Path, *overrides: str) -> tuple[str, ...]:
+    data = f"{{source: folder, root: {folder}, rank_per_class: 2, read_per_class: 1, workers: 2}}"
+    changes = ("supernet.recipe.batch_size=4", "retrain.recipe.batch_size=4")
+    return (f"data={data}", "space.input_size=[3, 16, 16]", *changes, *overrides)
+
+
+@pytest.mark.usefixtures("paced")
+def test_files_are_counted_and_a_few_decoded(tmp_path: Path, folder: Path) -> None:
+    found = plan_tiny(tmp_path, *of_folder(folder))
+    assert found.images == {"train": 2 * 5, "rank": 2 * 2, "read": 2 * 1, "val": 2 * 2}
+    assert "none of which was looked at" in found.counted
+    image = found.measured["image"]
+    assert image > 0
+    wall = 20 * image / min(2, found.machine.cores)
+    assert found.stages[0].wall_hours * 3600 == pytest.approx(wall)
+    assert found.stages[0].cpu_hours * 3600 == pytest.approx(20 * image)
+    assert found.stages[0].disk == 0
+
+
+@pytest.mark.usefixtures("paced")
+def test_a_cache_takes_disk(tmp_path: Path, folder: Path) -> None:
+    cache = f"data.cache={{enabled: true, resolution: 18, folder: {tmp_path / 'cache'}}}"
+    found = plan_tiny(tmp_path, *of_folder(folder, cache))
+    assert found.stages[0].disk == 20 * 3 * 18 * 18
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.usefixtures("paced")
+def test_the_data_stage_knows_better_than_a_list(tmp_path: Path, folder: Path) -> None:
+    image = folder / "val" / "a" / "copy.png"
+    image.write_bytes((folder / "train" / "a" / "atrain0.png").read_bytes())
+    overrides = of_folder(folder, "device=cpu", "tracking.enabled=false")
+    run = open_tiny(tmp_path, *overrides)
+    run_stages(run, ("data",))
+    found = plan_run(run.directory.path)
+    assert found.counted == "the finished data stage"
+    assert found.images["train"] == 2 * 5 - 1
+    assert found.stages[0].done
+
+
+def test_mistakes(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(SettingError, match="steps: found 1, allowed: 2 or more"):
+        plan_run(EXPERIMENT, steps=1)
+    with pytest.raises(DataError, match=r"found 16 training images, allowed: more than 16"):
+        plan_tiny(tmp_path, *of_folder(folder, "data.rank_per_class=7"))
