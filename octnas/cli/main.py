@@ -5,7 +5,7 @@ import sys
 import typer
 
 from octnas import __version__
-from octnas.cli import bench, cost, init, latency, plan, run
+from octnas.cli import bench, cost, init, latency, plan, run, slurm
 from octnas.errors import OctnasError
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
 )
 run.add_to(app)
 plan.add_to(app)
+slurm.add_to(app)
 cost.add_to(app)
 bench.add_to(app)
 latency.add_to(app)

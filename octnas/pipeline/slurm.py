@@ -1,0 +1,85 @@
+"""A run as a chain of SLURM jobs."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from octnas.cluster.slurm import SlurmSettings, batch_file, submit_file
+from octnas.config import RunConfig, check_config, load_document
+from octnas.credentials import redact
+from octnas.data.order import Part
+from octnas.pipeline.opening import CONFIG_FILE
+from octnas.run_directory import write_text
+
+STAGES = ("data", "supernet", "search", "retrain", "export", "report")
+SUBMIT_FILE = "submit.sh"
+_ON_GPU = ("supernet", "search", "retrain")
+
+
+def write_jobs(
+    experiment: Path,
+    out: Path,
+    settings: SlurmSettings,
+    *,
+    overrides: Sequence[str] = (),
+    run_dir: Path | None = None,
+    program: str = "",
+) -> Path:
+    """Write a batch file for every stage, and the script that submits them.
+
+    The jobs run in the working directory of this process, so that relative paths in the
+    experiment mean the same. Passwords in ``overrides`` are left out.
+
+    Args:
+        experiment: a YAML file, or the directory of an earlier run.
+        out: folder for the files, and for what the jobs print; made if missing.
+        settings: what the jobs ask for.
+        overrides: ``section.key=value``.
+        run_dir: where the run writes; by default ``runs/NAME`` or the run's own.
+        program: octnas; by default the one beside this Python.
+
+    Returns:
+        The script that submits the jobs.
+
+    Raises:
+        ConfigError: a mistake in the experiment.
+        SettingError: a batch that so many GPUs cannot share evenly.
+    """
+    source = experiment / CONFIG_FILE if experiment.is_dir() else experiment
+    config = check_config(load_document(source, overrides))
+    Part(0, max(1, settings.gpus)).check(config.supernet.recipe.batch_size)
+    own = experiment if experiment.is_dir() else Path("runs") / config.name
+    given = [word for one in overrides for word in ("--set", redact(one))]
+    for stage in STAGES:
+        words = [program or _program(), stage, str(experiment.absolute())]
+        words += ["--run-dir", str((run_dir or own).absolute()), *given]
+        text = batch_file(
+            f"{config.name}-{stage}",
+            [*words, *_device(config, settings, stage)],
+            settings,
+            folder=str(Path.cwd()),
+            gpus=_gpus(settings, stage),
+            workers=stage == "supernet" and settings.gpus > 0,
+        )
+        write_text(out / f"{stage}.sbatch", text)
+    write_text(out / SUBMIT_FILE, submit_file(STAGES))
+    return out / SUBMIT_FILE
+
+
+def _gpus(settings: SlurmSettings, stage: str) -> int:
+    if stage == "supernet":
+        return settings.gpus
+    return min(1, settings.gpus) if stage in _ON_GPU else 0
+
+
+def _device(config: RunConfig, settings: SlurmSettings, stage: str) -> list[str]:
+    """The data stage, which comes with the search space, would look for a GPU that it lacks."""
+    if not settings.gpus or config.device == "auto":
+        return []
+    # Said every time: a run directory goes on with what it was last told.
+    return ["--set", f"device={config.device if stage in _ON_GPU else 'cpu'}"]
+
+
+def _program() -> str:
+    beside = Path(sys.executable).with_name("octnas")
+    return str(beside) if beside.exists() else "octnas"
