@@ -83,8 +83,9 @@ def test_a_signal_ends_the_command_and_puts_the_job_back(tmp_path: Path) -> None
     scontrol = tmp_path / "scontrol"
     scontrol.write_text('#!/bin/bash\necho "scontrol $*"\n')
     scontrol.chmod(0o755)
-    # The command signals the shell, as SLURM would, and is ended by it.
-    program = "trap 'kill $!; echo ended; exit' TERM; sleep 60 & kill -USR1 $PPID; wait"
+    # The command signals the shell, as SLURM would, and is ended by it. A sleep that has not begun
+    # yet may still have the handler of its parent: no other signal is sure to end it.
+    program = "trap 'kill -KILL $!; echo ended; exit' TERM; sleep 60 & kill -USR1 $PPID; wait"
     command = ["/bin/sh", "-c", program]
     text = batch_file("a", command, SETTINGS, folder="/")
     found = run_file(text, tmp_path, SLURM_JOB_ID="17", PATH=f"{tmp_path}:/usr/bin:/bin")
