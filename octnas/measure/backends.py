@@ -3,6 +3,7 @@
 import copy
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -192,10 +193,22 @@ def _onnxruntime(path: Path, inputs: Sequence[Tensor], threads: int) -> Infer:
     return lambda: tuple(map(torch.from_numpy, session.run(None, feed)))
 
 
+@cache
+def _openvino_core() -> Any:
+    """The process's only one, which is never let go.
+
+    Each `openvino.Core` moves the stack of the signal handlers, and two that are let go oldest
+    first leave it on memory that is gone: the next Ctrl-C is a segmentation fault (2026.4).
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 def _openvino(path: Path, inputs: Sequence[Tensor], threads: int) -> Infer:
     import openvino
 
-    core = openvino.Core()
+    core = _openvino_core()
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     if threads:
         config["INFERENCE_NUM_THREADS"] = threads

@@ -1,5 +1,7 @@
 """A backend is timed only if it computes what the model computes."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 
@@ -155,3 +157,25 @@ def test_devices_that_are_not_there(name: str) -> None:
         check_device(name)
     assert len(str(caught.value).splitlines()) == 1
     check_device("cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("openvino"), reason="openvino is not installed")
+def test_signals_are_survived_when_openvino_networks_are_gone() -> None:
+    """Ctrl-C after a benchmark: each of OpenVINO's cores moves the stack that signals use."""
+    program = """
+import os, signal, torch
+from octnas.measure.backends import inference
+from octnas.measure.settings import Engine
+networks = [
+    inference(Engine("openvino"), torch.nn.Conv2d(3, 8, 3).eval(), (torch.zeros(1, 3, 8, 8),))
+    for _ in range(2)
+]
+while networks:
+    networks.pop(0)()
+signal.signal(signal.SIGUSR1, lambda *_: print("survived"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "survived"), done.stderr
