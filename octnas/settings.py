@@ -8,6 +8,9 @@ from typing import Any, Literal
 Executor = Literal["local", "ray"]
 """Where work is done side by side: in processes of this machine, or by Ray's workers."""
 
+PRETRAINED = "timm"
+"""The weights that timm has of a network, where a setting may also name a file."""
+
 HOW: Mapping[str, Any] = MappingProxyType({"how": True})
 """Metadata of a field that says how a result is computed, not which."""
 

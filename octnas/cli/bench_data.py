@@ -27,6 +27,7 @@ def bench_images(
     from octnas.config import check_config, load_document
     from octnas.data.settings import ImagesSettings
     from octnas.measure.data import bench_data
+    from octnas.pipeline.opening import absolute
     from octnas.pipeline.space import space_of
 
     config = check_config(load_document(experiment, overrides))
@@ -35,8 +36,7 @@ def bench_images(
             f"{experiment}: data.source: found {config.data.source}, which are made in memory; "
             "allowed: images on disk"
         )
-    root = config.data.root and str(Path(config.data.root).expanduser().absolute())
-    data = replace(config.data, root=root)
+    data = replace(config.data, root=absolute(config.data.root))
     progress = Quiet(lambda line: typer.echo(line, err=True)) if as_json else RichProgress()
     found = bench_data(data, lambda n: space_of(config, n).uniform(0.0), settings, progress)
     if as_json:

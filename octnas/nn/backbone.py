@@ -14,9 +14,7 @@ from timm.models import load_pretrained, load_state_dict
 from torch import nn
 
 from octnas.errors import SettingError
-
-PRETRAINED = "timm"
-"""In the place of a file of weights: those that timm has for the model."""
+from octnas.settings import PRETRAINED
 
 # What torch, safetensors and timm raise over a file that holds something else, or nothing whole.
 _UNREADABLE = (

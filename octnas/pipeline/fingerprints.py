@@ -1,13 +1,13 @@
 """What decides the results of each stage of a run."""
 
-from hashlib import sha256
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
 from octnas.config import RunConfig
 from octnas.errors import ConfigError
 from octnas.run_directory import STAGES, digest
-from octnas.settings import flatten
+from octnas.settings import PRETRAINED, flatten
 
 SCHEMA = 1
 # Stages whose settings have another name.
@@ -25,11 +25,14 @@ def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
     if hasattr(config, section):
         found |= flatten(getattr(config, section), section)
     if stage == "space" and config.latency.table:
-        found["latency.table"] = _digest_of(config.latency.table)
+        found["latency.table"] = _digest_of("latency.table", config.latency.table)
     if stage == "data":
         found["space.input_size"] = list(config.space.input_size)
     if stage == "proxies" and config.proxies.weights == "supernet":
         found["input.supernet"] = digest(fingerprint(config, "supernet"))
+    if stage == "supernet" and config.supernet.weights not in ("", PRETRAINED):
+        # The weights themselves: a file may be moved, or another may take its place.
+        found["supernet.weights"] = _digest_of("supernet.weights", config.supernet.weights)
     if stage in ("supernet", "search"):
         found["seed"] = config.seed
     if stage == "rank":
@@ -39,13 +42,14 @@ def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
     return found
 
 
-def _digest_of(table: str) -> str:
-    """A short hash of a latency table's file.
+def _digest_of(key: str, file: str) -> str:
+    """A short hash of a file that a setting names.
 
     Raises:
         ConfigError: it cannot be read.
     """
     try:
-        return sha256(Path(table).read_bytes()).hexdigest()[:16]
+        with Path(file).open("rb") as opened:
+            return file_digest(opened, "sha256").hexdigest()[:16]
     except OSError as error:
-        raise ConfigError(f"latency.table: {table}: cannot be read ({error.strerror})") from None
+        raise ConfigError(f"{key}: {file}: cannot be read ({error.strerror})") from None

@@ -35,6 +35,7 @@ from octnas.run_directory import (
     write_json,
     write_text,
 )
+from octnas.settings import PRETRAINED
 from octnas.space import SearchSpace
 from octnas.tracking.tracker import Tracker
 from octnas.yaml import Document
@@ -233,18 +234,27 @@ def _whole(key: str, url: str, variable: str) -> str:
     return os.environ[variable]
 
 
+def absolute(path: str) -> str:
+    """A path that means the same from any folder; none stays none."""
+    return str(Path(path).expanduser().absolute()) if path else ""
+
+
 def resolved_paths(config: RunConfig) -> RunConfig:
     """Paths that mean the same from any folder."""
-    if config.ranking.truth_from:
-        other = str(Path(config.ranking.truth_from).expanduser().absolute())
-        config = replace(config, ranking=replace(config.ranking, truth_from=other))
-    if config.latency.table:
-        table = str(Path(config.latency.table).expanduser().absolute())
-        config = replace(config, latency=replace(config.latency, table=table))
+    truth_from, table = absolute(config.ranking.truth_from), absolute(config.latency.table)
+    weights = config.supernet.weights
+    config = replace(
+        config,
+        ranking=replace(config.ranking, truth_from=truth_from),
+        latency=replace(config.latency, table=table),
+        supernet=replace(
+            config.supernet, weights=weights if weights == PRETRAINED else absolute(weights)
+        ),
+    )
     data = config.data
     if not isinstance(data, ImagesSettings):
         return config
-    root = str(Path(data.root).expanduser().absolute()) if data.root else ""
+    root = absolute(data.root)
     kind, _, path = data.name.partition("/")
     # A name on a hub stays as it is.
     name = f"{kind}/{Path(path).absolute()}" if path and Path(path).is_dir() else data.name

@@ -6,7 +6,8 @@ import torch
 from safetensors.torch import save_file
 
 from octnas.errors import SettingError
-from octnas.nn.backbone import PRETRAINED, create_backbone
+from octnas.nn.backbone import create_backbone
+from octnas.settings import PRETRAINED
 
 ARGS = {"num_classes": 10}
 

@@ -108,9 +108,10 @@ def test_a_supernet_stage_goes_on(
 def test_a_stage_that_cannot_begin_can_be_mended(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^--set: supernet.macs: found \(0.0, 0.01\), allowed: "):
         run_stages(open_tiny(tmp_path, "supernet.macs=[0, 0.01]"), ("supernet",))
-    missing = ("supernet.weights=/nowhere.pth", "space.stride_mode=timm")
-    with pytest.raises(ConfigError, match=r"^--set: supernet.weights: found '/nowhere.pth'"):
-        run_stages(open_tiny(tmp_path / "other", *missing), ("supernet",))
+    (tmp_path / "w.pth").write_text("nonsense")
+    other = (f"supernet.weights={tmp_path / 'w.pth'}", "space.stride_mode=timm")
+    with pytest.raises(ConfigError, match=r"^--set: supernet.weights: found '/.*/w.pth'"):
+        run_stages(open_tiny(tmp_path / "other", *other), ("supernet",))
     assert not (tmp_path / "runs" / "tiny" / "supernet" / "stage.json").exists()
     run_stages(open_tiny(tmp_path), ("supernet",))
 
@@ -121,6 +122,25 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     check_workers(3, torch.device("cpu"))
     with pytest.raises(SettingError, match="workers: found 3, allowed: at most 2, the GPUs"):
         check_workers(3, torch.device("cuda"))
+
+
+def test_it_is_the_weights_that_count_and_not_their_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fingerprint(name: str) -> dict[str, Any]:
+        settings = ("space.stride_mode=timm", f"supernet.weights={name}")
+        return open_tiny(tmp_path, *settings).fingerprint("supernet")
+
+    for name, content in (("a.pth", "one"), ("b.pth", "one"), ("c.pth", "other")):
+        (tmp_path / name).write_text(content)
+    monkeypatch.chdir(tmp_path)
+    first = fingerprint("a.pth")
+    monkeypatch.chdir(tmp_path.parent)
+    assert fingerprint(str(tmp_path / "b.pth")) == first
+    assert fingerprint(str(tmp_path / "c.pth")) != first
+    with pytest.raises(ConfigError, match=r"^supernet.weights: /.*/a.pth: cannot be read"):
+        fingerprint("a.pth")
+    assert fingerprint("timm")["supernet.weights"] == "timm"
 
 
 def test_other_settings_do_not_go_on_from_checkpoints(
