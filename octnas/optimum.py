@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from octnas.errors import BudgetError
-from octnas.levels import CostLevels, Step, along
+from octnas.levels import CostLevels, along
 from octnas.space import SearchSpace
 
 _TRIES = 1000  # levels to look into where levels are wide and the best lie below a lower bound
@@ -57,7 +57,7 @@ def best_within(levels: CostLevels, scores: Scores, low: int, high: int) -> dict
     for level in np.argsort(-final, kind="stable")[:_TRIES]:
         if final[level] == -np.inf:
             break
-        alphas = _trace_back(levels, tables, int(level))
+        (alphas,) = _trace_back(levels, tables, np.array([level]))
         if levels.cost.of(alphas) >= low:
             return alphas
     unit = levels.cost.unit
@@ -89,7 +89,7 @@ def best_front(
     found = first + np.flatnonzero(inside > before[: len(inside)])
     if len(found) > most:
         found = found[np.linspace(0, len(found) - 1, most).round().astype(int)]
-    front = [_trace_back(levels, tables, int(level)) for level in found]
+    front = _trace_back(levels, tables, found)
     # A wide level may hold cheaper architectures than it says.
     return [alphas for alphas in front if levels.cost.of(alphas) >= low]
 
@@ -137,28 +137,27 @@ def _gains(levels: CostLevels, scores: Scores) -> list[np.ndarray]:
     return gains
 
 
-def _trace_back(levels: CostLevels, tables: _Tables, level: int) -> dict[str, float]:
-    chosen: dict[str, int] = {}
-    steps = zip(levels.steps, tables.gains, tables.best, strict=False)
+def _trace_back(levels: CostLevels, tables: _Tables, final: np.ndarray) -> list[dict[str, float]]:
+    """The best architecture of each of some levels, all at once."""
+    at, chosen = final, dict[str, np.ndarray]()
+    # The last table is of the levels themselves.
+    steps = zip(levels.steps, tables.gains, tables.best[:-1], strict=True)
     for step, gains, best in reversed(list(steps)):
-        index = max(_free(step, chosen), key=lambda index: _score(step, gains, best, index, level))
-        chosen.update(zip((*step.before, step.site), index, strict=True))
-        level -= int(step.costs[index])
-    return {site.name: site.choices[chosen[site.name]] for site in levels.space.sites}
-
-
-def _free(step: Step, chosen: Mapping[str, int]) -> list[tuple[int, ...]]:
-    """The choices of a step's sites that agree with what later steps have chosen."""
-    names = (*step.before, step.site)
+        costs = step.costs.reshape(-1, 1)
+        own = dict(zip((*step.before, step.site), np.indices(step.costs.shape), strict=True))
+        own = {name: index.reshape(-1, 1) for name, index in own.items()}
+        before = at - costs
+        rows = best.reshape(-1, best.shape[-1])
+        # Choices of the sites before are rows; those of the step's own site follow each other.
+        row = np.arange(len(costs))[:, None] // step.costs.shape[-1]
+        score = rows[row, np.maximum(before, 0)] + gains.reshape(-1, 1)
+        possible = before >= 0
+        for name in own.keys() & chosen.keys():
+            possible &= own[name] == chosen[name]
+        best_of = np.where(possible, score, -np.inf).argmax(axis=0)
+        chosen |= {name: index[best_of, 0] for name, index in own.items()}
+        at = at - costs[best_of, 0]
     return [
-        index
-        for index in np.ndindex(step.costs.shape)
-        if all(chosen.get(name, own) == own for name, own in zip(names, index, strict=True))
+        {site.name: site.choices[chosen[site.name][one]] for site in levels.space.sites}
+        for one in range(len(final))
     ]
-
-
-def _score(
-    step: Step, gains: np.ndarray, best: np.ndarray, index: tuple[int, ...], level: int
-) -> float:
-    before = level - int(step.costs[index])
-    return -np.inf if before < 0 else float(best[index[:-1]][before] + gains[index])

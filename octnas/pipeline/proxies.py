@@ -14,7 +14,7 @@ from octnas.pipeline.supernet import trained_supernet
 from octnas.pipeline.trainings import train_several
 from octnas.run_directory import read_document, reading, write_json
 from octnas.search.design import proxy_design
-from octnas.search.surrogate import Surrogate, fit
+from octnas.search.surrogate import Features, Surrogate, fit
 from octnas.settings import flatten
 from octnas.training.retrain import Training
 
@@ -102,10 +102,11 @@ def proxy_score(run: Run, supernet: Score | None = None) -> Score:
     """
     known = read_proxies(run).candidates
     models: dict[str, Surrogate] = {}
+    features = Features(run.space)
     second = [supernet(candidate.alphas) for candidate in known] if supernet else []
     for name in ("loss", "top1"):
         models[name] = fit(
-            run.space,
+            features,
             [candidate.alphas for candidate in known],
             [candidate.metrics[f"{PART}_{name}"] for candidate in known],
             [scores[name] for scores in second],

@@ -13,7 +13,7 @@ from octnas.front import Candidate, Front
 from octnas.levels import CostLevels
 from octnas.optimum import best_front
 from octnas.search.settings import Sampler
-from octnas.search.surrogate import Drawn, Surrogate, fit
+from octnas.search.surrogate import Drawn, Features, Surrogate, fit
 
 # Streams of random numbers.
 _RANDOM, _SURROGATE = 1, 2
@@ -91,6 +91,7 @@ def surrogate_proposals(levels: CostLevels, bounds: tuple[int, int], seed: int) 
         seed: of the draws.
     """
     fitted: dict[int, Surrogate] = {}
+    features = Features(levels.space, pairs=True)
 
     def propose(history: History) -> dict[str, float]:
         rng, told = np.random.default_rng((_SURROGATE, seed, history.number)), history.told
@@ -100,7 +101,7 @@ def surrogate_proposals(levels: CostLevels, bounds: tuple[int, int], seed: int) 
             fitted.clear()
             scores = [log(max(candidate.loss, _LEAST)) for candidate in told]
             alphas = [candidate.alphas for candidate in told]
-            fitted[len(told)] = fit(levels.space, alphas, scores, pairs=True)
+            fitted[len(told)] = fit(features, alphas, scores)
         for _ in range(_MODELS):
             found = _best_new(levels, bounds, fitted[len(told)].draw(rng), history)
             if found is not None:
@@ -127,7 +128,7 @@ def _best_new(
     values = model([*known, *front])
     reference = (float(bounds[1] + 1), float(values.max()) + 1e-9)
     points = [
-        Candidate(str(index), alphas, space.cost(alphas).macs, value)
+        Candidate(str(index), alphas, levels.cost.of(alphas), value)
         for index, (alphas, value) in enumerate(zip([*known, *front], values.tolist(), strict=True))
     ]
     before = Front.of(points[: len(known)]).candidates

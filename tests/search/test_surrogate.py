@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from octnas.nn.shapes import search_space
-from octnas.search.surrogate import features, fit
+from octnas.search.surrogate import Features, fit
 from octnas.space import SearchSpace
 
 
@@ -28,7 +28,7 @@ def truth(space: SearchSpace, alphas: dict[str, float]) -> float:
 
 def test_features_are_alphas_what_is_lost_and_the_share_of_macs(space: SearchSpace) -> None:
     some = draws(space, 5, seed=0)
-    found = features(space, some)
+    found = Features(space)(some)
     count = len(space.searchable)
     assert found.shape == (5, 2 * count + 1)
     assert np.array_equal(found[:, :count], [list(alphas.values()) for alphas in some])
@@ -36,7 +36,7 @@ def test_features_are_alphas_what_is_lost_and_the_share_of_macs(space: SearchSpa
     macs = [space.cost(alphas).macs - space.other_macs for alphas in some]
     shares = np.array(macs) / space.vanilla_macs
     assert np.allclose(found[:, -1], shares)
-    assert np.array_equal(features(space, some, [1, 2, 3, 4, 5])[:, -1], [1, 2, 3, 4, 5])
+    assert np.array_equal(Features(space)(some, [1, 2, 3, 4, 5])[:, -1], [1, 2, 3, 4, 5])
 
 
 def test_what_cannot_be_lost_has_no_feature(space: SearchSpace) -> None:
@@ -47,7 +47,7 @@ def test_what_cannot_be_lost_has_no_feature(space: SearchSpace) -> None:
         backbone_args=space.backbone_args,
         fixed={},
     )
-    found = features(narrow, [{}])
+    found = Features(narrow)([{}])
     assert found.shape == (1, len(narrow.searchable) + 1)
 
 
@@ -55,7 +55,7 @@ def test_a_few_measurements_predict_the_others(space: SearchSpace) -> None:
     known, unseen = draws(space, 40, seed=1), draws(space, 100, seed=2)
     rng = np.random.default_rng(3)
     scores = [truth(space, alphas) + rng.normal(scale=0.05) for alphas in known]
-    predicted = fit(space, known, scores).predict(unseen)
+    predicted = fit(Features(space), known, scores).predict(unseen)
     expected = np.array([truth(space, alphas) for alphas in unseen])
     assert expected.std() > 1
     assert np.sqrt(np.mean((predicted - expected) ** 2)) < 0.15
@@ -68,7 +68,7 @@ def test_a_second_source_that_knows_is_believed(space: SearchSpace) -> None:
     hidden, other = rng.normal(size=30), rng.normal(size=50)
     scores = [truth(space, alphas) + 2 * one for alphas, one in zip(known, hidden, strict=True)]
     expected = [truth(space, alphas) + 2 * one for alphas, one in zip(unseen, other, strict=True)]
-    with_it = fit(space, known, scores, hidden.tolist()).predict(unseen, other.tolist())
-    without = fit(space, known, scores).predict(unseen)
+    with_it = fit(Features(space), known, scores, hidden.tolist()).predict(unseen, other.tolist())
+    without = fit(Features(space), known, scores).predict(unseen)
     errors = [float(np.mean((found - expected) ** 2)) for found in (with_it, without)]
     assert errors[0] < 0.1 < 2 < errors[1]
