@@ -74,7 +74,7 @@ def run_with_tune(
     *,
     workers: int,
     directory: Path,
-    retries: int = 1,
+    retries: int = 0,
 ) -> None:
     """Evaluate all that ``driver`` hands out, up to ``workers`` candidates at a time.
 

@@ -117,7 +117,7 @@ def _evaluate(run: Run, driver: Driver) -> None:
     if driver.done:
         return
     if settings.executor == "local":
-        run_local(driver, scorer(run, "rank")())
+        run_local(driver, scorer(run, "rank")(), retries=settings.retries)
         return
     from octnas.cluster.start import local_cluster
     from octnas.cluster.tune import run_with_tune
@@ -127,6 +127,7 @@ def _evaluate(run: Run, driver: Driver) -> None:
             driver,
             scorer(run, "rank"),
             workers=settings.workers,
+            retries=settings.retries,
             directory=(run.directory.stage("search") / "ray").resolve(),
         )
 

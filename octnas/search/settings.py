@@ -29,6 +29,8 @@ class SearchSettings:
         threads: CPU threads of one evaluation.
         executor: ``local``, in this process, or ``ray``, through Ray Tune.
         workers: candidates evaluated at a time by Ray.
+        retries: how often a candidate is tried again after an error, a loss that is no number, or
+            the death of its worker; then it is a failed trial with its reason.
         storage: where the study lives; empty for a journal file in the run directory, or a
             database URL such as ``postgresql://user:password@host/name``.
     """
@@ -43,6 +45,7 @@ class SearchSettings:
     threads: int = 1
     executor: Executor = field(default="local", metadata=HOW)
     workers: int = field(default=2, metadata=HOW)
+    retries: int = field(default=1, metadata=HOW)
     storage: str = field(default="", metadata=HOW)
 
     def __post_init__(self) -> None:
@@ -50,4 +53,5 @@ class SearchSettings:
             require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
         for key in ("population", "images_per_batch"):
             require(getattr(self, key) >= 2, key, getattr(self, key), "2 or more")
-        require(self.spread >= 0, "spread", self.spread, "0 or more")
+        for key in ("spread", "retries"):
+            require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")

@@ -284,12 +284,29 @@ class Driver:
         return {site.name: alphas[site.name] for site in self._space.searchable}
 
 
-def run_local(driver: Driver, evaluate: Callable[[Mapping[str, float]], Outcome]) -> None:
-    """Evaluate one candidate after another in this process until the study is done."""
+def run_local(
+    driver: Driver, evaluate: Callable[[Mapping[str, float]], Outcome], *, retries: int = 0
+) -> None:
+    """Evaluate one candidate after another in this process until the study is done.
+
+    Args:
+        driver: asked and told.
+        evaluate: α by site to metrics.
+        retries: how often a candidate is tried again after an exception.
+    """
     while (job := driver.ask()) is not None:
+        driver.tell(job.number, _attempts(evaluate, job.alphas, retries))
+
+
+def _attempts(
+    evaluate: Callable[[Mapping[str, float]], Outcome], alphas: Mapping[str, float], retries: int
+) -> Outcome:
+    """What the first attempt without an exception returns, or the last one's reason."""
+    reason = ""
+    for _ in range(retries + 1):
         try:
-            outcome: Outcome = evaluate(job.alphas)
+            return evaluate(alphas)
         except Exception as error:  # noqa: BLE001
             # One candidate that cannot be evaluated must not end the search.
-            outcome = f"{type(error).__name__}: {error}"
-        driver.tell(job.number, outcome)
+            reason = f"{type(error).__name__}: {error}"
+    return reason

@@ -1,5 +1,6 @@
 """Scores of candidates: a trained supernet, BN statistics of the candidate, loss on a part."""
 
+import math
 from collections.abc import Mapping
 from itertools import islice
 
@@ -8,6 +9,7 @@ from torch import nn
 
 from octnas.data.images import Batch, Data, Images, open_images
 from octnas.device import choose_device
+from octnas.errors import TrainingError
 from octnas.nn.calibration import recalibrate
 from octnas.nn.supernet import TrainedSupernet, activate
 from octnas.training.evaluate import evaluate
@@ -46,10 +48,20 @@ class Scorer:
         self._calibration = [some.to(device) for some, _ in islice(batches, calibration_batches)]
 
     def __call__(self, alphas: Mapping[str, float]) -> dict[str, float]:
-        """Loss and top-1 accuracy (0 to 1) of α by site."""
+        """Loss and top-1 accuracy (0 to 1) of α by site.
+
+        Raises:
+            TrainingError: the loss is no number.
+        """
         activate(self._supernet, alphas)
         recalibrate(self._supernet, self._calibration)
-        return evaluate(self._supernet, self._batches, self._device)
+        found = evaluate(self._supernet, self._batches, self._device)
+        if not math.isfinite(found["loss"]):
+            raise TrainingError(
+                f"the supernet's loss for an architecture is {found['loss']}; train it anew with "
+                "a lower supernet.recipe.lr or with supernet.recipe.clip_grad"
+            )
+        return found
 
 
 def make_scorer(

@@ -171,6 +171,25 @@ def test_one_failing_candidate_does_not_end_the_search(make_driver: Make) -> Non
     assert all(math.isfinite(candidate.loss) for candidate in driver.candidates())
 
 
+@pytest.mark.parametrize(("retries", "failures"), [(0, 2), (1, 1), (2, 0)])
+def test_candidates_are_tried_again(make_driver: Make, retries: int, failures: int) -> None:
+    """One that fails once, and one that fails twice."""
+    tried: dict[tuple[float, ...], int] = {}
+
+    def evaluate(alphas: Mapping[str, float]) -> dict[str, float]:
+        key = tuple(alphas.values())
+        tried[key] = tried.get(key, 0) + 1
+        if tried[key] <= {2: 1, 4: 2}.get(list(tried).index(key), 0):
+            raise RuntimeError("out of memory")
+        return loss_of(alphas)
+
+    driver = make_driver()
+    run_local(driver, evaluate, retries=retries)
+    assert driver.failures() == failures * ["RuntimeError: out of memory"]
+    assert max(tried.values()) == retries + 1
+    assert driver.told == 40
+
+
 def test_a_search_in_which_everything_fails_stops(make_driver: Make) -> None:
     def evaluate(_: Mapping[str, float]) -> dict[str, float]:
         raise RuntimeError("no images")

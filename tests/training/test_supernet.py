@@ -12,6 +12,7 @@ from octnas.costs import Budget
 from octnas.data.digits import DigitImages
 from octnas.data.images import Data, open_images
 from octnas.data.settings import ImagesSettings
+from octnas.errors import TrainingError
 from octnas.nn.conv import OctaveConv2d
 from octnas.nn.supernet import TrainedSupernet, build, subnet
 from octnas.space import SearchSpace
@@ -78,6 +79,17 @@ def test_a_score_depends_on_the_candidate_alone(
     assert first == again != between
     assert 0.1 < first["loss"] < 5
     assert 0 <= first["top1"] <= 1
+
+
+def test_a_loss_that_is_no_number_is_no_score(
+    digit_space: SearchSpace, few_digits: DigitImages, trained: torch.nn.Module
+) -> None:
+    spoilt = copy.deepcopy(trained)
+    with torch.no_grad():
+        spoilt.get_submodule("fc").bias[0] = float("nan")
+    scorer = Scorer(spoilt, few_digits, "rank", calibration_batches=2, batch_size=60, device=CPU)
+    with pytest.raises(TrainingError, match="loss for an architecture is nan; train it anew"):
+        scorer(digit_space.uniform(0.5).alphas)
 
 
 def test_a_score_is_that_of_the_subnet_with_its_own_statistics(
