@@ -33,6 +33,8 @@ def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
     if stage == "supernet" and config.supernet.weights not in ("", PRETRAINED):
         # The weights themselves: a file may be moved, or another may take its place.
         found["supernet.weights"] = _digest_of("supernet.weights", config.supernet.weights)
+    if stage == "search" and config.search.proxies:
+        found["input.proxies"] = digest(fingerprint(config, "proxies"))
     if stage in ("supernet", "search"):
         found["seed"] = config.seed
     if stage == "rank":

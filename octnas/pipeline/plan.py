@@ -77,18 +77,12 @@ def plan_run(
     config = resolved_paths(check_config(load_document(source, overrides)))
     own = experiment if experiment.is_dir() else Path("runs") / config.name
     measured = _measure(config, RunDirectory(run_dir or own), steps)
-    stages = (
-        data_work(measured),
-        supernet_work(measured),
-        search_work(measured),
-        retrain_work(measured),
-    )
     return Plan(
         config.name,
         measured.machine,
         measured.images.parts,
         measured.images.counted,
-        tuple(needs(stage, measured.machine) for stage in stages),
+        tuple(needs(work(measured), measured.machine) for work in _STAGES),
         timed(measured),
         tuple(_notes(measured)),
     )

@@ -14,7 +14,7 @@ from octnas.pipeline.supernet import trained_supernet
 from octnas.pipeline.trainings import train_several
 from octnas.run_directory import read_document, reading, write_json
 from octnas.search.design import proxy_design
-from octnas.search.surrogate import Features, Surrogate, fit
+from octnas.search.surrogate import Features, Scores, Surrogate, fit
 from octnas.settings import flatten
 from octnas.training.retrain import Training
 
@@ -107,8 +107,10 @@ def proxy_score(run: Run, supernet: Score | None = None) -> Score:
     for name in ("loss", "top1"):
         models[name] = fit(
             features,
-            [candidate.alphas for candidate in known],
-            [candidate.metrics[f"{PART}_{name}"] for candidate in known],
+            Scores(
+                [candidate.alphas for candidate in known],
+                [candidate.metrics[f"{PART}_{name}"] for candidate in known],
+            ),
             [scores[name] for scores in second],
         )
 

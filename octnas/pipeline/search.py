@@ -13,6 +13,7 @@ from octnas.levels import CostLevels
 from octnas.pipeline.latency import latency_words, measure_chosen, with_costs
 from octnas.pipeline.learned import learned_proposals, read_distributions
 from octnas.pipeline.opening import Run
+from octnas.pipeline.proxies import read_proxies
 from octnas.pipeline.records import PARENT, begin_tracking, write_candidates, write_chosen
 from octnas.pipeline.supernet import scorer
 from octnas.progress import Bar
@@ -82,8 +83,9 @@ def _proposals(run: Run) -> Propose | None:
     """What the samplers propose that are not Optuna's."""
     if run.config.search.sampler == "learned":
         return learned_proposals(run)
-    sampler, seed = run.config.search.sampler, run.config.seed
-    return proposals(sampler, run.levels, bounds(run.budgets), seed)
+    settings = run.config.search
+    others = read_proxies(run).candidates if settings.proxies else ()
+    return proposals(settings.sampler, run.levels, bounds(run.budgets), run.config.seed, others)
 
 
 def _inside(run: Run) -> list[tuple[CostLevels, Bound]]:

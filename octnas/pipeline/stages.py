@@ -45,6 +45,10 @@ def run_stages(run: Run, stages: Sequence[str] = WHOLE_RUN) -> None:
     with _tracked(run):
         first = ("data", "space")
         for stage in (*first, *(stage for stage in stages if stage not in first)):
+            if "supernet" in stages:
+                # All that it needs is wanted, and not this stage alone.
+                for base in _also(run, stage):
+                    _run_stage(run, base)
             _run_stage(run, stage)
 
 
@@ -75,7 +79,7 @@ def _run_stage(run: Run, stage: str) -> None:
         return
     if directory is not run.directory:
         run.progress.say(f"{stage}: goes to {directory.path}, where it is not finished yet")
-    for base in STAGES[stage]:
+    for base in (*STAGES[stage], *_also(run, stage)):
         if run.directory_of(base).finished(base) is None:
             raise RunDirectoryError(
                 f"{run.directory.path}: {stage} builds on {base}, which is not finished; "
@@ -83,6 +87,11 @@ def _run_stage(run: Run, stage: str) -> None:
             )
     _WORK[stage](run)
     directory.finish(stage, fingerprint)
+
+
+def _also(run: Run, stage: str) -> tuple[str, ...]:
+    """What a stage builds on with these settings only."""
+    return ("proxies",) if stage == "search" and run.config.search.proxies else ()
 
 
 def _check_shared(run: Run, directory: RunDirectory, stage: str) -> None:

@@ -13,7 +13,7 @@ from octnas.front import Candidate, Front
 from octnas.levels import CostLevels
 from octnas.optimum import best_front
 from octnas.search.settings import Sampler
-from octnas.search.surrogate import Drawn, Features, Surrogate, fit
+from octnas.search.surrogate import Drawn, Features, Scores, Surrogate, fit
 
 # Streams of random numbers.
 _RANDOM, _SURROGATE = 1, 2
@@ -47,7 +47,11 @@ Propose = Callable[[History], Mapping[str, float]]
 
 
 def proposals(
-    sampler: Sampler, levels: CostLevels, bounds: tuple[int, int], seed: int
+    sampler: Sampler,
+    levels: CostLevels,
+    bounds: tuple[int, int],
+    seed: int,
+    others: Sequence[Candidate] = (),
 ) -> Propose | None:
     """What ``random`` and ``surrogate`` propose; None for other samplers.
 
@@ -56,10 +60,13 @@ def proposals(
         levels: the architectures by MACs.
         bounds: in MACs, both included.
         seed: of the draws.
+        others: with the loss of a second source, for ``surrogate``.
     """
     if sampler == "random":
         return random_proposals(levels, bounds, seed)
-    return surrogate_proposals(levels, bounds, seed) if sampler == "surrogate" else None
+    if sampler == "surrogate":
+        return surrogate_proposals(levels, bounds, seed, others)
+    return None
 
 
 def random_proposals(levels: CostLevels, bounds: tuple[int, int], seed: int) -> Propose:
@@ -78,7 +85,9 @@ def random_proposals(levels: CostLevels, bounds: tuple[int, int], seed: int) -> 
     return propose
 
 
-def surrogate_proposals(levels: CostLevels, bounds: tuple[int, int], seed: int) -> Propose:
+def surrogate_proposals(
+    levels: CostLevels, bounds: tuple[int, int], seed: int, others: Sequence[Candidate] = ()
+) -> Propose:
     """What a model of the score finds best that was not proposed before.
 
     Each trial draws a model from the posterior (Thompson, Biometrika 25, 1933), solves its front
@@ -89,6 +98,7 @@ def surrogate_proposals(levels: CostLevels, bounds: tuple[int, int], seed: int) 
         levels: the architectures by MACs.
         bounds: in MACs, both included.
         seed: of the draws.
+        others: with the loss of a second source, such as short stand-alone trainings.
     """
     fitted: dict[int, Surrogate] = {}
     features = Features(levels.space, pairs=True)
@@ -99,9 +109,7 @@ def surrogate_proposals(levels: CostLevels, bounds: tuple[int, int], seed: int) 
             return _new(levels, bounds, rng, history)
         if len(told) not in fitted:
             fitted.clear()
-            scores = [log(max(candidate.loss, _LEAST)) for candidate in told]
-            alphas = [candidate.alphas for candidate in told]
-            fitted[len(told)] = fit(features, alphas, scores)
+            fitted[len(told)] = fit(features, _scores(told), second=_scores(others))
         for _ in range(_MODELS):
             found = _best_new(levels, bounds, fitted[len(told)].draw(rng), history)
             if found is not None:
@@ -109,6 +117,11 @@ def surrogate_proposals(levels: CostLevels, bounds: tuple[int, int], seed: int) 
         return _new(levels, bounds, rng, history)
 
     return propose
+
+
+def _scores(candidates: Sequence[Candidate]) -> Scores:
+    values = [log(max(candidate.loss, _LEAST)) for candidate in candidates]
+    return Scores([candidate.alphas for candidate in candidates], values)
 
 
 def _best_new(

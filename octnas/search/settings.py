@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from octnas.errors import require
-from octnas.settings import HOW, Executor
+from octnas.settings import HOW, LATER, Executor
 
 Sampler = Literal["surrogate", "nsga2", "tpe", "random", "learned"]
 
@@ -19,6 +19,8 @@ class SearchSettings:
             the budgets; or ``learned``, which draws from the distributions of a supernet with
             ``sampling: learnable``. All begin with what such a supernet finds most probable, the
             uniform-α architectures and a design spread over MACs.
+        proxies: whether ``surrogate`` also learns from the short stand-alone trainings of
+            `octnas proxies`.
         trials: candidates in all, the first designs included.
         spread: size of the design spread over MACs.
         batch_size: candidates that are asked for before the first of them is told; the same on
@@ -36,6 +38,7 @@ class SearchSettings:
     """
 
     sampler: Sampler = "nsga2"
+    proxies: bool = field(default=False, metadata=LATER)
     trials: int = 120
     spread: int = 16
     batch_size: int = 8
@@ -49,6 +52,8 @@ class SearchSettings:
     storage: str = field(default="", metadata=HOW)
 
     def __post_init__(self) -> None:
+        uses = not self.proxies or self.sampler == "surrogate"
+        require(uses, "proxies", self.proxies, "false, or true with sampler: surrogate")
         for key in ("trials", "batch_size", "calibration_batches", "threads", "workers"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
         for key in ("population", "images_per_batch"):

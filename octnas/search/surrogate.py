@@ -17,10 +17,13 @@ from sklearn.linear_model import BayesianRidge
 from sklearn.preprocessing import StandardScaler
 
 from octnas.additive import Terms, macs_of
-from octnas.optimum import Scores, ends
+from octnas.optimum import Scores as SiteScores
+from octnas.optimum import ends
 from octnas.space import SearchSpace
 
 Values = np.ndarray[Any, np.dtype[np.float64]]
+# Measurements of a second source, of which its scale and its noise can be told.
+_FEWEST = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +138,7 @@ class Drawn:
         return scores
 
     @property
-    def scores(self) -> Scores:
+    def scores(self) -> SiteScores:
         """The same by sites and their choices; the lower, the better the architecture."""
         found: dict[tuple[str, ...], Values] = {}
         for weight, terms in zip(self.weights, self.features.columns, strict=True):
@@ -144,22 +147,52 @@ class Drawn:
         return found
 
 
+@dataclass(frozen=True)
+class Scores:
+    """What one source says of some architectures.
+
+    Attributes:
+        alphas: α by site of n architectures.
+        values: the score of each.
+    """
+
+    alphas: Sequence[Mapping[str, float]]
+    values: Sequence[float]
+
+
 def fit(
-    features: Features,
-    alphas: Sequence[Mapping[str, float]],
-    scores: Sequence[float],
-    others: Sequence[float] = (),
+    features: Features, scores: Scores, others: Sequence[float] = (), second: Scores | None = None
 ) -> Surrogate:
     """Fit a Bayesian ridge model (MacKay, Neural Computation 4(3), 1992).
 
-    Noise and penalty are those that make the scores most probable.
+    Noise and penalty are those that make the scores most probable. A second source counts as far
+    as it agrees: what it says is brought to the scale of the first, by a straight line through
+    what a model of the first alone predicts, and what is then left between them is its noise.
 
     Args:
         features: what the model is of.
-        alphas: α by site of n architectures, at least two.
-        scores: what was measured of each.
-        others: what a second source says of each, as one more feature; empty for none.
+        scores: at least two.
+        others: what another source says of the same architectures, as one more feature; empty for
+            none.
+        second: scores of other architectures, on a scale of their own; without ``others``.
     """
     scaler = StandardScaler()
-    scaled = scaler.fit_transform(features(alphas, others))
-    return Surrogate(features, scaler, BayesianRidge().fit(scaled, np.asarray(scores)))
+    scaled = scaler.fit_transform(features(scores.alphas, others))
+    values = np.asarray(scores.values, dtype=np.float64)
+    alone = Surrogate(features, scaler, BayesianRidge().fit(scaled, values))
+    if second is None or len(second.values) < _FEWEST:
+        return alone
+    predicted, said = alone.predict(second.alphas), np.asarray(second.values)
+    if predicted.std() == 0:
+        return alone
+    slope, offset = np.polyfit(predicted, said, 1)
+    if slope <= 0:
+        return alone
+    residuals = (said - offset) / slope - predicted
+    noise = float(residuals @ residuals) / (len(said) - 2)
+    # One of the first source weighs 1.
+    weight = 1 / max(noise * float(alone.model.alpha_), 1e-6)
+    rows = np.concatenate([scaled, scaler.transform(features(second.alphas))])
+    targets = np.concatenate([values, (said - offset) / slope])
+    weights = np.repeat([1.0, weight], [len(values), len(said)])
+    return Surrogate(features, scaler, BayesianRidge().fit(rows, targets, sample_weight=weights))

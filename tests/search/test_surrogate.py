@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from octnas.nn.shapes import search_space
-from octnas.search.surrogate import Features, fit
+from octnas.search.surrogate import Features, Scores, fit
 from octnas.space import SearchSpace
 
 
@@ -55,7 +55,7 @@ def test_a_few_measurements_predict_the_others(space: SearchSpace) -> None:
     known, unseen = draws(space, 40, seed=1), draws(space, 100, seed=2)
     rng = np.random.default_rng(3)
     scores = [truth(space, alphas) + rng.normal(scale=0.05) for alphas in known]
-    predicted = fit(Features(space), known, scores).predict(unseen)
+    predicted = fit(Features(space), Scores(known, scores)).predict(unseen)
     expected = np.array([truth(space, alphas) for alphas in unseen])
     assert expected.std() > 1
     assert np.sqrt(np.mean((predicted - expected) ** 2)) < 0.15
@@ -68,7 +68,40 @@ def test_a_second_source_that_knows_is_believed(space: SearchSpace) -> None:
     hidden, other = rng.normal(size=30), rng.normal(size=50)
     scores = [truth(space, alphas) + 2 * one for alphas, one in zip(known, hidden, strict=True)]
     expected = [truth(space, alphas) + 2 * one for alphas, one in zip(unseen, other, strict=True)]
-    with_it = fit(Features(space), known, scores, hidden.tolist()).predict(unseen, other.tolist())
-    without = fit(Features(space), known, scores).predict(unseen)
+    measured = Scores(known, scores)
+    with_it = fit(Features(space), measured, hidden.tolist()).predict(unseen, other.tolist())
+    without = fit(Features(space), measured).predict(unseen)
     errors = [float(np.mean((found - expected) ** 2)) for found in (with_it, without)]
     assert errors[0] < 0.1 < 2 < errors[1]
+
+
+def second_source(space: SearchSpace, slope: float, count: int = 30) -> Scores:
+    """Another noisy source on a scale of its own."""
+    known, rng = draws(space, count, seed=5), np.random.default_rng(6)
+    values = [5 + slope * (truth(space, one) + rng.normal(scale=0.3)) for one in known]
+    return Scores(known, values)
+
+
+def test_a_second_source_on_a_scale_of_its_own_helps(space: SearchSpace) -> None:
+    known, unseen = draws(space, 20, seed=1), draws(space, 100, seed=2)
+    rng = np.random.default_rng(3)
+    first = Scores(known, [truth(space, one) + rng.normal(scale=0.3) for one in known])
+    expected = np.array([truth(space, alphas) for alphas in unseen])
+    errors = [
+        float(np.mean((fit(Features(space), first, second=second).predict(unseen) - expected) ** 2))
+        for second in (None, second_source(space, 0.1), second_source(space, 10))
+    ]
+    assert errors[0] > 0.05
+    assert errors[1] < 0.7 * errors[0]
+    assert errors[2] == pytest.approx(errors[1], rel=0.01)
+
+
+@pytest.mark.parametrize("kind", ["contradicts", "too few", "all alike"])
+def test_a_second_source_that_says_nothing_changes_nothing(space: SearchSpace, kind: str) -> None:
+    known = draws(space, 20, seed=1)
+    second = second_source(space, -1 if kind == "contradicts" else 1, 3 if kind == "too few" else 9)
+    if kind == "all alike":
+        second = Scores([known[0]] * 9, second.values)
+    first = Scores(known, [truth(space, one) for one in known])
+    alone, both = (fit(Features(space), first, second=other) for other in (None, second))
+    assert np.array_equal(alone.model.coef_, both.model.coef_)
