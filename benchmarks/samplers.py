@@ -32,7 +32,8 @@ from octnas.run_directory import write_json
 from octnas.search.design import bounds, initial_design
 from octnas.search.proposals import proposals
 from octnas.search.settings import Sampler, SearchSettings
-from octnas.search.study import Driver, open_storage, quiet, run_local
+from octnas.search.storage import open_storage
+from octnas.search.study import Driver, quiet, run_local
 from octnas.space import SearchSpace
 
 SAMPLERS: tuple[Sampler, ...] = ("surrogate", "nsga2", "tpe", "random")

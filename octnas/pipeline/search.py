@@ -20,7 +20,8 @@ from octnas.progress import Bar
 from octnas.run_directory import read_document, write_json
 from octnas.search.design import bounds, initial_design
 from octnas.search.proposals import Propose, proposals
-from octnas.search.study import Driver, open_storage, quiet, run_local
+from octnas.search.storage import open_storage
+from octnas.search.study import Driver, quiet, run_local
 from octnas.settings import flatten
 
 SCHEMA = 1

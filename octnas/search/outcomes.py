@@ -10,6 +10,16 @@ from octnas.errors import SearchError
 SCHEMA = 1
 
 
+def drop_cut_line(path: Path) -> None:
+    """Remove what is left of a last line that was not written whole; the next one follows it.
+
+    A process that is killed, or a full disk, may leave one.
+    """
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
+
+
 class OutcomeLog:
     """Metrics of evaluated architectures by id, in a file that is only ever added to.
 
@@ -40,11 +50,8 @@ class OutcomeLog:
     def _read(self) -> dict[str, dict[str, float]]:
         if not self._path.exists():
             return {}
-        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
-        if lines and not lines[-1].endswith("\n"):
-            # The next line must not be glued to what is left of this one.
-            lines.pop()
-            os.truncate(self._path, len("".join(lines).encode()))
+        drop_cut_line(self._path)
+        lines = self._path.read_text(encoding="utf-8").splitlines()
         outcomes = {}
         for number, line in enumerate(lines, start=1):
             try:

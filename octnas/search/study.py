@@ -12,17 +12,16 @@ from pathlib import Path
 
 import optuna
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from octnas.credentials import redact
 from octnas.errors import SearchError
 from octnas.front import Candidate
 from octnas.search.outcomes import OutcomeLog
 from octnas.search.proposals import History, Propose
 from octnas.search.samplers import ProposalSampler, optuna_sampler
 from octnas.search.settings import SearchSettings
+from octnas.search.storage import Journal, open_study
 from octnas.space import SearchSpace
 
 Outcome = Mapping[str, float] | str
@@ -54,42 +53,6 @@ class _Asked:
 def quiet() -> None:
     """Let Optuna say only what has gone wrong; the progress bar says the rest."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-def open_storage(url: str, journal: Path) -> BaseStorage:
-    """The storage of the study: a database, or a journal file where no URL is given.
-
-    Raises:
-        SearchError: the database cannot be reached; without its password.
-    """
-    if not url:
-        journal.parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(str(journal)))
-    try:
-        return optuna.storages.RDBStorage(url)
-    except Exception as error:  # noqa: BLE001
-        # Any driver may stand behind the URL, each with errors of its own.
-        reason = redact(" ".join(str(error).split()))
-        raise SearchError(f"search.storage: {redact(url)} cannot be opened ({reason})") from None
-
-
-def _open_study(storage: BaseStorage, name: str) -> optuna.Study:
-    """The study of that name, new or not.
-
-    Raises:
-        SearchError: the storage holds something else than studies.
-    """
-    try:
-        return optuna.create_study(
-            storage=storage,
-            study_name=name,
-            directions=["minimize", "minimize"],
-            load_if_exists=True,
-        )
-    except (ValueError, KeyError) as error:
-        raise SearchError(
-            f"the study {name} cannot be read ({error}); redo the search with --fresh search"
-        ) from error
 
 
 class Driver:
@@ -125,7 +88,7 @@ class Driver:
         self._space, self._settings, self._seed, self._propose = space, settings, seed, propose
         self._bounds, self._on_told = bounds, on_told
         self._outcomes = OutcomeLog(log)
-        self._study = _open_study(storage, study_name)
+        self._storage, self._study = storage, open_study(storage, study_name)
         for origin, alphas in design[: settings.trials]:
             self._study.enqueue_trial(
                 self._searchable(alphas), user_attrs={_ORIGIN: origin}, skip_if_exists=True
@@ -200,8 +163,14 @@ class Driver:
         while (number := self._count(_ASKED)) < end:
             self._study.sampler = self._sampler(number)
             self._hand_out(self._study.ask())
+        self._flush()
         if not self._to_do:
             self._tell_batch()
+
+    def _flush(self) -> None:
+        """Let what was asked and told be on disk."""
+        if isinstance(self._storage, Journal):
+            self._storage.flush()
 
     def _sampler(self, number: int) -> BaseSampler:
         if self._propose is None:
@@ -237,6 +206,7 @@ class Driver:
         batch, self._batch = self._batch, {}
         for number in sorted(batch):
             self._tell_one(batch[number])
+        self._flush()
         if not any(asked.identity in self._outcomes for asked in batch.values()):
             reason = self._reasons[next(iter(batch.values())).identity]
             raise SearchError(f"every candidate of a batch failed; the first: {reason}")

@@ -10,7 +10,8 @@ from octnas.nn.shapes import search_space
 from octnas.search.design import bounds, initial_design
 from octnas.search.proposals import Propose, proposals
 from octnas.search.settings import SearchSettings
-from octnas.search.study import Driver, open_storage
+from octnas.search.storage import open_storage
+from octnas.search.study import Driver
 from octnas.space import SearchSpace
 
 

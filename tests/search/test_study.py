@@ -12,7 +12,8 @@ from octnas.front import Front
 from octnas.levels import CostLevels
 from octnas.search.design import LEARNED, SPREAD, UNIFORM, bounds, initial_design
 from octnas.search.settings import Sampler, SearchSettings
-from octnas.search.study import Job, open_storage, quiet, run_local
+from octnas.search.storage import open_storage
+from octnas.search.study import Job, quiet, run_local
 from octnas.space import SearchSpace
 from tests.search.conftest import Make, loss_of, table
 
