@@ -1,7 +1,7 @@
 """Ground truths of ranking checks as one file each, so that none has to be trained again.
 
-    python benchmarks/ground_truth.py pack RUN FILE      # from a run directory
-    python benchmarks/ground_truth.py unpack FILE RUN    # into a new one, before `octnas truth`
+    python tests/benchmarks/ground_truth.py pack RUN FILE      # from a run directory
+    python tests/benchmarks/ground_truth.py unpack FILE RUN    # into a new one, before its truth
 
 A file holds the architectures, their accuracies by seed, and the settings they were trained with;
 no weights. `octnas rank` refuses it where it is asked for other settings.

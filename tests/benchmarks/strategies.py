@@ -1,4 +1,6 @@
-"""Which way of training a supernet ranks best: `python benchmarks/strategies.py FOLDER EXPERIMENT`.
+"""Which way of training a supernet ranks best.
+
+    python tests/benchmarks/strategies.py FOLDER EXPERIMENT
 
 Trains a supernet by every strategy with several seeds, at about equal numbers of forward and
 backward passes, scores the same architectures with each, and compares with one ground truth of

@@ -1,4 +1,6 @@
-"""Learned distributions over α beside sampling: `python benchmarks/learnable.py FOLDER EXPERIMENT`.
+"""Learned distributions over α beside sampling.
+
+    python tests/benchmarks/learnable.py FOLDER EXPERIMENT
 
 For several seeds a supernet with `sampling: learnable` names the most probable architecture inside
 each budget, and one with `sampling: by_macs` is searched; what both have found is trained from

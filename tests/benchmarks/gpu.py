@@ -1,4 +1,4 @@
-"""Measure octave networks on a GPU, all in one go: `python benchmarks/gpu.py FOLDER`.
+"""Measure octave networks on a GPU, all in one go: `python tests/benchmarks/gpu.py FOLDER`.
 
 ResNet-50 in bfloat16 and channels-last, batch 1 (as a CUDA graph) and 128, inference and training,
 eager and compiled. Needs torch, timm and numpy only. Every combination is one JSON file in FOLDER;

@@ -1,7 +1,8 @@
 """Which sampler finds most with few evaluations: all of them, replayed on a table of everything.
 
-    python benchmarks/samplers.py table RUN FILE     # every architecture of a run's search space
-    python benchmarks/samplers.py replay FILE …      # the comparison, printed in Markdown
+    python tests/benchmarks/samplers.py table RUN FILE     # all architectures of a run
+    python tests/benchmarks/samplers.py replay FILE …      # the comparison, printed in Markdown
+    python tests/benchmarks/samplers.py overhead SPACE …   # time to ask for a trial and to tell it
 
 A table holds the loss of every architecture on the rank and on the read part, by the run's
 supernet; so take an experiment with few of them (a thousand: `--set` alphas and fixed sites). In
@@ -9,7 +10,7 @@ a replay every sampler begins with the same design, sees the rank losses only, a
 judged by its hypervolume on the read part, after the choice: what was won by luck is lost there.
 Printed are, after so many evaluations, the share of the hypervolume that the front of all
 architectures has, on rank and (of the front that was chosen on rank) on read, with 95 % intervals
-over seeds.
+over seeds. SPACE is the `space/space.json` of a run or the name of a timm model.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from itertools import product
 from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import perf_counter
 
 import numpy as np
 
@@ -26,6 +28,7 @@ from octnas.cli.progress import RichProgress
 from octnas.costs import Budget
 from octnas.front import Candidate, Front
 from octnas.levels import CostLevels
+from octnas.nn.shapes import search_space
 from octnas.pipeline.opening import open_run
 from octnas.pipeline.supernet import scorer
 from octnas.run_directory import write_json
@@ -55,8 +58,15 @@ def main() -> None:
     replay.add_argument("files", type=Path, nargs="+")
     replay.add_argument("--seeds", type=int, default=20)
     replay.add_argument("--samplers", nargs="+", default=SAMPLERS, choices=SAMPLERS)
+    overhead = commands.add_parser("overhead")
+    overhead.add_argument("spaces", nargs="+")
+    overhead.add_argument("--trials", type=int, default=200)
+    overhead.add_argument("--samplers", nargs="+", default=SAMPLERS, choices=SAMPLERS)
     args = parser.parse_args()
     quiet()
+    if args.command == "overhead":
+        _overhead(args.spaces, args.samplers, args.trials)
+        return
     if args.command == "table":
         _make_table(args.run, args.file)
         return
@@ -120,21 +130,70 @@ def _evaluated(
         return {"loss": losses[space.architecture(alphas).id]["rank"]}
 
     with TemporaryDirectory() as folder:
-        driver = Driver(
-            space,
-            settings,
-            storage=open_storage("", Path(folder) / "study.journal"),
-            study_name="replay",
-            bounds=bounds(budgets),
-            design=initial_design(space, levels, budgets, settings.spread, seed),
-            seed=seed,
-            propose=proposals(sampler, levels, bounds(budgets), seed),
-            log=Path(folder) / "outcomes.jsonl",
-        )
+        driver = _driver(levels, settings, budgets, seed, Path(folder))
         run_local(driver, evaluate)
         by_trial = {candidate.trial: candidate for candidate in driver.candidates()}
     blank = Candidate("", {}, 0, inf)
     return [by_trial.get(number, blank) for number in range(settings.trials)]
+
+
+def _driver(
+    levels: CostLevels,
+    settings: SearchSettings,
+    budgets: Sequence[Budget],
+    seed: int,
+    folder: Path,
+) -> Driver:
+    space = levels.space
+    return Driver(
+        space,
+        settings,
+        storage=open_storage("", folder / "study.journal"),
+        study_name="replay",
+        bounds=bounds(budgets),
+        design=initial_design(space, levels, budgets, settings.spread, seed),
+        seed=seed,
+        propose=proposals(settings.sampler, levels, bounds(budgets), seed),
+        log=folder / "outcomes.jsonl",
+    )
+
+
+def _overhead(spaces: Sequence[str], samplers: Sequence[Sampler], trials: int) -> None:
+    """What a trial takes besides its evaluation."""
+    print("| space | sites | sampler | first batches, ms | median, ms | last batches, ms |")
+    print("|---" * 6 + "|")
+    for name in spaces:
+        space = _space(name)
+        for sampler in samplers:
+            each = _milliseconds(space, sampler, trials)
+            quarter = max(1, len(each) // 4)
+            found = (np.median(part) for part in (each[:quarter], each, each[-quarter:]))
+            cells = " | ".join(f"{value:.1f}" for value in found)
+            print(f"| {name} | {len(space.searchable)} | {sampler} | {cells} |", flush=True)
+
+
+def _milliseconds(space: SearchSpace, sampler: Sampler, trials: int) -> np.ndarray:
+    """Of a trial of each batch, where evaluating is adding up a few numbers."""
+    settings = SearchSettings(trials=trials, batch_size=8, spread=16, sampler=sampler)
+    budgets = [Budget("half", space.cost(space.uniform(0.5)).macs)]
+    prices = np.random.default_rng(0).random(len(space.sites))
+    moments = []
+
+    def evaluate(alphas: Mapping[str, float]) -> dict[str, float]:
+        moments.append(perf_counter())
+        return {"loss": 1 + float(prices @ list(alphas.values()))}
+
+    with TemporaryDirectory() as folder:
+        run_local(_driver(CostLevels(space), settings, budgets, 0, Path(folder)), evaluate)
+    # Asking and telling is done for a batch at a time.
+    starts = np.array(moments)[:: settings.batch_size]
+    return 1000 * np.diff(starts) / settings.batch_size
+
+
+def _space(name: str) -> SearchSpace:
+    if Path(name).is_file():
+        return SearchSpace.from_dict(json.loads(Path(name).read_text()))
+    return search_space(name, (3, 224, 224), (0, 0.125, 0.25, 0.5, 0.75))
 
 
 def _hypervolume(
