@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import log
 
+from optuna.storages import BaseStorage
+
 from octnas.costs import Bound
 from octnas.device import cpu_threads
 from octnas.errors import SearchError
@@ -20,7 +22,7 @@ from octnas.progress import Bar
 from octnas.run_directory import read_document, write_json
 from octnas.search.design import bounds, initial_design
 from octnas.search.proposals import Propose, proposals
-from octnas.search.storage import open_storage
+from octnas.search.storage import opened
 from octnas.search.study import Driver, quiet, run_local
 from octnas.settings import flatten
 
@@ -38,8 +40,13 @@ def search(run: Run) -> None:
     begin_tracking(run)
     anew = not (run.directory.stage("search") / STUDY_FILE).exists()
     run.tracker.start(KEY, "search", params=flatten(settings, KEY), parent=PARENT, again=anew)
-    with run.progress.bar("search", total) as bar, cpu_threads(settings.threads):
-        driver = _driver(run, _reporter(run, bar))
+    journal = run.directory.stage("search") / JOURNAL_FILE
+    with (
+        opened(settings.storage, journal) as storage,
+        run.progress.bar("search", total) as bar,
+        cpu_threads(settings.threads),
+    ):
+        driver = _driver(run, storage, _reporter(run, bar))
         bar.advance(driver.told)
         _evaluate(run, driver)
         candidates = with_costs(run, driver.candidates())
@@ -53,9 +60,8 @@ def search(run: Run) -> None:
     run.tracker.finish(KEY)
 
 
-def _driver(run: Run, on_told: Callable[[Candidate], None]) -> Driver:
+def _driver(run: Run, storage: BaseStorage, on_told: Callable[[Candidate], None]) -> Driver:
     settings, folder = run.config.search, run.directory.stage("search")
-    storage = open_storage(settings.storage, folder / JOURNAL_FILE)
     study = folder / STUDY_FILE
     if not study.exists():
         run.directory.begin("search", run.fingerprint("search"))

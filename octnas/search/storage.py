@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
 from octnas.credentials import redact
@@ -70,11 +71,23 @@ def open_storage(url: str, journal: Path) -> BaseStorage:
     if not url:
         return Journal(journal)
     try:
-        return optuna.storages.RDBStorage(url)
+        return RDBStorage(url)
     except Exception as error:  # noqa: BLE001
         # Any driver may stand behind the URL, each with errors of its own.
         reason = redact(" ".join(str(error).split()))
         raise SearchError(f"search.storage: {redact(url)} cannot be opened ({reason})") from None
+
+
+@contextmanager
+def opened(url: str, journal: Path) -> Iterator[BaseStorage]:
+    """The same, and its connections closed in the end."""
+    storage = open_storage(url, journal)
+    try:
+        yield storage
+    finally:
+        if isinstance(storage, RDBStorage):
+            storage.remove_session()
+            storage.engine.dispose()
 
 
 def open_study(storage: BaseStorage, name: str) -> optuna.Study:

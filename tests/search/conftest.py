@@ -1,4 +1,5 @@
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from octnas.nn.shapes import search_space
 from octnas.search.design import bounds, initial_design
 from octnas.search.proposals import Propose, proposals
 from octnas.search.settings import SearchSettings
-from octnas.search.storage import open_storage
+from octnas.search.storage import opened
 from octnas.search.study import Driver
 from octnas.space import SearchSpace
 
@@ -41,7 +42,9 @@ def budget(space: SearchSpace) -> Budget:
 
 
 @pytest.fixture
-def make_driver(space: SearchSpace, budget: Budget, tmp_path: Path) -> Make:
+def make_driver(space: SearchSpace, budget: Budget, tmp_path: Path) -> Iterator[Make]:
+    storages = ExitStack()
+
     def make(
         settings: SearchSettings = SETTINGS,
         folder: str = "a",
@@ -54,7 +57,7 @@ def make_driver(space: SearchSpace, budget: Budget, tmp_path: Path) -> Make:
         return Driver(
             space,
             settings,
-            storage=open_storage(settings.storage, place / "study.journal"),
+            storage=storages.enter_context(opened(settings.storage, place / "study.journal")),
             study_name="study",
             bounds=bounds([budget]),
             design=initial_design(space, levels, [budget], settings.spread, seed),
@@ -63,7 +66,8 @@ def make_driver(space: SearchSpace, budget: Budget, tmp_path: Path) -> Make:
             log=place / "outcomes.jsonl",
         )
 
-    return make
+    with storages:
+        yield make
 
 
 def table(candidates: list[Candidate]) -> list[tuple[str, int, float, str, int]]:
