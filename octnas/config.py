@@ -12,6 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from octnas.architecture import StrideMode
 from octnas.budgets import BudgetSettings
+from octnas.cluster.settings import RaySettings
 from octnas.credentials import redact_all
 from octnas.data.settings import SOURCES, DigitsSettings, ImagesSettings
 from octnas.errors import ConfigError, SettingError, require, require_seed
@@ -95,6 +96,7 @@ class RunConfig:
     ranking: RankingSettings = field(default_factory=RankingSettings)
     latency: LatencyUse = field(default_factory=LatencyUse)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
+    ray: RaySettings = field(default_factory=RaySettings)
     seed: int = 0
     device: str = field(default="auto", metadata=HOW)
 

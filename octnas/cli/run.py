@@ -112,9 +112,18 @@ def search(
     overrides: Overrides = None,
     run_dir: RunDir = None,
     fresh: Fresh = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Evaluate on a Ray cluster that runs there, auto or HOST:PORT, as --set "
+            "search.executor=ray --set ray.address=…",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Search with a trained supernet."""
-    _carry_out(experiment, overrides, run_dir, fresh, ("search",))
+    own = [] if address is None else ["search.executor=ray", f"ray.address={address}"]
+    _carry_out(experiment, [*(overrides or ()), *own], run_dir, fresh, ("search",))
 
 
 def retrain(

@@ -41,7 +41,7 @@ def run_ranks(
         ClusterError: they failed more often than that; with the reason of the first.
     """
     if not ray.is_initialized():
-        raise ClusterError("Ray does not run; use octnas.cluster.start.local_cluster")
+        raise ClusterError("Ray does not run; use octnas.cluster.join.ray_cluster")
     task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(function)
     folder.mkdir(parents=True, exist_ok=True)
     reason = ""

@@ -40,9 +40,14 @@ OBJECT_STORE_BYTES = 512 * 2**20
 # The path of a Unix socket has at most 107 bytes: 16 are ours, and Ray puts up to 64 below them.
 LONGEST_TEMPORARY_DIRECTORY = 24
 
-_RAY_ENVIRONMENT: Mapping[str, str | None] = {
+QUIET: Mapping[str, str | None] = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9/",
+}
+"""Variables without which Ray reports its use to its makers."""
+
+_RAY_ENVIRONMENT: Mapping[str, str | None] = {
+    **QUIET,
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_AUTH_MODE": None,  # Ray's default for a local start is "token"; it sets this variable
     "RAY_ADDRESS": None,
@@ -58,7 +63,7 @@ _RAY_ENVIRONMENT: Mapping[str, str | None] = {
 
 
 @contextmanager
-def local_cluster(workers: int) -> Iterator[None]:
+def local_cluster(workers: int, *, gpus: bool = False) -> Iterator[None]:
     """Run Ray on this machine within a ``with`` block.
 
     Its processes listen on the loopback interface only and ask for a token. They end with the
@@ -66,6 +71,7 @@ def local_cluster(workers: int) -> Iterator[None]:
 
     Args:
         workers: number of CPUs that Ray may give away, and so of evaluations at a time.
+        gpus: whether Ray gives away the machine's GPUs, too, and hides them from who has none.
 
     Raises:
         ClusterError: ``workers`` is below 1, Ray is in use in this process already, or it does
@@ -89,14 +95,14 @@ def local_cluster(workers: int) -> Iterator[None]:
         attribute(ray._private.worker, "_worker_logs_enabled", value=False),
     ):
         try:
-            _start(ray, workers, Path(directory))
+            _start(ray, workers, Path(directory), gpus=gpus)
             yield
         finally:
             # Waiting lets the directory be removed after the last log line.
             ray.shutdown(wait_for_processes=True)
 
 
-def _start(ray: ModuleType, workers: int, directory: Path) -> None:
+def _start(ray: ModuleType, workers: int, directory: Path, *, gpus: bool) -> None:
     home = os.path.expanduser("~")  # noqa: PTH111 - Path.home() fails where there is none
     private = directory / "home"
     private.mkdir()
@@ -106,10 +112,10 @@ def _start(ray: ModuleType, workers: int, directory: Path) -> None:
         # Ray reads the variables for these when it is imported, which may be long ago.
         attribute(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", value=False),
         attribute(ray._private.ray_constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", value=False),
-        _sigterm_kept(),
+        sigterm_kept(),
     ):
         try:
-            ray.init(**_arguments(workers, directory, home))
+            ray.init(**_arguments(workers, directory, home) | ({"num_gpus": None} if gpus else {}))
         except (RuntimeError, OSError, ValueError, ray.exceptions.RayError) as error:
             reason = " ".join(str(error).split())
             raise ClusterError(f"Ray does not start: {reason}") from error
@@ -156,7 +162,7 @@ def _token(ray: ModuleType) -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm_kept() -> Iterator[None]:
+def sigterm_kept() -> Iterator[None]:
     """`ray.init` replaces the handler of SIGTERM, in the main thread."""
     before = signal.getsignal(signal.SIGTERM)
     try:

@@ -1,6 +1,7 @@
 """A function over many arguments in the worker processes of a running Ray."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any, TypeVar
 
 import ray
@@ -14,15 +15,22 @@ Result = TypeVar("Result")
 
 
 def run_tasks(
-    function: Callable[[Item], Result], items: Sequence[Item], *, retries: int = 1
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    workers: int,
+    retries: int = 1,
+    gpus: float = 0,
 ) -> Iterator[tuple[Item, Result]]:
-    """Call a function once for each item, as many at a time as Ray has CPUs.
+    """Call a function once for each item.
 
-    Needs a running Ray, as inside `octnas.cluster.start.local_cluster`.
+    Needs a running Ray, as inside `octnas.cluster.join.ray_cluster`.
 
     Args:
         function: pickled into Ray's object store once.
         items: its arguments.
+        workers: calls at a time.
+        gpus: of each worker process.
         retries: how often an item is tried again after the death of its worker.
 
     Yields:
@@ -33,11 +41,15 @@ def run_tasks(
         ClusterError: any other failure, in one line.
     """
     if not ray.is_initialized():
-        raise ClusterError("Ray does not run; use octnas.cluster.start.local_cluster")
+        raise ClusterError("Ray does not run; use octnas.cluster.join.ray_cluster")
     shared = ray.put(function)
-    task: Any = ray.remote(num_cpus=1, max_retries=retries)(_call)
-    waiting = {task.remote(shared, item): item for item in items}
-    while waiting:
+    task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=retries)(_call)
+    left, waiting = iter(items), dict[Any, Item]()
+    while True:
+        for item in islice(left, workers - len(waiting)):
+            waiting[task.remote(shared, item)] = item
+        if not waiting:
+            return
         (done,), _ = ray.wait(list(waiting))
         yield waiting.pop(done), _result(done)
 

@@ -75,10 +75,11 @@ def run_with_tune(
     workers: int,
     directory: Path,
     retries: int = 0,
+    gpus: float = 0,
 ) -> None:
     """Evaluate all that ``driver`` hands out, up to ``workers`` candidates at a time.
 
-    Needs a running Ray, as inside `octnas.cluster.start.local_cluster`.
+    Needs a running Ray, as inside `octnas.cluster.join.ray_cluster`.
 
     Args:
         driver: asked and told in this thread, never pickled or copied.
@@ -88,13 +89,14 @@ def run_with_tune(
         directory: Tune's files are in a directory below it for as long as this runs.
         retries: how often a candidate is tried again, in another worker process, after an
             exception or the death of its worker. Then the driver is told the reason.
+        gpus: of each worker process.
 
     Raises:
         ClusterError: Ray does not run in this process.
         Exception: what ``driver`` raises.
     """
     if not ray.is_initialized():  # Tune would start a Ray without octnas's precautions
-        raise ClusterError("Ray does not run; use octnas.cluster.start.local_cluster")
+        raise ClusterError("Ray does not run; use octnas.cluster.join.ray_cluster")
     directory.mkdir(parents=True, exist_ok=True)
     with (
         environment(_TUNE_ENVIRONMENT),
@@ -105,7 +107,8 @@ def run_with_tune(
         search = _Search(driver, keep_signals)
         tuner = tune.Tuner(
             tune.with_resources(
-                tune.with_parameters(Evaluation, make_evaluate=make_evaluate), {"cpu": 1}
+                tune.with_parameters(Evaluation, make_evaluate=make_evaluate),
+                {"cpu": 1, "gpu": gpus},
             ),
             tune_config=tune.TuneConfig(
                 search_alg=search,

@@ -128,15 +128,16 @@ def _evaluate(run: Run, driver: Driver) -> None:
     if settings.executor == "local":
         run_local(driver, scorer(run, "rank")(), retries=settings.retries)
         return
-    from octnas.cluster.start import local_cluster
+    from octnas.cluster.join import ray_cluster
     from octnas.cluster.tune import run_with_tune
 
-    with local_cluster(settings.workers):
+    with ray_cluster(settings.workers, run.config.ray):
         run_with_tune(
             driver,
             scorer(run, "rank"),
             workers=settings.workers,
             retries=settings.retries,
+            gpus=run.config.ray.gpus,
             directory=(run.directory.stage("search") / "ray").resolve(),
         )
 

@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 
+from octnas.cluster.settings import RaySettings
 from octnas.data.images import Images, open_images
 from octnas.data.order import Part
 from octnas.device import choose_device
@@ -135,7 +136,7 @@ def _train_together(run: Run, log: Log, on_step: Callable[[int], None]) -> list[
         if settings.executor == "local":
             launch(train_elastic_rank, job, workers=settings.workers, restarts=settings.restarts)
         else:
-            _train_with_ray(job)
+            _train_with_ray(job, run.config.ray)
     result = read_result(job)
     if result.learned is not None:
         write_distributions(run, result.learned)
@@ -143,18 +144,19 @@ def _train_together(run: Run, log: Log, on_step: Callable[[int], None]) -> list[
     return result.history
 
 
-def _train_with_ray(job: SupernetJob) -> None:
+def _train_with_ray(job: SupernetJob, ray: RaySettings) -> None:
+    from octnas.cluster.join import ray_cluster
     from octnas.cluster.ranks import run_ranks
-    from octnas.cluster.start import local_cluster
 
     workers = job.settings.workers
-    with local_cluster(workers):
+    with ray_cluster(workers, ray):
         run_ranks(
             train_rank,
             job,
             workers=workers,
             restarts=job.settings.restarts,
             folder=job.folder,
+            gpus=ray.gpus,
         )
 
 

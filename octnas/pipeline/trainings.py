@@ -58,12 +58,13 @@ def _with_ray(
     run: Run, todo: Sequence[Training], settings: Settings, on_epoch: OnEpoch
 ) -> Iterator[tuple[Training, SeedResult]]:
     """Epochs are told when a training is finished."""
-    from octnas.cluster.start import local_cluster
+    from octnas.cluster.join import ray_cluster
     from octnas.cluster.tasks import run_tasks
 
     train = partial(train_one, data=run.data, settings=settings, device=run.config.device)
-    with local_cluster(settings.workers):
-        for training, result in run_tasks(train, todo):
+    workers, ray = settings.workers, run.config.ray
+    with ray_cluster(workers, ray):
+        for training, result in run_tasks(train, todo, workers=workers, gpus=ray.gpus):
             for row in result.history:
                 on_epoch(training, row)
             yield training, result
