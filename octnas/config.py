@@ -116,6 +116,13 @@ class RunConfig:
             self.latency.table,
             "a table of `octnas latency` in latency.table, for budgets on latency",
         )
+        objective = self.search.objective
+        require(
+            objective == "macs" or set(bounded) == {objective},
+            "search",
+            objective,
+            f"macs, or budgets on {objective} alone with search.objective {objective}",
+        )
         require(
             not learns or set(bounded) == {"macs"},
             "space",

@@ -69,30 +69,41 @@ def _driver(run: Run, storage: BaseStorage, on_told: Callable[[Candidate], None]
         name = f"{run.config.name}-{uuid.uuid4().hex[:12]}"
         write_json(study, {"schema": SCHEMA, "study_name": name})
     learned = [distribution.alphas for distribution in read_distributions(run)]
-    seed = run.config.seed
+    seed, (levels, limits) = run.config.seed, _objective(run)
     return Driver(
         run.space,
         settings,
         storage=storage,
         study_name=read_document(study, SCHEMA, "study_name")["study_name"],
-        bounds=bounds(run.budgets),
+        bounds=limits,
         design=initial_design(
             run.space, run.levels, run.budgets, settings.spread, seed, learned, _inside(run)
         ),
         seed=seed,
-        propose=_proposals(run),
+        cost=levels.cost,
+        propose=_proposals(run, levels, limits),
         log=folder / OUTCOMES_FILE,
         on_told=on_told,
     )
 
 
-def _proposals(run: Run) -> Propose | None:
+def _objective(run: Run) -> tuple[CostLevels, tuple[int, int]]:
+    """The architectures by what is made small beside the loss, and the bounds on that."""
+    name = run.config.search.objective
+    if name == "macs":
+        return run.levels, bounds(run.budgets)
+    limits = [budget.bound for budget in run.budgets if budget.bound is not None]
+    lowest, highest = min(one.lower for one in limits), max(one.upper for one in limits)
+    return CostLevels(run.space, cost=run.costs[name]), (lowest, highest)
+
+
+def _proposals(run: Run, levels: CostLevels, limits: tuple[int, int]) -> Propose | None:
     """What the samplers propose that are not Optuna's."""
     if run.config.search.sampler == "learned":
         return learned_proposals(run)
     settings = run.config.search
     others = read_proxies(run).candidates if settings.proxies else ()
-    return proposals(settings.sampler, run.levels, bounds(run.budgets), run.config.seed, others)
+    return proposals(settings.sampler, levels, limits, run.config.seed, others)
 
 
 def _inside(run: Run) -> list[tuple[CostLevels, Bound]]:

@@ -57,8 +57,8 @@ def proposals(
 
     Args:
         sampler: its name.
-        levels: the architectures by MACs.
-        bounds: in MACs, both included.
+        levels: the architectures by what is made small beside the loss.
+        bounds: in its unit, both included.
         seed: of the draws.
         others: with the loss of a second source, for ``surrogate``.
     """
@@ -73,8 +73,8 @@ def random_proposals(levels: CostLevels, bounds: tuple[int, int], seed: int) -> 
     """Every architecture within the bounds with the same probability, exactly.
 
     Args:
-        levels: the architectures by MACs.
-        bounds: in MACs, both included.
+        levels: the architectures by what is made small beside the loss.
+        bounds: in its unit, both included.
         seed: of the draws.
     """
 
@@ -95,8 +95,8 @@ def surrogate_proposals(
     of the candidates, as that model sees all of them.
 
     Args:
-        levels: the architectures by MACs.
-        bounds: in MACs, both included.
+        levels: the architectures by what is made small beside the loss.
+        bounds: in its unit, both included.
         seed: of the draws.
         others: with the loss of a second source, such as short stand-alone trainings.
     """

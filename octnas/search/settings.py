@@ -7,6 +7,7 @@ from octnas.errors import require
 from octnas.settings import HOW, LATER, Executor
 
 Sampler = Literal["surrogate", "nsga2", "tpe", "random", "learned"]
+Objective = Literal["macs", "activation", "latency"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,8 @@ class SearchSettings:
             uniform-α architectures and a design spread over MACs.
         proxies: whether ``surrogate`` also learns from the short stand-alone trainings of
             `octnas proxies`.
+        objective: what the search makes small besides the loss: ``macs``, or what all budgets
+            bound, ``activation`` or ``latency``.
         trials: candidates in all, the first designs included.
         spread: size of the design spread over MACs.
         batch_size: candidates that are asked for before the first of them is told; the same on
@@ -39,6 +42,7 @@ class SearchSettings:
 
     sampler: Sampler = "nsga2"
     proxies: bool = field(default=False, metadata=LATER)
+    objective: Objective = field(default="macs", metadata=LATER)
     trials: int = 120
     spread: int = 16
     batch_size: int = 8

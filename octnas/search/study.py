@@ -15,6 +15,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
+from octnas.additive import AdditiveCost, macs_of
 from octnas.errors import SearchError
 from octnas.front import Candidate
 from octnas.search.outcomes import OutcomeLog
@@ -47,7 +48,7 @@ class _Asked:
     trial: optuna.Trial
     identity: str
     alphas: Mapping[str, float]
-    macs: int
+    cost: int
 
 
 def quiet() -> None:
@@ -63,9 +64,10 @@ class Driver:
         settings: sampler, number of trials, batch size.
         storage: where the study lives.
         study_name: in that storage; an existing study goes on.
-        bounds: fewest and most MACs; candidates outside are infeasible.
+        bounds: of the cost, both included; candidates outside are infeasible.
         design: α by site of the first candidates, with their origin.
         seed: of the sampler.
+        cost: that is made small beside the loss; MACs by default.
         propose: what a trial evaluates, for samplers that are not Optuna's.
         log: file that gets one line per outcome, before the study is told.
         on_told: called with each candidate once it was told.
@@ -81,11 +83,13 @@ class Driver:
         bounds: tuple[int, int],
         design: Sequence[tuple[str, Mapping[str, float]]],
         seed: int,
+        cost: AdditiveCost | None = None,
         propose: Propose | None = None,
         log: Path,
         on_told: Callable[[Candidate], None] | None = None,
     ) -> None:
         self._space, self._settings, self._seed, self._propose = space, settings, seed, propose
+        self._cost = macs_of(space) if cost is None else cost
         self._bounds, self._on_told = bounds, on_told
         self._outcomes = OutcomeLog(log)
         self._storage, self._study = storage, open_study(storage, study_name)
@@ -195,12 +199,12 @@ class Driver:
             for site in self._space.searchable
         }
         alphas = self._space.realise(chosen)
-        macs = self._space.cost(alphas).macs
+        cost, name = self._cost.of(alphas), self._cost.name
         low, high = self._bounds
-        for name, excess in (("max_macs", macs - high), ("min_macs", low - macs)):
-            if name not in trial.constraints:
-                trial.set_constraint(name, excess / self._space.vanilla_macs)
-        return _Asked(trial, self._space.architecture(alphas).id, alphas, macs)
+        for constraint, excess in ((f"max_{name}", cost - high), (f"min_{name}", low - cost)):
+            if constraint not in trial.constraints:
+                trial.set_constraint(constraint, excess / self._cost.vanilla)
+        return _Asked(trial, self._space.architecture(alphas).id, alphas, cost)
 
     def _tell_batch(self) -> None:
         batch, self._batch = self._batch, {}
@@ -217,7 +221,7 @@ class Driver:
             self._study.tell(asked.trial, state=TrialState.FAIL)
             return
         loss = self._outcomes[asked.identity]["loss"]
-        told = self._study.tell(asked.trial, [loss, float(asked.macs)])
+        told = self._study.tell(asked.trial, [loss, float(asked.cost)])
         candidate = self._candidate(told)
         self._keep(candidate)
         if self._on_told is not None:
@@ -232,7 +236,7 @@ class Driver:
         return Candidate(
             id=identity,
             alphas=alphas,
-            macs=round(trial.values[1]),
+            macs=self._space.cost(alphas).macs,
             loss=trial.values[0],
             metrics={f"rank_{name}": value for name, value in self._metrics(trial, identity)},
             origin=str(trial.user_attrs.get(_ORIGIN, self._settings.sampler)),

@@ -1,10 +1,14 @@
 """A search under budgets on latency and activation memory."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from octnas.errors import RunDirectoryError
+from octnas.errors import ConfigError, RunDirectoryError
+from octnas.pipeline import search as stage
 from octnas.pipeline.latency import experiment_space
 from octnas.pipeline.records import read_candidates, read_chosen
 from octnas.pipeline.retrain import plan
@@ -49,6 +53,51 @@ def test_budgets_on_other_costs_are_searched(table: Path, tmp_path: Path) -> Non
     write_json(table, table_of(run.space, seed=1).to_dict())
     with pytest.raises(RunDirectoryError, match=r"latency\.table: was"):
         open_tiny(tmp_path, BUDGETS, f"latency.table={table}", stages=STAGES)
+
+
+@pytest.mark.parametrize("sampler", ["surrogate", "nsga2"])
+def test_latency_is_made_small_beside_the_loss(
+    tmp_path: Path, sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "table.json"
+    write_json(own, table_of(experiment_space(EXPERIMENT, TINY), device="made up").to_dict())
+    run = open_tiny(
+        tmp_path,
+        "space.budgets=[{latency_share: 0.9}, {latency_share: 0.7}]",
+        f"latency.table={own}",
+        "latency.measure=false",
+        "search.objective=latency",
+        f"search.sampler={sampler}",
+        stages=STAGES,
+    )
+    trials: list[Any] = []
+    original = stage.opened
+
+    @contextmanager
+    def opened(*args: Any) -> Iterator[Any]:
+        with original(*args) as storage:
+            yield storage
+            (study,) = storage.get_all_studies()
+            trials.extend(storage.get_all_trials(study._study_id))
+
+    monkeypatch.setattr(stage, "opened", opened)
+    run_stages(run, STAGES)
+    latency, bound = run.costs["latency"], run.budgets[0].bound
+    assert bound is not None
+    assert len(trials) == 20
+    for trial in trials:
+        assert trial.values[1] == latency.of(run.space.realise(trial.params))
+        excess = (trial.values[1] - bound.upper) / latency.vanilla
+        assert trial.constraints["max_latency"] == pytest.approx(excess)
+    for candidate in read_candidates(run):
+        assert candidate.macs == run.space.cost(candidate.alphas).macs
+        if candidate.origin == "surrogate":
+            assert latency.of(candidate.alphas) <= bound.upper
+
+
+def test_what_is_made_small_is_what_all_budgets_bound(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="found 'activation', allowed: macs, or budgets on activ"):
+        open_tiny(tmp_path, "search.objective=activation")
 
 
 def test_runs_without_a_table_measure_nothing(finished: Path) -> None:
