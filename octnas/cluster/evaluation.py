@@ -6,7 +6,8 @@ from typing import Any
 
 from ray import tune
 
-Evaluate = Callable[[Mapping[str, float]], Mapping[str, float]]
+Evaluate = Callable[[Mapping[str, float], float], Mapping[str, float]]
+"""α by site and the limit of a job to metrics."""
 
 OUTCOME = "outcome"
 LONGEST_REASON = 500  # characters; some of Ray's messages are pages
@@ -20,7 +21,7 @@ class EvaluationError(Exception):
 
 
 class Evaluation(tune.Trainable):
-    """One worker. Tune hands it a trial's config: ``{"alphas": ((site, α), ...)}``.
+    """One worker. Tune hands it a trial's config: ``{"alphas": ((site, α), ...), "limit": …}``.
 
     Pairs and not a dict, here and in the result, since Tune flattens dicts, looks into their
     values and makes names of them.
@@ -35,12 +36,12 @@ class Evaluation(tune.Trainable):
         would be the death of an actor.
         """
         assert make_evaluate is not None
-        self._alphas = dict(config["alphas"])
+        self._alphas, self._limit = dict(config["alphas"]), float(config["limit"])
         self._make_evaluate = make_evaluate
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next candidate; what the factory has loaded stays."""
-        self._alphas = dict(new_config["alphas"])
+        self._alphas, self._limit = dict(new_config["alphas"]), float(new_config["limit"])
         return True
 
     def step(self) -> dict[str, Any]:
@@ -50,7 +51,7 @@ class Evaluation(tune.Trainable):
             EvaluationError: whatever went wrong.
         """
         try:
-            metrics = self._evaluate(self._alphas)
+            metrics = self._evaluate(self._alphas, self._limit)
             outcome = tuple((name, float(value)) for name, value in metrics.items())
         except Exception as error:  # noqa: BLE001 - the reason of a failed trial
             raise EvaluationError(one_line(error)) from None

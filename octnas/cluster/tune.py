@@ -53,6 +53,10 @@ class Job(Protocol):
     def alphas(self) -> Mapping[str, float]:
         """α by site."""
 
+    @property
+    def limit(self) -> float:
+        """A loss on the first images above which the others do not matter."""
+
 
 class Driver(Protocol):
     """Hands out candidates and takes their outcomes; always called in the same thread."""
@@ -83,8 +87,8 @@ def run_with_tune(
 
     Args:
         driver: asked and told in this thread, never pickled or copied.
-        make_evaluate: returns the function that maps ``{site: α}`` to metrics. It is pickled into
-            Ray's object store, and called once by each worker process.
+        make_evaluate: returns the function that maps ``{site: α}`` and a limit to metrics. It is
+            pickled into Ray's object store, and called once by each worker process.
         workers: number of worker processes, with one CPU each.
         directory: Tune's files are in a directory below it for as long as this runs.
         retries: how often a candidate is tried again, in another worker process, after an
@@ -153,7 +157,7 @@ class _Search(Searcher):
                 raise RuntimeError("the driver waits, but no candidate is being evaluated")
             return None
         self._numbers[trial_id] = job.number
-        return {"alphas": tuple(job.alphas.items())}
+        return {"alphas": tuple(job.alphas.items()), "limit": job.limit}
 
     def note_reason(self, trial_id: str, reason: str) -> None:
         """Remember why a trial failed, which Tune does not tell `on_trial_complete`."""

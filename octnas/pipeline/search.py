@@ -136,8 +136,9 @@ def _evaluate(run: Run, driver: Driver) -> None:
     settings = run.config.search
     if driver.done:
         return
+    make = scorer(run, "rank", settings.first_rung)
     if settings.executor == "local":
-        run_local(driver, scorer(run, "rank")(), retries=settings.retries)
+        run_local(driver, make(), retries=settings.retries)
         return
     from octnas.cluster.join import ray_cluster
     from octnas.cluster.tune import run_with_tune
@@ -145,7 +146,7 @@ def _evaluate(run: Run, driver: Driver) -> None:
     with ray_cluster(settings.workers, run.config.ray):
         run_with_tune(
             driver,
-            scorer(run, "rank"),
+            make,
             workers=settings.workers,
             retries=settings.retries,
             gpus=run.config.ray.gpus,

@@ -178,8 +178,14 @@ def trained_supernet(run: Run) -> TrainedSupernet:
     return TrainedSupernet(run.space, path, run.config.supernet.by_role)
 
 
-def scorer(run: Run, part: str) -> Callable[[], Scorer]:
-    """A picklable function that makes a scorer in any process."""
+def scorer(run: Run, part: str, first: float = 1.0) -> Callable[[], Scorer]:
+    """A picklable function that makes a scorer in any process.
+
+    Args:
+        run: whose supernet is finished.
+        part: of the data.
+        first: share of it that is scored before the rest.
+    """
     settings = run.config.search
     return partial(
         make_scorer,
@@ -190,6 +196,7 @@ def scorer(run: Run, part: str) -> Callable[[], Scorer]:
         batch_size=settings.images_per_batch,
         device=run.config.device,
         threads=settings.threads,
+        first=first,
     )
 
 

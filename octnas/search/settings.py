@@ -24,6 +24,8 @@ class SearchSettings:
             `octnas proxies`.
         objective: what the search makes small besides the loss: ``macs``, or what all budgets
             bound, ``activation`` or ``latency``.
+        first_rung: share of the rank images that a candidate is scored on first; the rest only if
+            it may reach the front. 1 for all at once.
         trials: candidates in all, the first designs included.
         spread: size of the design spread over MACs.
         batch_size: candidates that are asked for before the first of them is told; the same on
@@ -43,6 +45,7 @@ class SearchSettings:
     sampler: Sampler = "nsga2"
     proxies: bool = field(default=False, metadata=LATER)
     objective: Objective = field(default="macs", metadata=LATER)
+    first_rung: float = field(default=1.0, metadata=LATER)
     trials: int = 120
     spread: int = 16
     batch_size: int = 8
@@ -56,6 +59,7 @@ class SearchSettings:
     storage: str = field(default="", metadata=HOW)
 
     def __post_init__(self) -> None:
+        require(0 < self.first_rung <= 1, "first_rung", self.first_rung, "above 0, up to 1")
         uses = not self.proxies or self.sampler == "surrogate"
         require(uses, "proxies", self.proxies, "false, or true with sampler: surrogate")
         for key in ("trials", "batch_size", "calibration_batches", "threads", "workers"):

@@ -24,6 +24,9 @@ class Journal(JournalStorage):
 
     Args:
         path: of the file; made anew, or gone on with.
+
+    Raises:
+        SearchError: a line that is no JSON.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,7 +46,7 @@ class _Buffer(BaseJournalBackend):
 
     def __init__(self, path: Path) -> None:
         self._file = JournalFileBackend(str(path))
-        self._written = sum(1 for _ in self._file.read_logs(0))
+        self._written = _lines(path)
         self._waiting: list[dict[str, Any]] = []
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
@@ -60,6 +63,19 @@ class _Buffer(BaseJournalBackend):
             self._file.append_logs(self._waiting)
             self._written += len(self._waiting)
             self._waiting = []
+
+
+def _lines(path: Path) -> int:
+    """How many there are; Optuna would pass over a last one that it cannot read."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            json.loads(line)
+        except ValueError:
+            raise SearchError(
+                f"{path}: line {number} is not one of a study; redo the search with --fresh search"
+            ) from None
+    return len(lines)
 
 
 def open_storage(url: str, journal: Path) -> BaseStorage:

@@ -20,6 +20,7 @@ from octnas.errors import SearchError
 from octnas.front import Candidate
 from octnas.search.outcomes import OutcomeLog
 from octnas.search.proposals import History, Propose
+from octnas.search.rungs import Rung, expected_loss, rung_of
 from octnas.search.samplers import ProposalSampler, optuna_sampler
 from octnas.search.settings import SearchSettings
 from octnas.search.storage import Journal, open_study
@@ -35,10 +36,21 @@ _TOLD = (TrialState.COMPLETE, TrialState.FAIL)
 
 @dataclass(frozen=True)
 class Job:
-    """A candidate to evaluate: the trial's number and α by site."""
+    """A candidate to evaluate.
+
+    Attributes:
+        number: of the trial.
+        alphas: by site.
+        limit: a loss on the first images above which the others do not matter.
+    """
 
     number: int
     alphas: Mapping[str, float]
+    limit: float = math.inf
+
+
+Evaluate = Callable[[Mapping[str, float], float], Outcome]
+"""α by site and the limit of a job to its outcome."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,7 @@ class _Asked:
     identity: str
     alphas: Mapping[str, float]
     cost: int
+    rung: Rung | None
 
 
 def quiet() -> None:
@@ -107,6 +120,7 @@ class Driver:
         self._batch: dict[int, _Asked] = {}
         self._to_do: list[Job] = []
         self._reasons: dict[str, str] = {}
+        self._rung: Rung | None = None
 
     @property
     def done(self) -> bool:
@@ -159,6 +173,7 @@ class Driver:
     def _ask_batch(self) -> None:
         """Ask for one batch; what a broken-off process left running comes first."""
         size = self._settings.batch_size
+        self._rung = rung_of(list(self._found.values()), lambda one: self._cost.of(one.alphas))
         end = min((self.told // size + 1) * size, self._settings.trials)
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self._study.sampler = self._sampler(trial.number)
@@ -190,7 +205,8 @@ class Driver:
         self._taken.add(asked.identity)
         if asked.identity not in self._outcomes and not twin:
             self._reasons.pop(asked.identity, None)
-            self._to_do.append(Job(trial.number, asked.alphas))
+            limit = math.inf if asked.rung is None else asked.rung.limit(asked.cost)
+            self._to_do.append(Job(trial.number, asked.alphas, limit))
 
     def _suggest(self, trial: optuna.Trial) -> _Asked:
         """Let the sampler choose, and state how far the choice lies outside of the bounds."""
@@ -204,7 +220,7 @@ class Driver:
         for constraint, excess in ((f"max_{name}", cost - high), (f"min_{name}", low - cost)):
             if constraint not in trial.constraints:
                 trial.set_constraint(constraint, excess / self._cost.vanilla)
-        return _Asked(trial, self._space.architecture(alphas).id, alphas, cost)
+        return _Asked(trial, self._space.architecture(alphas).id, alphas, cost, self._rung)
 
     def _tell_batch(self) -> None:
         batch, self._batch = self._batch, {}
@@ -220,7 +236,7 @@ class Driver:
             asked.trial.set_user_attr("reason", self._reasons[asked.identity])
             self._study.tell(asked.trial, state=TrialState.FAIL)
             return
-        loss = self._outcomes[asked.identity]["loss"]
+        loss = expected_loss(self._outcomes[asked.identity], asked.rung)
         told = self._study.tell(asked.trial, [loss, float(asked.cost)])
         candidate = self._candidate(told)
         self._keep(candidate)
@@ -258,28 +274,24 @@ class Driver:
         return {site.name: alphas[site.name] for site in self._space.searchable}
 
 
-def run_local(
-    driver: Driver, evaluate: Callable[[Mapping[str, float]], Outcome], *, retries: int = 0
-) -> None:
+def run_local(driver: Driver, evaluate: Evaluate, *, retries: int = 0) -> None:
     """Evaluate one candidate after another in this process until the study is done.
 
     Args:
         driver: asked and told.
-        evaluate: α by site to metrics.
+        evaluate: α by site and a limit to metrics.
         retries: how often a candidate is tried again after an exception.
     """
     while (job := driver.ask()) is not None:
-        driver.tell(job.number, _attempts(evaluate, job.alphas, retries))
+        driver.tell(job.number, _attempts(evaluate, job, retries))
 
 
-def _attempts(
-    evaluate: Callable[[Mapping[str, float]], Outcome], alphas: Mapping[str, float], retries: int
-) -> Outcome:
+def _attempts(evaluate: Evaluate, job: Job, retries: int) -> Outcome:
     """What the first attempt without an exception returns, or the last one's reason."""
     reason = ""
     for _ in range(retries + 1):
         try:
-            return evaluate(alphas)
+            return evaluate(job.alphas, job.limit)
         except Exception as error:  # noqa: BLE001
             # One candidate that cannot be evaluated must not end the search.
             reason = f"{type(error).__name__}: {error}"

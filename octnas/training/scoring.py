@@ -28,6 +28,7 @@ class Scorer:
         calibration_batches: training batches for the BN statistics.
         batch_size: of these and of scoring.
         device: where to compute.
+        first: share of the part, drawn evenly, that is scored before the rest.
     """
 
     def __init__(
@@ -39,29 +40,64 @@ class Scorer:
         calibration_batches: int,
         batch_size: int,
         device: torch.device,
+        first: float = 1.0,
     ) -> None:
         self._supernet = supernet.to(device)
         self._device = device
-        self._batches: list[Batch] = [*images.batches(part, batch_size)]
+        self._first, self._rest = _divided([*images.batches(part, batch_size)], first)
+        scored, left = (sum(len(some) for _, some in part) for part in (self._first, self._rest))
+        self._share = scored / (scored + left)
         training = images.train_batches(min(batch_size, images.count("train")), seed=0)
         batches = training.epoch(0)
         self._calibration = [some.to(device) for some, _ in islice(batches, calibration_batches)]
 
-    def __call__(self, alphas: Mapping[str, float]) -> dict[str, float]:
+    def __call__(self, alphas: Mapping[str, float], limit: float = math.inf) -> dict[str, float]:
         """Loss and top-1 accuracy (0 to 1) of α by site.
+
+        Args:
+            alphas: by site.
+            limit: a loss on the first images above which the others are left out.
+
+        Returns:
+            Where some images come first, also their ``first_loss``, and the ``share`` of the images
+            that were scored.
 
         Raises:
             TrainingError: the loss is no number.
         """
         activate(self._supernet, alphas)
         recalibrate(self._supernet, self._calibration)
-        found = evaluate(self._supernet, self._batches, self._device)
+        found = evaluate(self._supernet, self._first, self._device)
+        if self._rest:
+            found |= {"first_loss": found["loss"], "share": self._share}
+            if found["loss"] <= limit:
+                rest = evaluate(self._supernet, self._rest, self._device)
+                for name, value in rest.items():
+                    found[name] = self._share * found[name] + (1 - self._share) * value
+                found["share"] = 1.0
         if not math.isfinite(found["loss"]):
             raise TrainingError(
                 f"the supernet's loss for an architecture is {found['loss']}; train it anew with "
                 "a lower supernet.recipe.lr or with supernet.recipe.clip_grad"
             )
         return found
+
+
+def _divided(batches: list[Batch], share: float) -> tuple[list[Batch], list[Batch]]:
+    """Batches of as many images each; a share of them, drawn evenly, and the rest."""
+    if share == 1:
+        return batches, []
+    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    size, order = len(batches[0][0]), torch.randperm(len(labels), generator=_seeded())
+    count = max(1, round(share * len(labels)))
+    return tuple(  # type: ignore[return-value]
+        [(images[some], labels[some]) for some in part.split(size)]
+        for part in (order[:count], order[count:])
+    )
+
+
+def _seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
 
 
 def make_scorer(
@@ -73,6 +109,7 @@ def make_scorer(
     batch_size: int,
     device: str,
     threads: int,
+    first: float = 1.0,
 ) -> Scorer:
     """A scorer from files and settings alone, so that any process can make its own.
 
@@ -87,4 +124,5 @@ def make_scorer(
         calibration_batches=calibration_batches,
         batch_size=batch_size,
         device=place,
+        first=first,
     )

@@ -126,7 +126,7 @@ def _evaluated(
     settings = SearchSettings(trials=max(COUNTS), batch_size=5, spread=12, sampler=sampler)
     budgets = [Budget("all", levels.dearest)]
 
-    def evaluate(alphas: Mapping[str, float]) -> dict[str, float]:
+    def evaluate(alphas: Mapping[str, float], _: float = 0) -> dict[str, float]:
         return {"loss": losses[space.architecture(alphas).id]["rank"]}
 
     with TemporaryDirectory() as folder:
@@ -179,7 +179,7 @@ def _milliseconds(space: SearchSpace, sampler: Sampler, trials: int) -> np.ndarr
     prices = np.random.default_rng(0).random(len(space.sites))
     moments = []
 
-    def evaluate(alphas: Mapping[str, float]) -> dict[str, float]:
+    def evaluate(alphas: Mapping[str, float], _: float = 0) -> dict[str, float]:
         moments.append(perf_counter())
         return {"loss": 1 + float(prices @ list(alphas.values()))}
 

@@ -10,6 +10,7 @@ from typing import Any
 class Job:
     number: int
     alphas: Mapping[str, float]
+    limit: float = 0.0
 
 
 class Batches:

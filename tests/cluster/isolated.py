@@ -48,8 +48,8 @@ def evaluate_some() -> None:
     from octnas.cluster.tune import run_with_tune
     from tests.cluster.batches import Batches
 
-    def make_evaluate() -> Callable[[Mapping[str, float]], Mapping[str, float]]:
-        return lambda alphas: {"loss": sum(alphas.values())}
+    def make_evaluate() -> Callable[[Mapping[str, float], float], Mapping[str, float]]:
+        return lambda alphas, _: {"loss": sum(alphas.values())}
 
     driver = Batches(count=4, batch=2)
     with tempfile.TemporaryDirectory() as directory:

@@ -20,7 +20,7 @@ from octnas.errors import ClusterError
 from tests.cluster.batches import Batches
 
 Metrics = Mapping[str, float]
-Factory = Callable[[], Callable[[Metrics], Metrics]]
+Factory = Callable[[], Callable[[Metrics, float], Metrics]]
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,12 +39,12 @@ def cluster() -> Iterator[None]:
 @pytest.mark.usefixtures("cluster")
 class TestSearch:
     def test_same_as_evaluating_directly(self, tmp_path: Path) -> None:
-        def make_evaluate() -> Callable[[Metrics], Metrics]:
+        def make_evaluate() -> Callable[[Metrics, float], Metrics]:
             (tmp_path / f"made-{os.getpid()}-{time.monotonic_ns()}").touch()
             while len(list(tmp_path.glob("made-*"))) < 2:
                 time.sleep(0.05)
 
-            def evaluate(alphas: Metrics) -> Metrics:
+            def evaluate(alphas: Metrics, _: float) -> Metrics:
                 (tmp_path / f"{alphas['stem']}-{os.getpid()}-{time.monotonic_ns()}").touch()
                 time.sleep(0.1)
                 return {"loss": sum(alphas.values()), "a/b": math.nan, "whole": 3}
@@ -71,8 +71,8 @@ class TestSearch:
     def test_lost_worker_is_replaced(self, tmp_path: Path) -> None:
         """Also where evaluations are shorter than a worker takes to start."""
 
-        def make_evaluate() -> Callable[[Metrics], Metrics]:
-            def evaluate(alphas: Metrics) -> Metrics:
+        def make_evaluate() -> Callable[[Metrics, float], Metrics]:
+            def evaluate(alphas: Metrics, _: float) -> Metrics:
                 (tmp_path / str(os.getpid())).touch()
                 while len(list(tmp_path.iterdir())) < 3:  # two workers and Tune's directory
                     time.sleep(0.05)
@@ -93,8 +93,8 @@ class TestSearch:
             def __init__(self, first: str, second: Callable[[], None]) -> None:
                 super().__init__(first)
 
-        def make_evaluate() -> Callable[[Metrics], Metrics]:
-            def evaluate(alphas: Metrics) -> Metrics:
+        def make_evaluate() -> Callable[[Metrics, float], Metrics]:
+            def evaluate(alphas: Metrics, _: float) -> Metrics:
                 number = round(alphas["stem"] * 8)
                 attempt = tmp_path / f"{number}-{time.monotonic_ns()}"
                 attempt.touch()
@@ -123,7 +123,7 @@ class TestSearch:
         assert capfd.readouterr() == ("", "")
 
     def test_factory_that_fails(self, tmp_path: Path) -> None:
-        def make_evaluate() -> Callable[[Metrics], Metrics]:
+        def make_evaluate() -> Callable[[Metrics, float], Metrics]:
             raise FileNotFoundError("supernet.pt")
 
         driver = Batches(count=1, batch=1)
@@ -178,12 +178,12 @@ class TestSearch:
         assert received == [signal.SIGUSR1] * 3
 
 
-def constant() -> Callable[[Metrics], Metrics]:
-    return lambda alphas: {"loss": 1.0}
+def constant() -> Callable[[Metrics, float], Metrics]:
+    return lambda alphas, _: {"loss": 1.0}
 
 
 class Unreadable:
-    def __call__(self) -> Callable[[Metrics], Metrics]:
+    def __call__(self) -> Callable[[Metrics, float], Metrics]:
         raise NotImplementedError
 
     def __reduce__(self) -> tuple[Callable[[bytes], object], tuple[bytes]]:
@@ -208,7 +208,7 @@ from tests.cluster.batches import Batches
 directory = Path(sys.argv[1])
 
 def make_evaluate():
-    def evaluate(alphas):
+    def evaluate(alphas, _):
         (directory / "evaluating").touch()
         time.sleep(600)
     return evaluate

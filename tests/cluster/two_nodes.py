@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from octnas.cluster.evaluation import Evaluate
 from octnas.cluster.join import ray_cluster
 from octnas.cluster.settings import RaySettings
 from octnas.cluster.start import LOOPBACK
@@ -38,10 +39,10 @@ class Deadly(Batches):
             self.end()
 
 
-def make_evaluate() -> Callable[[Mapping[str, float]], Mapping[str, float]]:
+def make_evaluate() -> Evaluate:
     import ray
 
-    def evaluate(alphas: Mapping[str, float]) -> Mapping[str, float]:
+    def evaluate(alphas: Mapping[str, float], _: float = 0) -> Mapping[str, float]:
         time.sleep(0.5)
         context = ray.get_runtime_context()
         ports = {node["NodeID"]: node["NodeManagerPort"] for node in ray.nodes()}

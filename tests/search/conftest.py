@@ -24,7 +24,7 @@ def space() -> SearchSpace:
     )
 
 
-def loss_of(alphas: Mapping[str, float]) -> dict[str, float]:
+def loss_of(alphas: Mapping[str, float], _: float = 0) -> dict[str, float]:
     """A smooth score in which some sites hurt more than others."""
     weights = range(1, len(alphas) + 1)
     loss = 1 + sum(w * alphas[name] ** 2 for w, name in zip(weights, sorted(alphas), strict=True))

@@ -20,7 +20,7 @@ from tests.search.conftest import Make, loss_of, table
 KILLS = 20
 
 
-def slowly(alphas: Mapping[str, float]) -> dict[str, float]:
+def slowly(alphas: Mapping[str, float], _: float = 0) -> dict[str, float]:
     time.sleep(0.02)
     return loss_of(alphas)
 

@@ -26,7 +26,7 @@ def test_a_search_evaluates_every_candidate_once(
 ) -> None:
     asked: list[str] = []
 
-    def evaluate(alphas: Mapping[str, float]) -> dict[str, float]:
+    def evaluate(alphas: Mapping[str, float], _: float = 0) -> dict[str, float]:
         asked.append(space.architecture(alphas).id)
         return loss_of(alphas)
 
@@ -107,7 +107,7 @@ def test_a_broken_off_search_goes_on_to_the_same_end(make_driver: Make, stop: in
     class Killed(BaseException):
         pass
 
-    def evaluate(alphas: Mapping[str, float]) -> dict[str, float]:
+    def evaluate(alphas: Mapping[str, float], _: float = 0) -> dict[str, float]:
         if len(evaluated) == stop:
             raise Killed
         evaluated.append(1)
@@ -117,7 +117,7 @@ def test_a_broken_off_search_goes_on_to_the_same_end(make_driver: Make, stop: in
         run_local(make_driver(folder="broken"), evaluate)
     again: list[int] = []
 
-    def count(alphas: Mapping[str, float]) -> dict[str, float]:
+    def count(alphas: Mapping[str, float], _: float) -> dict[str, float]:
         again.append(1)
         return loss_of(alphas)
 
@@ -157,7 +157,7 @@ def test_a_spoilt_line_of_the_log_is_named(make_driver: Make, tmp_path: Path) ->
 def test_one_failing_candidate_does_not_end_the_search(make_driver: Make) -> None:
     calls: list[int] = []
 
-    def evaluate(alphas: Mapping[str, float]) -> dict[str, float]:
+    def evaluate(alphas: Mapping[str, float], _: float = 0) -> dict[str, float]:
         calls.append(1)
         if len(calls) == 3:
             raise RuntimeError("out of memory")
@@ -177,7 +177,7 @@ def test_candidates_are_tried_again(make_driver: Make, retries: int, failures: i
     """One that fails once, and one that fails twice."""
     tried: dict[tuple[float, ...], int] = {}
 
-    def evaluate(alphas: Mapping[str, float]) -> dict[str, float]:
+    def evaluate(alphas: Mapping[str, float], _: float = 0) -> dict[str, float]:
         key = tuple(alphas.values())
         tried[key] = tried.get(key, 0) + 1
         if tried[key] <= {2: 1, 4: 2}.get(list(tried).index(key), 0):
@@ -192,7 +192,7 @@ def test_candidates_are_tried_again(make_driver: Make, retries: int, failures: i
 
 
 def test_a_search_in_which_everything_fails_stops(make_driver: Make) -> None:
-    def evaluate(_: Mapping[str, float]) -> dict[str, float]:
+    def evaluate(_: Mapping[str, float], __: float) -> dict[str, float]:
         raise RuntimeError("no images")
 
     with pytest.raises(SearchError, match=r"every candidate of a batch failed.*no images"):

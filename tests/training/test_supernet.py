@@ -81,6 +81,26 @@ def test_a_score_depends_on_the_candidate_alone(
     assert 0 <= first["top1"] <= 1
 
 
+def test_images_that_come_first_decide_about_the_others(
+    digit_space: SearchSpace, few_digits: DigitImages, trained: torch.nn.Module
+) -> None:
+    def scorer(first: float) -> Scorer:
+        network, args = copy.deepcopy(trained), {"calibration_batches": 2, "batch_size": 60}
+        return Scorer(network, few_digits, "rank", device=CPU, first=first, **args)
+
+    half = digit_space.uniform(0.5).alphas
+    whole, rung = scorer(1)(half), scorer(0.3)
+    both, part = rung(half), rung(half, 0.0)
+    assert both["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+    assert both["top1"] == pytest.approx(whole["top1"])
+    assert both["share"] == 1
+    assert part["loss"] == part["first_loss"] == both["first_loss"] != both["loss"]
+    count = few_digits.count("rank")
+    assert part["share"] == round(0.3 * count) / count
+    assert rung(half, part["loss"]) == both
+    assert whole.keys() == {"loss", "top1"}
+
+
 def test_a_loss_that_is_no_number_is_no_score(
     digit_space: SearchSpace, few_digits: DigitImages, trained: torch.nn.Module
 ) -> None:
