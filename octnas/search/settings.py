@@ -42,7 +42,7 @@ class SearchSettings:
             database URL such as ``postgresql://user:password@host/name``.
     """
 
-    sampler: Sampler = "nsga2"
+    sampler: Sampler = "surrogate"
     proxies: bool = field(default=False, metadata=LATER)
     objective: Objective = field(default="macs", metadata=LATER)
     first_rung: float = field(default=1.0, metadata=LATER)

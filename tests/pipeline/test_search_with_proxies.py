@@ -38,4 +38,4 @@ def test_what_it_builds_on_is_made_first(spoilable: Path, monkeypatch: pytest.Mo
 
 def test_other_samplers_have_no_use_for_them(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"search\.proxies: found True, allowed: false, or true"):
-        open_ranking(tmp_path, "search.proxies=true")
+        open_ranking(tmp_path, "search.sampler=tpe", "search.proxies=true")

@@ -31,7 +31,7 @@ def loss_of(alphas: Mapping[str, float], _: float = 0) -> dict[str, float]:
     return {"loss": loss, "top1": 1 / loss}
 
 
-SETTINGS = SearchSettings(trials=40, batch_size=8, spread=6, population=8)
+SETTINGS = SearchSettings(sampler="nsga2", trials=40, batch_size=8, spread=6, population=8)
 
 Make = Callable[..., Driver]
 

@@ -55,7 +55,7 @@ def test_the_first_candidates_are_the_design(make_driver: Make, space: SearchSpa
 def test_the_sampler_goes_where_the_constraint_and_the_loss_lead(
     make_driver: Make, space: SearchSpace, budget: Budget
 ) -> None:
-    settings = SearchSettings(trials=160, batch_size=8, spread=6, population=16)
+    settings = SearchSettings(sampler="nsga2", trials=160, batch_size=8, spread=6, population=16)
     driver, random = (
         make_driver(settings),
         make_driver(
