@@ -5,9 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from octnas.errors import RunDirectoryError
 from octnas.front import Candidate
-from octnas.nn.supernet import TrainedSupernet
 from octnas.pipeline.opening import Run
 from octnas.pipeline.records import PARENT, begin_tracking
 from octnas.pipeline.supernet import trained_supernet
@@ -46,7 +44,7 @@ def proxies(run: Run) -> None:
     begin_tracking(run)
     run.tracker.start(KEY, "proxies", params=flatten(settings, KEY), parent=PARENT)
     count = settings.architectures or 2 * len(run.space.searchable)
-    begin = _supernet(run) if settings.weights == "supernet" else None
+    begin = trained_supernet(run) if settings.weights == "supernet" else None
     design = proxy_design(run.levels, count, settings.seed)
     trainings = []
     for alphas in design:
@@ -70,15 +68,6 @@ def proxies(run: Run) -> None:
         f"proxies: {len(candidates)} architectures, {settings.recipe.epochs} epochs each, "
         f"{seconds:,.0f} s of training"
     )
-
-
-def _supernet(run: Run) -> TrainedSupernet:
-    if not run.directory.finished("supernet"):
-        raise RunDirectoryError(
-            f"{run.directory.path}: proxies.weights is supernet, which is not finished; run "
-            "`octnas supernet` first"
-        )
-    return trained_supernet(run)
 
 
 def read_proxies(run: Run) -> Proxies:

@@ -8,12 +8,13 @@ from octnas.cluster.slurm import SlurmSettings, batch_file, submit_file
 from octnas.config import RunConfig, check_config, load_document
 from octnas.credentials import redact
 from octnas.data.order import Part
+from octnas.pipeline.fingerprints import with_inputs
 from octnas.pipeline.opening import CONFIG_FILE
 from octnas.run_directory import write_text
 
 STAGES = ("data", "supernet", "search", "retrain", "export", "report")
 SUBMIT_FILE = "submit.sh"
-_ON_GPU = ("supernet", "search", "retrain")
+_ON_GPU = ("supernet", "proxies", "search", "retrain")
 
 
 def write_jobs(
@@ -50,7 +51,8 @@ def write_jobs(
     Part(0, max(1, settings.gpus)).check(config.supernet.recipe.batch_size)
     own = experiment if experiment.is_dir() else Path("runs") / config.name
     given = [word for one in overrides for word in ("--set", redact(one))]
-    for stage in STAGES:
+    stages = with_inputs(config, STAGES)
+    for stage in stages:
         words = [program or _program(), stage, str(experiment.absolute())]
         words += ["--run-dir", str((run_dir or own).absolute()), *given]
         text = batch_file(
@@ -62,7 +64,7 @@ def write_jobs(
             workers=stage == "supernet" and settings.gpus > 0,
         )
         write_text(out / f"{stage}.sbatch", text)
-    write_text(out / SUBMIT_FILE, submit_file(STAGES))
+    write_text(out / SUBMIT_FILE, submit_file(stages))
     return out / SUBMIT_FILE
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from octnas.errors import RunDirectoryError
 from octnas.pipeline.data import prepare_data
 from octnas.pipeline.export import export
+from octnas.pipeline.fingerprints import inputs, with_inputs
 from octnas.pipeline.opening import Run
 from octnas.pipeline.proxies import proxies
 from octnas.pipeline.rank import rank
@@ -15,7 +16,7 @@ from octnas.pipeline.search import search
 from octnas.pipeline.space import make_space
 from octnas.pipeline.supernet import supernet
 from octnas.pipeline.truth import truth
-from octnas.run_directory import STAGES, WHOLE_RUN, RunDirectory
+from octnas.run_directory import WHOLE_RUN, RunDirectory
 
 _WORK: Mapping[str, Callable[[Run], None]] = {
     "data": prepare_data,
@@ -38,6 +39,9 @@ def run_stages(run: Run, stages: Sequence[str] = WHOLE_RUN) -> None:
         RunDirectoryError: a stage builds on one that is not finished.
         ConfigError: a setting that turns out to be wrong, with its file and line.
     """
+    if "supernet" in stages:
+        # All that it needs is wanted, and not one stage alone.
+        stages = with_inputs(run.config, stages)
     for stage in stages:
         if (shared := run.directory_of(stage)) is not run.directory:
             # Now, and not after the hours of an own stage before it.
@@ -45,10 +49,6 @@ def run_stages(run: Run, stages: Sequence[str] = WHOLE_RUN) -> None:
     with _tracked(run):
         first = ("data", "space")
         for stage in (*first, *(stage for stage in stages if stage not in first)):
-            if "supernet" in stages:
-                # All that it needs is wanted, and not this stage alone.
-                for base in _also(run, stage):
-                    _run_stage(run, base)
             _run_stage(run, stage)
 
 
@@ -79,7 +79,7 @@ def _run_stage(run: Run, stage: str) -> None:
         return
     if directory is not run.directory:
         run.progress.say(f"{stage}: goes to {directory.path}, where it is not finished yet")
-    for base in (*STAGES[stage], *_also(run, stage)):
+    for base in inputs(run.config, stage):
         if run.directory_of(base).finished(base) is None:
             raise RunDirectoryError(
                 f"{run.directory.path}: {stage} builds on {base}, which is not finished; "
@@ -87,11 +87,6 @@ def _run_stage(run: Run, stage: str) -> None:
             )
     _WORK[stage](run)
     directory.finish(stage, fingerprint)
-
-
-def _also(run: Run, stage: str) -> tuple[str, ...]:
-    """What a stage builds on with these settings only."""
-    return ("proxies",) if stage == "search" and run.config.search.proxies else ()
 
 
 def _check_shared(run: Run, directory: RunDirectory, stage: str) -> None:
