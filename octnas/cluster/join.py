@@ -24,14 +24,10 @@ def ray_cluster(workers: int, settings: RaySettings) -> Iterator[None]:
     Raises:
         ClusterError: it cannot be started or reached, or has fewer GPUs than one worker asks for.
     """
-    if settings.address:
-        with _joined(settings.address):
-            _check_gpus(settings.gpus)
-            yield
-    else:
-        with local_cluster(workers, gpus=settings.gpus > 0):
-            _check_gpus(settings.gpus)
-            yield
+    own = not settings.address
+    with local_cluster(workers, gpus=settings.gpus > 0) if own else _joined(settings.address):
+        _check_gpus(settings.gpus)
+        yield
 
 
 @contextmanager
