@@ -69,7 +69,7 @@ def _driver(run: Run, storage: BaseStorage, on_told: Callable[[Candidate], None]
         name = f"{run.config.name}-{uuid.uuid4().hex[:12]}"
         write_json(study, {"schema": SCHEMA, "study_name": name})
     learned = [distribution.alphas for distribution in read_distributions(run)]
-    seed, (levels, limits) = run.config.seed, _objective(run)
+    seed, levels, limits = run.config.seed, _levels(run), _limits(run)
     return Driver(
         run.space,
         settings,
@@ -77,24 +77,41 @@ def _driver(run: Run, storage: BaseStorage, on_told: Callable[[Candidate], None]
         study_name=read_document(study, SCHEMA, "study_name")["study_name"],
         bounds=limits,
         design=initial_design(
-            run.space, run.levels, run.budgets, settings.spread, seed, learned, _inside(run)
+            run.space,
+            run.levels,
+            run.budgets,
+            settings.spread,
+            seed,
+            learned,
+            [(levels[bound.cost], bound) for bound in _others(run)],
         ),
         seed=seed,
-        cost=levels.cost,
-        propose=_proposals(run, levels, limits),
+        cost=levels[settings.objective].cost,
+        propose=_proposals(run, levels[settings.objective], limits),
         log=folder / OUTCOMES_FILE,
         on_told=on_told,
     )
 
 
-def _objective(run: Run) -> tuple[CostLevels, tuple[int, int]]:
-    """The architectures by what is made small beside the loss, and the bounds on that."""
-    name = run.config.search.objective
-    if name == "macs":
-        return run.levels, bounds(run.budgets)
-    limits = [budget.bound for budget in run.budgets if budget.bound is not None]
-    lowest, highest = min(one.lower for one in limits), max(one.upper for one in limits)
-    return CostLevels(run.space, cost=run.costs[name]), (lowest, highest)
+def _others(run: Run) -> list[Bound]:
+    """The bounds on other costs than MACs."""
+    return [budget.bound for budget in run.budgets if budget.bound is not None]
+
+
+def _levels(run: Run) -> dict[str, CostLevels]:
+    """The architectures by MACs and by each other cost that is bounded."""
+    names = {bound.cost for bound in _others(run)}
+    return {"macs": run.levels} | {
+        name: CostLevels(run.space, cost=run.costs[name]) for name in names
+    }
+
+
+def _limits(run: Run) -> tuple[int, int]:
+    """The least and the most of what is made small beside the loss."""
+    if run.config.search.objective == "macs":
+        return bounds(run.budgets)
+    limits = _others(run)
+    return min(one.lower for one in limits), max(one.upper for one in limits)
 
 
 def _proposals(run: Run, levels: CostLevels, limits: tuple[int, int]) -> Propose | None:
@@ -104,12 +121,6 @@ def _proposals(run: Run, levels: CostLevels, limits: tuple[int, int]) -> Propose
     settings = run.config.search
     others = read_proxies(run).candidates if settings.proxies else ()
     return proposals(settings.sampler, levels, limits, run.config.seed, others)
-
-
-def _inside(run: Run) -> list[tuple[CostLevels, Bound]]:
-    """The bounds on other costs than MACs, each with the architectures by that cost."""
-    others = [budget.bound for budget in run.budgets if budget.bound is not None]
-    return [(CostLevels(run.space, cost=run.costs[bound.cost]), bound) for bound in others]
 
 
 def _reporter(run: Run, bar: Bar) -> Callable[[Candidate], None]:
