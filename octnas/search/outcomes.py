@@ -2,22 +2,50 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from octnas.errors import SearchError
 
 SCHEMA = 1
+Entry = TypeVar("Entry")
 
 
-def drop_cut_line(path: Path) -> None:
-    """Remove what is left of a last line that was not written whole; the next one follows it.
+def read_lines(path: Path, what: str, read: Callable[[str], Entry]) -> list[Entry]:
+    """What the lines of a file that is only ever added to say.
 
-    A process that is killed, or a full disk, may leave one.
+    A last line that is not whole is removed, as a process that was killed or a full disk leaves
+    it: the next one must not be glued to it.
+
+    Args:
+        path: of the file; none is one without lines.
+        what: each line is, for the message.
+        read: a line to what it says; ValueError, KeyError or TypeError where it says nothing.
+
+    Raises:
+        SearchError: a whole line that says nothing.
     """
-    content = path.read_bytes()
-    if content and not content.endswith(b"\n"):
-        os.truncate(path, content.rfind(b"\n") + 1)
+    content = path.read_bytes() if path.exists() else b""
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+    found = []
+    for number, line in enumerate(content[:whole].split(b"\n")[:-1], start=1):
+        try:
+            found.append(read(line.decode()))
+        except (ValueError, KeyError, TypeError):
+            raise SearchError(
+                f"{path}: line {number} is not {what}; redo the search with --fresh search"
+            ) from None
+    return found
+
+
+def _outcome(line: str) -> tuple[str, dict[str, float]]:
+    document = json.loads(line)
+    if document["schema"] != SCHEMA:
+        raise ValueError(document["schema"])
+    return document["id"], document["metrics"]
 
 
 class OutcomeLog:
@@ -30,7 +58,7 @@ class OutcomeLog:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._outcomes = self._read()
+        self._outcomes = dict(read_lines(path, f"an outcome of schema {SCHEMA}", _outcome))
 
     def __contains__(self, identity: str) -> bool:
         return identity in self._outcomes
@@ -46,23 +74,3 @@ class OutcomeLog:
             file.flush()
             os.fsync(file.fileno())
         self._outcomes[identity] = dict(metrics)
-
-    def _read(self) -> dict[str, dict[str, float]]:
-        if not self._path.exists():
-            return {}
-        drop_cut_line(self._path)
-        lines = self._path.read_text(encoding="utf-8").splitlines()
-        outcomes = {}
-        for number, line in enumerate(lines, start=1):
-            try:
-                document = json.loads(line)
-                if document["schema"] == SCHEMA:
-                    outcomes[document["id"]] = document["metrics"]
-                    continue
-            except (ValueError, KeyError, TypeError):
-                pass
-            raise SearchError(
-                f"{self._path}: line {number} is not an outcome of schema {SCHEMA}; redo the "
-                "search with --fresh search"
-            )
-        return outcomes

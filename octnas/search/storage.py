@@ -12,7 +12,7 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
 from octnas.credentials import redact
 from octnas.errors import SearchError
-from octnas.search.outcomes import drop_cut_line
+from octnas.search.outcomes import read_lines
 
 
 class Journal(JournalStorage):
@@ -31,8 +31,6 @@ class Journal(JournalStorage):
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            drop_cut_line(path)
         self._buffer = _Buffer(path)
         super().__init__(self._buffer)
 
@@ -45,8 +43,9 @@ class _Buffer(BaseJournalBackend):
     """The file, and the logs that come after it."""
 
     def __init__(self, path: Path) -> None:
+        # Optuna would pass over a last line that it cannot read.
+        self._written = len(read_lines(path, "one of a study", json.loads))
         self._file = JournalFileBackend(str(path))
-        self._written = _lines(path)
         self._waiting: list[dict[str, Any]] = []
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
@@ -63,19 +62,6 @@ class _Buffer(BaseJournalBackend):
             self._file.append_logs(self._waiting)
             self._written += len(self._waiting)
             self._waiting = []
-
-
-def _lines(path: Path) -> int:
-    """How many there are; Optuna would pass over a last one that it cannot read."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            json.loads(line)
-        except ValueError:
-            raise SearchError(
-                f"{path}: line {number} is not one of a study; redo the search with --fresh search"
-            ) from None
-    return len(lines)
 
 
 def open_storage(url: str, journal: Path) -> BaseStorage:
