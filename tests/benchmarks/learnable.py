@@ -11,10 +11,10 @@ the accuracies by budget, and the seconds of supernet and search.
 
 import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import fmean, stdev
 
 import yaml
+from arguments import experiment_parser
 
 from octnas.cli.progress import RichProgress
 from octnas.pipeline.learned import read_distributions
@@ -34,14 +34,7 @@ STAGES = ("supernet", "search", "retrain")
 
 def main() -> None:
     """Do what is missing, then print the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("experiment", type=Path)
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    args = parser.parse_args()
+    args = experiment_parser(__doc__, seeds=(0, 1, 2)).parse_args()
     runs = {way: [_run(args, way, seed) for seed in args.seeds] for way in WAYS}
     _print_expectations(runs[LEARNABLE])
     _print_accuracies(runs)

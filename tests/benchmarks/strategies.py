@@ -10,8 +10,9 @@ done again, so the script may be killed and started anew. Prints a table in Mark
 
 import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
+
+from arguments import experiment_parser
 
 from octnas.cli.progress import RichProgress
 from octnas.pipeline.opening import open_run
@@ -41,14 +42,8 @@ SHARED = (("ceiling", "ceiling"), ("partial_ceiling", "partial"), ("slice_ceilin
 
 def main() -> None:
     """Do what is missing, then print a table of everything."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("experiment", type=Path)
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    parser = experiment_parser(__doc__, seeds=(0, 1))
     parser.add_argument("--epochs", type=int, default=16, help="of strategies with one pass a step")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=STRATEGIES)
     args = parser.parse_args()
     rows = {}
