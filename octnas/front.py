@@ -101,10 +101,22 @@ class Front:
         return area
 
 
-def best_under(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
-    """The candidate with the lowest loss inside a budget; None if none is inside."""
+def best_under(
+    candidates: Sequence[Candidate], budget: Budget, metric: str = ""
+) -> Candidate | None:
+    """The best candidate inside a budget; None if none is inside.
+
+    Args:
+        candidates: to choose from.
+        budget: that it has to fit.
+        metric: that is lowest of it; empty for the loss.
+    """
     inside = [candidate for candidate in _scored(candidates) if candidate.fits(budget)]
-    return min(inside, key=lambda c: (c.loss, c.macs, c.id), default=None)
+    return min(
+        inside,
+        key=lambda c: (c.metrics[metric] if metric else c.loss, c.macs, c.id),
+        default=None,
+    )
 
 
 def _scored(candidates: Iterable[Candidate]) -> list[Candidate]:

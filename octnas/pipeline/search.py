@@ -22,8 +22,10 @@ from octnas.progress import Bar
 from octnas.run_directory import read_document, write_json
 from octnas.search.design import bounds, initial_design
 from octnas.search.proposals import Propose, proposals
+from octnas.search.shrinkage import EXPECTED, with_expected_losses
 from octnas.search.storage import opened
 from octnas.search.study import Driver, quiet, run_local
+from octnas.search.surrogate import Features
 from octnas.settings import flatten
 
 SCHEMA = 1
@@ -49,12 +51,16 @@ def search(run: Run) -> None:
         driver = _driver(run, storage, _reporter(run, bar))
         bar.advance(driver.told)
         _evaluate(run, driver)
-        candidates = with_costs(run, driver.candidates())
+        candidates, own = with_expected_losses(
+            Features(run.space, pairs=True), with_costs(run, driver.candidates())
+        )
         chosen = _choose(run, candidates)
     chosen = measure_chosen(run, chosen)
     write_candidates(run, candidates)
     write_chosen(run, chosen)
     _say(run, candidates, chosen, driver.failures())
+    if own is not None:
+        run.progress.say(f"  of what tells a candidate from the model of all, {own:.0%} is its own")
     for file in sorted(run.directory.stage("search").glob("*.json*")):
         run.tracker.artifact(KEY, file)
     run.tracker.finish(KEY)
@@ -168,9 +174,10 @@ def _evaluate(run: Run, driver: Driver) -> None:
 def _choose(run: Run, candidates: list[Candidate]) -> dict[str, Candidate]:
     """The best candidate on the rank part for each budget, read again on the read part."""
     read: Callable[[Mapping[str, float]], Mapping[str, float]] = scorer(run, "read")()
+    metric = EXPECTED if run.config.search.choose_by == "expected" else ""
     chosen: dict[str, Candidate] = {}
     for budget in run.budgets:
-        best = best_under(candidates, budget)
+        best = best_under(candidates, budget, metric)
         if best is None:
             raise SearchError(
                 f"no candidate fits budget {budget.name}; raise search.trials or search.spread"

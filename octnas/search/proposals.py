@@ -5,7 +5,6 @@ Every proposal is decided by the seed, the number of its trial and the candidate
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from math import log
 
 import numpy as np
 
@@ -13,14 +12,12 @@ from octnas.front import Candidate, Front
 from octnas.levels import CostLevels
 from octnas.optimum import best_front
 from octnas.search.settings import Sampler
-from octnas.search.surrogate import Drawn, Features, Scores, Surrogate, fit
+from octnas.search.surrogate import Drawn, Features, Scores, Surrogate, fit, log_scores
 
 # Streams of random numbers.
 _RANDOM, _SURROGATE = 1, 2
 # Architectures of a drawn model's front that are compared, and models until one is new.
 _FRONT, _MODELS = 48, 8
-# A loss of which the logarithm can be taken.
-_LEAST = 1e-9
 # Candidates that a model is fitted to at least.
 _FEWEST = 2
 # Uniform draws for something new, where the space is all but evaluated.
@@ -120,8 +117,7 @@ def surrogate_proposals(
 
 
 def _scores(candidates: Sequence[Candidate]) -> Scores:
-    values = [log(max(candidate.loss, _LEAST)) for candidate in candidates]
-    return Scores([candidate.alphas for candidate in candidates], values)
+    return log_scores([one.alphas for one in candidates], [one.loss for one in candidates])
 
 
 def _best_new(

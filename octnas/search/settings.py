@@ -7,6 +7,7 @@ from octnas.errors import require
 from octnas.settings import HOW, LATER, Executor
 
 Sampler = Literal["surrogate", "nsga2", "tpe", "random", "learned"]
+ChooseBy = Literal["expected", "loss"]
 Objective = Literal["macs", "activation", "latency"]
 
 
@@ -26,6 +27,8 @@ class SearchSettings:
             bound, ``activation`` or ``latency``.
         first_rung: share of the rank images that a candidate is scored on first; the rest only if
             it may reach the front. 1 for all at once.
+        choose_by: what is lowest of the candidate that is chosen for a budget: its ``loss`` on the
+            rank images, or the ``expected`` one on others, shrunk towards a model of all.
         trials: candidates in all, the first designs included.
         spread: size of the design spread over MACs.
         batch_size: candidates that are asked for before the first of them is told; the same on
@@ -46,6 +49,7 @@ class SearchSettings:
     proxies: bool = field(default=False, metadata=LATER)
     objective: Objective = field(default="macs", metadata=LATER)
     first_rung: float = field(default=1.0, metadata=LATER)
+    choose_by: ChooseBy = field(default="expected", metadata=LATER)
     trials: int = 120
     spread: int = 16
     batch_size: int = 8

@@ -22,6 +22,8 @@ from octnas.optimum import ends
 from octnas.space import SearchSpace
 
 Values = np.ndarray[Any, np.dtype[np.float64]]
+# A loss that has a logarithm.
+_LEAST = 1e-9
 # Measurements of a second source, of which its scale and its noise can be told.
 _FEWEST = 4
 
@@ -158,6 +160,11 @@ class Scores:
 
     alphas: Sequence[Mapping[str, float]]
     values: Sequence[float]
+
+
+def log_scores(alphas: Sequence[Mapping[str, float]], losses: Sequence[float] | Values) -> Scores:
+    """Scores that are the logarithms of losses, which sites change by factors."""
+    return Scores(alphas, np.log(np.maximum(losses, _LEAST)).tolist())
 
 
 def fit(

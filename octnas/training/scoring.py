@@ -12,7 +12,7 @@ from octnas.device import choose_device
 from octnas.errors import TrainingError
 from octnas.nn.calibration import recalibrate
 from octnas.nn.supernet import TrainedSupernet, activate
-from octnas.training.evaluate import evaluate
+from octnas.training.evaluate import losses, means
 
 
 class Scorer:
@@ -44,9 +44,13 @@ class Scorer:
     ) -> None:
         self._supernet = supernet.to(device)
         self._device = device
-        self._first, self._rest = _divided([*images.batches(part, batch_size)], first)
-        scored, left = (sum(len(some) for _, some in part) for part in (self._first, self._rest))
-        self._share = scored / (scored + left)
+        scored = [*images.batches(part, batch_size)]
+        order = torch.randperm(images.count(part), generator=torch.Generator().manual_seed(0))
+        self._first, self._rest = _divided(scored, order, first)
+        self._share = sum(len(labels) for _, labels in self._first) / len(order)
+        half = len(order) // 2
+        # In the order in which the images are scored: that of the part, or the drawn one.
+        self._half = (torch.arange(half) if self._rest else order[:half]).to(device)
         training = images.train_batches(min(batch_size, images.count("train")), seed=0)
         batches = training.epoch(0)
         self._calibration = [some.to(device) for some, _ in islice(batches, calibration_batches)]
@@ -59,22 +63,26 @@ class Scorer:
             limit: a loss on the first images above which the others are left out.
 
         Returns:
-            Where some images come first, also their ``first_loss``, and the ``share`` of the images
-            that were scored.
+            Besides, where all images were scored, ``half_loss`` on one half of them, drawn evenly;
+            where some images come first, their ``first_loss`` and the ``share`` of all images that
+            were scored.
 
         Raises:
             TrainingError: the loss is no number.
         """
         activate(self._supernet, alphas)
         recalibrate(self._supernet, self._calibration)
-        found = evaluate(self._supernet, self._first, self._device)
+        loss, correct = losses(self._supernet, self._first, self._device)
+        extra: dict[str, float] = {}
         if self._rest:
-            found |= {"first_loss": found["loss"], "share": self._share}
-            if found["loss"] <= limit:
-                rest = evaluate(self._supernet, self._rest, self._device)
-                for name, value in rest.items():
-                    found[name] = self._share * found[name] + (1 - self._share) * value
-                found["share"] = 1.0
+            extra = {"first_loss": float(loss.mean()), "share": self._share}
+            if extra["first_loss"] <= limit:
+                rest = losses(self._supernet, self._rest, self._device)
+                loss, correct = torch.cat([loss, rest[0]]), torch.cat([correct, rest[1]])
+                extra["share"] = 1.0
+        found = means(loss, correct) | extra
+        if extra.get("share", 1.0) == 1.0 and len(self._half):
+            found["half_loss"] = float(loss[self._half].mean())
         if not math.isfinite(found["loss"]):
             raise TrainingError(
                 f"the supernet's loss for an architecture is {found['loss']}; train it anew with "
@@ -83,21 +91,18 @@ class Scorer:
         return found
 
 
-def _divided(batches: list[Batch], share: float) -> tuple[list[Batch], list[Batch]]:
-    """Batches of as many images each; a share of them, drawn evenly, and the rest."""
+def _divided(
+    batches: list[Batch], order: torch.Tensor, share: float
+) -> tuple[list[Batch], list[Batch]]:
+    """Batches of as many images each; the first of the images by an order, and the rest."""
     if share == 1:
         return batches, []
     images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    size, order = len(batches[0][0]), torch.randperm(len(labels), generator=_seeded())
-    count = max(1, round(share * len(labels)))
+    size, count = len(batches[0][0]), max(1, round(share * len(labels)))
     return tuple(  # type: ignore[return-value]
         [(images[some], labels[some]) for some in part.split(size)]
         for part in (order[:count], order[count:])
     )
-
-
-def _seeded() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
 
 
 def make_scorer(

@@ -15,6 +15,7 @@ from octnas.pipeline.stages import rewrite_report, run_stages
 from octnas.progress import Quiet
 from octnas.results import GROWING, SEARCHED, UNIFORM, VANILLA
 from octnas.run_directory import WHOLE_RUN, read_json, write_json
+from octnas.search.shrinkage import EXPECTED
 from tests.loading import load_config
 from tests.pipeline.tiny import open_tiny
 
@@ -42,7 +43,7 @@ def test_candidates_front_and_choice_fit_together(finished: Path) -> None:
     chosen = read_chosen(run)
     assert list(chosen) == [budget.name for budget in run.budgets]
     for budget in run.budgets:
-        best = best_under(candidates, budget)
+        best = best_under(candidates, budget, EXPECTED)
         assert best is not None
         assert chosen[budget.name].id == best.id
         assert chosen[budget.name].metrics["read_loss"] != best.loss

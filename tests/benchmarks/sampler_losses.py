@@ -1,0 +1,104 @@
+"""The losses of a run's architectures on two parts, each measured once."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Literal
+
+from octnas.cli.progress import RichProgress
+from octnas.front import Candidate, Front
+from octnas.pipeline.opening import Run, open_run
+from octnas.pipeline.supernet import scorer
+from octnas.run_directory import write_json
+from octnas.search.outcomes import OutcomeLog
+from octnas.search.settings import ChooseBy
+from octnas.search.shrinkage import EXPECTED, with_expected_losses
+from octnas.search.surrogate import Features
+from octnas.space import SearchSpace
+from octnas.training.scoring import Scorer
+
+Part = Literal["rank", "read"]
+PARTS: tuple[Part, ...] = ("rank", "read")
+
+
+@dataclass(frozen=True, eq=False)
+class Losses:
+    """Losses of architectures on the rank and on the read part; what was measured is kept.
+
+    Attributes:
+        folder: for the results.
+        space: of the architectures.
+        run: whose supernet scores; None where all is known.
+        read: α by site of what was looked at on the read part, by id.
+    """
+
+    folder: Path
+    space: SearchSpace
+    run: Run | None
+    read: dict[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @staticmethod
+    def of(folder: Path, path: Path | None) -> "Losses":
+        """What is in a folder, and the run that scores the others."""
+        file = folder / "space.json"
+        if path is None:
+            return Losses(folder, SearchSpace.from_dict(json.loads(file.read_text())), None)
+        run = open_run(path, stages=("supernet",), progress=RichProgress())
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(file, run.space.to_dict())
+        return Losses(folder, run.space, run)
+
+    def __call__(self, part: Part, alphas: Mapping[str, float]) -> Mapping[str, float]:
+        """``loss`` and ``half_loss`` of α by site."""
+        log, identity = self.known[part], self.space.architecture(alphas).id
+        if part == "read":
+            self.read[identity] = alphas
+        if identity not in log:
+            log.add(identity, self._scorers[part](alphas))
+        return log[identity]
+
+    @cached_property
+    def known(self) -> Mapping[Part, OutcomeLog]:
+        """What was measured, by part."""
+        return {part: OutcomeLog(self.folder / f"{part}.jsonl") for part in PARTS}
+
+    @cached_property
+    def _scorers(self) -> Mapping[Part, Scorer]:
+        assert self.run is not None, f"{self.folder} does not hold all architectures"
+        return {part: scorer(self.run, part)() for part in PARTS}
+
+    def hypervolume(self, candidates: Sequence[Candidate], way: ChooseBy) -> float:
+        """Hypervolume on read of the front that is chosen on rank, by loss or expected loss."""
+        if way == "expected":
+            found, _ = with_expected_losses(Features(self.space, pairs=True), candidates)
+            candidates = [replace(one, loss=one.metrics[EXPECTED]) for one in found]
+        return self._read_hypervolume(one.alphas for one in Front.of(candidates).candidates)
+
+    @property
+    def most(self) -> float:
+        """Hypervolume on read of the front, there, of all that was read."""
+        return self._read_hypervolume(list(self.read.values()))
+
+    def _read_hypervolume(self, architectures: Iterable[Mapping[str, float]]) -> float:
+        space = self.space
+        read = [
+            Candidate("", alphas, space.cost(alphas).macs, self("read", alphas)["loss"])
+            for alphas in architectures
+        ]
+        return Front.of(read).hypervolume(self._reference)
+
+    @cached_property
+    def _reference(self) -> tuple[float, float]:
+        """The dearest architecture's MACs, and the loss of one with the largest α everywhere."""
+        vanilla, largest = self.space.uniform(0), self.space.uniform(1)
+        return float(self.space.cost(vanilla.alphas).macs), self("read", largest.alphas)["loss"]
+
+
+def architectures(space: SearchSpace) -> Iterator[dict[str, float]]:
+    """α by site of every architecture."""
+    names = [site.name for site in space.sites]
+    for shares in product(*(site.choices for site in space.sites)):
+        yield dict(zip(names, shares, strict=True))

@@ -1,0 +1,78 @@
+"""What a trial of a search takes besides its evaluation: to be asked for and to be told.
+
+    python tests/benchmarks/sampler_overhead.py SPACE …
+
+SPACE is the `space/space.json` of a run or the name of a timm model.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import numpy as np
+from samplers import SAMPLERS, make_driver
+
+from octnas.costs import Budget
+from octnas.levels import CostLevels
+from octnas.nn.shapes import search_space
+from octnas.search.settings import Sampler, SearchSettings
+from octnas.search.study import quiet, run_local
+from octnas.space import SearchSpace
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("spaces", nargs="+")
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--samplers", nargs="+", default=SAMPLERS, choices=SAMPLERS)
+    args = parser.parse_args()
+    quiet()
+    _overhead(args.spaces, args.samplers, args.trials)
+
+
+def _overhead(spaces: Sequence[str], samplers: Sequence[Sampler], trials: int) -> None:
+    """What a trial takes besides its evaluation."""
+    print("| space | sites | sampler | first batches, ms | median, ms | last batches, ms |")
+    print("|---" * 6 + "|")
+    for name in spaces:
+        space = _space(name)
+        for sampler in samplers:
+            each = _milliseconds(space, sampler, trials)
+            quarter = max(1, len(each) // 4)
+            found = (np.median(part) for part in (each[:quarter], each, each[-quarter:]))
+            cells = " | ".join(f"{value:.1f}" for value in found)
+            print(f"| {name} | {len(space.searchable)} | {sampler} | {cells} |", flush=True)
+
+
+def _milliseconds(space: SearchSpace, sampler: Sampler, trials: int) -> np.ndarray:
+    """Of a trial of each batch, where evaluating is adding up a few numbers."""
+    settings = SearchSettings(trials=trials, batch_size=8, spread=16, sampler=sampler)
+    budgets = [Budget("half", space.cost(space.uniform(0.5)).macs)]
+    prices = np.random.default_rng(0).random(len(space.sites))
+    moments = []
+
+    def evaluate(alphas: Mapping[str, float], _: float = 0) -> dict[str, float]:
+        moments.append(perf_counter())
+        return {"loss": 1 + float(prices @ list(alphas.values()))}
+
+    with TemporaryDirectory() as folder:
+        run_local(make_driver(CostLevels(space), settings, budgets, 0, Path(folder)), evaluate)
+    # Asking and telling is done for a batch at a time.
+    starts = np.array(moments)[:: settings.batch_size]
+    return 1000 * np.diff(starts) / settings.batch_size
+
+
+def _space(name: str) -> SearchSpace:
+    if Path(name).is_file():
+        return SearchSpace.from_dict(json.loads(Path(name).read_text()))
+    return search_space(name, (3, 224, 224), (0, 0.125, 0.25, 0.5, 0.75))
+
+
+if __name__ == "__main__":
+    main()
