@@ -1,4 +1,4 @@
-"""What one could do by hand at the same MACs: uniform α, and α growing with depth."""
+"""What one could do by hand at the same MACs: one α everywhere, or α growing with depth."""
 
 from itertools import product
 
@@ -7,7 +7,7 @@ import numpy as np
 from octnas.additive import AdditiveCost
 from octnas.architecture import Architecture
 from octnas.costs import Bound, Budget
-from octnas.results import SEARCHED, UNIFORM, VANILLA, Network
+from octnas.results import GROWING, PAPER, SEARCHED, UNIFORM, VANILLA, Network
 from octnas.space import SearchSpace
 
 # Steps in which a baseline's one or two parameters are tried.
@@ -25,7 +25,7 @@ def baseline(
 
     Args:
         space: the search space; fixed sites stay as they are fixed.
-        role: ``"uniform"``, ``"growing"`` or ``"vanilla"``.
+        role: ``"uniform"``, ``"paper"``, ``"growing"`` or ``"vanilla"``.
         budget: whose MACs the baseline should have.
         at_least: cost of the searched network, below which a baseline would not be a fair one.
         cost: what the budget bounds, if not MACs; then α is one of each site's choices.
@@ -40,12 +40,9 @@ def baseline(
     if role == UNIFORM and budget.uniform is not None:
         architecture = space.uniform(budget.uniform)
     elif cost is not None and budget.bound is not None:
-        make = _uniform_designs if role == UNIFORM else _growing_designs
-        architecture = _closest_of(cost, make(space), budget.bound, at_least)
-    elif role == UNIFORM:
-        architecture = _closest(space, _uniform_designs(space), budget, at_least)
+        architecture = _closest_of(cost, _DESIGNS[role](space), budget.bound, at_least)
     else:
-        architecture = _closest(space, _growing_designs(space), budget, at_least)
+        architecture = _closest(space, _DESIGNS[role](space), budget, at_least)
     return Network(role, budget.name, architecture, space.cost(architecture))
 
 
@@ -94,6 +91,15 @@ def _uniform_designs(space: SearchSpace) -> np.ndarray:
     return np.repeat(np.linspace(0, 1, _STEPS)[:, None], len(space.searchable), axis=1)
 
 
+def _paper_designs(space: SearchSpace) -> np.ndarray:
+    """One α but in stem and last stage, which stay at 0 (arXiv 1904.05049, §4.1)."""
+    stages = [site.name.partition(".")[0] for site in space.searchable]
+    last = space.sites[-1].name.partition(".")[0]
+    free = np.array([not stage.startswith("stem") and stage != last for stage in stages])
+    designs: np.ndarray = _uniform_designs(space) * free
+    return designs
+
+
 def _growing_designs(space: SearchSpace) -> np.ndarray:
     """α grows in a straight line from 0 at some depth up to one of the choices at another.
 
@@ -111,3 +117,6 @@ def _growing_designs(space: SearchSpace) -> np.ndarray:
 
 def _nearest(choices: tuple[float, ...], want: float) -> float:
     return min(choices, key=lambda choice: abs(choice - want))
+
+
+_DESIGNS = {UNIFORM: _uniform_designs, PAPER: _paper_designs, GROWING: _growing_designs}

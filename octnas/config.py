@@ -20,10 +20,10 @@ from octnas.latency import LatencyUse
 from octnas.search.settings import SearchSettings
 from octnas.settings import HOW
 from octnas.tracking.settings import TrackingSettings
+from octnas.training.retrain_settings import RetrainSettings
 from octnas.training.settings import (
     ProxySettings,
     RankingSettings,
-    RetrainSettings,
     SupernetSettings,
 )
 from octnas.yaml import Document, parse_override, parse_yaml
@@ -102,6 +102,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require_seed("seed", self.seed)
+        images = self.data.source != "digits"
+        given = self.retrain.augment
+        require(given is None or images, "retrain", given, "augment: null with data.source: digits")
         learns = self.supernet.sampling == "learnable"
         require(
             learns or self.search.sampler != "learned",

@@ -45,6 +45,10 @@ class Candidate:
             return round(self.metrics["activation_bytes"])
         return round(self.metrics["latency"] * 1e9)
 
+    def value(self, metric: str) -> float:
+        """A metric by name; the loss where there is no name."""
+        return self.metrics[metric] if metric else self.loss
+
     def fits(self, budget: Budget) -> bool:
         """Whether the cost that the budget is about lies inside."""
         if budget.bound is None:
@@ -76,14 +80,19 @@ class Front:
     candidates: tuple[Candidate, ...]
 
     @staticmethod
-    def of(candidates: Iterable[Candidate]) -> "Front":
+    def of(candidates: Iterable[Candidate], metric: str = "") -> "Front":
         """The front of any candidates; of equals, the one with the smaller id stays.
 
         A loss that is not a number is never on it.
+
+        Args:
+            candidates: to choose from.
+            metric: that stands for the loss; empty for the loss itself.
         """
         front: list[Candidate] = []
-        for candidate in sorted(_scored(candidates), key=lambda c: (c.macs, c.loss, c.id)):
-            if not front or candidate.loss < front[-1].loss:
+        by_cost = sorted(_scored(candidates), key=lambda c: (c.macs, c.value(metric), c.id))
+        for candidate in by_cost:
+            if not front or candidate.value(metric) < front[-1].value(metric):
                 front.append(candidate)
         return Front(tuple(front))
 
@@ -112,11 +121,7 @@ def best_under(
         metric: that is lowest of it; empty for the loss.
     """
     inside = [candidate for candidate in _scored(candidates) if candidate.fits(budget)]
-    return min(
-        inside,
-        key=lambda c: (c.metrics[metric] if metric else c.loss, c.macs, c.id),
-        default=None,
-    )
+    return min(inside, key=lambda c: (c.value(metric), c.macs, c.id), default=None)
 
 
 def _scored(candidates: Iterable[Candidate]) -> list[Candidate]:

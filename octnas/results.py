@@ -11,10 +11,31 @@ from octnas.costs import Cost
 SCHEMA = 1
 
 SEARCHED = "searched"
+FRONT = "front"
 UNIFORM = "uniform"
+PAPER = "paper"
 GROWING = "growing"
+RANDOM = "random"
+WORST = "worst"
+NARROWER = "narrower"
+SHALLOWER = "shallower"
+SMALLER_IMAGES = "smaller images"
 VANILLA = "vanilla"
-ROLES = (SEARCHED, UNIFORM, GROWING, VANILLA)
+ROLES = (
+    SEARCHED,
+    FRONT,
+    UNIFORM,
+    PAPER,
+    GROWING,
+    RANDOM,
+    WORST,
+    NARROWER,
+    SHALLOWER,
+    SMALLER_IMAGES,
+    VANILLA,
+)
+PLAIN = (NARROWER, SHALLOWER, SMALLER_IMAGES)
+"""Plain networks of the same MACs."""
 
 
 @dataclass(frozen=True)
@@ -22,22 +43,29 @@ class Network:
     """A network to retrain, and why.
 
     Attributes:
-        role: ``"searched"``, or the baseline that it is: ``"uniform"`` (one α at every searchable
-            site), ``"growing"`` (α growing with depth) or ``"vanilla"`` (α = 0 everywhere).
-        budget: name of the budget that it belongs to; empty for vanilla.
+        role: ``"searched"`` (chosen for the budget), ``"front"`` (another one of the front), or the
+            control that it is: ``"uniform"`` (one α at every searchable site), ``"paper"`` (the
+            same, but 0 in stem and last stage), ``"growing"`` (α growing with depth),
+            ``"random"`` (inside the budget), ``"worst"`` (what the supernet finds worst there),
+            ``"narrower"``, ``"shallower"``, ``"smaller images"`` (plain networks of the same
+            MACs), ``"vanilla"`` (α = 0 everywhere).
+        budget: name of the budget that it belongs to; empty for vanilla and the front.
         architecture: what to build.
         cost: for one image.
+        number: of several of the same role and budget, counted from 1; 0 where there is one.
     """
 
     role: str
     budget: str
     architecture: Architecture
     cost: Cost
+    number: int = 0
 
     @property
     def name(self) -> str:
         """Such as ``"searched, uniform α 0.5"``."""
-        return f"{self.role}, {self.budget}" if self.budget else self.role
+        role = f"{self.role} {self.number}" if self.number else self.role
+        return f"{role}, {self.budget}" if self.budget else role
 
     @property
     def slug(self) -> str:
@@ -55,6 +83,7 @@ class Network:
             "budget": self.budget,
             "architecture": self.architecture.to_dict(),
             "cost": asdict(self.cost),
+            "number": self.number,
         }
 
     @staticmethod
@@ -65,6 +94,7 @@ class Network:
             budget=document["budget"],
             architecture=Architecture.from_dict(document["architecture"]),
             cost=Cost(**document["cost"]),
+            number=document.get("number", 0),
         )
 
 

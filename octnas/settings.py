@@ -18,20 +18,23 @@ LATER: Mapping[str, Any] = MappingProxyType({"later": True})
 """Metadata of a field that runs were made without: at its default it is not in a fingerprint."""
 
 
-def flatten(settings: Any, prefix: str) -> dict[str, Any]:
+def flatten(settings: Any, prefix: str, *, later: bool = True) -> dict[str, Any]:
     """The settings that decide a result, by dotted key, as JSON values.
 
     Args:
         settings: a dataclass instance, possibly nested; fields marked with `HOW` are left out.
         prefix: what the keys begin with, such as ``"supernet"``.
+        later: whether those marked with `LATER` are there at their default, too.
     """
     found: dict[str, Any] = {}
     for entry in fields(settings):
         if entry.metadata.get("how"):
             continue
         key, value = f"{prefix}.{entry.name}", getattr(settings, entry.name)
+        if entry.metadata.get("later") and not later and value == entry.default:
+            continue
         if is_dataclass(value) and not isinstance(value, type):
-            found.update(flatten(value, key))
+            found.update(flatten(value, key, later=later))
         elif isinstance(value, tuple):
             found[key] = [_plain(item) for item in value]
         else:

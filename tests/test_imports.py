@@ -16,6 +16,7 @@ VALUES = [
     "results",
     "run_directory",
     "space",
+    "verdict",
 ]
 HEAVY = ["optuna", "ray", "mlflow", "pydantic"]
 

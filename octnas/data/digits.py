@@ -81,23 +81,29 @@ def _place(image: np.ndarray, patch: np.ndarray, rng: np.random.Generator) -> No
 
 
 class DigitImages:
-    """Cluttered digits, held in memory."""
+    """Cluttered digits, held in memory.
 
-    def __init__(self, settings: DigitsSettings) -> None:
+    Args:
+        settings: how many, and from which seed.
+        side: to which the images are resized, for networks that take others than of 16 pixels.
+    """
+
+    def __init__(self, settings: DigitsSettings, side: int = SIZE) -> None:
         self.classes = CLASSES
+        self._side = side
         self._padding = settings.padding
         self._parts = make_digits(settings)
 
     def train_batches(self, batch_size: int, seed: int, part: Part = WHOLE) -> "_Shuffled":
         """See `Images.train_batches`."""
         part.check(batch_size)
-        return _Shuffled(*self._parts["train"], batch_size, self._padding, seed, part)
+        return _Shuffled(*self._parts["train"], batch_size, self._padding, seed, part, self._side)
 
     def batches(self, part: str, batch_size: int) -> list[tuple[Tensor, Tensor]]:
         """See `Images.batches`."""
         images, labels = self._parts[part]
         pairs = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-        return [(_normalise(some), targets) for some, targets in pairs]
+        return [(_normalise(some, self._side), targets) for some, targets in pairs]
 
     def count(self, part: str) -> int:
         """See `Images.count`."""
@@ -115,7 +121,9 @@ class _Shuffled:
         padding: int,
         seed: int,
         part: Part,
+        side: int = SIZE,
     ) -> None:
+        self._side = side
         self._images = F.pad(images, [padding] * 4)
         self._labels = labels
         self._batch_size, self._seed, self._part = batch_size, seed, part
@@ -132,7 +140,7 @@ class _Shuffled:
         for chosen, corner in zip(order[start:], corners[start:], strict=True):
             mine = self._part.of(chosen)
             shown = self._crop(self._images[mine], self._part.of(corner).T[:, :, None])
-            yield _normalise(shown), self._labels[mine]
+            yield _normalise(shown, self._side), self._labels[mine]
 
     @staticmethod
     def _crop(padded: Tensor, corners: Tensor) -> Tensor:
@@ -142,6 +150,9 @@ class _Shuffled:
         return padded[index, 0, rows[:, :, None], columns[:, None]][:, None]
 
 
-def _normalise(images: Tensor) -> Tensor:
-    """uint8 digits to normalised float32."""
-    return (images.float() / 255 - MEAN[0]) / STD[0]
+def _normalise(images: Tensor, side: int = SIZE) -> Tensor:
+    """uint8 digits to normalised float32, resized where a network takes others."""
+    found = (images.float() / 255 - MEAN[0]) / STD[0]
+    if side == SIZE:
+        return found
+    return F.interpolate(found, size=(side, side), mode="bilinear", antialias=True)

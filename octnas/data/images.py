@@ -109,7 +109,7 @@ def open_images(
         DataError: images that cannot be found, or are others than those of the list.
     """
     if isinstance(data.settings, DigitsSettings):
-        return DigitImages(data.settings)
+        return DigitImages(data.settings, input_size[-1])
     return ListedImages(data.settings, data.folder, input_size, torch.device(device))
 
 

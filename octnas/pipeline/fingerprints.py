@@ -42,7 +42,7 @@ def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
         found[f"input.{base}"] = digest(fingerprint(config, base))
     section = _SECTIONS.get(stage, stage)
     if hasattr(config, section):
-        found |= flatten(getattr(config, section), section)
+        found |= flatten(getattr(config, section), section, later=False)
     if stage == "space" and config.latency.table:
         found["latency.table"] = _digest_of("latency.table", config.latency.table)
     if stage == "data":

@@ -4,19 +4,17 @@ import time
 from collections.abc import Iterator
 
 from octnas.device import cpu_threads
-from octnas.errors import RunDirectoryError
 from octnas.pipeline.opening import Run
 from octnas.pipeline.proxies import Score, proxy_score, read_proxies
 from octnas.pipeline.records import PARENT, begin_tracking
 from octnas.pipeline.supernet import read_seconds, scorer
+from octnas.pipeline.trainings import finished
 from octnas.pipeline.truth import PART, read_design, trainings
 from octnas.ranking import Ranked, Ranking, regrets, statistics
 from octnas.report.page import write_ranking_page
 from octnas.report.ranking import ranking_text, write_ranking_csv
-from octnas.results import SeedResult
 from octnas.run_directory import read_document, reading, write_json
 from octnas.settings import flatten
-from octnas.training.retrain import Training
 
 SCHEMA = 1
 KEY = "rank"
@@ -92,7 +90,7 @@ def _ranking(run: Run, score: Score, seconds: float) -> Ranking:
                 )
             )
     scoring = time.perf_counter() - begin
-    trained = sum(_finished(training).metrics["seconds"] for training in trainings(run))
+    trained = sum(finished(training).metrics["seconds"] for training in trainings(run))
     return Ranking(
         tuple(ranked),
         statistics(ranked, resamples=settings.resamples, seed=settings.seed),
@@ -106,16 +104,6 @@ def _truth(run: Run) -> dict[str, list[float]]:
     """Accuracies by seed of every architecture."""
     found: dict[str, list[float]] = {}
     for training in trainings(run):
-        metrics = _finished(training).metrics
+        metrics = finished(training).metrics
         found.setdefault(training.architecture.id, []).append(metrics[f"{PART}_top1"])
     return found
-
-
-def _finished(training: Training) -> SeedResult:
-    result = training.result
-    if result is None:
-        raise RunDirectoryError(
-            f"{training.folder}: this training of the ground truth is missing; redo it with "
-            "--fresh truth in the run directory that it belongs to"
-        )
-    return result

@@ -1,5 +1,10 @@
 """Stage 7: the report, from whatever the stages before have written."""
 
+from collections.abc import Sequence
+
+import numpy as np
+from safetensors.numpy import load_file
+
 from octnas.data.image_list import read_summary
 from octnas.front import Front
 from octnas.pipeline.opening import RUN_FILE, Run
@@ -11,11 +16,15 @@ from octnas.pipeline.records import (
     read_chosen,
     read_results,
 )
+from octnas.pipeline.retrain import LOOKS_FILE
 from octnas.pipeline.supernet import HISTORY_FILE, SCHEMA
 from octnas.report.data import ReportData
 from octnas.report.page import write_page
 from octnas.report.tables import retrained_rows, write_csv
+from octnas.results import Retrained
 from octnas.run_directory import read_document, reading
+from octnas.training.retrain import JUDGED_FILE
+from octnas.verdict import Matrix
 
 PAGE_FILE = "index.html"
 TABLE_FILE = "networks.csv"
@@ -52,7 +61,27 @@ def gather(run: Run) -> ReportData:
         rankings=read_rankings(run) if run.directory.finished("rank") else {},
         supernet_history=tuple(history["epochs"]),
         facts=facts(run),
+        correct=correct(run, retrained),
+        val_looks=looks(run),
     )
+
+
+def correct(run: Run, retrained: Sequence[Retrained]) -> dict[str, Matrix]:
+    """Whether each val image was right, by architecture; where every training has kept that."""
+    folder, found = run.directory.stage("retrain"), dict[str, Matrix]()
+    for one in retrained:
+        identity = one.network.architecture.id
+        files = [folder / identity / f"seed-{result.seed}" / JUDGED_FILE for result in one.runs]
+        if all(file.exists() for file in files):
+            rows = [load_file(file) for file in files]
+            found[identity] = np.array([row["predicted"] == row["target"] for row in rows], float)
+    return found
+
+
+def looks(run: Run) -> int:
+    """How often a network was tried on the val part."""
+    path = run.directory.path / LOOKS_FILE
+    return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
 
 
 def facts(run: Run) -> dict[str, str]:

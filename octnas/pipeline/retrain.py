@@ -2,21 +2,22 @@
 
 from collections.abc import Mapping
 
-from octnas.baselines import baseline, searched
+from octnas.pipeline.controls import plan
 from octnas.pipeline.opening import Run
 from octnas.pipeline.records import (
     PARENT,
     begin_tracking,
-    read_chosen,
     write_results,
 )
-from octnas.results import SEARCHED, VANILLA, Network, Retrained, SeedResult
+from octnas.pipeline.trainings import finished, train_several
+from octnas.results import SEARCHED, Network, Retrained, SeedResult
 from octnas.run_directory import read_document, reading, write_json
 from octnas.settings import flatten
-from octnas.training.retrain import Training, train_all
+from octnas.training.retrain import Training
 
 SCHEMA = 1
 PLAN_FILE = "plan.json"
+LOOKS_FILE = "looks.jsonl"
 
 
 def tracking_key(network: Network) -> str:
@@ -56,54 +57,27 @@ def retrain(run: Run) -> None:
         )
 
 
-def plan(run: Run) -> list[Network]:
-    """What is trained: for each budget the searched network and its baselines; vanilla once."""
-    networks: list[Network] = []
-    for budget in run.budgets:
-        chosen = read_chosen(run)[budget.name]
-        found = searched(run.space, budget, run.space.architecture(chosen.alphas))
-        networks.append(found)
-        cost = None if budget.bound is None else run.costs[budget.bound.cost]
-        at_least = found.cost.macs if cost is None else cost.of(chosen.alphas)
-        for role in run.config.retrain.baselines:
-            if role != VANILLA:
-                networks.append(baseline(run.space, role, budget, at_least, cost))
-    if VANILLA in run.config.retrain.baselines:
-        networks.append(baseline(run.space, VANILLA, run.budgets[-1], 0))
-    return networks
-
-
 def _train(run: Run, networks: list[Network]) -> dict[tuple[str, int], SeedResult]:
     """Results by architecture and seed; an architecture in two roles is trained once."""
-    settings = run.config.retrain
+    settings, folder = run.config.retrain, run.directory.stage("retrain")
     architectures = {network.architecture.id: network.architecture for network in networks}
-    folder = run.directory.stage("retrain")
+    looks = run.directory.path.resolve() / LOOKS_FILE
     trainings = [
-        Training(architecture, seed, folder / identity / f"seed-{seed}")
+        Training(architecture, seed, folder / identity / f"seed-{seed}", looks=looks)
         for seed in settings.seeds
         for identity, architecture in architectures.items()
     ]
     by_id: dict[str, list[Network]] = {}
     for network in networks:
         by_id.setdefault(network.architecture.id, []).append(network)
-    found: dict[tuple[str, int], SeedResult] = {}
-    total = len(trainings) * settings.recipe.epochs
-    with run.progress.bar("retrain", total) as bar:
 
-        def on_epoch(training: Training, row: Mapping[str, float]) -> None:
-            bar.advance()
-            values = {f"seed_{training.seed}/{name}": row[name] for name in ("train_loss", "lr")}
-            for network in by_id[training.architecture.id]:
-                run.tracker.metrics_once(tracking_key(network), values, int(row["epoch"]))
+    def on_epoch(training: Training, row: Mapping[str, float]) -> None:
+        values = {f"seed_{training.seed}/{name}": row[name] for name in ("train_loss", "lr")}
+        for network in by_id[training.architecture.id]:
+            run.tracker.metrics_once(tracking_key(network), values, int(row["epoch"]))
 
-        for training in trainings:
-            if training.result is not None:
-                bar.advance(settings.recipe.epochs)
-        device = run.config.device
-        for training, result in train_all(trainings, run.data, settings, device, on_epoch):
-            found[training.architecture.id, training.seed] = result
-            bar.advance(0, note=f"{len(found)} of {len(trainings)} trainings")
-    return found
+    train_several(run, trainings, settings, "retrain", "retrain", on_epoch)
+    return {(one.architecture.id, one.seed): finished(one) for one in trainings}
 
 
 def track_network(run: Run, network: Network, *, anew: bool) -> None:

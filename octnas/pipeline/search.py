@@ -174,10 +174,9 @@ def _evaluate(run: Run, driver: Driver) -> None:
 def _choose(run: Run, candidates: list[Candidate]) -> dict[str, Candidate]:
     """The best candidate on the rank part for each budget, read again on the read part."""
     read: Callable[[Mapping[str, float]], Mapping[str, float]] = scorer(run, "read")()
-    metric = EXPECTED if run.config.search.choose_by == "expected" else ""
     chosen: dict[str, Candidate] = {}
     for budget in run.budgets:
-        best = best_under(candidates, budget, metric)
+        best = best_under(candidates, budget, chosen_by(run))
         if best is None:
             raise SearchError(
                 f"no candidate fits budget {budget.name}; raise search.trials or search.spread"
@@ -185,6 +184,11 @@ def _choose(run: Run, candidates: list[Candidate]) -> dict[str, Candidate]:
         again = {f"read_{name}": value for name, value in read(best.alphas).items()}
         chosen[budget.name] = replace(best, metrics={**best.metrics, **again})
     return chosen
+
+
+def chosen_by(run: Run) -> str:
+    """The metric of candidates that is lowest of the best one; empty for their loss."""
+    return EXPECTED if run.config.search.choose_by == "expected" else ""
 
 
 def _say(

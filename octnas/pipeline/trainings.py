@@ -5,18 +5,25 @@ from functools import partial
 
 from octnas.data.images import open_images
 from octnas.device import choose_device
+from octnas.errors import RunDirectoryError
 from octnas.pipeline.opening import Run
 from octnas.pipeline.supernet import check_classes
 from octnas.results import SeedResult
 from octnas.training.loop import check_recipe
 from octnas.training.retrain import OnEpoch, Training, train_all, train_one
+from octnas.training.retrain_settings import RetrainSettings
 from octnas.training.settings import ProxySettings, RankingSettings
 
-Settings = ProxySettings | RankingSettings
+Settings = ProxySettings | RankingSettings | RetrainSettings
 
 
 def train_several(
-    run: Run, trainings: Sequence[Training], settings: Settings, section: str, title: str
+    run: Run,
+    trainings: Sequence[Training],
+    settings: Settings,
+    section: str,
+    title: str,
+    on_epoch: OnEpoch | None = None,
 ) -> None:
     """Train what is not on disk yet, with a bar that counts epochs.
 
@@ -26,6 +33,7 @@ def train_several(
         settings: recipe, processes and executor.
         section: of the experiment file that holds them.
         title: of the bar.
+        on_epoch: called after every epoch of any training, too.
 
     Raises:
         ConfigError: a recipe that timm does not know, or something that does not fit the data.
@@ -38,13 +46,15 @@ def train_several(
         choose_device(run.config.device)
     with run.progress.bar(title, len(trainings) * settings.recipe.epochs) as bar:
 
-        def on_epoch(training: Training, row: Mapping[str, float]) -> None:
+        def tell(training: Training, row: Mapping[str, float]) -> None:
             bar.advance(note=f"{training.architecture.id}, loss {row['train_loss']:.3f}")
+            if on_epoch is not None:
+                on_epoch(training, row)
 
         todo = [training for training in trainings if training.result is None]
         bar.advance(settings.recipe.epochs * (len(trainings) - len(todo)))
         train = _with_ray if settings.executor == "ray" else _in_processes
-        for _ in train(run, todo, settings, on_epoch) if todo else ():
+        for _ in train(run, todo, settings, tell) if todo else ():
             pass
 
 
@@ -68,3 +78,17 @@ def _with_ray(
             for row in result.history:
                 on_epoch(training, row)
             yield training, result
+
+
+def finished(training: Training) -> SeedResult:
+    """The result of a training that has to be on disk.
+
+    Raises:
+        RunDirectoryError: it is not.
+    """
+    if (result := training.result) is None:
+        raise RunDirectoryError(
+            f"{training.folder}: this training is missing; redo its stage with --fresh in the run "
+            "directory that it belongs to"
+        )
+    return result

@@ -1,74 +1,251 @@
-"""Whether one retrained network is better than another, or whether that is noise."""
+"""Searched networks against their controls: what may be said, and how it is said."""
 
+from collections import Counter
 from dataclasses import dataclass
-from enum import StrEnum
-from math import sqrt
-from statistics import variance
 
-from octnas.results import Retrained
+import numpy as np
 
-CONFIDENCE = 0.95
+from octnas.costs import Budget
+from octnas.front import Candidate, Front
+from octnas.report.data import ReportData
+from octnas.report.formats import format_macs, format_points, format_top1, plural
+from octnas.results import (
+    GROWING,
+    NARROWER,
+    PAPER,
+    RANDOM,
+    SEARCHED,
+    SHALLOWER,
+    SMALLER_IMAGES,
+    UNIFORM,
+    VANILLA,
+    WORST,
+    Retrained,
+)
+from octnas.verdict import POWER, Difference, Matrix, Verdict, difference, mean_interval
 
+LEVEL = 0.05
+"""Of all budgets together the probability to call one difference real that is none."""
 
-class Verdict(StrEnum):
-    """What a comparison allows to say of the first network."""
+BASELINES = {
+    UNIFORM: "uniform α",
+    PAPER: "the paper’s uniform α",
+    GROWING: "α growing with depth",
+    RANDOM: "random architectures",
+    WORST: "the supernet’s worst",
+    NARROWER: "a narrower plain network",
+    SHALLOWER: "a shallower plain network",
+    SMALLER_IMAGES: "the plain network on smaller images",
+}
 
-    BETTER = "better"
-    WORSE = "worse"
-    NOISE = "smaller than the noise"
-    ONE_SEED = "one seed"
-    NO_SPREAD = "no spread"
-    SAME = "same network"
+METHOD = (
+    "How differences are judged: top-1 over seeds and images. The standard error is that of other "
+    "seeds (√(s₁²/n₁ + s₂²/n₂), Student’s t by Welch) and of other images of the same kind; the "
+    "intervals hold for all budgets at once with 95 % (Bonferroni), for each baseline on its own. "
+    "A network counts as better or worse only if the interval excludes 0; otherwise the difference "
+    "is called smaller than the noise. What such a comparison would have shown with a probability "
+    f"of {POWER:.0%} is given as detectable. Another search may find another network. ± is the "
+    "standard deviation over seeds."
+)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Top-1 of one network against another's.
+    """The searched network of a budget against one kind of control.
 
     Attributes:
-        baseline: the other network.
-        points: difference of the mean top-1 in percentage points.
-        half_width: of the difference's 95 % interval, in points; None where none can be given.
-        verdict: what may be said.
+        role: of the control.
+        controls: one network, or several of the same kind, of which the mean counts.
+        difference: of the top-1.
     """
 
-    baseline: Retrained
-    points: float
-    half_width: float | None
-    verdict: Verdict
+    role: str
+    controls: tuple[Retrained, ...]
+    difference: Difference
+
+    @property
+    def verdict(self) -> Verdict:
+        """What may be said."""
+        return self.difference.verdict
 
 
-def compare(network: Retrained, baseline: Retrained) -> Comparison:
-    """Compare val top-1 over seeds with Welch's t interval of 95 %."""
-    points = difference_points(network, baseline)
-    stds = [network.std("val_top1"), baseline.std("val_top1")]
-    if network.network.architecture.id == baseline.network.architecture.id:
-        return Comparison(baseline, points, None, Verdict.SAME)
-    if None in stds:
-        return Comparison(baseline, points, None, Verdict.ONE_SEED)
-    if not any(stds):
-        return Comparison(baseline, points, None, Verdict.NO_SPREAD)
-    half_width = 100 * _half_width(network.values("val_top1"), baseline.values("val_top1"))
-    if abs(points) <= half_width:
-        verdict = Verdict.NOISE
-    else:
-        verdict = Verdict.BETTER if points > 0 else Verdict.WORSE
-    return Comparison(baseline, points, half_width, verdict)
+def compare(data: ReportData, budget: Budget, role: str) -> Comparison | None:
+    """Compare what was searched for a budget with a kind of control; None where one is missing."""
+    searched = data.find(SEARCHED, budget.name)
+    controls = tuple(
+        one
+        for one in data.retrained
+        if (one.network.role, one.network.budget) == (role, budget.name)
+    )
+    if searched is None or not controls:
+        return None
+    first, second = _matrices(data, searched, controls)
+    found = difference(first, second, 1 - LEVEL / len(data.budgets))
+    if controls[0].network.architecture.id == searched.network.architecture.id:
+        found = Difference(found.points, None, None, Verdict.SAME)
+    return Comparison(role, controls, found)
 
 
-def difference_points(network: Retrained, baseline: Retrained) -> float:
-    """Difference of the mean val top-1 in percentage points."""
-    return 100 * (network.mean("val_top1") - baseline.mean("val_top1"))
+def _matrices(
+    data: ReportData, searched: Retrained, controls: tuple[Retrained, ...]
+) -> tuple[Matrix, Matrix]:
+    """What `difference` takes; by image where that is known of all."""
+    networks = (searched, *controls)
+    found = [data.correct.get(one.network.architecture.id) for one in networks]
+    matrices = [np.array(one.values("val_top1"))[:, None] for one in networks]
+    by_image = [one for one in found if one is not None]
+    if len(by_image) == len(networks) and len({one.shape[1] for one in by_image}) == 1:
+        matrices = by_image
+    first, *others = matrices
+    if len(others) == 1:
+        return first, others[0]
+    return first, np.stack([one.mean(axis=0) for one in others])
 
 
-def _half_width(first: list[float], second: list[float]) -> float:
-    """Half of the interval of a difference of means, with variances that may differ (Welch 1947).
+def headline(data: ReportData) -> tuple[str, ...]:
+    """Whether the search won, and a sentence for each kind of control, over all budgets."""
+    sentences: list[str] = []
+    for role, words in BASELINES.items():
+        verdicts = Counter(
+            comparison.verdict
+            for budget in data.budgets
+            if (comparison := compare(data, budget, role)) is not None
+        )
+        if total := sum(verdicts.values()):
+            counts = [
+                f"{verdict_words(verdict)} at {verdicts[verdict]} of {plural(total, 'budget')}"
+                for verdict in Verdict
+                if verdicts[verdict]
+            ]
+            sentences.append(f"Searched against {words}: {'; '.join(counts)}.")
+    return (_whether_it_won(data), *sentences) if sentences else ()
 
-    Written out, since scipy's `ttest_ind` warns where one side has no spread.
+
+def _whether_it_won(data: ReportData) -> str:
+    """The first line of a report."""
+    verdicts = {
+        budget.name: [one.verdict for role in BASELINES if (one := compare(data, budget, role))]
+        for budget in data.budgets
+    }
+    judged = {
+        name: found
+        for name, found in verdicts.items()
+        if {Verdict.BETTER, Verdict.WORSE, Verdict.NOISE} & set(found)
+    }
+    if not judged:
+        return "Whether the search won cannot be said: the noise of training is not known."
+    won = [name for name, found in judged.items() if set(found) == {Verdict.BETTER}]
+    if won:
+        share = f"{len(won)} of {plural(len(judged), 'budget')} ({', '.join(won)})"
+        return f"The search won at {share}: better there than every control that was trained."
+    return "The search did not win: at no budget was it better than every control."
+
+
+def judge(comparison: Comparison) -> str:
+    """A comparison in a sentence, which says so when the searched network did not win."""
+    found, against = comparison.difference, BASELINES[comparison.role]
+    points = format_points(found.points)
+    baseline = f"{against} ({_described(comparison.controls)})"
+    match found.verdict:
+        case Verdict.BETTER:
+            said = f"Better than {baseline}: {points} points"
+        case Verdict.WORSE:
+            said = f"Did not win: worse than {baseline}, {points} points"
+        case Verdict.NOISE:
+            said = f"Did not win: {points} points against {baseline}, smaller than the noise"
+        case Verdict.ONE_SEED:
+            return f"{points} points against {baseline}; one seed: no statement is possible."
+        case Verdict.NO_SPREAD:
+            return (
+                f"{points} points against {baseline}; no seed differs from another, so the noise "
+                "is unknown: no statement is possible."
+            )
+        case Verdict.SAME:
+            return f"The search chose the network with {against} itself: nothing to compare."
+    return f"{said} ({_interval(found)})."
+
+
+def _described(controls: tuple[Retrained, ...]) -> str:
+    if len(controls) == 1:
+        return described(controls[0])
+    top1 = float(np.mean([one.mean("val_top1") for one in controls]))
+    macs = float(np.mean([one.network.cost.macs for one in controls]))
+    return f"mean of {len(controls)}: {format_top1(100 * top1, None)} %, {format_macs(macs)} MACs"
+
+
+def described(retrained: Retrained) -> str:
+    """Such as ``"81.8 ± 0.4 %, 3 seeds, 1.339 M MACs"``."""
+    seeds = plural(len(retrained.runs), "seed")
+    return f"{top1(retrained)}, {seeds}, {format_macs(retrained.network.cost.macs)} MACs"
+
+
+def top1(retrained: Retrained) -> str:
+    """Top-1 on the val part: ``"81.8 ± 0.4 %"``."""
+    std = retrained.std("val_top1")
+    value = format_top1(100 * retrained.mean("val_top1"), None if std is None else 100 * std)
+    return f"{value} %"
+
+
+def _interval(found: Difference) -> str:
+    half_width = found.half_width or 0.0
+    low, high = (format_points(found.points + sign * half_width) for sign in (-1, 1))
+    detectable = format_points(found.detectable or 0.0).lstrip("+")
+    return f"interval {low} to {high}, detectable {detectable}"
+
+
+def verdict_words(verdict: Verdict) -> str:
+    """A verdict within a sentence."""
+    return {
+        Verdict.NOISE: "no difference beyond the noise",
+        Verdict.ONE_SEED: "no statement is possible with one seed",
+        Verdict.NO_SPREAD: "no statement is possible without any spread over seeds",
+        Verdict.SAME: "the same network",
+    }.get(verdict, verdict.value)
+
+
+def hypervolumes(data: ReportData) -> dict[str, tuple[float, float | None]]:
+    """By role the area that its networks dominate, with half of its 95 % interval over seeds.
+
+    In MACs, as shares of the vanilla network's, times points of top-1 error: up to all of vanilla's
+    MACs and to the largest error of any training. The vanilla network counts in none.
     """
-    from scipy.stats import t
+    errors = [1 - value for one in data.retrained for value in one.values("val_top1")]
+    found = {}
+    for role in (SEARCHED, *BASELINES):
+        networks = [one for one in data.retrained if one.network.role == role]
+        seeds = min((len(one.runs) for one in networks), default=0)
+        areas = []
+        for seed in range(seeds):
+            points = [
+                Candidate("", {}, one.network.cost.macs, 1 - one.values("val_top1")[seed])
+                for one in networks
+            ]
+            area = Front.of(points).hypervolume((data.space.vanilla_macs, max(errors)))
+            areas.append(100 * area / data.space.vanilla_macs)
+        if areas:
+            found[role] = mean_interval(areas)
+    return found
 
-    squares = [(variance(values) / len(values), len(values)) for values in (first, second)]
-    total = sum(square for square, _ in squares)
-    freedom = total**2 / sum(square**2 / (count - 1) for square, count in squares)
-    return float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * sqrt(total)
+
+def hypervolume_words(data: ReportData) -> str | None:
+    """The hypervolumes in a sentence; None where nothing was searched and trained."""
+    found = hypervolumes(data)
+    if SEARCHED not in found or len(found) == 1:
+        return None
+    names = {SEARCHED: "searched"} | BASELINES
+    parts = [
+        f"{names[role]} {area:.2f}" + ("" if half is None else f" ± {half:.2f}")
+        for role, (area, half) in found.items()
+    ]
+    return (
+        "Hypervolume, in points of top-1 over the most that any training misses, averaged over "
+        f"MACs up to vanilla’s (± half of a 95 % interval over seeds): {'; '.join(parts)}."
+    )
+
+
+def vanilla_words(data: ReportData) -> str | None:
+    """The vanilla network, for scale; None where it was not trained."""
+    vanilla = data.find(VANILLA)
+    return (
+        None if vanilla is None else f"For scale, vanilla (α = 0 everywhere): {described(vanilla)}."
+    )

@@ -1,13 +1,14 @@
 """Everything that a report shows."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from octnas.costs import Budget
 from octnas.front import Candidate, Front
 from octnas.ranking import Ranking
 from octnas.results import Retrained
 from octnas.space import SearchSpace
+from octnas.verdict import Matrix
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,9 @@ class ReportData:
         chosen: the chosen candidate by budget name; its metrics hold ``read_loss``, ``read_top1``
             and ``rank_top1``.
         retrained: networks that were trained alone, searched ones and baselines; may be empty.
+        correct: whether each val image was right, by architecture id, of shape ``(seeds, images)``,
+            where that was kept.
+        val_looks: how often a network was tried on the val part.
         rankings: the ranking check by source of the scores; empty where there was none.
         supernet_history: per epoch: ``epoch``, ``train_loss``, ``lr``; may be empty.
         facts: shown as they are: data, seeds, device, versions, configuration file.
@@ -38,6 +42,8 @@ class ReportData:
     rankings: Mapping[str, Ranking]
     supernet_history: tuple[Mapping[str, float], ...]
     facts: Mapping[str, str]
+    correct: Mapping[str, Matrix] = field(default_factory=dict)
+    val_looks: int = 0
 
     def share(self, macs: int) -> float:
         """MACs as a share of the vanilla network's."""

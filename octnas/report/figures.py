@@ -22,7 +22,7 @@ from octnas.report.plot_style import (
     TOP,
     new_figure,
 )
-from octnas.results import ROLES, SEARCHED, UNIFORM, Retrained
+from octnas.results import PLAIN, ROLES, SEARCHED, UNIFORM, Retrained
 
 LOSS_TICKS = [step * 10.0**power for power in range(-5, 3) for step in (1, 2, 5)]
 LABEL_LIMIT = 22  # characters of a name beside a plot
@@ -135,12 +135,13 @@ def training_figure(data: ReportData) -> go.Figure | None:
 
 def alpha_rows(data: ReportData) -> list[tuple[str, Mapping[str, float]]]:
     """Names and α by site: by budget the chosen architecture, then its baselines; then the rest."""
-    names = {one.network.name: one.network.architecture.alphas for one in data.retrained}
+    octave = [one for one in data.retrained if one.network.role not in PLAIN]
+    names = {one.network.name: one.network.architecture.alphas for one in octave}
     rows: dict[str, Mapping[str, float]] = {}
     for budget in data.budgets:
         if chosen := data.chosen.get(budget.name):
             rows[f"{SEARCHED}, {budget.name}"] = chosen.alphas
-        for one in data.retrained:
+        for one in octave:
             if one.network.budget == budget.name:
                 rows.setdefault(one.network.name, one.network.architecture.alphas)
     return list((rows | {name: names[name] for name in names if name not in rows}).items())

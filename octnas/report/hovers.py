@@ -2,9 +2,9 @@
 
 from octnas.costs import low_channels
 from octnas.front import Candidate
+from octnas.report.compare import described
 from octnas.report.data import ReportData
 from octnas.report.formats import format_alpha, format_loss, format_macs, format_percent, plot_text
-from octnas.report.words import described
 from octnas.results import Retrained
 
 # A hover box must fit on a phone.

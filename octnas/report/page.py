@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from octnas.ranking import Ranking
-from octnas.report.compare import Verdict
+from octnas.report.compare import METHOD, headline, hypervolume_words
 from octnas.report.data import ReportData
 from octnas.report.figures import (
     alpha_figure,
@@ -20,12 +20,14 @@ from octnas.report.figures import (
     retrained_figure,
     training_figure,
 )
+from octnas.report.formats import plural
 from octnas.report.html_tables import alpha_table, ranking_table, retrained_table
 from octnas.report.ranking import METHOD as RANKING_METHOD
 from octnas.report.ranking import ranking_basis
 from octnas.report.ranking_figure import RANKING_CAPTION, ranking_figure
-from octnas.report.words import METHOD, Story, headline, searched_what, story
+from octnas.report.words import Story, searched_what, story
 from octnas.run_directory import write_text
+from octnas.verdict import Verdict
 
 PIXELS_PER_SITE = 28  # α of one site has to stay legible; a wider figure scrolls
 PIXELS_PER_ROW = 46
@@ -79,14 +81,18 @@ def _page(title: str, body: Iterable[str]) -> str:
 
 def _top(data: ReportData) -> Iterable[str]:
     yield f"<h1>{escape(data.name)}</h1>"
-    yield _paragraph(searched_what(data))
     for sentence in headline(data):
         yield _paragraph(sentence, "headline")
+    yield _paragraph(searched_what(data))
     yield '<div class="budgets">'
     yield from (_card(story(data, budget)) for budget in data.budgets)
     yield "</div>"
     if data.retrained:
+        if (areas := hypervolume_words(data)) is not None:
+            yield _paragraph(areas)
         yield _paragraph(METHOD, "quiet")
+        looks = f"The val images were looked at {plural(data.val_looks, 'time')}"
+        yield _paragraph(f"{looks}: once for each training and size of images.", "quiet")
     for sentence in missing(data):
         yield _paragraph(sentence, "missing")
 

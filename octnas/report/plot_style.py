@@ -7,10 +7,46 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from octnas.results import GROWING, SEARCHED, UNIFORM, VANILLA
+from octnas.results import (
+    FRONT,
+    GROWING,
+    NARROWER,
+    PAPER,
+    RANDOM,
+    SEARCHED,
+    SHALLOWER,
+    SMALLER_IMAGES,
+    UNIFORM,
+    VANILLA,
+    WORST,
+)
 
-ROLE_COLOURS = {SEARCHED: "#e4572e", UNIFORM: "#3b8ede", GROWING: "#2fa36b", VANILLA: "#9a7fd1"}
-ROLE_SYMBOLS = {SEARCHED: "star", UNIFORM: "diamond", GROWING: "triangle-up", VANILLA: "square"}
+ROLE_COLOURS = {
+    SEARCHED: "#e4572e",
+    FRONT: "#f09d51",
+    UNIFORM: "#3b8ede",
+    PAPER: "#5bb5d5",
+    GROWING: "#2fa36b",
+    RANDOM: "#a3a847",
+    WORST: "#b5544d",
+    NARROWER: "#c06fb0",
+    SHALLOWER: "#8d6cab",
+    SMALLER_IMAGES: "#d17f9f",
+    VANILLA: "#9a7fd1",
+}
+ROLE_SYMBOLS = {
+    SEARCHED: "star",
+    FRONT: "star-open",
+    UNIFORM: "diamond",
+    PAPER: "diamond-open",
+    GROWING: "triangle-up",
+    RANDOM: "circle-open",
+    WORST: "x",
+    NARROWER: "triangle-left",
+    SHALLOWER: "triangle-down",
+    SMALLER_IMAGES: "triangle-right",
+    VANILLA: "square",
+}
 NEUTRAL = "#8a8a8a"
 FAINT = "rgba(128, 128, 128, 0.5)"
 GRID = "rgba(128, 128, 128, 0.22)"

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from octnas.report.compare import difference_points
-from octnas.results import GROWING, SEARCHED, UNIFORM, Retrained
+from octnas.results import UNIFORM, VANILLA, Retrained
 from octnas.run_directory import write_text
 
-COMPARED = (SEARCHED, GROWING)  # roles that are compared with the uniform network of their budget
+NOT_COMPARED = (UNIFORM, VANILLA)  # roles of which no difference to the uniform network is given
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def retrained_rows(retrained: Sequence[Retrained], vanilla_macs: int) -> tuple[R
     uniform = {other.network.budget: other for other in retrained if other.network.role == UNIFORM}
     rows: list[RetrainedRow] = []
     for one in retrained:
-        compared = one.network.role in COMPARED
+        compared = one.network.role not in NOT_COMPARED
         baseline = uniform.get(one.network.budget) if compared else None
         rows.append(_row(one, vanilla_macs, baseline))
     return tuple(rows)
@@ -87,5 +86,7 @@ def _row(one: Retrained, vanilla_macs: int, uniform: Retrained | None) -> Retrai
         val_loss_mean=one.mean("val_loss"),
         val_loss_std=one.std("val_loss"),
         seconds_mean=one.mean("seconds"),
-        difference_to_uniform_points=difference_points(one, uniform) if uniform else None,
+        difference_to_uniform_points=(
+            100 * (one.mean("val_top1") - uniform.mean("val_top1")) if uniform else None
+        ),
     )

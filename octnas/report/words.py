@@ -1,34 +1,24 @@
 """What was found, in sentences; plain text that the page escapes."""
 
-from collections import Counter
 from dataclasses import dataclass
 
 from octnas.costs import Budget
 from octnas.front import Candidate
-from octnas.report.compare import Comparison, Verdict, compare
+from octnas.report.compare import BASELINES, compare, judge, top1, vanilla_words
 from octnas.report.data import ReportData
 from octnas.report.formats import (
     format_loss,
     format_macs,
     format_percent,
-    format_points,
     format_top1,
     plural,
 )
-from octnas.results import GROWING, SEARCHED, UNIFORM, VANILLA, Retrained
+from octnas.results import GROWING, SEARCHED, UNIFORM
+from octnas.verdict import Verdict
 
-BASELINES = {UNIFORM: "uniform α", GROWING: "α growing with depth"}
+EXPECTED_BASELINES = (UNIFORM, GROWING)
 
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-METHOD = (
-    "How differences are judged: top-1 over seeds, with Welch’s t interval of 95 % (standard error "
-    "√(s₁²/n₁ + s₂²/n₂)). A network counts as better or worse only if the interval excludes 0; "
-    "otherwise the difference is called smaller than the noise. The interval covers the noise of "
-    "training with another seed, not that of other images or of another search, and every "
-    "comparison is judged on its own: of twenty without any real difference, one is expected to "
-    "look like one. ± is the standard deviation over seeds."
-)
 
 
 @dataclass(frozen=True)
@@ -74,40 +64,18 @@ def format_size(size: int) -> str:
     return f"{mantissa} · 10{str(int(exponent)).translate(SUPERSCRIPTS)}"
 
 
-def headline(data: ReportData) -> tuple[str, ...]:
-    """One sentence for each kind of baseline, over all budgets."""
-    sentences: list[str] = []
-    for role, words in BASELINES.items():
-        verdicts = Counter(
-            comparison.verdict
-            for budget in data.budgets
-            if (comparison := _comparison(data, budget, role)) is not None
-        )
-        total = sum(verdicts.values())
-        if total:
-            counts = [
-                f"{_verdict_words(verdict)} at {verdicts[verdict]} of {plural(total, 'budget')}"
-                for verdict in Verdict
-                if verdicts[verdict]
-            ]
-            sentences.append(f"Searched against {words}: {'; '.join(counts)}.")
-    return tuple(sentences)
-
-
 def story(data: ReportData, budget: Budget) -> Story:
     """What was found at one budget."""
     bound = _bound(data, budget)
     comparisons = [
-        (role, comparison)
-        for role in BASELINES
-        if (comparison := _comparison(data, budget, role)) is not None
+        comparison for role in BASELINES if (comparison := compare(data, budget, role)) is not None
     ]
     return Story(
         title=budget.name,
         bound=bound,
         found=_found(data, budget),
-        judged=tuple((one.verdict, judge(one, BASELINES[role])) for role, one in comparisons),
-        outlook=_outlook(data, budget, {role for role, _ in comparisons}),
+        judged=tuple((one.verdict, judge(one)) for one in comparisons),
+        outlook=_outlook(data, budget, {one.role for one in comparisons}),
     )
 
 
@@ -122,42 +90,6 @@ def _bound(data: ReportData, budget: Budget) -> str:
     if budget.min_macs:
         words += f", at least {format_macs(budget.min_macs)} MACs"
     return words
-
-
-def judge(comparison: Comparison, against: str) -> str:
-    """A comparison in a sentence, which says so when the searched network did not win."""
-    points = format_points(comparison.points)
-    baseline = f"{against} ({described(comparison.baseline)})"
-    match comparison.verdict:
-        case Verdict.BETTER:
-            said = f"Better than {baseline}: {points} points"
-        case Verdict.WORSE:
-            said = f"Did not win: worse than {baseline}, {points} points"
-        case Verdict.NOISE:
-            said = f"Did not win: {points} points against {baseline}, smaller than the noise"
-        case Verdict.ONE_SEED:
-            return f"{points} points against {baseline}; one seed: no statement is possible."
-        case Verdict.NO_SPREAD:
-            return (
-                f"{points} points against {baseline}; no seed differs from another, so the noise "
-                "is unknown: no statement is possible."
-            )
-        case Verdict.SAME:
-            return f"The search chose the network with {against} itself: nothing to compare."
-    return f"{said} ({_interval(comparison)})."
-
-
-def top1(retrained: Retrained) -> str:
-    """Top-1 on the val part: ``"81.8 ± 0.4 %"``."""
-    std = retrained.std("val_top1")
-    value = format_top1(100 * retrained.mean("val_top1"), None if std is None else 100 * std)
-    return f"{value} %"
-
-
-def described(retrained: Retrained) -> str:
-    """Such as ``"81.8 ± 0.4 %, 3 seeds, 1.339 M MACs"``."""
-    seeds = plural(len(retrained.runs), "seed")
-    return f"{top1(retrained)}, {seeds}, {format_macs(retrained.network.cost.macs)} MACs"
 
 
 def _found(data: ReportData, budget: Budget) -> tuple[str, ...]:
@@ -196,30 +128,9 @@ def _outlook(data: ReportData, budget: Budget, compared: set[str]) -> tuple[str,
     if data.find(SEARCHED, budget.name) is None:
         return ("Not retrained yet: nothing can be said of how well it does on its own.",)
     sentences = [
-        f"There is no retrained network with {words} to compare with."
-        for role, words in BASELINES.items()
+        f"There is no retrained network with {BASELINES[role]} to compare with."
+        for role in EXPECTED_BASELINES
         if role not in compared
     ]
-    if vanilla := data.find(VANILLA):
-        sentences.append(f"For scale, vanilla (α = 0 everywhere): {described(vanilla)}.")
+    sentences += filter(None, [vanilla_words(data)])
     return tuple(sentences)
-
-
-def _comparison(data: ReportData, budget: Budget, role: str) -> Comparison | None:
-    searched, baseline = data.find(SEARCHED, budget.name), data.find(role, budget.name)
-    return compare(searched, baseline) if searched and baseline else None
-
-
-def _interval(comparison: Comparison) -> str:
-    half_width = comparison.half_width or 0.0
-    low, high = (format_points(comparison.points + sign * half_width) for sign in (-1, 1))
-    return f"95 % interval {low} to {high}"
-
-
-def _verdict_words(verdict: Verdict) -> str:
-    return {
-        Verdict.NOISE: "no difference beyond the noise",
-        Verdict.ONE_SEED: "no statement is possible with one seed",
-        Verdict.NO_SPREAD: "no statement is possible without any spread over seeds",
-        Verdict.SAME: "the same network",
-    }.get(verdict, verdict.value)

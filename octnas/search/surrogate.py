@@ -109,6 +109,11 @@ class Surrogate:
         predicted: Values = self.model.predict(self.scaler.transform(self.features(alphas, others)))
         return predicted
 
+    @property
+    def mean(self) -> "Drawn":
+        """The most probable model, of one that was fitted without a second source."""
+        return Drawn(self.features, self.model.coef_ / self.scaler.scale_)
+
     def draw(self, rng: np.random.Generator) -> "Drawn":
         """A model drawn from the posterior, of one that was fitted without a second source."""
         around = self._spread @ rng.standard_normal(len(self._spread))

@@ -1,5 +1,6 @@
 """Training of fixed architectures from scratch, one after another or side by side."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -7,26 +8,32 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
+import torch
+from safetensors.torch import save
+from torch import nn
+
 from octnas.architecture import Architecture
-from octnas.data.images import Data, open_images
+from octnas.data.images import Data, Images, open_images
 from octnas.device import choose_device, cpu_threads
 from octnas.errors import TrainingError
 from octnas.nn.supernet import TrainedSupernet, build, subnet
 from octnas.nn.weights import save_weights
 from octnas.results import SeedResult
-from octnas.run_directory import read_json, reading, write_json
+from octnas.run_directory import read_json, reading, write_bytes, write_json
 from octnas.training.checkpoint import Checkpoints
-from octnas.training.evaluate import evaluate
+from octnas.training.evaluate import judge
 from octnas.training.loop import train
-from octnas.training.settings import ProxySettings, RankingSettings, RetrainSettings
+from octnas.training.retrain_settings import RetrainSettings
+from octnas.training.settings import ProxySettings, RankingSettings
 
 RESULT_FILE = "result.json"
 WEIGHTS_FILE = "weights.safetensors"
+JUDGED_FILE = "judged.safetensors"
 CHECKPOINTS_FOLDER = "checkpoints"
 
 
@@ -40,6 +47,7 @@ class Training:
         folder: where weights and result are written.
         part: of the data, on which the trained network is judged.
         begin: the supernet whose weights it begins with; None to begin from scratch.
+        looks: a file that gets a line before every look at that part; None for no such count.
     """
 
     architecture: Architecture
@@ -47,6 +55,7 @@ class Training:
     folder: Path
     part: str = "val"
     begin: TrainedSupernet | None = None
+    looks: Path | None = None
 
     @property
     def result(self) -> SeedResult | None:
@@ -84,6 +93,8 @@ def train_one(
     The result is written last: a folder with a result is complete.
     """
     place = choose_device(device)
+    if (augment := getattr(settings, "augment", None)) is not None:
+        data = replace(data, settings=replace(data.settings, augment=augment))
     images = open_images(data, training.architecture.input_size, place)
     if training.begin is None:
         model = build(training.architecture, seed=training.seed)
@@ -99,15 +110,47 @@ def train_one(
             checkpoints=training.checkpoints(settings.recipe.checkpoint_seconds),
             log=None if on_epoch is None else lambda row: on_epoch(training, row),
         )
-        batches = images.batches(training.part, settings.recipe.batch_size * 4)
-        measured = evaluate(model, batches, place)
-    metrics = {f"{training.part}_{name}": value for name, value in measured.items()}
+        metrics = _judge(model, training, images, settings, data, place)
     metrics["seconds"] = history[-1]["seconds"]
     save_weights(model, training.folder / WEIGHTS_FILE)
     result = SeedResult(training.seed, metrics, history)
     write_json(training.folder / RESULT_FILE, result.to_dict())
     training.checkpoints().remove()
     return result
+
+
+def _judge(
+    model: nn.Module,
+    training: Training,
+    images: Images,
+    settings: Settings,
+    data: Data,
+    device: torch.device,
+) -> dict[str, float]:
+    """Metrics on the training's part of the data, also of larger or smaller images.
+
+    What the network makes of every image is written beside its weights.
+    """
+    part, batch_size = training.part, settings.recipe.batch_size * 4
+    _note_look(training, training.architecture.input_size[-1])
+    judged = judge(model, images.batches(part, batch_size), device)
+    write_bytes(training.folder / JUDGED_FILE, save(judged.to_tensors()))
+    metrics = {f"{part}_{name}": value for name, value in judged.metrics.items()}
+    for size in getattr(settings, "test_sizes", ()):
+        _note_look(training, size)
+        shape = (training.architecture.input_size[0], size, size)
+        other = judge(model, open_images(data, shape, device).batches(part, batch_size), device)
+        metrics[f"{part}_top1@{size}"] = other.metrics["top1"]
+    return metrics
+
+
+def _note_look(training: Training, size: int) -> None:
+    if training.looks is None:
+        return
+    look = {"architecture": training.architecture.id, "seed": training.seed, "size": size}
+    training.looks.parent.mkdir(parents=True, exist_ok=True)
+    with training.looks.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"part": training.part, **look}) + "\n")
 
 
 def train_all(

@@ -12,7 +12,7 @@ from octnas.device import choose_device
 from octnas.errors import TrainingError
 from octnas.nn.calibration import recalibrate
 from octnas.nn.supernet import TrainedSupernet, activate
-from octnas.training.evaluate import losses, means
+from octnas.training.evaluate import judge
 
 
 class Scorer:
@@ -72,15 +72,17 @@ class Scorer:
         """
         activate(self._supernet, alphas)
         recalibrate(self._supernet, self._calibration)
-        loss, correct = losses(self._supernet, self._first, self._device)
+        first = judge(self._supernet, self._first, self._device)
+        loss, correct = first.loss, first.correct
         extra: dict[str, float] = {}
         if self._rest:
             extra = {"first_loss": float(loss.mean()), "share": self._share}
             if extra["first_loss"] <= limit:
-                rest = losses(self._supernet, self._rest, self._device)
-                loss, correct = torch.cat([loss, rest[0]]), torch.cat([correct, rest[1]])
+                rest = judge(self._supernet, self._rest, self._device)
+                loss = torch.cat([loss, rest.loss])
+                correct = torch.cat([correct, rest.correct])
                 extra["share"] = 1.0
-        found = means(loss, correct) | extra
+        found = {"loss": float(loss.mean()), "top1": float(correct.double().mean())} | extra
         if extra.get("share", 1.0) == 1.0 and len(self._half):
             found["half_loss"] = float(loss[self._half].mean())
         if not math.isfinite(found["loss"]):

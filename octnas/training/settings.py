@@ -9,7 +9,6 @@ from octnas.settings import HOW, Executor
 
 Precision = Literal["none", "bf16"]
 Sampling = Literal["by_macs", "uniform", "sandwich", "learnable"]
-Baseline = Literal["uniform", "growing", "vanilla"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,32 +165,6 @@ class SupernetSettings:
         require(self.workers >= 1, "workers", self.workers, "1 or more")
         for key in ("threads", "restarts"):
             require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetrainSettings:
-    """How the chosen networks and the baselines are trained from scratch.
-
-    Attributes:
-        seeds: one training of every network for each.
-        baselines: what is trained beside the searched networks.
-        threads: CPU threads of one training.
-        workers: trainings at a time, each in a process of its own; 1 trains in this process.
-        recipe: the same for every network.
-    """
-
-    seeds: tuple[int, ...] = (0, 1, 2)
-    baselines: tuple[Baseline, ...] = ("uniform", "growing", "vanilla")
-    threads: int = 1
-    workers: int = field(default=2, metadata=HOW)
-    recipe: Recipe = field(default_factory=Recipe)
-
-    def __post_init__(self) -> None:
-        require_seeds(self.seeds)
-        distinct = len(set(self.baselines)) == len(self.baselines)
-        require(distinct, "baselines", self.baselines, "distinct baselines")
-        require(self.threads >= 1, "threads", self.threads, "1 or more")
-        require(self.workers >= 1, "workers", self.workers, "1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

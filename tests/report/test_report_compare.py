@@ -1,56 +1,143 @@
 from collections.abc import Callable
+from dataclasses import replace
 from math import sqrt
 
+import numpy as np
 import pytest
-from scipy.stats import t, ttest_ind
+from scipy.stats import t
 
-from octnas.report.compare import Verdict, compare
-from octnas.results import Retrained
+from octnas.front import Candidate, Front
+from octnas.report.compare import (
+    Comparison,
+    compare,
+    headline,
+    hypervolume_words,
+    hypervolumes,
+    judge,
+)
+from octnas.report.data import ReportData
+from octnas.results import RANDOM, SEARCHED, UNIFORM
+from octnas.verdict import Verdict, difference
 
-Make = Callable[..., Retrained]
-
-
-def test_interval_of_equal_spreads_is_the_formula(make_retrained: Make) -> None:
-    searched = make_retrained("searched", (0.80, 0.82, 0.84))
-    uniform = make_retrained("uniform", (0.70, 0.72, 0.74))
-    comparison = compare(searched, uniform)
-    assert comparison.points == pytest.approx(100 * (0.82 - 0.72))
-    assert comparison.half_width == pytest.approx(100 * t.ppf(0.975, 4) * sqrt(2 * 0.02**2 / 3))
-    assert comparison.verdict is Verdict.BETTER
-
-
-def test_interval_of_unequal_spreads_is_welchs(make_retrained: Make) -> None:
-    first, second = (0.80, 0.81, 0.84, 0.79), (0.70, 0.78, 0.74)
-    expected = ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
-    found = compare(make_retrained("searched", first), make_retrained("uniform", second))
-    assert found.half_width == pytest.approx(100 * (expected.high - expected.low) / 2)
+Make = Callable[..., ReportData]
 
 
-def test_one_side_without_spread(make_retrained: Make) -> None:
-    found = compare(make_retrained("searched", (0.8, 0.8)), make_retrained("uniform", (0.6, 0.62)))
+def against_uniform(data: ReportData) -> Comparison:
+    found = compare(data, data.budgets[0], UNIFORM)
+    assert found is not None
+    return found
+
+
+def test_interval_of_equal_spreads_is_the_formula(make_data: Make) -> None:
+    data = make_data(searched=(0.80, 0.82, 0.84), uniform=(0.70, 0.72, 0.74))
+    found = against_uniform(data).difference
+    assert found.points == pytest.approx(100 * (0.82 - 0.72))
+    assert found.half_width == pytest.approx(100 * t.ppf(0.975, 4) * sqrt(2 * 0.02**2 / 3))
+    assert found.verdict is Verdict.BETTER
+
+
+def test_several_budgets_share_the_probability_of_an_error(make_data: Make) -> None:
+    data = make_data(searched=(0.80, 0.82, 0.84), uniform=(0.70, 0.72, 0.74))
+    three = replace(data, budgets=(*data.budgets, *data.budgets, *data.budgets))
+    quantile = t.ppf(1 - 0.05 / 3 / 2, 4)
+    assert against_uniform(three).difference.half_width == pytest.approx(
+        100 * quantile * sqrt(2 * 0.02**2 / 3)
+    )
+
+
+def test_one_side_without_spread(make_data: Make) -> None:
+    found = against_uniform(make_data(searched=(0.8, 0.8), uniform=(0.6, 0.62))).difference
     # One degree of freedom remains, and the spread of one side.
     assert found.half_width == pytest.approx(100 * t.ppf(0.975, 1) * 0.01)
 
 
-@pytest.mark.parametrize(
-    ("searched", "uniform", "verdict"),
-    [
-        ((0.80, 0.81, 0.82), (0.70, 0.71, 0.72), Verdict.BETTER),
-        ((0.70, 0.71, 0.72), (0.80, 0.81, 0.82), Verdict.WORSE),
-        ((0.80, 0.82, 0.84), (0.80, 0.81, 0.82), Verdict.NOISE),
-        ((0.80, 0.82), (0.60,), Verdict.ONE_SEED),
-        ((0.80,), (0.60,), Verdict.ONE_SEED),
-        ((0.80, 0.80), (0.60, 0.60), Verdict.NO_SPREAD),
-    ],
-)
+VERDICTS = [
+    ((0.80, 0.81, 0.82), (0.70, 0.71, 0.72), Verdict.BETTER),
+    ((0.70, 0.71, 0.72), (0.80, 0.81, 0.82), Verdict.WORSE),
+    ((0.80, 0.82, 0.84), (0.80, 0.81, 0.82), Verdict.NOISE),
+    ((0.80, 0.82), (0.60,), Verdict.ONE_SEED),
+    ((0.80,), (0.60,), Verdict.ONE_SEED),
+    ((0.80, 0.80), (0.60, 0.60), Verdict.NO_SPREAD),
+]
+
+
+@pytest.mark.parametrize(("searched", "uniform", "verdict"), VERDICTS)
 def test_verdicts(
-    make_retrained: Make, searched: tuple[float], uniform: tuple[float], verdict: Verdict
+    make_data: Make, searched: tuple[float], uniform: tuple[float], verdict: Verdict
 ) -> None:
-    comparison = compare(make_retrained("searched", searched), make_retrained("uniform", uniform))
-    assert comparison.verdict is verdict
+    assert against_uniform(make_data(searched=searched, uniform=uniform)).verdict is verdict
 
 
-def test_a_network_is_not_compared_with_itself(make_retrained: Make) -> None:
-    alphas = {"stem": 0.5, "body": 0.5}
-    searched = make_retrained("searched", (0.80, 0.82), alphas=alphas)
-    assert compare(searched, make_retrained("uniform", (0.7, 0.72))).verdict is Verdict.SAME
+def test_nothing_to_compare(make_data: Make) -> None:
+    data = make_data(searched=(0.8, 0.9))
+    assert compare(data, data.budgets[0], UNIFORM) is None
+
+
+def test_images_count_where_they_are_known(make_data: Make) -> None:
+    data = make_data(searched=(0.80, 0.82, 0.84), uniform=(0.70, 0.72, 0.74))
+    rng = np.random.default_rng(0)
+    correct = {
+        one.network.architecture.id: (rng.random((3, 50)) < share).astype(float)
+        for one, share in zip(data.retrained, (0.9, 0.4), strict=True)
+    }
+    found = against_uniform(replace(data, correct=correct)).difference
+    assert found == difference(*correct.values())
+    # Of one of the two alone they say nothing.
+    half = dict(list(correct.items())[:1])
+    assert against_uniform(replace(data, correct=half)) == against_uniform(data)
+
+
+def test_several_controls_count_by_their_mean(
+    make_data: Make, make_retrained: Callable[..., object]
+) -> None:
+    data = make_data(searched=(0.80, 0.82, 0.84))
+    tops = ((0.70, 0.72), (0.60, 0.66), (0.69, 0.71))
+    several = [make_retrained(RANDOM, top1, alphas={"body": 1.0}) for top1 in tops]
+    data = replace(data, retrained=(*data.retrained, *several))
+    found = compare(data, data.budgets[0], RANDOM)
+    assert found is not None
+    means = np.array([np.mean(top1) for top1 in tops])
+    assert found.difference.points == pytest.approx(100 * (0.82 - means.mean()))
+    error = sqrt(0.02**2 / 3 + means.var(ddof=1) / 3)
+    assert found.difference.detectable == pytest.approx(
+        100 * error * (0.84 + 2.776), rel=0.2
+    )  # quantiles of Student's t at four degrees of freedom, or somewhat fewer
+    assert "mean of 3: 68.0 %" in judge(found)
+
+
+def test_the_first_line_says_whether_the_search_won(make_data: Make) -> None:
+    better = make_data(searched=(0.8, 0.81, 0.82), uniform=(0.6, 0.61, 0.62))
+    assert headline(better)[0] == (
+        "The search won at 1 of 1 budget (half): better there than every control that was trained."
+    )
+    beaten = make_data(
+        searched=(0.8, 0.81, 0.82), uniform=(0.6, 0.61, 0.62), growing=(0.8, 0.81, 0.83)
+    )
+    assert headline(beaten)[0].startswith("The search did not win")
+    one = make_data(searched=(0.8,), uniform=(0.6,))
+    assert headline(one)[0].startswith("Whether the search won cannot be said")
+    assert headline(make_data(searched=(0.8, 0.9))) == ()
+
+
+def test_hypervolumes_are_those_of_fronts_by_seed(make_data: Make) -> None:
+    data = make_data(searched=(0.80, 0.84), uniform=(0.70, 0.74), vanilla=(0.9, 0.9))
+    searched, uniform, _ = data.retrained
+    worst = 1 - 0.70
+    for one, top1 in ((searched, (0.80, 0.84)), (uniform, (0.70, 0.74))):
+        macs = one.network.cost.macs
+        areas = [
+            Front.of([Candidate("", {}, macs, 1 - value)]).hypervolume(
+                (data.space.vanilla_macs, worst)
+            )
+            / data.space.vanilla_macs
+            for value in top1
+        ]
+        mean, half = hypervolumes(data)[one.network.role]
+        assert mean == pytest.approx(100 * np.mean(areas))
+        assert half == pytest.approx(100 * t.ppf(0.975, 1) * np.std(areas, ddof=1) / sqrt(2))
+    assert hypervolumes(data)[SEARCHED][0] > hypervolumes(data)[UNIFORM][0] > 0
+    words = hypervolume_words(data)
+    assert words is not None
+    assert "searched" in words
+    assert "uniform α" in words
+    assert hypervolume_words(make_data(searched=(0.8, 0.9))) is None

@@ -138,7 +138,7 @@ def test_report_of_nothing_says_so(make_data: Make) -> None:
 
 def test_page_tells_how_it_judges_and_what_won(html: str) -> None:
     text = Page(html).text("p", "li", "strong")
-    assert "Welch’s t interval of 95\N{NO-BREAK SPACE}%" in text
+    assert "for all budgets at once with 95\N{NO-BREAK SPACE}% (Bonferroni)" in text
     assert "Searched against uniform α: better at 1 of 1 budget." in text
     assert "smaller than the noise" in text
 

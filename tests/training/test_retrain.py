@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 import time
 from dataclasses import replace
@@ -17,13 +18,15 @@ from octnas.space import SearchSpace
 from octnas.training.evaluate import evaluate
 from octnas.training.retrain import (
     CHECKPOINTS_FOLDER,
+    JUDGED_FILE,
     RESULT_FILE,
     WEIGHTS_FILE,
     Training,
     train_all,
     train_one,
 )
-from octnas.training.settings import Recipe, RetrainSettings
+from octnas.training.retrain_settings import RetrainSettings
+from octnas.training.settings import Recipe
 from tests.training.resuming import BrokenOffError, timeless, until
 from tests.training.small import digits
 
@@ -66,6 +69,34 @@ def test_weights_on_disk_give_the_result_on_disk(digit_space: SearchSpace, tmp_p
     assert [row["epoch"] for row in result.history] == [1, 2]
 
 
+def test_what_is_made_of_every_image_is_kept_and_every_look_is_counted(
+    digit_space: SearchSpace, tmp_path: Path
+) -> None:
+    training = Training(digit_space.uniform(0.5), 0, tmp_path / "one", looks=tmp_path / "looks")
+    settings = RetrainSettings(recipe=RECIPE, test_sizes=(12, 24))
+    metrics = train_one(training, DATA, settings, "cpu").metrics
+    judged = load_file(training.folder / JUDGED_FILE)
+    correct = judged["predicted"] == judged["target"]
+    assert len(correct) == 80
+    assert correct.double().mean() == metrics["val_top1"] <= metrics["val_top5"]
+    assert judged["in_top5"].double().mean() == metrics["val_top5"]
+    assert judged["loss"].mean().item() == pytest.approx(metrics["val_loss"], rel=1e-5)
+    assert torch.equal(
+        judged["target"].long(),
+        torch.cat([labels for _, labels in open_images(DATA, (1, 16, 16)).batches("val", 99)]),
+    )
+    looks = [json.loads(line) for line in (tmp_path / "looks").read_text().splitlines()]
+    assert [look["size"] for look in looks] == [16, 12, 24]
+    assert {look["part"] for look in looks} == {"val"}
+    network = build(training.architecture, seed=99)
+    network.load_state_dict(load_file(training.folder / WEIGHTS_FILE))
+    for size in (12, 24):
+        batches = open_images(DATA, (1, size, size)).batches("val", 128)
+        assert batches[0][0].shape[2:] == (size, size)
+        measured = evaluate(network, batches, torch.device("cpu"))
+        assert measured["top1"] == metrics[f"val_top1@{size}"]
+
+
 def test_finished_trainings_are_not_done_again(digit_space: SearchSpace, tmp_path: Path) -> None:
     settings = RetrainSettings(workers=1, recipe=RECIPE)
     found = trainings(digit_space, tmp_path)[:1]
@@ -99,6 +130,7 @@ def test_a_training_that_was_broken_off_goes_on(
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     for training in (whole, broken):
         assert sorted(path.name for path in training.folder.iterdir()) == [
+            JUDGED_FILE,
             RESULT_FILE,
             WEIGHTS_FILE,
         ]

@@ -1,0 +1,143 @@
+"""Plain networks as cheap as an octave network: narrower, shallower, or for smaller images.
+
+What one would do without octave convolutions; an octave network that is no better than these has
+not earned its place.
+"""
+
+from collections.abc import Callable, Mapping
+from itertools import product
+from typing import Any
+
+from torch import nn
+
+from octnas.architecture import Architecture
+from octnas.errors import SettingError, UnsupportedModelError
+from octnas.nn.backbone import create_backbone
+from octnas.nn.cost import cost
+from octnas.results import NARROWER, SHALLOWER, SMALLER_IMAGES
+
+# Widths are tried in shares of the full one, and come in pairs, since timm halves that of a stem.
+_WIDTHS, _PAIR = 64, 2
+# No image is smaller than that, in pixels.
+_SMALLEST = 8
+
+
+def plain_network(role: str, architecture: Architecture, at_least: int) -> Architecture | None:
+    """The cheapest plain network of a kind that has at least so many MACs.
+
+    Args:
+        role: ``"narrower"`` (fewer channels in every stage), ``"shallower"`` (fewer blocks) or
+            ``"smaller images"``.
+        architecture: any of the backbone; its α do not matter.
+        at_least: MACs below which it would not be a fair control.
+
+    Returns:
+        None where the backbone is not made smaller in that way, or not to as few MACs that it
+        would be cheaper than the whole.
+    """
+    whole = _plain(architecture)
+    if _macs(whole) <= at_least:
+        return None
+    return _KINDS[role](whole, at_least)
+
+
+def _narrower(whole: Architecture, at_least: int) -> Architecture | None:
+    model = create_backbone(whole.backbone, whole.backbone_args, meta=True)
+    channels = [_planes(stage[0]) for stage in _stages(model)]
+
+    def scaled(step: int) -> Architecture:
+        widths = [max(_PAIR, _PAIR * round(c * step / _WIDTHS / _PAIR)) for c in channels]
+        args: dict[str, Any] = {"channels": widths}
+        if "stem_width" in whole.backbone_args:
+            width = whole.backbone_args["stem_width"] * step / _WIDTHS
+            args["stem_width"] = max(_PAIR, _PAIR * round(width / _PAIR))
+        return _plain(whole, args=args)
+
+    return _first(scaled, 1, _WIDTHS, at_least)
+
+
+def _smaller_images(whole: Architecture, at_least: int) -> Architecture | None:
+    channels, height, width = whole.input_size
+
+    def smaller(side: int) -> Architecture:
+        return _plain(whole, size=(channels, side, max(1, round(side * width / height))))
+
+    return _first(smaller, min(_SMALLEST, height), height, at_least)
+
+
+def _shallower(whole: Architecture, at_least: int) -> Architecture | None:
+    model = create_backbone(whole.backbone, whole.backbone_args, meta=True)
+    blocks = [len(stage) for stage in _stages(model)]
+    found = []
+    for layers in product(*(range(1, count + 1) for count in blocks)):
+        if _even(layers, blocks) and list(layers) != blocks:
+            found.append(_plain(whole, args={"layers": list(layers)}))
+    costs = {one.id: macs for one in found if (macs := _macs_or_none(one)) is not None}
+    allowed = [one for one in found if costs.get(one.id, 0) >= at_least]
+    return min(allowed, key=lambda one: (costs[one.id], one.id), default=None)
+
+
+def _even(layers: tuple[int, ...], blocks: list[int]) -> bool:
+    """Whether all stages lose about the same share of their blocks: within one block."""
+    share = sum(layers) / sum(blocks)
+    return all(abs(some - share * all_) < 1 for some, all_ in zip(layers, blocks, strict=True))
+
+
+def _first(
+    make: Callable[[int], Architecture], low: int, high: int, at_least: int
+) -> Architecture | None:
+    """The first of a row of dearer and dearer networks that has enough MACs, before the last."""
+    if _macs_or_none(make(high)) is None:
+        return None
+    end = high
+    while low < high:
+        middle = (low + high) // 2
+        macs = _macs_or_none(make(middle))
+        if macs is None or macs < at_least:
+            low = middle + 1
+        else:
+            high = middle
+    return make(low) if low < end else None
+
+
+def _planes(block: Any) -> int:
+    """What timm calls the channels of a stage: its outputs before a bottleneck's expansion."""
+    last = block.conv3 if hasattr(block, "conv3") else block.conv2
+    return int(last.weight.shape[0]) // int(block.expansion)
+
+
+def _stages(model: nn.Module) -> list[Any]:
+    """Stages 1 to 4 as far as they have blocks."""
+    stages = (getattr(model, f"layer{number}") for number in range(1, 5))
+    return [stage for stage in stages if len(stage)]
+
+
+def _plain(
+    whole: Architecture,
+    *,
+    args: Mapping[str, Any] | None = None,
+    size: tuple[int, int, int] | None = None,
+) -> Architecture:
+    """At α = 0 and with strides, timm's own network."""
+    return Architecture(
+        backbone=whole.backbone,
+        input_size=size or whole.input_size,
+        alphas={},
+        backbone_args={**whole.backbone_args, **(args or {})},
+        stride_mode="timm",
+    )
+
+
+def _macs(architecture: Architecture) -> int:
+    return cost(architecture).cost.macs
+
+
+def _macs_or_none(architecture: Architecture) -> int | None:
+    """None where timm does not build the network, or it takes no images of that size."""
+    try:
+        return _macs(architecture)
+    except (SettingError, UnsupportedModelError):
+        return None
+
+
+_KINDS = {NARROWER: _narrower, SHALLOWER: _shallower, SMALLER_IMAGES: _smaller_images}

@@ -1,0 +1,72 @@
+"""The settings of retraining, without torch."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from octnas.data.settings import AugmentSettings
+from octnas.errors import require, require_seed, require_seeds
+from octnas.settings import HOW, LATER, Executor
+from octnas.training.settings import Recipe
+
+Select = Literal["budgets", "front"]
+Baseline = Literal[
+    "uniform",
+    "paper",
+    "growing",
+    "random",
+    "worst",
+    "narrower",
+    "shallower",
+    "smaller images",
+    "vanilla",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainSettings:
+    """How the chosen networks and the baselines are trained from scratch.
+
+    Attributes:
+        select: what is trained: the chosen network of each of the ``budgets``, or the whole
+            ``front`` up to the largest of them, too.
+        seeds: one training of every network for each.
+        baselines: what is trained beside the searched networks, none of fewer MACs than the
+            searched one: ``uniform`` α; ``paper``, the same with stem and last stage at 0;
+            ``growing`` with depth; ``random`` architectures inside the budget; the ``worst`` there
+            by the supernet; plain networks, ``narrower``, ``shallower`` or for ``smaller images``;
+            and once the ``vanilla`` network.
+        randoms: how many random architectures of each budget.
+        seed: of their draws.
+        test_sizes: sides of images, in pixels, at which trained networks are judged besides the
+            size that they were trained at (Chen et al. 2019, Table 4).
+        augment: of the training images, where retraining has its own; else that of ``data``.
+        threads: CPU threads of one training.
+        workers: trainings at a time, each in a process of its own; 1 trains in this process.
+        executor: ``local``, or ``ray`` for the processes of a Ray cluster.
+        recipe: the same for every network.
+    """
+
+    select: Select = field(default="budgets", metadata=LATER)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    baselines: tuple[Baseline, ...] = ("uniform", "growing", "vanilla")
+    randoms: int = field(default=2, metadata=LATER)
+    seed: int = field(default=0, metadata=LATER)
+    test_sizes: tuple[int, ...] = field(default=(), metadata=LATER)
+    augment: AugmentSettings | None = field(default=None, metadata=LATER)
+    threads: int = 1
+    workers: int = field(default=2, metadata=HOW)
+    executor: Executor = field(default="local", metadata=HOW)
+    recipe: Recipe = field(default_factory=Recipe)
+
+    def __post_init__(self) -> None:
+        require_seeds(self.seeds)
+        require_seed("seed", self.seed)
+        distinct = len(set(self.baselines)) == len(self.baselines)
+        require(distinct, "baselines", self.baselines, "distinct baselines")
+        sizes = (
+            len(set(self.test_sizes)) == len(self.test_sizes)
+            and min(self.test_sizes, default=1) > 0
+        )
+        require(sizes, "test_sizes", self.test_sizes, "distinct numbers of pixels")
+        for key in ("threads", "workers", "randoms"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
