@@ -38,6 +38,7 @@ _TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is a KeyboardInterrupt, not an early return
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the driver is told
     "TUNE_GLOBAL_CHECKPOINT_S": "inf",  # no snapshots on the way; they grow with the trials
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # what decides may be worked out here
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # in workers, relative paths mean what they mean here
 }
 
@@ -99,15 +100,7 @@ def run_with_tune(
         ClusterError: Ray does not run in this process.
         Exception: what ``driver`` raises.
     """
-    if not ray.is_initialized():  # Tune would start a Ray without octnas's precautions
-        raise ClusterError("Ray does not run; use octnas.cluster.join.ray_cluster")
-    directory.mkdir(parents=True, exist_ok=True)
-    with (
-        environment(_TUNE_ENVIRONMENT),
-        level(logging.getLogger("ray.tune"), logging.CRITICAL),
-        _signals_kept() as keep_signals,
-        tempfile.TemporaryDirectory(prefix=".tune-", dir=directory.resolve()) as storage,
-    ):
+    with tune_files(directory) as storage, signals_kept() as keep_signals:
         search = _Search(driver, keep_signals)
         tuner = tune.Tuner(
             tune.with_resources(
@@ -120,16 +113,9 @@ def run_with_tune(
                 num_samples=-1,  # until the search is finished
                 max_concurrent_trials=workers,
                 reuse_actors=True,
-                trial_dirname_creator=_short_name,
+                trial_dirname_creator=short_name,
             ),
-            # Without callbacks: to count them, Tune would import MLflow, which takes a second.
-            run_config=tune.RunConfig(
-                name="run",
-                storage_path=storage,
-                failure_config=tune.FailureConfig(max_failures=retries),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                verbose=0,
-            ),
+            run_config=run_config(storage, retries),
         )
         tuner.fit()
     search.raise_failure()
@@ -159,7 +145,7 @@ class _Search(Searcher):
         self._numbers[trial_id] = job.number
         return {"alphas": tuple(job.alphas.items()), "limit": job.limit}
 
-    def note_reason(self, trial_id: str, reason: str) -> None:
+    def notereason_of(self, trial_id: str, reason: str) -> None:
         """Remember why a trial failed, which Tune does not tell `on_trial_complete`."""
         self._reasons[trial_id] = reason
 
@@ -224,10 +210,10 @@ class _Schedule(FIFOScheduler):
         return next(new, waiting[0] if waiting else None)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:  # noqa: ARG002
-        self._search.note_reason(trial.trial_id, _reason(trial))
+        self._search.notereason_of(trial.trial_id, reason_of(trial))
 
 
-def _reason(trial: Trial) -> str:
+def reason_of(trial: Trial) -> str:
     """Why a trial failed, on one line, from the file that Tune has just written."""
     if trial.pickled_error_file is None:
         return "Ray Tune gave the evaluation up"
@@ -241,12 +227,45 @@ def _reason(trial: Trial) -> str:
     return shortened(str(error) if isinstance(error, EvaluationError) else one_line(error))
 
 
-def _short_name(trial: Trial) -> str:
+def short_name(trial: Trial) -> str:
+    """Of a trial's folder."""
     return str(trial.trial_id)
 
 
 @contextmanager
-def _signals_kept() -> Iterator[Callable[[], None]]:
+def tune_files(directory: Path) -> Iterator[str]:
+    """A folder for what Tune writes, which goes when the block ends; and Tune says nothing.
+
+    Raises:
+        ClusterError: Ray does not run in this process.
+    """
+    if not ray.is_initialized():  # Tune would start a Ray without octnas's precautions
+        raise ClusterError("Ray does not run; use octnas.cluster.join.ray_cluster")
+    directory.mkdir(parents=True, exist_ok=True)
+    with (
+        environment(_TUNE_ENVIRONMENT),
+        level(logging.getLogger("ray.tune"), logging.CRITICAL),
+        tempfile.TemporaryDirectory(prefix=".tune-", dir=directory.resolve()) as storage,
+    ):
+        yield storage
+
+
+def run_config(storage: str, retries: int) -> tune.RunConfig:
+    """How Tune runs what it is given: trials are tried again, and nothing is kept.
+
+    Without callbacks: to count them, Tune would import MLflow, which takes a second.
+    """
+    return tune.RunConfig(
+        name="run",
+        storage_path=storage,
+        failure_config=tune.FailureConfig(max_failures=retries),
+        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        verbose=0,
+    )
+
+
+@contextmanager
+def signals_kept() -> Iterator[Callable[[], None]]:
     """Keep the handler of SIGUSR1, by which batch systems announce the end of a job.
 
     Tune puts its own in place, after the settings and before the first question to the search; so

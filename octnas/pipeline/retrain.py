@@ -1,7 +1,9 @@
 """Stage 5: the chosen networks and the baselines, trained from scratch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from functools import partial
 
+from octnas.data.images import Data
 from octnas.pipeline.controls import plan
 from octnas.pipeline.opening import Run
 from octnas.pipeline.records import (
@@ -9,15 +11,17 @@ from octnas.pipeline.records import (
     begin_tracking,
     write_results,
 )
-from octnas.pipeline.trainings import finished, train_several
-from octnas.results import SEARCHED, Network, Retrained, SeedResult
+from octnas.pipeline.trainings import Settings, finished, train_several
+from octnas.results import FRONT, SEARCHED, Network, Retrained, SeedResult
 from octnas.run_directory import read_document, reading, write_json
 from octnas.settings import flatten
-from octnas.training.retrain import Training
+from octnas.training.retrain import OnEpoch, Training, train_one
+from octnas.training.retrain_settings import RetrainSettings
 
 SCHEMA = 1
 PLAN_FILE = "plan.json"
 LOOKS_FILE = "looks.jsonl"
+STOPPED_FILE = "stopped.json"
 
 
 def tracking_key(network: Network) -> str:
@@ -43,7 +47,7 @@ def retrain(run: Run) -> None:
         track_network(run, network, anew=anew)
     found = _train(run, networks)
     results = []
-    for network in networks:
+    for network in _whole(run, networks, found):
         runs = tuple(found[network.architecture.id, seed] for seed in run.config.retrain.seeds)
         results.append(Retrained(network, runs))
         _track_result(run, results[-1])
@@ -76,8 +80,93 @@ def _train(run: Run, networks: list[Network]) -> dict[tuple[str, int], SeedResul
         for network in by_id[training.architecture.id]:
             run.tracker.metrics_once(tracking_key(network), values, int(row["epoch"]))
 
-    train_several(run, trainings, settings, "retrain", "retrain", on_epoch)
-    return {(one.architecture.id, one.seed): finished(one) for one in trainings}
+    train = None
+    if settings.executor == "ray":
+        front = {one.architecture.id for one in networks if one.role == FRONT}
+        macs = {one.architecture.id: one.cost.macs for one in networks}
+        train = partial(_with_tune, front=front, macs=macs)
+    train_several(run, trainings, settings, "retrain", "retrain", on_epoch, train)
+    kept = [one for one in trainings if not (one.folder / STOPPED_FILE).exists()]
+    return {(one.architecture.id, one.seed): finished(one) for one in kept}
+
+
+def _whole(
+    run: Run, networks: list[Network], found: Mapping[tuple[str, int], SeedResult]
+) -> list[Network]:
+    """The networks of which no training was stopped early."""
+    seeds = run.config.retrain.seeds
+    whole = [
+        network
+        for network in networks
+        if all((network.architecture.id, seed) in found for seed in seeds)
+    ]
+    if gone := len(networks) - len(whole):
+        run.progress.say(f"retrain: {gone} of the front were stopped early, and are left out")
+    for network in networks:
+        if network not in whole:
+            run.tracker.finish(tracking_key(network), failed=True)
+    return whole
+
+
+def _with_tune(
+    run: Run,
+    todo: Sequence[Training],
+    settings: Settings,
+    on_epoch: OnEpoch,
+    *,
+    front: Set[str],
+    macs: Mapping[str, int],
+) -> Iterable[object]:
+    """Trials of Ray Tune; networks of the front that others dominate may be stopped."""
+    from octnas.cluster.join import ray_cluster
+    from octnas.cluster.tune_trainings import Halving, train_with_tune
+
+    assert isinstance(settings, RetrainSettings)
+    todo = [one for one in todo if not (one.folder / STOPPED_FILE).exists()]
+    halving: Halving[Training] | None = None
+    if settings.halving is not None:
+        halving = Halving(
+            metric="rank_top1",
+            cost=lambda training: macs[training.architecture.id],
+            may_stop=lambda training: training.architecture.id in front,
+            epochs=settings.recipe.epochs,
+            grace=settings.halving.grace_epochs,
+            reduction=settings.halving.reduction,
+        )
+    train = partial(
+        _report_epochs,
+        data=run.data,
+        settings=settings,
+        device=run.config.device,
+        watch="" if halving is None else "rank",
+    )
+    with ray_cluster(settings.workers, run.config.ray):
+        stopped = train_with_tune(
+            train,
+            todo,
+            on_epoch,
+            workers=settings.workers,
+            directory=(run.directory.stage("retrain") / "ray").resolve(),
+            gpus=run.config.ray.gpus,
+            halving=halving,
+        )
+    for training in stopped:
+        write_json(training.folder / STOPPED_FILE, {"schema": SCHEMA, "seed": training.seed})
+        training.checkpoints().remove()
+    return ()
+
+
+def _report_epochs(
+    training: Training,
+    report: Callable[[Mapping[str, float]], None],
+    *,
+    data: Data,
+    settings: RetrainSettings,
+    device: str,
+    watch: str,
+) -> None:
+    """Train in a trial of Tune."""
+    train_one(training, data, settings, device, lambda _, row: report(row), watch)
 
 
 def track_network(run: Run, network: Network, *, anew: bool) -> None:

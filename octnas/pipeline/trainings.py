@@ -1,6 +1,6 @@
 """Many stand-alone trainings, in processes of this machine or by Ray's workers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from octnas.data.images import open_images
@@ -16,6 +16,9 @@ from octnas.training.settings import ProxySettings, RankingSettings
 
 Settings = ProxySettings | RankingSettings | RetrainSettings
 
+Train = Callable[[Run, Sequence[Training], Settings, OnEpoch], Iterable[object]]
+"""Trains what is not on disk yet; what it yields does not matter."""
+
 
 def train_several(
     run: Run,
@@ -24,6 +27,7 @@ def train_several(
     section: str,
     title: str,
     on_epoch: OnEpoch | None = None,
+    train: Train | None = None,
 ) -> None:
     """Train what is not on disk yet, with a bar that counts epochs.
 
@@ -34,6 +38,7 @@ def train_several(
         section: of the experiment file that holds them.
         title: of the bar.
         on_epoch: called after every epoch of any training, too.
+        train: how, if not as the executor of the settings says.
 
     Raises:
         ConfigError: a recipe that timm does not know, or something that does not fit the data.
@@ -53,7 +58,7 @@ def train_several(
 
         todo = [training for training in trainings if training.result is None]
         bar.advance(settings.recipe.epochs * (len(trainings) - len(todo)))
-        train = _with_ray if settings.executor == "ray" else _in_processes
+        train = train or (_with_ray if settings.executor == "ray" else _in_processes)
         for _ in train(run, todo, settings, tell) if todo else ():
             pass
 

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -87,11 +88,22 @@ def train_one(
     settings: Settings,
     device: str,
     on_epoch: OnEpoch | None = None,
+    watch: str = "",
 ) -> SeedResult:
     """Train one network and write its weights and result, going on if it was broken off.
 
     The result is written last: a folder with a result is complete.
+
+    Args:
+        training: what to train.
+        data: on which.
+        settings: recipe and threads.
+        device: name of the device.
+        on_epoch: called after every epoch.
+        watch: a part of the data on which the network is tried after every epoch, before that
+            call; empty for none. Epochs of an attempt that was broken off are not tried again.
     """
+    begun = time.time()
     place = choose_device(device)
     if (augment := getattr(settings, "augment", None)) is not None:
         data = replace(data, settings=replace(data.settings, augment=augment))
@@ -100,6 +112,14 @@ def train_one(
         model = build(training.architecture, seed=training.seed)
     else:
         model = subnet(training.begin.load(), training.architecture)
+
+    def log(row: Mapping[str, float]) -> None:
+        if watch and row["time"] > begun:
+            tried = judge(model, images.batches(watch, settings.recipe.batch_size * 4), place)
+            row = {**row, f"{watch}_top1": tried.metrics["top1"]}
+        if on_epoch is not None:
+            on_epoch(training, row)
+
     with cpu_threads(settings.threads):
         history = train(
             model,
@@ -108,7 +128,7 @@ def train_one(
             device=place,
             seed=training.seed,
             checkpoints=training.checkpoints(settings.recipe.checkpoint_seconds),
-            log=None if on_epoch is None else lambda row: on_epoch(training, row),
+            log=log,
         )
         metrics = _judge(model, training, images, settings, data, place)
     metrics["seconds"] = history[-1]["seconds"]

@@ -23,6 +23,27 @@ Baseline = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
+class HalvingSettings:
+    """Early stopping of networks of the front that others dominate, by ASHA (arXiv 1810.05934).
+
+    A network is behind by how much its accuracy on the rank part lies below the best one of as few
+    MACs at the same epoch; at each rung those that are farthest behind are stopped. Searched
+    networks and baselines are never.
+
+    Attributes:
+        grace_epochs: before the first rung; every next one is ``reduction`` times as late.
+        reduction: of those that are behind, one of so many goes on.
+    """
+
+    grace_epochs: int = 2
+    reduction: float = 2.0
+
+    def __post_init__(self) -> None:
+        require(self.grace_epochs >= 1, "grace_epochs", self.grace_epochs, "1 or more")
+        require(self.reduction > 1, "reduction", self.reduction, "above 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RetrainSettings:
     """How the chosen networks and the baselines are trained from scratch.
 
@@ -40,9 +61,11 @@ class RetrainSettings:
         test_sizes: sides of images, in pixels, at which trained networks are judged besides the
             size that they were trained at (Chen et al. 2019, Table 4).
         augment: of the training images, where retraining has its own; else that of ``data``.
+        halving: of the networks of the front; null for none. Needs ``select: front`` and
+            ``executor: ray``.
         threads: CPU threads of one training.
         workers: trainings at a time, each in a process of its own; 1 trains in this process.
-        executor: ``local``, or ``ray`` for the processes of a Ray cluster.
+        executor: ``local``, or ``ray`` for trials of Ray Tune.
         recipe: the same for every network.
     """
 
@@ -53,6 +76,7 @@ class RetrainSettings:
     seed: int = field(default=0, metadata=LATER)
     test_sizes: tuple[int, ...] = field(default=(), metadata=LATER)
     augment: AugmentSettings | None = field(default=None, metadata=LATER)
+    halving: HalvingSettings | None = field(default=None, metadata=LATER)
     threads: int = 1
     workers: int = field(default=2, metadata=HOW)
     executor: Executor = field(default="local", metadata=HOW)
@@ -68,5 +92,7 @@ class RetrainSettings:
             and min(self.test_sizes, default=1) > 0
         )
         require(sizes, "test_sizes", self.test_sizes, "distinct numbers of pixels")
+        can = self.halving is None or (self.select, self.executor) == ("front", "ray")
+        require(can, "halving", self.halving, "null, or with select: front and executor: ray")
         for key in ("threads", "workers", "randoms"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")

@@ -1,9 +1,15 @@
 """The same study, whoever evaluates."""
 
+import shutil
 from pathlib import Path
 
-from octnas.pipeline.records import read_candidates, read_chosen
+import pytest
+
+from octnas.pipeline.controls import plan
+from octnas.pipeline.records import read_candidates, read_chosen, read_results
+from octnas.pipeline.retrain import LOOKS_FILE, STOPPED_FILE
 from octnas.pipeline.stages import run_stages
+from octnas.results import FRONT
 from tests.pipeline.tiny import open_tiny
 
 
@@ -13,3 +19,44 @@ def test_ray_gives_the_candidates_that_this_process_gives(finished: Path, tmp_pa
     here = open_tiny(finished)
     assert read_candidates(run) == read_candidates(here)
     assert read_chosen(run) == read_chosen(here)
+
+
+@pytest.mark.slow
+def test_networks_are_retrained_by_ray_as_by_this_process(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "copy")
+    run = open_tiny(
+        tmp_path / "copy", "retrain.executor=ray", "tracking.enabled=false", fresh="retrain"
+    )
+    run_stages(run, ("retrain",))
+    found, expected = read_results(run), read_results(open_tiny(finished))
+    assert [one.network for one in found] == [one.network for one in expected]
+    for one, other in zip(found, expected, strict=True):
+        for metric in ("val_top1", "val_loss"):
+            assert one.values(metric) == other.values(metric)
+    # Every training is one look at val.
+    ids = {one.network.architecture.id for one in found}
+    lines = (run.directory.path / LOOKS_FILE).read_text().splitlines()
+    assert len(lines) == 2 * len(ids) * len(run.config.retrain.seeds)
+
+
+@pytest.mark.slow
+def test_dominated_networks_of_the_front_stop_early(finished: Path, tmp_path: Path) -> None:
+    """What is left out is what was stopped, and never a searched network or a baseline."""
+    shutil.copytree(finished, tmp_path / "copy")
+    settings = (
+        "retrain.executor=ray",
+        "retrain.workers=1",
+        "retrain.select=front",
+        "retrain.halving={grace_epochs: 1, reduction: 4}",
+        "retrain.recipe.epochs=4",
+        "tracking.enabled=false",
+    )
+    run = open_tiny(tmp_path / "copy", *settings, fresh="retrain")
+    run_stages(run, ("retrain",))
+    planned = plan(run)
+    whole = {one.network.name for one in read_results(run)}
+    stopped = {path.parent.parent.name for path in run.directory.path.rglob(STOPPED_FILE)}
+    assert whole == {one.name for one in planned if one.architecture.id not in stopped}
+    assert stopped <= {one.architecture.id for one in planned if one.role == FRONT}
+    assert {one.name for one in planned if one.role != FRONT} <= whole
+    run_stages(open_tiny(tmp_path / "copy", *settings), ("retrain",))

@@ -1,0 +1,226 @@
+"""Many trainings as trials of Ray Tune, of which ASHA may stop those that others dominate."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+
+from octnas.cluster.evaluation import EvaluationError, one_line
+from octnas.cluster.tune import reason_of, run_config, short_name, signals_kept, tune_files
+from octnas.errors import ClusterError
+
+Item = TypeVar("Item")
+Report = Callable[[Mapping[str, float]], None]
+OnReport = Callable[[Any, Mapping[str, float]], None]
+
+EPOCH = "epoch"
+_MARGIN, _INDEX = "margin", "index"
+
+
+@dataclass(frozen=True)
+class Halving(Generic[Item]):
+    """Which trainings may be stopped, and by what (ASHA, Li et al., arXiv 1810.05934).
+
+    A training is behind by how much its metric lies below the best one of as cheap a network at the
+    same epoch. At every rung those that are farthest behind are stopped; one that is not behind
+    goes on at any rate.
+
+    Attributes:
+        metric: that a training reports with every ``epoch``; the higher, the better.
+        cost: of an item's network.
+        may_stop: whether an item's training may be stopped at all.
+        epochs: of a whole training.
+        grace: epochs before the first rung.
+        reduction: one of so many goes on at a rung, of those that are behind.
+    """
+
+    metric: str
+    cost: Callable[[Item], float]
+    may_stop: Callable[[Item], bool]
+    epochs: int
+    grace: int
+    reduction: float
+
+
+def train_with_tune(
+    train: Callable[[Item, Report], None],
+    items: Sequence[Item],
+    on_report: Callable[[Item, Mapping[str, float]], None],
+    *,
+    workers: int,
+    directory: Path,
+    gpus: float = 0,
+    retries: int = 1,
+    halving: Halving[Item] | None = None,
+) -> list[Item]:
+    """Train every item, up to ``workers`` at a time.
+
+    Needs a running Ray, as inside `octnas.cluster.join.ray_cluster`.
+
+    Args:
+        train: pickled into Ray's object store once; reports numbers after every epoch, ``epoch``
+            among them. It goes on by itself where an attempt before it was broken off.
+        items: its arguments.
+        on_report: called in this process with what was reported.
+        workers: trainings at a time, with one CPU each.
+        directory: Tune's files are in a directory below it for as long as this runs.
+        gpus: of each training; a fraction shares one.
+        retries: how often a training is begun again after an exception or its worker's death.
+        halving: by which trainings are stopped early; None for never.
+
+    Returns:
+        The items whose trainings were stopped.
+
+    Raises:
+        ClusterError: a training failed, again and again; the others have come to their end.
+    """
+    with tune_files(directory) as storage, signals_kept() as keep_signals:
+        schedule = _schedule(items, on_report, halving)
+        tuner = tune.Tuner(
+            tune.with_resources(
+                tune.with_parameters(_train, train=train, items=tuple(items)),
+                {"cpu": 1, "gpu": gpus},
+            ),
+            param_space={_INDEX: tune.grid_search(list(range(len(items))))},
+            tune_config=tune.TuneConfig(
+                scheduler=schedule,
+                max_concurrent_trials=workers,
+                reuse_actors=True,  # a new process would import torch anew
+                trial_dirname_creator=short_name,
+            ),
+            run_config=run_config(storage, retries),
+        )
+        keep_signals()
+        tuner.fit()
+    failed = schedule.noted.failed
+    if failed:
+        first = next(iter(failed.values()))
+        raise ClusterError(
+            f"{len(failed)} of {len(items)} trainings failed; the first: {first}; what is "
+            "finished is kept, and the same command goes on with the rest"
+        )
+    return [items[index] for index in sorted(schedule.noted.stopped)]
+
+
+def _train(
+    config: Mapping[str, Any], *, train: Callable[[Any, Report], None], items: Sequence[Any]
+) -> None:
+    """One trial.
+
+    Raises:
+        EvaluationError: whatever went wrong.
+    """
+    try:
+        train(items[config[_INDEX]], lambda row: tune.report(dict(row)))
+    except Exception as error:  # noqa: BLE001 - the reason of a failed trial
+        raise EvaluationError(one_line(error)) from None
+
+
+@dataclass
+class _Noted:
+    """What a schedule is told of trials.
+
+    Attributes:
+        items: by index.
+        on_report: is told every report.
+        stopped: indices of trainings that were stopped.
+        failed: reasons by index.
+    """
+
+    items: Sequence[Any]
+    on_report: OnReport
+    stopped: set[int] = field(default_factory=set)
+    failed: dict[int, str] = field(default_factory=dict)
+
+    def report(self, trial: Trial, result: Mapping[str, Any]) -> None:
+        numbers = {name: result[name] for name in result if isinstance(result[name], float | int)}
+        self.on_report(self.items[index_of(trial)], numbers)
+
+    def recovered(self, trial: Trial) -> None:
+        """Tune tells of every failure, also of those after which a training is begun again."""
+        self.failed.pop(index_of(trial), None)
+
+
+def index_of(trial: Trial) -> int:
+    """Which item a trial trains."""
+    return int(trial.config[_INDEX])
+
+
+class _All(FIFOScheduler):
+    """Every training comes to its end."""
+
+    def __init__(self, noted: _Noted) -> None:
+        super().__init__()
+        self.noted = noted
+
+    def on_trial_result(
+        self,
+        tune_controller: Any,  # noqa: ARG002
+        trial: Trial,
+        result: dict[str, Any],
+    ) -> str:
+        self.noted.report(trial, result)
+        return str(TrialScheduler.CONTINUE)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        super().on_trial_complete(tune_controller, trial, result)
+        self.noted.recovered(trial)
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:  # noqa: ARG002
+        self.noted.failed[index_of(trial)] = reason_of(trial)
+
+
+class _Behind(ASHAScheduler):
+    """ASHA by how far a training lies behind those of networks that cost no more."""
+
+    def __init__(self, noted: _Noted, halving: Halving[Any]) -> None:
+        super().__init__(
+            time_attr=EPOCH,
+            metric=_MARGIN,
+            mode="max",
+            max_t=halving.epochs + 1,
+            grace_period=halving.grace,
+            reduction_factor=halving.reduction,
+            stop_last_trials=False,
+        )
+        self.noted, self._halving = noted, halving
+        self._seen: dict[float, dict[int, float]] = {}
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        self.noted.report(trial, result)
+        margin = self._margin(index_of(trial), result[EPOCH], result[self._halving.metric])
+        action = super().on_trial_result(tune_controller, trial, {**result, _MARGIN: margin})
+        stop = action == TrialScheduler.STOP and margin < 0
+        if stop and self._halving.may_stop(self.noted.items[index_of(trial)]):
+            self.noted.stopped.add(index_of(trial))
+            return str(TrialScheduler.STOP)
+        return str(TrialScheduler.CONTINUE)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        super().on_trial_complete(tune_controller, trial, result)
+        self.noted.recovered(trial)
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        super().on_trial_error(tune_controller, trial)
+        self.noted.failed[index_of(trial)] = reason_of(trial)
+
+    def _margin(self, index: int, epoch: float, value: float) -> float:
+        """By how much a training is better than the best of others that cost no more."""
+        cost, items = self._halving.cost, self.noted.items
+        at_epoch = self._seen.setdefault(epoch, {})
+        at_epoch[index] = value
+        others = [
+            found
+            for other, found in at_epoch.items()
+            if other != index and cost(items[other]) <= cost(items[index])
+        ]
+        return value - max(others, default=value)
+
+
+def _schedule(items: Sequence[Any], on_report: OnReport, halving: Halving[Any] | None) -> Any:
+    noted = _Noted(items, on_report)
+    return _All(noted) if halving is None else _Behind(noted, halving)
