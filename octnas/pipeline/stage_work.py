@@ -8,7 +8,7 @@ from octnas.data.settings import ImagesSettings
 from octnas.needs import Machine, StageWork, Work, batches, between, fed, training_steps
 from octnas.pipeline.image_counts import ImageCounts
 from octnas.pipeline.pace import EvaluationPace, TrainingPace
-from octnas.results import VANILLA
+from octnas.results import RANDOM, VANILLA
 from octnas.run_directory import RunDirectory
 from octnas.space import SearchSpace
 
@@ -120,6 +120,7 @@ def retrain_work(measured: Measured) -> StageWork:
     """A training of every network with every seed."""
     settings, worst = measured.config.retrain, measured.vanilla
     seeds, others = len(settings.seeds), sum(one != VANILLA for one in settings.baselines)
+    others += (settings.randoms - 1) * (RANDOM in settings.baselines)
     work = [
         Work(
             f"trainings, {budget.name}", seeds * (1 + others), _training(measured, budget.max_macs)
