@@ -53,6 +53,7 @@ def train_with_tune(
     *,
     workers: int,
     directory: Path,
+    cpus: int = 1,
     gpus: float = 0,
     retries: int = 1,
     halving: Halving[Item] | None = None,
@@ -66,8 +67,9 @@ def train_with_tune(
             among them. It goes on by itself where an attempt before it was broken off.
         items: its arguments.
         on_report: called in this process with what was reported.
-        workers: trainings at a time, with one CPU each.
+        workers: trainings at a time.
         directory: Tune's files are in a directory below it for as long as this runs.
+        cpus: of each training.
         gpus: of each training; a fraction shares one.
         retries: how often a training is begun again after an exception or its worker's death.
         halving: by which trainings are stopped early; None for never.
@@ -83,7 +85,7 @@ def train_with_tune(
         tuner = tune.Tuner(
             tune.with_resources(
                 tune.with_parameters(_train, train=train, items=tuple(items)),
-                {"cpu": 1, "gpu": gpus},
+                {"cpu": cpus, "gpu": gpus},
             ),
             param_space={_INDEX: tune.grid_search(list(range(len(items))))},
             tune_config=tune.TuneConfig(

@@ -5,7 +5,7 @@ from octnas.export.timm_folder import export_timm
 from octnas.pipeline.opening import Run
 from octnas.pipeline.records import begin_tracking, read_results
 from octnas.pipeline.retrain import track_network, tracking_key
-from octnas.training.retrain import WEIGHTS_FILE
+from octnas.training.fit import WEIGHTS_FILE
 
 
 def export(run: Run) -> None:

@@ -14,7 +14,7 @@ from octnas.run_directory import read_document, reading, write_json
 from octnas.search.design import proxy_design
 from octnas.search.surrogate import Features, Scores, Surrogate, fit
 from octnas.settings import flatten
-from octnas.training.retrain import Training
+from octnas.training.fit import Training
 
 SCHEMA = 1
 KEY = "proxies"

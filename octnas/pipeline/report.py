@@ -23,7 +23,7 @@ from octnas.report.page import write_page
 from octnas.report.tables import retrained_rows, write_csv
 from octnas.results import Retrained
 from octnas.run_directory import read_document, reading
-from octnas.training.retrain import JUDGED_FILE
+from octnas.training.one import JUDGED_FILE
 from octnas.verdict import Matrix
 
 PAGE_FILE = "index.html"

@@ -15,7 +15,8 @@ from octnas.pipeline.trainings import Settings, finished, train_several
 from octnas.results import FRONT, SEARCHED, Network, Retrained, SeedResult
 from octnas.run_directory import read_document, reading, write_json
 from octnas.settings import flatten
-from octnas.training.retrain import OnEpoch, Training, train_one
+from octnas.training.fit import Training
+from octnas.training.one import OnEpoch, train_one
 from octnas.training.retrain_settings import RetrainSettings
 
 SCHEMA = 1
@@ -140,14 +141,15 @@ def _with_tune(
         device=run.config.device,
         watch="" if halving is None else "rank",
     )
-    with ray_cluster(settings.workers, run.config.ray):
+    with ray_cluster(settings.workers * settings.ranks, run.config.ray):
         stopped = train_with_tune(
             train,
             todo,
             on_epoch,
             workers=settings.workers,
             directory=(run.directory.stage("retrain") / "ray").resolve(),
-            gpus=run.config.ray.gpus,
+            cpus=settings.ranks,
+            gpus=settings.ranks * run.config.ray.gpus,
             halving=halving,
         )
     for training in stopped:

@@ -132,7 +132,7 @@ def _train_together(run: Run, log: Log, on_step: Callable[[int], None]) -> list[
         _checkpoints(run),
         folder / TOGETHER_FOLDER,
     )
-    with told(job, log, on_step):
+    with told(job.folder, log, on_step):
         if settings.executor == "local":
             launch(train_elastic_rank, job, workers=settings.workers, restarts=settings.restarts)
         else:

@@ -10,7 +10,7 @@ from octnas.errors import BudgetError, RunDirectoryError
 from octnas.pipeline.opening import Run
 from octnas.pipeline.trainings import train_several
 from octnas.run_directory import read_document, reading, write_json
-from octnas.training.retrain import Training
+from octnas.training.fit import Training
 
 SCHEMA = 1
 DESIGN_FILE = "design.json"

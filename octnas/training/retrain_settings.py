@@ -65,6 +65,8 @@ class RetrainSettings:
             ``executor: ray``.
         threads: CPU threads of one training.
         workers: trainings at a time, each in a process of its own; 1 trains in this process.
+        ranks: processes that train one network together, each on a GPU where there are any, with
+            its share of every batch.
         executor: ``local``, or ``ray`` for trials of Ray Tune.
         recipe: the same for every network.
     """
@@ -79,6 +81,7 @@ class RetrainSettings:
     halving: HalvingSettings | None = field(default=None, metadata=LATER)
     threads: int = 1
     workers: int = field(default=2, metadata=HOW)
+    ranks: int = field(default=1, metadata=LATER)
     executor: Executor = field(default="local", metadata=HOW)
     recipe: Recipe = field(default_factory=Recipe)
 
@@ -94,5 +97,5 @@ class RetrainSettings:
         require(sizes, "test_sizes", self.test_sizes, "distinct numbers of pixels")
         can = self.halving is None or (self.select, self.executor) == ("front", "ray")
         require(can, "halving", self.halving, "null, or with select: front and executor: ray")
-        for key in ("threads", "workers", "randoms"):
+        for key in ("threads", "workers", "ranks", "randoms"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")

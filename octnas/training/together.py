@@ -86,7 +86,7 @@ def train_rank(job: SupernetJob, rank: int, ranks: int, meeting: str) -> None:
         device = choose_device(job.device)
         if device.type == "cuda":
             device = torch.device("cuda", torch.cuda.current_device())
-        tell = _Teller(job.folder / PROGRESS_FILE) if together.first else None
+        tell = Teller(job.folder / PROGRESS_FILE) if together.first else None
         learned: dict[str, Probabilities] = {}
         supernet, history = train_supernet(
             job.space,
@@ -113,7 +113,7 @@ def read_result(job: SupernetJob) -> Together:
     return Together(document["history"], document["learned"])
 
 
-class _Teller:
+class Teller:
     """Lines of progress in a file: the rows of the history, and now and then the step."""
 
     def __init__(self, path: Path) -> None:
@@ -121,9 +121,11 @@ class _Teller:
         self._path, self._told = path, 0.0
 
     def row(self, row: Mapping[str, float]) -> None:
+        """Tell an epoch."""
         self._write({"row": dict(row)})
 
     def step(self, number: int) -> None:
+        """Tell a step, unless one was told just now."""
         if time.monotonic() - self._told >= _PAUSE:
             self._told = time.monotonic()
             self._write({"step": number})
@@ -135,18 +137,18 @@ class _Teller:
 
 @contextmanager
 def told(
-    job: SupernetJob,
+    folder: Path,
     log: Callable[[Mapping[str, float]], None],
     on_step: Callable[[int], None],
 ) -> Iterator[None]:
     """Call back, in a thread, as rank 0 makes progress.
 
     Args:
-        job: that is being trained within the block.
+        folder: of what is being trained within the block.
         log: with every row of the history, once.
         on_step: with the number of the step, now and then.
     """
-    path = job.folder / PROGRESS_FILE
+    path = folder / PROGRESS_FILE
     path.unlink(missing_ok=True)
     stop, failures = threading.Event(), list[BaseException]()
 

@@ -79,7 +79,7 @@ def test_a_rank_that_dies_is_started_again_from_the_checkpoint(job: SupernetJob)
     job.checkpoints.remove()
     job.weights.unlink()
     rows: list[float] = []
-    with told(job, lambda row: rows.append(row["train_loss"]), lambda _: None):
+    with told(job.folder, lambda row: rows.append(row["train_loss"]), lambda _: None):
         launch(rank_work.dies_once, job, workers=2, restarts=1)
     assert (job.folder / "died").exists()
     assert [row["train_loss"] for row in read_result(job).history] == rows

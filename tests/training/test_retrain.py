@@ -10,21 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import octnas.training.retrain as module
+import octnas.training.fit as module
 from octnas.data.images import Data, open_images
 from octnas.errors import TrainingError
 from octnas.nn.supernet import build
 from octnas.space import SearchSpace
 from octnas.training.evaluate import evaluate
-from octnas.training.retrain import (
-    CHECKPOINTS_FOLDER,
-    JUDGED_FILE,
-    RESULT_FILE,
-    WEIGHTS_FILE,
-    Training,
-    train_all,
-    train_one,
-)
+from octnas.training.fit import CHECKPOINTS_FOLDER, RESULT_FILE, WEIGHTS_FILE, Training
+from octnas.training.one import JUDGED_FILE, train_one
+from octnas.training.retrain import train_all
 from octnas.training.retrain_settings import RetrainSettings
 from octnas.training.settings import Recipe
 from tests.training.resuming import BrokenOffError, timeless, until

@@ -1,0 +1,97 @@
+"""One network that several processes train together, each with its share of every batch."""
+
+import json
+import shutil
+import uuid
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
+
+from octnas.data.images import Data
+from octnas.device import choose_device
+from octnas.errors import TrainingError
+from octnas.nn.supernet import build
+from octnas.nn.weights import load_weights, save_weights
+from octnas.run_directory import write_json
+from octnas.training.fit import Settings, Training, fit
+from octnas.training.loop import Log
+from octnas.training.parent import exit_with_parent
+from octnas.training.ranks import joined
+from octnas.training.together import PROGRESS_FILE, Teller, told
+
+FOLDER = "together"
+_WEIGHTS, _HISTORY = "weights.safetensors", "history.json"
+
+
+def fit_together(
+    training: Training,
+    data: Data,
+    settings: Settings,
+    device: str,
+    log: Log,
+    *,
+    ranks: int,
+    watch: str,
+) -> tuple[nn.Module, list[dict[str, float]]]:
+    """As `octnas.training.fit.fit`, by DistributedDataParallel.
+
+    Gradients are averaged; batch norms are each process's own, and the result has those of rank 0
+    (see `octnas.training.ranks`).
+
+    Args:
+        training, data, settings, log, watch: see `octnas.training.fit.fit`.
+        device: name of the device.
+        ranks: how many processes, each with a GPU of its own where there are any.
+
+    Raises:
+        TrainingError: one of them failed; the same call goes on from the last checkpoint.
+    """
+    folder = (training.folder / FOLDER).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    # Another file for every attempt: what those that died have left in it misleads the next.
+    meeting = folder / f"meeting-{uuid.uuid4().hex}"
+    work = partial(_fit_rank, training, data, settings, device, watch, folder)
+    try:
+        with told(folder, log, lambda _: None):
+            spawn(work, args=(ranks, str(meeting)), nprocs=ranks)
+    except (ProcessRaisedException, ProcessExitedException) as error:
+        reason = " ".join(str(error).strip().splitlines()[-1].split())
+        raise TrainingError(
+            f"a process of the training failed ({reason[:300]}); the same command goes on from the "
+            "last checkpoint"
+        ) from None
+    finally:
+        meeting.unlink(missing_ok=True)
+    model = build(training.architecture, seed=training.seed)
+    load_weights(model, folder / _WEIGHTS)
+    history: list[dict[str, float]] = json.loads((folder / _HISTORY).read_text())
+    shutil.rmtree(folder)
+    return model.to(choose_device(device)), history
+
+
+def _fit_rank(
+    training: Training,
+    data: Data,
+    settings: Settings,
+    device: str,
+    watch: str,
+    folder: Path,
+    rank: int,
+    ranks: int,
+    meeting: str,
+) -> None:
+    """One process; rank 0 writes what came of it."""
+    exit_with_parent()
+    torch.set_num_threads(settings.threads)
+    with joined(device, rank=rank, ranks=ranks, meeting=meeting) as together:
+        place = choose_device(device)
+        if place.type == "cuda":
+            place = torch.device("cuda", torch.cuda.current_device())
+        tell = Teller(folder / PROGRESS_FILE)
+        model, history = fit(training, data, settings, place, tell.row, watch=watch, ranks=together)
+        if together.first:
+            save_weights(model, folder / _WEIGHTS)
+            write_json(folder / _HISTORY, history)
