@@ -172,9 +172,11 @@ class Driver:
 
     def _ask_batch(self) -> None:
         """Ask for one batch; what a broken-off process left running comes first."""
-        size = self._settings.batch_size
-        self._rung = rung_of(list(self._found.values()), lambda one: self._cost.of(one.alphas))
-        end = min((self.told // size + 1) * size, self._settings.trials)
+        start = self.told - self.told % self._settings.batch_size
+        # A process that died while it told a batch has told some of it.
+        before = [one for one in self._found.values() if one.trial < start]
+        self._rung = rung_of(before, lambda one: self._cost.of(one.alphas))
+        end = min(start + self._settings.batch_size, self._settings.trials)
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self._study.sampler = self._sampler(trial.number)
             # There is no public way from a trial of the past to one that can be told.
