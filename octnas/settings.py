@@ -22,7 +22,8 @@ def flatten(settings: Any, prefix: str) -> dict[str, Any]:
     """The settings that decide a result, by dotted key, as JSON values.
 
     Args:
-        settings: a dataclass instance, possibly nested; fields marked with `HOW` are left out.
+        settings: a dataclass instance, possibly nested; fields marked with `HOW` are left out, and
+            those marked with `LATER` at their default.
         prefix: what the keys begin with, such as ``"supernet"``.
     """
     found: dict[str, Any] = {}
@@ -30,6 +31,8 @@ def flatten(settings: Any, prefix: str) -> dict[str, Any]:
         if entry.metadata.get("how"):
             continue
         key, value = f"{prefix}.{entry.name}", getattr(settings, entry.name)
+        if entry.metadata.get("later") and value == entry.default:
+            continue
         if is_dataclass(value) and not isinstance(value, type):
             found.update(flatten(value, key))
         elif isinstance(value, tuple):
