@@ -139,6 +139,8 @@ def _notes(measured: Measured) -> list[str]:
     ]
     if config.supernet.workers > 1:
         notes.append("What the supernet's processes tell each other is not in it.")
+    if config.search.proxies:
+        notes.append("The short trainings of search.proxies are not in it.")
     gpus = torch.cuda.device_count()
     if measured.machine.device == "cuda" and config.supernet.workers > gpus:
         notes.append(
