@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from octnas.baselines import baseline, searched
@@ -150,6 +152,10 @@ def test_settings_that_runs_were_made_without_are_in_no_fingerprint() -> None:
     config = load_config(EXPERIMENT)
     keys = {"uniform", "share", "macs", "flops", "min_share"}
     assert [set(entry) for entry in flatten(config.space, "space")["space.budgets"]] == [keys, keys]
+    later = {"proxies", "objective", "first_rung", "choose_by"}
+    assert not {f"search.{key}" for key in later} & flatten(config.search, "search").keys()
+    search = replace(config.search, first_rung=0.5)
+    assert flatten(search, "search")["search.first_rung"] == 0.5
 
 
 @pytest.mark.parametrize("role", [UNIFORM, GROWING])

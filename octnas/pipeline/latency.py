@@ -37,7 +37,11 @@ def default_file(settings: LatencySettings) -> Path:
     """Where a table goes unless the user says."""
     machine = settings.name or machine_name(settings.device)
     text = f"{machine}-{settings.backend}-{settings.precision}-{settings.batch}"
-    return Path("latency") / f"{re.sub(r'[^A-Za-z0-9.]+', '-', text).strip('-')}.json"
+    return Path("latency") / f"{_slug(text)}.json"
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")
 
 
 def make_table(
@@ -95,7 +99,9 @@ def measure_chosen(run: Run, chosen: Mapping[str, Candidate]) -> dict[str, Candi
         threads=table.threads,
     )
     alphas = [candidate.alphas for candidate in chosen.values()]
-    kept = run.directory.stage("search") / f"latency{KEPT_SUFFIX}"
+    # By machine: a search that goes on may do so on another one.
+    machine = _slug(machine_name(use.device))
+    kept = run.directory.stage("search") / f"latency-{machine}{KEPT_SUFFIX}"
     seconds = measure_networks(run.space, alphas, settings, kept)
     return {
         name: replace(found, metrics={**found.metrics, "measured_latency": one})

@@ -141,6 +141,8 @@ def _notes(measured: Measured) -> list[str]:
         notes.append("What the supernet's processes tell each other is not in it.")
     if config.retrain.select == "front":
         notes.append("How many networks the front will have is not known, and not in it.")
+    if config.search.proxies:
+        notes.append("The short trainings of search.proxies are not in it.")
     gpus = torch.cuda.device_count()
     if measured.machine.device == "cuda" and config.supernet.workers > gpus:
         notes.append(

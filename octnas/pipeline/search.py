@@ -48,8 +48,10 @@ def search(run: Run) -> None:
         run.progress.bar("search", total) as bar,
         cpu_threads(settings.threads),
     ):
-        driver = _driver(run, storage, _reporter(run, bar))
+        told: list[Candidate] = []
+        driver = _driver(run, storage, _reporter(run, bar, told))
         bar.advance(driver.told)
+        told += driver.candidates()
         _evaluate(run, driver)
         candidates, own = with_expected_losses(
             Features(run.space, pairs=True), with_costs(run, driver.candidates())
@@ -129,8 +131,8 @@ def _proposals(run: Run, levels: CostLevels, limits: tuple[int, int]) -> Propose
     return proposals(settings.sampler, levels, limits, run.config.seed, others)
 
 
-def _reporter(run: Run, bar: Bar) -> Callable[[Candidate], None]:
-    told: list[Candidate] = []
+def _reporter(run: Run, bar: Bar, told: list[Candidate]) -> Callable[[Candidate], None]:
+    """What is done about a candidate that was told, after those before it."""
     # The area that the front dominates, up to the dearest budget and a guess among all classes.
     classes = float(run.space.backbone_args["num_classes"])
     reference = (float(bounds(run.budgets)[1]), log(classes))

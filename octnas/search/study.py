@@ -32,6 +32,7 @@ Outcome = Mapping[str, float] | str
 _ORIGIN = "origin"
 _ASKED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.FAIL)
 _TOLD = (TrialState.COMPLETE, TrialState.FAIL)
+_HOPELESS = 8  # failures in a row, from which on it is not the candidates' fault
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Driver:
     ) -> None:
         self._space, self._settings, self._seed, self._propose = space, settings, seed, propose
         self._cost = macs_of(space) if cost is None else cost
-        self._bounds, self._on_told = bounds, on_told
+        self._bounds, self._on_told, self._lost = bounds, on_told, 0
         self._outcomes = OutcomeLog(log)
         self._storage, self._study = storage, open_study(storage, study_name)
         for origin, alphas in design[: settings.trials]:
@@ -137,7 +138,7 @@ class Driver:
         """Take the outcome of a candidate that was handed out.
 
         Raises:
-            SearchError: every candidate of a batch failed.
+            SearchError: too many candidates failed in a row, or all of the search.
         """
         identity = self._batch[number].identity
         if not isinstance(outcome, str) and not math.isfinite(outcome["loss"]):
@@ -146,7 +147,8 @@ class Driver:
             self._reasons[identity] = outcome
         else:
             self._outcomes.add(identity, outcome)
-        if all(a.identity in self._outcomes or a.identity in self._reasons for a in self._waiting):
+        out = {asked.identity for asked in self._batch.values()} - self._reasons.keys()
+        if all(one in self._outcomes for one in out):
             self._tell_batch()
 
     def candidates(self) -> list[Candidate]:
@@ -163,18 +165,16 @@ class Driver:
         """Trials that are finished, one way or the other."""
         return self._count(_TOLD)
 
-    @property
-    def _waiting(self) -> Sequence[_Asked]:
-        return list(self._batch.values())
-
     def _count(self, states: tuple[TrialState, ...]) -> int:
         return len(self._study.get_trials(deepcopy=False, states=states))
 
     def _ask_batch(self) -> None:
         """Ask for one batch; what a broken-off process left running comes first."""
-        size = self._settings.batch_size
-        self._rung = rung_of(list(self._found.values()), lambda one: self._cost.of(one.alphas))
-        end = min((self.told // size + 1) * size, self._settings.trials)
+        start = self.told - self.told % self._settings.batch_size
+        # A process that died while it told a batch has told some of it.
+        before = [one for one in self._found.values() if one.trial < start]
+        self._rung = rung_of(before, lambda one: self._cost.of(one.alphas))
+        end = min(start + self._settings.batch_size, self._settings.trials)
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self._study.sampler = self._sampler(trial.number)
             # There is no public way from a trial of the past to one that can be told.
@@ -200,7 +200,7 @@ class Driver:
     def _hand_out(self, trial: optuna.Trial) -> None:
         """Note a candidate; it is evaluated unless its like was, or is about to be."""
         asked = self._suggest(trial)
-        twin = any(asked.identity == other.identity for other in self._waiting)
+        twin = any(asked.identity == other.identity for other in self._batch.values())
         self._batch[trial.number] = asked
         self._taken.add(asked.identity)
         if asked.identity not in self._outcomes and not twin:
@@ -227,9 +227,11 @@ class Driver:
         for number in sorted(batch):
             self._tell_one(batch[number])
         self._flush()
-        if not any(asked.identity in self._outcomes for asked in batch.values()):
+        lost = not any(asked.identity in self._outcomes for asked in batch.values())
+        self._lost = self._lost + len(batch) if lost else 0
+        if lost and (self._lost >= _HOPELESS or (self.done and not self._found)):
             reason = self._reasons[next(iter(batch.values())).identity]
-            raise SearchError(f"every candidate of a batch failed; the first: {reason}")
+            raise SearchError(f"each of the last {self._lost} candidates failed: {reason}")
 
     def _tell_one(self, asked: _Asked) -> None:
         if asked.identity not in self._outcomes:

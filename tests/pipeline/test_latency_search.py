@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from octnas.errors import ConfigError, RunDirectoryError
+from octnas.measure import latency as measure
+from octnas.pipeline import latency as latency_stage
 from octnas.pipeline import search as stage
 from octnas.pipeline.latency import experiment_space
 from octnas.pipeline.records import read_candidates, read_chosen
@@ -30,7 +32,9 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_budgets_on_other_costs_are_searched(table: Path, tmp_path: Path) -> None:
+def test_budgets_on_other_costs_are_searched(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines: list[str] = []
     run = open_tiny(tmp_path, BUDGETS, f"latency.table={table}", lines=lines, stages=STAGES)
     run_stages(run, STAGES)
@@ -48,6 +52,13 @@ def test_budgets_on_other_costs_are_searched(table: Path, tmp_path: Path) -> Non
         if budget.bound is not None:
             assert found.cost(budget.bound.cost) <= budget.bound.upper
     assert any("ms predicted" in line and "ms measured" in line for line in lines)
+    # What goes on elsewhere measures anew.
+    monkeypatch.setattr(latency_stage, "machine_name", lambda _: "an other/machine")
+    monkeypatch.setattr(measure, "machine_name", lambda _: "an other/machine")
+    latency_stage.measure_chosen(run, read_chosen(run))
+    kept = [one.name for one in run.directory.stage("search").glob("latency-*.jsonl")]
+    assert len(kept) == 2
+    assert "latency-an-other-machine.measured.jsonl" in kept
     networks = plan(run)
     assert {network.budget for network in networks} == {"", *(b.name for b in run.budgets)}
     # The run has taken the table over, but says so if the file is another one now.

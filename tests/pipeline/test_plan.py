@@ -80,6 +80,8 @@ def test_processes_of_a_supernet_share_its_steps(
     assert any(
         "tell each other" in note for note in plan_tiny(tmp_path, "supernet.workers=2").notes
     )
+    notes = plan_tiny(tmp_path, "search.proxies=true").notes
+    assert "The short trainings of search.proxies are not in it." in notes
 
 
 @pytest.mark.usefixtures("paced")

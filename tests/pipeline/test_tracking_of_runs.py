@@ -1,5 +1,6 @@
 """What a run leaves in MLflow."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from mlflow.entities import Run as MlflowRun
 
 from octnas.pipeline.records import read_candidates, read_results
 from octnas.pipeline.stages import run_stages
+from octnas.tracking.tracker import Tracker
 from tests.pipeline.tiny import open_tiny
 
 
@@ -118,3 +120,26 @@ def test_runs_that_break_off_are_failed_and_go_on_later(
     assert len(found) == 3
     assert live["tiny"].info.status == "FINISHED"
     assert live["supernet"].info.status == "FINISHED"
+
+
+def test_the_hypervolume_goes_on_where_a_search_was_broken_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volumes: dict[int, float] = {}
+
+    def metrics(_: Tracker, key: str, values: Mapping[str, float], step: int) -> None:
+        if key == "search":
+            volumes[step] = values["hypervolume"]
+        if len(volumes) == 9:
+            raise KeyboardInterrupt
+
+    given = ("search.sampler=random", "tracking.enabled=false")
+    with monkeypatch.context() as patch:
+        patch.setattr(Tracker, "metrics", metrics)
+        with pytest.raises(KeyboardInterrupt):
+            run_stages(open_tiny(tmp_path, *given), ("supernet", "search"))
+        volumes[-1] = 0.0
+        run_stages(open_tiny(tmp_path, *given), ("supernet", "search"))
+    ordered = [volumes[step] for step in sorted(volumes)]
+    assert len(ordered) > 15
+    assert ordered == sorted(ordered)

@@ -195,8 +195,28 @@ def test_a_search_in_which_everything_fails_stops(make_driver: Make) -> None:
     def evaluate(_: Mapping[str, float], __: float) -> dict[str, float]:
         raise RuntimeError("no images")
 
-    with pytest.raises(SearchError, match=r"every candidate of a batch failed.*no images"):
+    with pytest.raises(SearchError, match=r"each of the last 8 candidates failed.*no images"):
         run_local(make_driver(), evaluate)
+
+
+def test_a_batch_that_is_small_may_fail_as_a_whole(make_driver: Make) -> None:
+    """One after another; what ends a search is too many in a row, or all of it."""
+    calls: list[int] = []
+
+    def evaluate(alphas: Mapping[str, float], _: float = 0) -> dict[str, float]:
+        calls.append(1)
+        if 3 <= len(calls) < 10:
+            raise RuntimeError("out of memory")
+        return loss_of(alphas)
+
+    driver = make_driver(SearchSettings(trials=20, batch_size=1, spread=6, sampler="random"))
+    run_local(driver, evaluate)
+    assert driver.done
+    assert len(driver.failures()) == 7
+    few = make_driver(SearchSettings(trials=3, batch_size=2, sampler="random"), folder="few")
+    calls[:] = [1] * 3
+    with pytest.raises(SearchError, match="each of the last 3 candidates failed"):
+        run_local(few, evaluate)
 
 
 def test_no_trial_is_left_running(make_driver: Make, tmp_path: Path) -> None:
