@@ -101,7 +101,8 @@ class BudgetSettings:
         if self.cost != "macs":
             cost = (costs_of(space) if costs is None else costs)[self.cost]
             value, whole = self._other()
-            upper = int(value * (_UNIT[self.cost] if whole else cost.vanilla))
+            # An amount in small units is a whole number, but for what floating point makes of it.
+            upper = round(value * _UNIT[self.cost]) if whole else int(value * cost.vanilla)
             bound = Bound(self.cost, upper, round(self.min_share * cost.vanilla))
             return _within(self.name, cost, bound)
         low = round(self.min_share * space.vanilla_macs)

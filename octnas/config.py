@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from octnas.architecture import StrideMode
 from octnas.budgets import BudgetSettings
@@ -32,6 +32,12 @@ SCHEMA = 1
 _SHOULD = "input should be "
 
 
+def as_share(budget: object) -> object:
+    """A budget that is a mere number as one on that share of vanilla's MACs."""
+    number = isinstance(budget, int | float) and not isinstance(budget, bool)
+    return {"share": budget} if number else budget
+
+
 @dataclass(frozen=True, kw_only=True)
 class SpaceSettings:
     """What is searched.
@@ -40,8 +46,8 @@ class SpaceSettings:
         backbone: name of a timm ResNet.
         input_size: channels, height and width of the images.
         alphas: the α to choose from at every searchable site.
-        budgets: bounds on MACs, activation memory or latency; the search finds one network for
-            each.
+        budgets: bounds on MACs, activation memory or latency, a mere number being a share of the
+            vanilla network's MACs; the search finds one network for each.
         backbone_args: keyword arguments for ``timm.create_model``; the number of classes is
             that of the data unless it is given here.
         fixed: α by site name pattern where there is nothing to choose; by default the paper's
@@ -54,7 +60,7 @@ class SpaceSettings:
     backbone: str
     input_size: tuple[int, int, int]
     alphas: tuple[float, ...]
-    budgets: tuple[BudgetSettings, ...]
+    budgets: tuple[Annotated[BudgetSettings, BeforeValidator(as_share)], ...]
     backbone_args: dict[str, Any] = field(default_factory=dict)
     fixed: dict[str, float] | None = None
     channel_multiple: int = 1
@@ -125,6 +131,14 @@ class RunConfig:
             "search",
             objective,
             f"macs, or budgets on {objective} alone with search.objective {objective}",
+        )
+        # What is cheaper and better is no reason to pass over a network that has to cost more.
+        upper = set(bounded) == {objective} and not any(b.min_share for b in self.space.budgets)
+        require(
+            self.search.first_rung == 1 or upper,
+            "search",
+            self.search.first_rung,
+            f"first_rung: 1, or budgets on {objective} alone and without min_share",
         )
         require(
             not learns or set(bounded) == {"macs"},

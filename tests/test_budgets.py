@@ -8,6 +8,7 @@ from octnas.costs import Budget
 from octnas.errors import BudgetError, SettingError
 from octnas.levels import CostLevels
 from octnas.nn.shapes import search_space
+from octnas.pipeline.fingerprints import fingerprint
 from octnas.results import GROWING, UNIFORM, VANILLA
 from octnas.settings import flatten
 from octnas.space import SearchSpace
@@ -153,9 +154,11 @@ def test_settings_that_runs_were_made_without_are_in_no_fingerprint() -> None:
     keys = {"uniform", "share", "macs", "flops", "min_share"}
     assert [set(entry) for entry in flatten(config.space, "space")["space.budgets"]] == [keys, keys]
     later = {"proxies", "objective", "first_rung", "choose_by"}
-    assert not {f"search.{key}" for key in later} & flatten(config.search, "search").keys()
+    assert not {f"search.{key}" for key in later} & fingerprint(config, "search").keys()
     search = replace(config.search, first_rung=0.5)
-    assert flatten(search, "search")["search.first_rung"] == 0.5
+    assert fingerprint(replace(config, search=search), "search")["search.first_rung"] == 0.5
+    # MLflow's parameters have them all.
+    assert flatten(config.search, "search")["search.first_rung"] == 1
 
 
 @pytest.mark.parametrize("role", [UNIFORM, GROWING])
@@ -168,3 +171,11 @@ def test_baselines_of_a_latency_budget_take_as_long(role: str) -> None:
     at_least = round(0.7 * budget.bound.upper)
     found = baseline(space, role, budget, at_least, cost)
     assert cost.of(found.architecture.alphas) >= at_least
+
+
+def test_small_amounts_are_not_cut_by_floating_point(resnet50: SearchSpace) -> None:
+    """Some numbers of millionths come out of a product with a million one too small."""
+    count = next(n for n in range(32_000_000, 33_000_000) if int(n / 1e6 * 1e6) == n - 1)
+    found = BudgetSettings(activation_mb=count / 1e6).resolve(resnet50)
+    assert found.bound is not None
+    assert found.bound.upper == count

@@ -79,6 +79,23 @@ def test_overrides_win(tmp_path: Path) -> None:
     assert isinstance(folder, ImagesSettings)
 
 
+def test_a_budget_that_is_a_mere_number_is_a_share_of_vanilla(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, MINIMAL), ["space.budgets=[0.5, 0.65, {uniform: 0.25}]"])
+    assert [budget.share for budget in config.space.budgets] == [0.5, 0.65, None]
+    assert config.space.budgets[0].name == "0.5 of vanilla"
+    assert "space.budgets.0" in problem(tmp_path, MINIMAL, "space.budgets=[true]")
+
+
+def test_a_first_rung_is_refused_where_it_would_pass_over_the_best(tmp_path: Path) -> None:
+    said = problem(tmp_path, MINIMAL, "search.first_rung=0.5", "space.budgets.0.min_share=0.3")
+    assert "first_rung" in said
+    assert "without min_share" in said
+    said = problem(
+        tmp_path, MINIMAL, "search.first_rung=0.5", "space.budgets=[{activation_share: 0.5}]"
+    )
+    assert "budgets on macs alone" in said
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

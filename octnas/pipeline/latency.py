@@ -3,9 +3,11 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 from octnas.config import RunConfig, check_config, load_document
+from octnas.costs import Budget
 from octnas.data.digits import CLASSES
 from octnas.data.settings import DigitsSettings
 from octnas.front import Candidate
@@ -69,13 +71,20 @@ def _costs(run: Run, candidate: Candidate) -> dict[str, float]:
     return found
 
 
-def latency_words(candidate: Candidate) -> str:
-    """The predicted latency of a candidate and the measured one; empty where none is known."""
+def latency_words(candidate: Candidate, budget: Budget) -> str:
+    """The predicted latency of a candidate and the measured one; empty where none is known.
+
+    It says so where what was measured is above a budget on latency.
+    """
     if "latency" not in candidate.metrics:
         return ""
     words = f", {candidate.metrics['latency'] * 1e3:.3f} ms predicted"
     if "measured_latency" in candidate.metrics:
         words += f", {candidate.metrics['measured_latency'] * 1e3:.3f} ms measured"
+        bound = budget.bound
+        limit = bound.upper * 1e-9 if bound is not None and bound.cost == "latency" else inf
+        if candidate.metrics["measured_latency"] > limit:
+            words += f", above the budget of {limit * 1e3:.3f} ms"
     return words
 
 
@@ -98,9 +107,13 @@ def measure_chosen(run: Run, chosen: Mapping[str, Candidate]) -> dict[str, Candi
         batch=table.batch,
         threads=table.threads,
     )
+    if table.device != (here := machine_name(use.device)):
+        run.progress.say(
+            f"search: the latency table is of {table.device}; what was chosen is measured on {here}"
+        )
     alphas = [candidate.alphas for candidate in chosen.values()]
     # By machine: a search that goes on may do so on another one.
-    machine = _slug(machine_name(use.device))
+    machine = _slug(here)
     kept = run.directory.stage("search") / f"latency-{machine}{KEPT_SUFFIX}"
     seconds = measure_networks(run.space, alphas, settings, kept)
     return {

@@ -20,8 +20,8 @@ from octnas.pipeline.records import PARENT, begin_tracking, write_candidates, wr
 from octnas.pipeline.supernet import scorer
 from octnas.progress import Bar
 from octnas.run_directory import read_document, write_json
-from octnas.search.design import bounds, initial_design
-from octnas.search.proposals import Propose, proposals
+from octnas.search.design import bounds, initial_design, ranges
+from octnas.search.proposals import Propose, Ranges, proposals
 from octnas.search.shrinkage import EXPECTED, with_expected_losses
 from octnas.search.storage import opened
 from octnas.search.study import Driver, quiet, run_local
@@ -83,7 +83,7 @@ def _driver(run: Run, storage: BaseStorage, on_told: Callable[[Candidate], None]
         settings,
         storage=storage,
         study_name=read_document(study, SCHEMA, "study_name")["study_name"],
-        bounds=limits,
+        within=limits,
         design=initial_design(
             run.space,
             run.levels,
@@ -114,15 +114,14 @@ def _levels(run: Run) -> dict[str, CostLevels]:
     }
 
 
-def _limits(run: Run) -> tuple[int, int]:
-    """The least and the most of what is made small beside the loss."""
+def _limits(run: Run) -> Ranges:
+    """The least and the most of what is made small beside the loss, in each budget."""
     if run.config.search.objective == "macs":
-        return bounds(run.budgets)
-    limits = _others(run)
-    return min(one.lower for one in limits), max(one.upper for one in limits)
+        return ranges((budget.min_macs, budget.max_macs) for budget in run.budgets)
+    return ranges((one.lower, one.upper) for one in _others(run))
 
 
-def _proposals(run: Run, levels: CostLevels, limits: tuple[int, int]) -> Propose | None:
+def _proposals(run: Run, levels: CostLevels, limits: Ranges) -> Propose | None:
     """What the samplers propose that are not Optuna's."""
     if run.config.search.sampler == "learned":
         return learned_proposals(run)
@@ -202,8 +201,9 @@ def _say(
     )
     if failures:
         run.progress.say(f"  {len(failures)} trials failed; the first: {failures[0]}")
-    for name, best in chosen.items():
+    for budget in run.budgets:
+        best = chosen[budget.name]
         run.progress.say(
-            f"  {name}: {best.id}, {best.macs / 1e6:,.3f} M MACs, loss {best.loss:.3f} on rank, "
-            f"{best.metrics['read_loss']:.3f} on read{latency_words(best)}"
+            f"  {budget.name}: {best.id}, {best.macs / 1e6:,.3f} M MACs, loss {best.loss:.3f} on "
+            f"rank, {best.metrics['read_loss']:.3f} on read{latency_words(best, budget)}"
         )

@@ -1,6 +1,6 @@
 """The candidates that every search begins with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -18,6 +18,17 @@ _POOL = 16
 def bounds(budgets: Sequence[Budget]) -> tuple[int, int]:
     """The fewest and the most MACs that any of the budgets admits."""
     return min(b.min_macs for b in budgets), max(b.max_macs for b in budgets)
+
+
+def ranges(bounds: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Ranges of a cost, both ends included, with those joined that meet; ascending."""
+    found: list[tuple[int, int]] = []
+    for low, high in sorted(bounds):
+        if found and low <= found[-1][1] + 1:
+            found[-1] = found[-1][0], max(high, found[-1][1])
+        else:
+            found.append((low, high))
+    return found
 
 
 def initial_design(

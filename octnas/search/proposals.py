@@ -39,6 +39,9 @@ class History:
     taken: Collection[str]
 
 
+Ranges = Sequence[tuple[int, int]]
+"""Of a cost, both ends included; ascending, and apart from each other."""
+
 Propose = Callable[[History], Mapping[str, float]]
 """The α by site that a trial evaluates."""
 
@@ -46,7 +49,7 @@ Propose = Callable[[History], Mapping[str, float]]
 def proposals(
     sampler: Sampler,
     levels: CostLevels,
-    bounds: tuple[int, int],
+    within: Ranges,
     seed: int,
     others: Sequence[Candidate] = (),
 ) -> Propose | None:
@@ -55,45 +58,45 @@ def proposals(
     Args:
         sampler: its name.
         levels: the architectures by what is made small beside the loss.
-        bounds: in its unit, both included.
+        within: ranges in its unit, both ends included, ascending.
         seed: of the draws.
         others: with the loss of a second source, for ``surrogate``.
     """
     if sampler == "random":
-        return random_proposals(levels, bounds, seed)
+        return random_proposals(levels, within, seed)
     if sampler == "surrogate":
-        return surrogate_proposals(levels, bounds, seed, others)
+        return surrogate_proposals(levels, within, seed, others)
     return None
 
 
-def random_proposals(levels: CostLevels, bounds: tuple[int, int], seed: int) -> Propose:
-    """Every architecture within the bounds with the same probability, exactly.
+def random_proposals(levels: CostLevels, within: Ranges, seed: int) -> Propose:
+    """Every architecture within the ranges with the same probability, exactly.
 
     Args:
         levels: the architectures by what is made small beside the loss.
-        bounds: in its unit, both included.
+        within: ranges in its unit, both ends included, ascending.
         seed: of the draws.
     """
 
     def propose(history: History) -> dict[str, float]:
         rng = np.random.default_rng((_RANDOM, seed, history.number))
-        return levels.sample(rng, *bounds, by_count=True)
+        return _drawn(levels, within, rng)
 
     return propose
 
 
 def surrogate_proposals(
-    levels: CostLevels, bounds: tuple[int, int], seed: int, others: Sequence[Candidate] = ()
+    levels: CostLevels, within: Ranges, seed: int, others: Sequence[Candidate] = ()
 ) -> Propose:
     """What a model of the score finds best that was not proposed before.
 
     Each trial draws a model from the posterior (Thompson, Biometrika 25, 1933), solves its front
-    within the bounds exactly, and takes the architecture there that adds most to the hypervolume
+    within the ranges exactly, and takes the architecture there that adds most to the hypervolume
     of the candidates, as that model sees all of them.
 
     Args:
         levels: the architectures by what is made small beside the loss.
-        bounds: in its unit, both included.
+        within: ranges in its unit, both ends included, ascending.
         seed: of the draws.
         others: with the loss of a second source, such as short stand-alone trainings.
     """
@@ -103,15 +106,15 @@ def surrogate_proposals(
     def propose(history: History) -> dict[str, float]:
         rng, told = np.random.default_rng((_SURROGATE, seed, history.number)), history.told
         if len(told) < _FEWEST:
-            return _new(levels, bounds, rng, history)
+            return _new(levels, within, rng, history)
         if len(told) not in fitted:
             fitted.clear()
             fitted[len(told)] = fit(features, _scores(told), second=_scores(others))
         for _ in range(_MODELS):
-            found = _best_new(levels, bounds, fitted[len(told)].draw(rng), history)
+            found = _best_new(levels, within, fitted[len(told)].draw(rng), history)
             if found is not None:
                 return found
-        return _new(levels, bounds, rng, history)
+        return _new(levels, within, rng, history)
 
     return propose
 
@@ -121,21 +124,22 @@ def _scores(candidates: Sequence[Candidate]) -> Scores:
 
 
 def _best_new(
-    levels: CostLevels, bounds: tuple[int, int], model: Drawn, history: History
+    levels: CostLevels, within: Ranges, model: Drawn, history: History
 ) -> dict[str, float] | None:
     """The architecture on a model's front that adds most; None if all were proposed before."""
     space = levels.space
     scores = {sites: -score for sites, score in model.scores.items()}
     front = [
         alphas
-        for alphas in best_front(levels, scores, *bounds, most=_FRONT)
+        for low, high in within
+        for alphas in best_front(levels, scores, low, high, most=_FRONT)
         if space.architecture(alphas).id not in history.taken
     ]
     if not front:
         return None
     known = [candidate.alphas for candidate in history.told]
     values = model([*known, *front])
-    reference = (float(bounds[1] + 1), float(values.max()) + 1e-9)
+    reference = (float(within[-1][1] + 1), float(values.max()) + 1e-9)
     points = [
         Candidate(str(index), alphas, levels.cost.of(alphas), value)
         for index, (alphas, value) in enumerate(zip([*known, *front], values.tolist(), strict=True))
@@ -146,11 +150,20 @@ def _best_new(
 
 
 def _new(
-    levels: CostLevels, bounds: tuple[int, int], rng: np.random.Generator, history: History
+    levels: CostLevels, within: Ranges, rng: np.random.Generator, history: History
 ) -> dict[str, float]:
     """Any architecture that was not proposed before, if one is found."""
     for _ in range(_TRIES):
-        alphas = levels.sample(rng, *bounds, by_count=True)
+        alphas = _drawn(levels, within, rng)
         if levels.space.architecture(alphas).id not in history.taken:
             break
     return alphas
+
+
+def _drawn(levels: CostLevels, within: Ranges, rng: np.random.Generator) -> dict[str, float]:
+    """An architecture within the ranges, all with the same probability."""
+    bounds = within[0]
+    if len(within) > 1:
+        counts = np.array([levels.count(*one) for one in within])
+        bounds = within[int(rng.choice(len(within), p=counts / counts.sum()))]
+    return levels.sample(rng, *bounds, by_count=True)

@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from octnas.front import Candidate
+from octnas.search.rungs import SHARE
 from octnas.search.surrogate import Features, Values, fit, log_scores
 
 HALF = "rank_half_loss"
@@ -32,43 +33,47 @@ def with_expected_losses(
 
     Args:
         features: of the model that losses are shrunk towards.
-        candidates: all that were evaluated; those without `HALF`, which were scored on the first
-            images only, count in the model, and keep their loss.
+        candidates: all that were evaluated; one that was scored on a share of the images only is
+            shrunk the more.
 
     Returns:
         The candidates, and the share of a residual that is the candidate's own (0 to 1); None
         where there are too few to tell, and every loss is expected as it is.
     """
-    whole = [one for one in candidates if HALF in one.metrics]
+    halved = [one for one in candidates if HALF in one.metrics]
     own: float | None = None
-    expected = {one.id: one.loss for one in candidates}
-    if len(whole) >= _FEWEST:
-        losses = np.array([one.loss for one in whole])
-        first = np.array([one.metrics[HALF] for one in whole])
-        halves = first, 2 * losses - first
-        own = _own(*(_residuals(features, whole, half, whole, half)[1] for half in halves))
-        every = [one.loss for one in candidates]
-        predicted, left = _residuals(features, candidates, every, whole, losses)
-        shrunk = np.exp(predicted + own * left).tolist()
-        expected |= {one.id: value for one, value in zip(whole, shrunk, strict=True)}
+    expected = [one.loss for one in candidates]
+    if len(halved) >= _FEWEST:
+        losses = np.array([one.loss for one in halved])
+        first = np.array([one.metrics[HALF] for one in halved])
+        own = _own(*(_residuals(features, halved, half) for half in (first, 2 * losses - first)))
+        left = _residuals(features, candidates, expected)
+        shares = np.array([one.metrics.get(f"rank_{SHARE}", 1.0) for one in candidates])
+        measured = log_scores([one.alphas for one in candidates], expected).values
+        expected = np.exp(measured - (1 - _kept(own, shares)) * left).tolist()
     found = [
-        replace(one, metrics={**one.metrics, EXPECTED: expected[one.id]}) for one in candidates
+        replace(one, metrics={**one.metrics, EXPECTED: value})
+        for one, value in zip(candidates, expected, strict=True)
     ]
     return found, own
 
 
 def _residuals(
-    features: Features,
-    known: Sequence[Candidate],
-    losses: Sequence[float] | Values,
-    wanted: Sequence[Candidate],
-    measured: Values,
-) -> tuple[Values, Values]:
-    """What a model of some losses says of others' logarithms, and what is left of these."""
-    model = fit(features, log_scores([one.alphas for one in known], losses))
-    alphas = [one.alphas for one in wanted]
-    predicted = model.predict(alphas)
-    return predicted, np.array(log_scores(alphas, measured).values) - predicted
+    features: Features, candidates: Sequence[Candidate], losses: Sequence[float] | Values
+) -> Values:
+    """What a model of the logarithms of losses leaves of them."""
+    alphas = [one.alphas for one in candidates]
+    scores = log_scores(alphas, losses)
+    return np.array(scores.values) - fit(features, scores).predict(alphas)
+
+
+def _kept(own: float, shares: Values) -> Values:
+    """What is kept of residuals that were measured on shares of the images.
+
+    Their noise has a variance of (1 − own) / share where that of all images is 1 − own.
+    """
+    kept: Values = own / np.maximum(own + (1 - own) / shares, 1e-12)
+    return kept
 
 
 def _own(first: Values, second: Values) -> float:

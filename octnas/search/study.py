@@ -19,7 +19,7 @@ from octnas.additive import AdditiveCost, macs_of
 from octnas.errors import SearchError
 from octnas.front import Candidate
 from octnas.search.outcomes import OutcomeLog
-from octnas.search.proposals import History, Propose
+from octnas.search.proposals import History, Propose, Ranges
 from octnas.search.rungs import Rung, expected_loss, rung_of
 from octnas.search.samplers import ProposalSampler, optuna_sampler
 from octnas.search.settings import SearchSettings
@@ -78,7 +78,7 @@ class Driver:
         settings: sampler, number of trials, batch size.
         storage: where the study lives.
         study_name: in that storage; an existing study goes on.
-        bounds: of the cost, both included; candidates outside are infeasible.
+        within: ranges of the cost; candidates outside are infeasible.
         design: α by site of the first candidates, with their origin.
         seed: of the sampler.
         cost: that is made small beside the loss; MACs by default.
@@ -94,7 +94,7 @@ class Driver:
         *,
         storage: BaseStorage,
         study_name: str,
-        bounds: tuple[int, int],
+        within: Ranges,
         design: Sequence[tuple[str, Mapping[str, float]]],
         seed: int,
         cost: AdditiveCost | None = None,
@@ -104,7 +104,7 @@ class Driver:
     ) -> None:
         self._space, self._settings, self._seed, self._propose = space, settings, seed, propose
         self._cost = macs_of(space) if cost is None else cost
-        self._bounds, self._on_told, self._lost = bounds, on_told, 0
+        self._within, self._on_told, self._lost = within, on_told, 0
         self._outcomes = OutcomeLog(log)
         self._storage, self._study = storage, open_study(storage, study_name)
         for origin, alphas in design[: settings.trials]:
@@ -209,14 +209,14 @@ class Driver:
             self._to_do.append(Job(trial.number, asked.alphas, limit))
 
     def _suggest(self, trial: optuna.Trial) -> _Asked:
-        """Let the sampler choose, and state how far the choice lies outside of the bounds."""
+        """Let the sampler choose, and state how far the choice lies outside of the ranges."""
         chosen = {
             site.name: float(trial.suggest_categorical(site.name, site.choices))
             for site in self._space.searchable
         }
         alphas = self._space.realise(chosen)
         cost, name = self._cost.of(alphas), self._cost.name
-        low, high = self._bounds
+        low, high = min(self._within, key=lambda one: max(one[0] - cost, cost - one[1]))
         for constraint, excess in ((f"max_{name}", cost - high), (f"min_{name}", low - cost)):
             if constraint not in trial.constraints:
                 trial.set_constraint(constraint, excess / self._cost.vanilla)

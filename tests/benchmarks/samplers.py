@@ -150,10 +150,10 @@ def make_driver(
         settings,
         storage=open_storage("", folder / "study.journal"),
         study_name="replay",
-        bounds=bounds(budgets),
+        within=[bounds(budgets)],
         design=initial_design(space, levels, budgets, settings.spread, seed),
         seed=seed,
-        propose=proposals(settings.sampler, levels, bounds(budgets), seed),
+        propose=proposals(settings.sampler, levels, [bounds(budgets)], seed),
         log=folder / "outcomes.jsonl",
     )
 

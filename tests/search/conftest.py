@@ -59,10 +59,10 @@ def make_driver(space: SearchSpace, budget: Budget, tmp_path: Path) -> Iterator[
             settings,
             storage=storages.enter_context(opened(settings.storage, place / "study.journal")),
             study_name="study",
-            bounds=bounds([budget]),
+            within=[bounds([budget])],
             design=initial_design(space, levels, [budget], settings.spread, seed),
             seed=seed,
-            propose=propose or proposals(settings.sampler, levels, bounds([budget]), seed),
+            propose=propose or proposals(settings.sampler, levels, [bounds([budget])], seed),
             log=place / "outcomes.jsonl",
         )
 

@@ -32,7 +32,7 @@ def test_random_is_even_among_the_architectures_inside_the_budget(
 ) -> None:
     levels = CostLevels(space)
     low, high = budget.max_macs * 9 // 10, budget.max_macs
-    propose = random_proposals(levels, (low, high), seed=0)
+    propose = random_proposals(levels, [(low, high)], seed=0)
     inside = [a for a in all_architectures(space) if low <= space.cost(a).macs <= high]
     assert 20 < len(inside) < 400
     drawn = Counter(tuple(propose(History(n, [], ())).values()) for n in range(20 * len(inside)))
@@ -42,7 +42,7 @@ def test_random_is_even_among_the_architectures_inside_the_budget(
 
 
 def test_the_surrogate_proposes_nothing_twice(space: SearchSpace, budget: Budget) -> None:
-    propose = surrogate_proposals(CostLevels(space), bounds([budget]), seed=0)
+    propose = surrogate_proposals(CostLevels(space), [bounds([budget])], seed=0)
     told = evaluated(space, budget, 8)
     taken = {candidate.id for candidate in told}
     for number in range(30):
@@ -57,7 +57,7 @@ def test_the_surrogate_proposes_nothing_twice(space: SearchSpace, budget: Budget
 def test_the_surrogate_goes_on_where_all_losses_are_equal(
     space: SearchSpace, budget: Budget, loss: float
 ) -> None:
-    propose = surrogate_proposals(CostLevels(space), bounds([budget]), seed=0)
+    propose = surrogate_proposals(CostLevels(space), [bounds([budget])], seed=0)
     told = [replace(candidate, loss=loss) for candidate in evaluated(space, budget, 8)]
     taken = {candidate.id for candidate in told}
     found = propose(History(20, told, taken))
@@ -67,7 +67,7 @@ def test_the_surrogate_goes_on_where_all_losses_are_equal(
 def test_the_surrogate_goes_on_where_everything_was_proposed(
     space: SearchSpace, budget: Budget
 ) -> None:
-    propose = surrogate_proposals(CostLevels(space), bounds([budget]), seed=0)
+    propose = surrogate_proposals(CostLevels(space), [bounds([budget])], seed=0)
     told = evaluated(space, budget, 8)
     taken = {space.architecture(alphas).id for alphas in all_architectures(space)}
     assert budget.admits(space.cost(propose(History(0, told, taken))).macs)
@@ -121,3 +121,36 @@ def test_a_learned_search_evaluates_what_is_drawn(make_driver: Make, space: Sear
     again = make("parts")
     run_local(again, loss_of)
     assert table(again.candidates()) == table(found)
+
+
+def apart(space: SearchSpace) -> list[tuple[int, int]]:
+    """Two ranges with a gap, in shares of the vanilla network's MACs."""
+    shares = ((0.35, 0.45), (0.8, 0.9))
+    return [
+        (round(low * space.vanilla_macs), round(high * space.vanilla_macs)) for low, high in shares
+    ]
+
+
+def test_random_ones_lie_inside_one_of_several_ranges_evenly(space: SearchSpace) -> None:
+    levels, within = CostLevels(space), apart(space)
+    propose = random_proposals(levels, within, seed=0)
+    macs = [space.cost(propose(History(number, [], set()))).macs for number in range(400)]
+    inside = [sum(low <= one <= high for one in macs) for low, high in within]
+    assert sum(inside) == 400
+    counts = [levels.count(low, high) for low, high in within]
+    share = counts[0] / sum(counts)
+    # Four standard deviations of a binomial share.
+    assert abs(inside[0] / 400 - share) < 4 * np.sqrt(share * (1 - share) / 400)
+
+
+def test_the_surrogate_keeps_out_of_the_gap(space: SearchSpace) -> None:
+    levels, within = CostLevels(space), apart(space)
+    propose, told, taken = surrogate_proposals(levels, within, seed=0), [], set()
+    for number in range(40):
+        alphas = propose(History(number, told, taken))
+        identity, macs = space.architecture(alphas).id, space.cost(alphas).macs
+        assert any(low <= macs <= high for low, high in within)
+        taken.add(identity)
+        told = [*told, Candidate(identity, alphas, macs, loss_of(alphas)["loss"])]
+    assert len(taken) == 40
+    assert all(any(low <= one.macs <= high for one in told) for low, high in within)

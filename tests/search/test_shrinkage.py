@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -72,17 +73,25 @@ def test_without_luck_losses_stay_and_without_character_the_model_is_believed(
     assert expected < measured / 4
 
 
-def test_too_few_and_partly_scored_candidates_keep_their_loss(space: SearchSpace) -> None:
-    features = Features(space, pairs=True)
-    few, _ = drawn(space, OWN, NOISE, count=15)
-    found, own = with_expected_losses(features, few)
+def test_too_few_keep_their_loss(space: SearchSpace) -> None:
+    found, own = with_expected_losses(
+        Features(space, pairs=True), drawn(space, OWN, NOISE, count=15)[0]
+    )
     assert own is None
     assert all(one.metrics[EXPECTED] == one.loss for one in found)
-    many, _ = drawn(space, OWN, NOISE, count=40)
-    part = Candidate("part", dict(many[0].alphas), 1, 2.5)
-    *_, last = with_expected_losses(features, [*many, part])[0]
-    assert last.id == "part"
-    assert last.metrics[EXPECTED] == 2.5
+
+
+def test_what_was_measured_on_fewer_images_is_believed_less(space: SearchSpace) -> None:
+    """The same candidate, measured on all images and on a quarter, with the same loss."""
+    features, (candidates, _) = Features(space, pairs=True), drawn(space, OWN, NOISE)
+    odd = max(candidates, key=lambda one: one.loss / additive(one.alphas))
+    part = replace(odd, id="part", metrics={"rank_share": 0.25})
+    found, own = with_expected_losses(features, [*candidates, part])
+    assert own is not None
+    by_id = {one.id: one for one in found}
+    kept = [np.log(by_id[name].metrics[EXPECTED] / odd.loss) for name in (odd.id, "part")]
+    # What is taken away: 1 − own of the residual, and 1 − own / (own + (1 − own) / share).
+    assert kept[1] / kept[0] == pytest.approx((1 - own / (own + (1 - own) * 4)) / (1 - own))
 
 
 @given(st.integers(0, 1000), st.floats(0, 0.1), st.floats(0, 0.1))

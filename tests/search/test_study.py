@@ -5,12 +5,13 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 
 from octnas.costs import Budget
 from octnas.errors import SearchError
 from octnas.front import Front
 from octnas.levels import CostLevels
-from octnas.search.design import LEARNED, SPREAD, UNIFORM, bounds, initial_design
+from octnas.search.design import LEARNED, SPREAD, UNIFORM, bounds, initial_design, ranges
 from octnas.search.settings import Sampler, SearchSettings
 from octnas.search.storage import open_storage
 from octnas.search.study import Job, quiet, run_local
@@ -243,6 +244,26 @@ def test_a_database_url_is_used_and_its_password_kept_out_of_errors(tmp_path: Pa
 def test_a_lower_bound_is_a_constraint_too(space: SearchSpace) -> None:
     budgets = [Budget("a", 900, 100), Budget("b", 500, 200)]
     assert bounds(budgets) == (100, 900)
+    assert ranges((one.min_macs, one.max_macs) for one in budgets) == [(100, 900)]
+    assert ranges([(5, 9), (1, 3), (4, 4), (20, 30), (25, 40)]) == [(1, 9), (20, 40)]
+
+
+def test_what_lies_between_the_budgets_is_as_infeasible_as_it_is_far(
+    space: SearchSpace, make_driver: Make
+) -> None:
+    vanilla = space.vanilla_macs
+    within = [(0, round(0.4 * vanilla)), (round(0.9 * vanilla), vanilla)]
+    driver = make_driver()
+    driver._within = within
+    run_local(driver, loss_of)
+    for trial in driver._study.get_trials(states=(TrialState.COMPLETE,)):
+        macs = int(trial.values[1])
+        inside = any(low <= macs <= high for low, high in within)
+        over, under = trial.constraints["max_macs"], trial.constraints["min_macs"]
+        assert inside == (over <= 0 and under <= 0)
+        if not inside:
+            distance = min(max(low - macs, macs - high) for low, high in within)
+            assert max(over, under) == pytest.approx(distance / vanilla)
 
 
 def test_the_design_is_spread_over_the_affordable_range(space: SearchSpace, budget: Budget) -> None:
