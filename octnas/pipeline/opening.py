@@ -181,10 +181,7 @@ def open_run(
     _check_stages(directory, config)
     _write_records(directory, config, overrides)
     tracker = Tracker(
-        config.tracking,
-        experiment=config.name,
-        store=path.resolve().parent,
-        ids_file=path / "tracking.json",
+        config.tracking, experiment=config.name, directory=path, say=progress.say
     )
     return Run(document, config, directory, tracker, progress)
 

@@ -9,13 +9,14 @@ from urllib.parse import unquote, urlsplit
 
 from octnas.errors import TrackingError
 from octnas.tracking.environment import import_mlflow
-from octnas.tracking.failures import hide, reason, tracking_errors
+from octnas.tracking.failures import AwayError, hide, reason, tracking_errors
 from octnas.tracking.stores import ARTIFACTS, DATABASES, SERVERS, Store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 FIRST_ANSWER = 5  # seconds that a server may take for its first answer
+_START = "start it, set another tracking.uri, or tracking.enabled: false"
 LOCK_WAIT = 20.0  # seconds; what MLflow waits itself for an SQLite file that others write to
 
 
@@ -23,7 +24,8 @@ def connect(store: Store, experiment: str) -> "tuple[MlflowClient, str]":
     """A client of the store and the id of the experiment, which is created if it is new.
 
     Raises:
-        TrackingError: the store cannot be reached or used.
+        AwayError: the store does not answer, or not now.
+        TrackingError: it cannot be used.
     """
     mlflow = import_mlflow()
     if store.kind in SERVERS:
@@ -71,10 +73,7 @@ def _check_server(store: Store, experiment: str) -> None:
         )
     except MlflowException as error:
         why = reason(error, store)
-        raise store.error(
-            f"no MLflow server answers there ({why})",
-            "start it, set another tracking.uri, or tracking.enabled: false",
-        ) from None
+        raise AwayError(str(store.error(f"no MLflow server answers there ({why})", _START))) from None
     _check_answer(store, response.status_code, response.text)
 
 
@@ -86,6 +85,8 @@ def _check_answer(store: Store, status: int, text: str) -> None:
             "correct user name and password in the URI, or MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
         )
+    if status == 429 or status >= 500:
+        raise AwayError(str(store.error(f"the server is in trouble (HTTP {status}: {said})", _START)))
     if not ((status == 200 and '"experiment"' in text) or "RESOURCE_DOES_NOT_EXIST" in text):
         raise store.error(f"what answers there is no MLflow server (HTTP {status}: {said})")
 
