@@ -1,6 +1,7 @@
 """Trained networks as MLflow models: written without pickle, registered by their weights."""
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +21,18 @@ if TYPE_CHECKING:
 WEIGHTS_TAG = "octnas.weights"
 
 
+_REFUSED_REGISTERED = re.compile(r"[/:'\"]")  # or what would end a search for it
+_REFUSED_LOGGED = re.compile(r"[/:.%'\"]")
+
+
 def registered_name(experiment: str) -> str:
-    """The experiment's name without what MLflow refuses in the name of a model."""
-    return experiment.replace("/", "_").replace(":", "_")
+    """The experiment's name as a registered model may be called."""
+    return _REFUSED_REGISTERED.sub("_", experiment)
+
+
+def logged_name(name: str) -> str:
+    """A name as a logged model may have it: without a point."""
+    return _REFUSED_LOGGED.sub("-", name)
 
 
 def save_model(network: "nn.Module", images: "Tensor", folder: Path) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from octnas.errors import TrackingError
 
@@ -25,6 +25,7 @@ SCHEMA = 1
 FILE = "outbox.jsonl"
 FILES = "files"
 LOCK = "lock"
+_LOOK = 0.2  # seconds
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,14 @@ class Outbox:
         """Nothing is read or written yet.
 
         Args:
-            folder: holds the outbox and its files; made with the first record.
+            folder: in the run directory, for the outbox and its files.
         """
         self.folder = folder
         self.path = folder / FILE
 
     def open(self) -> None:
         """Make ready for adding: a line that a killed process has not finished is removed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         if not self.path.exists():
             return
         content = self.path.read_bytes()
@@ -93,7 +95,6 @@ class Outbox:
     def _add(self, identity: str, kind: str, key: str, values: Mapping[str, Any]) -> None:
         document = {"schema": SCHEMA, "id": identity, "time": int(1000 * time.time())}
         line = json.dumps({**document, "kind": kind, "key": key, **values}, ensure_ascii=False)
-        self.folder.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
             file.flush()
@@ -143,23 +144,36 @@ class Outbox:
         shutil.rmtree(self.folder / FILES / entry.id, ignore_errors=True)
 
     @contextmanager
-    def sending(self) -> Iterator[None]:
+    def sending(self, seconds: float = 0.0) -> Iterator[None]:
         """Be the only process that sends.
 
+        Args:
+            seconds: to wait for another one.
+
         Raises:
-            BusyError: another one sends now.
+            BusyError: another one sends, still.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        end = time.monotonic() + seconds
         with (self.folder / LOCK).open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BusyError(f"{self.folder.parent}: another process sends its records") from None
-            except OSError as error:
-                # Else a file system without locks.
-                if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-                    raise
+            while not _locked(file):
+                if time.monotonic() >= end:
+                    raise BusyError(
+                        f"{self.folder.parent}: another process sends its records; try again later"
+                    )
+                time.sleep(_LOOK)
             yield
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        # Else a file system without locks.
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+    return True
 
 
 def _keep(path: Path, place: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from octnas.credentials import redact
 from octnas.tracking.environment import import_mlflow
-from octnas.tracking.models import registered_name
+from octnas.tracking.models import logged_name, registered_name
 from octnas.tracking.outbox import Outbox
 from octnas.tracking.progress import FILE, read_progress, unsent
 from octnas.tracking.sender import Sender
@@ -154,8 +154,16 @@ class Tracker:
             alias: that points to this version from now on.
             tags: text by name.
         """
-        values = {"name": folder.name, "digest": digest, "alias": alias, "tags": flat_tags(tags)}
-        self._known("model", key, folder, registered=registered_name(self._experiment), **values)
+        self._known(
+            "model",
+            key,
+            folder,
+            name=logged_name(folder.name),
+            registered=registered_name(self._experiment),
+            digest=digest,
+            alias=alias,
+            tags=flat_tags(tags),
+        )
 
     def finish(self, key: str, *, failed: bool = False) -> None:
         """Set the run's status to finished or failed, and its end to now."""
