@@ -176,9 +176,7 @@ def open_run(
         progress.say(f"--fresh {fresh}: removed the results of {', '.join(gone)}")
     _check_stages(directory, config)
     _write_records(directory, config, overrides)
-    tracker = Tracker(
-        config.tracking, experiment=config.name, directory=path, say=progress.say
-    )
+    tracker = Tracker(config.tracking, experiment=config.name, directory=path, say=progress.say)
     return Run(document, config, directory, tracker, progress)
 
 

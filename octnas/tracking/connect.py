@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 FIRST_ANSWER = 5  # seconds that a server may take for its first answer
-_START = "start it, set another tracking.uri, or tracking.enabled: false"
 LOCK_WAIT = 20.0  # seconds; what MLflow waits itself for an SQLite file that others write to
 
 
@@ -72,9 +71,13 @@ def _check_server(store: Store, experiment: str) -> None:
             params={"experiment_name": experiment},
         )
     except MlflowException as error:
-        why = reason(error, store)
-        raise AwayError(str(store.error(f"no MLflow server answers there ({why})", _START))) from None
+        raise _away(store, f"no MLflow server answers there ({reason(error, store)})") from None
     _check_answer(store, response.status_code, response.text)
+
+
+def _away(store: Store, problem: str) -> AwayError:
+    remedy = "start it, set another tracking.uri, or tracking.enabled: false"
+    return AwayError(str(store.error(problem, remedy)))
 
 
 def _check_answer(store: Store, status: int, text: str) -> None:
@@ -86,7 +89,7 @@ def _check_answer(store: Store, status: int, text: str) -> None:
             "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
         )
     if status == 429 or status >= 500:
-        raise AwayError(str(store.error(f"the server is in trouble (HTTP {status}: {said})", _START)))
+        raise _away(store, f"the server is in trouble (HTTP {status}: {said})")
     if not ((status == 200 and '"experiment"' in text) or "RESOURCE_DOES_NOT_EXIST" in text):
         raise store.error(f"what answers there is no MLflow server (HTTP {status}: {said})")
 

@@ -15,10 +15,13 @@ SHORTEST_SECRET = 4
 
 _log = logging.getLogger(__name__)
 
+_SYSTEM = ("builtins", "socket", "ssl", "http.client")
+
 # Of MLflow's error codes those that are about what was sent: again it would be refused again.
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")
 # What somebody has to change before it is of use to try again.
-_SETTINGS = (*_REFUSALS, "BAD_REQUEST", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "UNAUTHENTICATED")
+_LOCKED_OUT = ("CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "UNAUTHENTICATED")
+_SETTINGS = (*_REFUSALS, *_LOCKED_OUT, "BAD_REQUEST")
 # What a database says that is there, but refuses.
 _NOT_AWAY = ("authentication failed", "access denied", "does not exist", "unknown database")
 
@@ -75,7 +78,7 @@ def reason(error: BaseException, store: Store) -> str:
     text = str(error)
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and type(cause).__module__ in ("builtins", "socket", "ssl"):
+        if isinstance(cause, OSError) and type(cause).__module__ in _SYSTEM:
             text = cause.strerror or str(cause)
         cause = cause.__cause__ or cause.__context__
     lines = hide(text, store).strip().splitlines() or [type(error).__name__]

@@ -65,7 +65,7 @@ def save_model(network: "nn.Module", images: "Tensor", folder: Path) -> None:
         mlflow.pytorch.save_model(
             network,
             str(folder),
-            signature=ModelSignature(*specs),
+            signature=ModelSignature(inputs=specs[0], outputs=specs[1]),
             input_example=images.numpy(),
             serialization_format="pt2",
             # Else MLflow would load the model in another process to find out.
@@ -110,7 +110,7 @@ def remove_double_versions(connection: Connection) -> None:
     outbox, client = outbox_id(connection), connection.client
     names = {e.values["registered"] for e in connection.outbox.entries() if e.kind == "model"}
     for name in names:
-        found: dict[tuple[str, str], list[ModelVersion]] = {}
+        found: dict[tuple[str, str | None], list[ModelVersion]] = {}
         for version in client.search_model_versions(
             f"name = '{name}' and tags.`{OUTBOX_TAG}` = '{outbox}'"
         ):

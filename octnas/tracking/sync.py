@@ -1,6 +1,5 @@
 """Sending what a run could not send, once its store is back."""
 
-import time
 from collections import Counter
 from pathlib import Path
 

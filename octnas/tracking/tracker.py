@@ -99,11 +99,17 @@ class Tracker:
         self._begin()
         if parent is not None:
             self._check(parent)
-        values = {"params": flat_params(params), "tags": flat_tags(tags)}
-        values |= {"name": redact(name), "parent": parent, "again": again}
         self._keys.add(key)
         self._open.add(key)
-        self._add("start", key, **values)
+        self._add(
+            "start",
+            key,
+            name=redact(name),
+            params=flat_params(params),
+            tags=flat_tags(tags),
+            parent=parent,
+            again=again,
+        )
 
     def metrics(self, key: str, values: Mapping[str, float], step: int) -> None:
         """Record metrics of one step; MLflow stores ±∞ as ±1.8e308, and NaN as it is."""

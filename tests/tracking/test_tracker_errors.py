@@ -90,7 +90,8 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     database = TrackingSettings(uri=f"sqlite:///{runs}/mlflow.db")
     tracker = Tracker(database, experiment="e", directory=tmp_path / "one")
     text = failure(tracker)
-    assert text.startswith(f"tracking.uri: sqlite:///{runs}/mlflow.db: the SQLite file cannot be used: Not a dir")
+    assert text.startswith(f"tracking.uri: sqlite:///{runs}/mlflow.db: ")
+    assert "the SQLite file cannot be used: Not a directory" in text
 
 
 def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
