@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from octnas.baselines import baseline, searched
@@ -162,3 +164,25 @@ def test_baselines_of_a_latency_budget_take_as_long(role: str) -> None:
     at_least = round(0.7 * budget.bound.upper)
     found = baseline(space, role, budget, at_least, cost)
     assert cost.of(found.architecture.alphas) >= at_least
+
+
+@pytest.mark.parametrize(
+    ("bound", "alias"),
+    [
+        ({"share": 0.5}, "macs-0-5x"),
+        ({"uniform": 0.75}, "uniform-0-75"),
+        ({"macs": 1e6}, "macs-1000000"),
+        ({"flops": 1e6}, "macs-1000000"),
+        ({"activation_mb": 3.5}, "activation-3-5mb"),
+        ({"activation_share": 0.6}, "activation-0-6x"),
+        ({"latency_ms": 12}, "latency-12ms"),
+        ({"latency_share": 0.7}, "latency-0-7x"),
+        ({"share": 0.5, "min_share": 0.3}, "macs-0-5x-min-0-3"),
+    ],
+)
+def test_aliases_are_what_a_model_registry_allows(bound: dict[str, float], alias: str) -> None:
+    settings = BudgetSettings(**bound)
+    assert settings.alias == alias
+    # mlflow.utils.validation: letters, digits, "_" and "-", and neither "latest" nor a version.
+    assert re.fullmatch(r"[\w-]+", settings.alias)
+    assert not re.fullmatch(r"[vV]\d+|latest", settings.alias)
