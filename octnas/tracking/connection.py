@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from octnas.tracking.connect import connect
-from octnas.tracking.failures import RefusedError
+from octnas.tracking.failures import RefusedError, tracking_errors
 from octnas.tracking.outbox import Entry, Outbox
 from octnas.tracking.progress import SentProgress
 from octnas.tracking.stores import Store
@@ -68,4 +68,20 @@ def open_connection(
     """
     client, experiment_id = connect(store, experiment)
     progress = SentProgress(progress_file, uri=store.shown, experiment_id=experiment_id)
+    with tracking_errors(store):
+        if progress.run_ids and not any(_exists(client, one) for one in progress.run_ids):
+            # Another database behind the same address: it is told everything.
+            progress.forget()
     return Connection(client, store, experiment_id, outbox, progress)
+
+
+def _exists(client: "MlflowClient", run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_run(run_id)  # also one that was deleted, which the store still has
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return True

@@ -3,10 +3,10 @@
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from octnas.tracking.connection import Connection
 from octnas.tracking.environment import import_mlflow
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
     from torch import Tensor, nn
+
+T = TypeVar("T")
 
 WEIGHTS_TAG = "octnas.weights"
 
@@ -105,22 +107,31 @@ def send_model(connection: Connection, entry: Entry) -> None:
         )
 
 
-def remove_double_versions(connection: Connection) -> None:
-    """Delete versions that a slow server has created a second time, see `remove_double_runs`."""
+def remove_double_models(connection: Connection) -> None:
+    """Delete what a slow server has created a second time, see `remove_double_runs`."""
     outbox, client = outbox_id(connection), connection.client
-    names = {e.values["registered"] for e in connection.outbox.entries() if e.kind == "model"}
-    for name in names:
-        found: dict[tuple[str, str | None], list[ModelVersion]] = {}
-        for version in client.search_model_versions(
+    models = [entry for entry in connection.outbox.entries() if entry.kind == "model"]
+    for name in {entry.values["registered"] for entry in models}:
+        aliased = {str(version) for version in client.get_registered_model(name).aliases.values()}
+        versions = client.search_model_versions(
             f"name = '{name}' and tags.`{OUTBOX_TAG}` = '{outbox}'"
-        ):
-            record = (version.tags.get(WEIGHTS_TAG, ""), version.run_id)
-            found.setdefault(record, []).append(version)
-        for versions in found.values():
-            versions.sort(key=lambda version: int(version.version))
-            # The alias points to the first: later look-ups have found that one.
-            for double in versions[1:]:
-                client.delete_model_version(name, double.version)
+        )
+        ordered = sorted(versions, key=lambda one: (str(one.version) not in aliased, one.version))
+        for double in _doubles(ordered, lambda one: (one.tags.get(WEIGHTS_TAG), one.run_id)):
+            client.delete_model_version(name, double.version)
+    if models:
+        logged = client.search_logged_models(
+            [connection.experiment_id], filter_string=f"tags.`{OUTBOX_TAG}` = '{outbox}'"
+        )
+        in_use = sorted(logged, key=lambda one: one.status != "READY")
+        for one in _doubles(in_use, lambda one: (one.tags.get(WEIGHTS_TAG), one.source_run_id)):
+            client.delete_logged_model(one.model_id)
+
+
+def _doubles(found: Iterable[T], record: Callable[[T], Hashable]) -> list[T]:
+    """All but the first of each record."""
+    first: dict[Hashable, T] = {}
+    return [one for one in found if first.setdefault(record(one), one) is not one]
 
 
 def _logged(connection: Connection, entry: Entry) -> "LoggedModel":

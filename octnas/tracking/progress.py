@@ -74,6 +74,11 @@ class SentProgress:
         self.sent = end
         self._write()
 
+    def forget(self) -> None:
+        """Start anew: the store has nothing."""
+        self.sent, self.refused, self._runs = 0, [], {}
+        self._write()
+
     def refuse(self, entry: Entry, why: str) -> None:
         """Remember that a record was refused, which therefore is not sent again."""
         found = {"id": entry.id, "kind": entry.kind, "key": entry.key, "why": why}

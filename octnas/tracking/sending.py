@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from octnas.tracking.connection import Connection
 from octnas.tracking.failures import is_refusal, reason, tracking_errors
-from octnas.tracking.models import remove_double_versions, send_model
+from octnas.tracking.models import remove_double_models, send_model
 from octnas.tracking.outbox import Entry
 from octnas.tracking.runs import remove_double_runs, send_finish, send_start
 from octnas.tracking.values import clean_key
@@ -52,7 +52,7 @@ def settle(connection: Connection) -> None:
     """
     with tracking_errors(connection.store):
         remove_double_runs(connection)
-        remove_double_versions(connection)
+        remove_double_models(connection)
 
 
 def _groups(entries: Iterator[Entry]) -> Iterator[list[Entry]]:

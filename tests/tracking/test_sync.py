@@ -65,6 +65,7 @@ def end(tracker: Tracker, directory: Path) -> None:
         # Work that goes on repeats the last steps.
         tracker.metrics_once("search", {"loss": 1 / (1 + step), "macs": float(step)}, step)
     tracker.artifact("search", directory / "model", "exports")
+    tracker.model("search", directory / "model", digest="same", alias="best", tags={"a": "b"})
     tracker.finish("search")
     tracker.close()
 
@@ -85,7 +86,7 @@ def expected(*names: str) -> Held:
             name: [] if name in names else ["exports/model/weights.bin"] for name in everyone
         },
         parents=dict(zip(searches, names, strict=True)),
-        versions={},
+        versions={"digits": [str(1 + index) for index in range(len(names))]},
     )
 
 
@@ -284,6 +285,22 @@ def test_a_run_that_a_slow_server_has_created_late_is_removed(folder: Path, tmp_
                 run_name=run.info.run_name,
                 tags=run.data.tags,
             )
+        end(tracker, directory)
+        assert held(port) == expected("one")
+
+
+def test_a_server_that_has_lost_everything_is_told_everything(
+    folder: Path, tmp_path: Path, migrated: Path
+) -> None:
+    port, directory = free_port(), tmp_path / "runs" / "one"
+    with mlflow_server(folder, port):
+        tracker = make_tracker(directory, port)
+        begin(tracker, directory)
+        tracker.close()
+    (folder / "mlflow.db").write_bytes(migrated.read_bytes())
+    with mlflow_server(folder, port):
+        tracker.start("experiment", "one")
+        tracker.start("search", "one search", parent="experiment")
         end(tracker, directory)
         assert held(port) == expected("one")
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,23 @@ def test_the_ids_hold_for_one_store_and_experiment(make_tracker: MakeTracker, ru
     make_tracker().metrics("b", {"x": 2.0}, 1)
     assert (run_id(runs, "a"), run_id(runs, "b")) == (old, other)
     assert history(runs, "b", "x") == [(0, 1.0), (1, 2.0)]
+
+
+def test_ids_of_a_time_without_an_outbox_go_on(make_tracker: MakeTracker, runs: Path) -> None:
+    make_tracker().start("a", "A")
+    old = run_id(runs, "a")
+    document = json.loads((runs / "digits" / "tracking.json").read_text())
+    former = {"schema": 1, "runs": document["runs"]}
+    former |= {key: document[key] for key in ("tracking_uri", "experiment_id")}
+    shutil.rmtree(runs / "digits" / "mlflow")
+    (runs / "digits" / "tracking.json").write_text(json.dumps(former))
+    tracker = make_tracker()
+    tracker.metrics("a", {"x": 1.0}, 0)
+    tracker.start("a", "A")
+    tracker.close()
+    assert run_id(runs, "a") == old
+    assert found(runs, "a").data.metrics == {"x": 1.0}
+    assert len(all_runs(runs)) == 1
 
 
 def test_the_environment_names_a_store(
