@@ -188,6 +188,7 @@ def _new_version(connection: Connection, entry: Entry, logged: "LoggedModel") ->
         run_id=connection.run_id(entry),
         tags=_tags(connection, entry),
         model_id=logged.model_id,
+        await_creation_for=0,  # else up to five minutes
     )
 
 

@@ -101,7 +101,7 @@ class Held:
         metrics: steps of each metric in order, by run and name.
         artifacts: paths of each run, sorted.
         parents: name of each nested run's parent.
-        versions: of each registered model, sorted.
+        versions: of the registered model of the experiment's name, sorted.
     """
 
     names: list[str]
@@ -124,7 +124,7 @@ def held(port: int, experiment: str = "digits") -> Held:
     runs = list(client.search_runs([found.experiment_id], max_results=1000))
     by_id = {run.info.run_id: str(run.info.run_name) for run in runs}
     versions: dict[str, list[str]] = {}
-    for version in client.search_model_versions():
+    for version in client.search_model_versions(f"name = '{experiment}'"):
         versions.setdefault(version.name, []).append(version.version)
     return Held(
         names=sorted(by_id.values()),
