@@ -81,6 +81,28 @@ class BudgetSettings:
             name = f"{int(self.macs or self.flops or 0):,} MACs"
         return f"{name}, at least {self.min_share:g}" if self.min_share else name
 
+    @property
+    def alias(self) -> str:
+        """A name for what a model registry allows: letters, digits and hyphens.
+
+        What is bounded, a hyphen, and the bound with a hyphen for its point; an ``x`` behind it
+        stands for "times what vanilla has". So ``macs-0-5x`` for ``share: 0.5``, ``uniform-0-5``,
+        ``macs-1000000``, ``activation-3-5mb``, ``latency-0-7x``, ``latency-12ms``; with a lower
+        bound ``macs-0-5x-min-0-3``.
+        """
+        if self.uniform is not None:
+            name = f"uniform-{self.uniform:g}"
+        elif self.share is not None:
+            name = f"macs-{self.share:g}x"
+        elif self.cost != "macs":
+            value, whole = self._other()
+            unit = {"activation": "mb", "latency": "ms"}[self.cost] if whole else "x"
+            name = f"{self.cost}-{value:g}{unit}"
+        else:
+            name = f"macs-{int(self.macs or self.flops or 0)}"
+        name = f"{name}-min-{self.min_share:g}" if self.min_share else name
+        return name.replace(".", "-").replace("+", "")
+
     def _other(self) -> tuple[float, bool]:
         """The bound on another cost, and whether it is an amount and no share."""
         for key in _OTHERS:

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import pytest
@@ -179,3 +180,25 @@ def test_small_amounts_are_not_cut_by_floating_point(resnet50: SearchSpace) -> N
     found = BudgetSettings(activation_mb=count / 1e6).resolve(resnet50)
     assert found.bound is not None
     assert found.bound.upper == count
+
+
+@pytest.mark.parametrize(
+    ("bound", "alias"),
+    [
+        ({"share": 0.5}, "macs-0-5x"),
+        ({"uniform": 0.75}, "uniform-0-75"),
+        ({"macs": 1e6}, "macs-1000000"),
+        ({"flops": 1e6}, "macs-1000000"),
+        ({"activation_mb": 3.5}, "activation-3-5mb"),
+        ({"activation_share": 0.6}, "activation-0-6x"),
+        ({"latency_ms": 12}, "latency-12ms"),
+        ({"latency_share": 0.7}, "latency-0-7x"),
+        ({"share": 0.5, "min_share": 0.3}, "macs-0-5x-min-0-3"),
+    ],
+)
+def test_aliases_are_what_a_model_registry_allows(bound: dict[str, float], alias: str) -> None:
+    settings = BudgetSettings(**bound)
+    assert settings.alias == alias
+    # mlflow.utils.validation: letters, digits, "_" and "-", and neither "latest" nor a version.
+    assert re.fullmatch(r"[\w-]+", settings.alias)
+    assert not re.fullmatch(r"[vV]\d+|latest", settings.alias)

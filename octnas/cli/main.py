@@ -5,7 +5,7 @@ import sys
 import typer
 
 from octnas import __version__
-from octnas.cli import bench, cost, init, latency, plan, run, slurm
+from octnas.cli import bench, cost, init, latency, plan, run, slurm, sync
 from octnas.errors import OctnasError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ slurm.add_to(app)
 cost.add_to(app)
 bench.add_to(app)
 latency.add_to(app)
+sync.add_to(app)
 init.add_to(app)
 
 

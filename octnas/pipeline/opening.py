@@ -160,11 +160,7 @@ def open_run(
         ConfigError: a mistake in the experiment file.
         RunDirectoryError: results in the run directory that were made with other settings.
     """
-    source = experiment / CONFIG_FILE if experiment.is_dir() else experiment
-    if experiment.is_dir() and not source.exists():
-        raise RunDirectoryError(f"{experiment}: is not a run directory, it has no {CONFIG_FILE}")
-    document = load_document(source, overrides)
-    config = resolved_paths(_with_passwords(check_config(document)))
+    document, config = read_experiment(experiment, overrides)
     path = run_dir or (experiment if experiment.is_dir() else Path("runs") / config.name)
     directory = RunDirectory(path)
     if fresh is not None and fresh not in stages:
@@ -180,13 +176,27 @@ def open_run(
         progress.say(f"--fresh {fresh}: removed the results of {', '.join(gone)}")
     _check_stages(directory, config)
     _write_records(directory, config, overrides)
-    tracker = Tracker(
-        config.tracking,
-        experiment=config.name,
-        store=path.resolve().parent,
-        ids_file=path / "tracking.json",
-    )
+    tracker = Tracker(config.tracking, experiment=config.name, directory=path, say=progress.say)
     return Run(document, config, directory, tracker, progress)
+
+
+def read_experiment(experiment: Path, overrides: Sequence[str]) -> tuple[Document, RunConfig]:
+    """The settings of an experiment file or a run directory, checked, with their passwords.
+
+    Raises:
+        ConfigError: a mistake in the file.
+        RunDirectoryError: a directory that is none of a run.
+    """
+    source = experiment / CONFIG_FILE if experiment.is_dir() else experiment
+    if experiment.is_dir() and not source.exists():
+        raise RunDirectoryError(f"{experiment}: is not a run directory, it has no {CONFIG_FILE}")
+    document = load_document(source, overrides)
+    return document, resolved_paths(_with_passwords(check_config(document)))
+
+
+def versions() -> dict[str, str]:
+    """Of octnas and what decides its results."""
+    return {name: version(name) for name in _VERSIONS}
 
 
 def _check_stages(directory: RunDirectory, config: RunConfig, upto: str | None = None) -> None:
@@ -275,7 +285,7 @@ def _write_records(directory: RunDirectory, config: RunConfig, overrides: Sequen
         "seed": config.seed,
         "retrain_seeds": list(config.retrain.seeds),
         "overrides": [redact(override) for override in overrides],
-        "versions": {name: version(name) for name in _VERSIONS},
+        "versions": versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
     }

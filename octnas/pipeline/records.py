@@ -1,11 +1,13 @@
 """What several stages write and read: candidates, chosen networks, results; and MLflow's parent."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from octnas.data.image_list import read_summary
 from octnas.front import Candidate
-from octnas.pipeline.opening import CONFIG_FILE, RUN_FILE, Run
+from octnas.pipeline.commit import commit_tags
+from octnas.pipeline.opening import CONFIG_FILE, RUN_FILE, Run, versions
 from octnas.results import Retrained
 from octnas.run_directory import read_document, reading, write_json
 from octnas.settings import flatten
@@ -24,7 +26,8 @@ def begin_tracking(run: Run) -> None:
     params |= flatten(config.space, "space") | flatten(config.data, "data")
     images = read_summary(run.data.folder)
     params |= {"data.digest": images["digest"], "data.skipped": len(images["problems"])}
-    run.tracker.start(PARENT, config.name, params=params)
+    params["version"] = versions()
+    run.tracker.start(PARENT, config.name, params=params, tags=commit_tags(Path.cwd()))
     made = ("data/images.json", "space/space.json", "space/budgets.json")
     for name in (CONFIG_FILE, RUN_FILE, *made):
         run.tracker.artifact(PARENT, run.directory.path / name)

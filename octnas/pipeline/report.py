@@ -1,6 +1,7 @@
 """Stage 7: the report, from whatever the stages before have written."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -19,15 +20,17 @@ from octnas.pipeline.records import (
 from octnas.pipeline.retrain import LOOKS_FILE
 from octnas.pipeline.supernet import HISTORY_FILE, SCHEMA
 from octnas.report.data import ReportData
+from octnas.report.figures import alpha_figure, front_figure, retrained_figure, training_figure
 from octnas.report.page import write_page
 from octnas.report.tables import retrained_rows, write_csv
 from octnas.results import Retrained
-from octnas.run_directory import read_document, reading
+from octnas.run_directory import read_document, reading, write_text
 from octnas.training.one import JUDGED_FILE
 from octnas.verdict import Matrix
 
 PAGE_FILE = "index.html"
 TABLE_FILE = "networks.csv"
+FIGURES_FOLDER = "figures"
 
 
 def report(run: Run) -> None:
@@ -38,11 +41,26 @@ def report(run: Run) -> None:
     if data.retrained:
         rows = retrained_rows(data.retrained, data.space.vanilla_macs)
         write_csv(rows, folder / TABLE_FILE)
+    figures = _write_figures(data, folder / FIGURES_FOLDER)
     begin_tracking(run)
-    for name in (PAGE_FILE, TABLE_FILE):
-        if (folder / name).exists():
-            run.tracker.artifact(PARENT, folder / name, "report")
+    for path in (folder / PAGE_FILE, folder / TABLE_FILE, figures):
+        if path.exists():
+            run.tracker.artifact(PARENT, path, "report")
     run.progress.say(f"report: {folder / PAGE_FILE}")
+
+
+def _write_figures(data: ReportData, folder: Path) -> Path:
+    """The page's figures as plotly's JSON, which `plotly.io.read_json` makes figures of."""
+    figures = {
+        "front": front_figure(data),
+        "retrained": retrained_figure(data),
+        "alpha": alpha_figure(data),
+        "training": training_figure(data),
+    }
+    for name, figure in figures.items():
+        if figure is not None:
+            write_text(folder / f"{name}.json", figure.to_json())
+    return folder
 
 
 def gather(run: Run) -> ReportData:

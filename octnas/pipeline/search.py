@@ -1,9 +1,10 @@
 """Stage 4: candidates, the front, and the best candidate for each budget."""
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import log
+from pathlib import Path
 
 from optuna.storages import BaseStorage
 
@@ -33,6 +34,7 @@ KEY = "search"
 STUDY_FILE = "study.json"
 JOURNAL_FILE = "study.journal"
 OUTCOMES_FILE = "outcomes.jsonl"
+TRIALS_FILE = "trials.json"
 
 
 def search(run: Run) -> None:
@@ -53,6 +55,8 @@ def search(run: Run) -> None:
         bar.advance(driver.told)
         told += driver.candidates()
         _evaluate(run, driver)
+        # A process may have been killed between the study and the record.
+        run.tracker.batch(KEY, _metrics_by_trial(run, driver.candidates()), once=True)
         candidates, own = with_expected_losses(
             Features(run.space, pairs=True), with_costs(run, driver.candidates())
         )
@@ -63,8 +67,12 @@ def search(run: Run) -> None:
     _say(run, candidates, chosen, driver.failures())
     if own is not None:
         run.progress.say(f"  of what tells a candidate from the model of all, {own:.0%} is its own")
-    for file in sorted(run.directory.stage("search").glob("*.json*")):
-        run.tracker.artifact(KEY, file)
+    folder = run.directory.stage("search")
+    write_trials(candidates, folder / TRIALS_FILE)
+    for file in sorted(folder.glob("*.json*")):
+        if file.name != TRIALS_FILE:
+            run.tracker.artifact(KEY, file)
+    run.tracker.table(KEY, folder / TRIALS_FILE)
     run.tracker.finish(KEY)
 
 
@@ -130,23 +138,50 @@ def _proposals(run: Run, levels: CostLevels, limits: Ranges) -> Propose | None:
     return proposals(settings.sampler, levels, limits, run.config.seed, others)
 
 
-def _reporter(run: Run, bar: Bar, told: list[Candidate]) -> Callable[[Candidate], None]:
-    """What is done about a candidate that was told, after those before it."""
-    # The area that the front dominates, up to the dearest budget and a guess among all classes.
-    classes = float(run.space.backbone_args["num_classes"])
-    reference = (float(bounds(run.budgets)[1]), log(classes))
+def write_trials(candidates: Sequence[Candidate], path: Path) -> None:
+    """Write the candidates as a table: a row each, α by site at last.
 
+    The form is MLflow's, which shows it and reads it with ``mlflow.load_table``; it allows no
+    other key, not even a schema version.
+    """
+    metrics = dict.fromkeys(name for one in candidates for name in one.metrics if name != "loss")
+    sites = dict.fromkeys(name for one in candidates for name in one.alphas)
+    rows = [
+        [one.trial, one.id, one.origin, one.macs, one.loss]
+        + [one.metrics.get(name) for name in metrics]
+        + [one.alphas.get(name) for name in sites]
+        for one in candidates
+    ]
+    columns = ["trial", "id", "origin", "macs", "loss", *metrics]
+    columns += [f"alpha/{name}" for name in sites]
+    write_json(path, {"columns": columns, "data": rows})
+
+
+def _reporter(run: Run, bar: Bar, told: list[Candidate]) -> Callable[[Candidate], None]:
     def on_told(candidate: Candidate) -> None:
         bar.advance(note=f"{candidate.macs / 1e6:,.2f} M MACs, loss {candidate.loss:.3f}")
         told.append(candidate)
-        values = {
-            "macs": float(candidate.macs),
-            "hypervolume": Front.of(told).hypervolume(reference),
-            **candidate.metrics,
-        }
-        run.tracker.metrics(KEY, values, candidate.trial)
+        run.tracker.metrics(KEY, _metrics_of(run, candidate, told), candidate.trial)
 
     return on_told
+
+
+def _metrics_of(run: Run, candidate: Candidate, told: Sequence[Candidate]) -> dict[str, float]:
+    """Metrics of a trial; the hypervolume is that of all up to it."""
+    # The area that the front dominates, up to the dearest budget and a guess among all classes.
+    classes = float(run.space.backbone_args["num_classes"])
+    reference = (float(bounds(run.budgets)[1]), log(classes))
+    hypervolume = Front.of(told).hypervolume(reference)
+    return {"macs": float(candidate.macs), "hypervolume": hypervolume, **candidate.metrics}
+
+
+def _metrics_by_trial(
+    run: Run, candidates: Sequence[Candidate]
+) -> list[tuple[int, dict[str, float]]]:
+    return [
+        (one.trial, _metrics_of(run, one, candidates[: index + 1]))
+        for index, one in enumerate(candidates)
+    ]
 
 
 def _evaluate(run: Run, driver: Driver) -> None:

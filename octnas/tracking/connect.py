@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from octnas.errors import TrackingError
 from octnas.tracking.environment import import_mlflow
-from octnas.tracking.failures import hide, reason, tracking_errors
+from octnas.tracking.failures import AwayError, hide, reason, tracking_errors
 from octnas.tracking.stores import ARTIFACTS, DATABASES, SERVERS, Store
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ def connect(store: Store, experiment: str) -> "tuple[MlflowClient, str]":
     """A client of the store and the id of the experiment, which is created if it is new.
 
     Raises:
-        TrackingError: the store cannot be reached or used.
+        AwayError: the store does not answer, or not now.
+        TrackingError: it cannot be used.
     """
     mlflow = import_mlflow()
     if store.kind in SERVERS:
@@ -70,12 +71,13 @@ def _check_server(store: Store, experiment: str) -> None:
             params={"experiment_name": experiment},
         )
     except MlflowException as error:
-        why = reason(error, store)
-        raise store.error(
-            f"no MLflow server answers there ({why})",
-            "start it, set another tracking.uri, or tracking.enabled: false",
-        ) from None
+        raise _away(store, f"no MLflow server answers there ({reason(error, store)})") from None
     _check_answer(store, response.status_code, response.text)
+
+
+def _away(store: Store, problem: str) -> AwayError:
+    remedy = "start it, set another tracking.uri, or tracking.enabled: false"
+    return AwayError(str(store.error(problem, remedy)))
 
 
 def _check_answer(store: Store, status: int, text: str) -> None:
@@ -86,6 +88,8 @@ def _check_answer(store: Store, status: int, text: str) -> None:
             "correct user name and password in the URI, or MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
         )
+    if status == 429 or status >= 500:
+        raise _away(store, f"the server is in trouble (HTTP {status}: {said})")
     if not ((status == 200 and '"experiment"' in text) or "RESOURCE_DOES_NOT_EXIST" in text):
         raise store.error(f"what answers there is no MLflow server (HTTP {status}: {said})")
 

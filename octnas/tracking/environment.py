@@ -10,14 +10,15 @@ FORCED: Mapping[str, str] = MappingProxyType(
         "DO_NOT_TRACK": "true",
         # At the end of a run MLflow prints the server's URL, password included.
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        # MLflow's 7 retries, 120 s each, are minutes for one call to a dead server. And a request
+        # that a slow server carries out after its time was over would be carried out twice: the
+        # sender tries again itself, after a look at what is there.
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     }
 )
 
-# With MLflow's own values (7 retries, 120 s each) one call to a dead server takes minutes.
 DEFAULTS: Mapping[str, str] = MappingProxyType(
     {
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds without any byte, not for a whole upload
         "PGCONNECT_TIMEOUT": "10",  # PostgreSQL's client waits for minutes otherwise
         # Creating a database says several lines at INFO.
@@ -31,7 +32,7 @@ DEFAULTS: Mapping[str, str] = MappingProxyType(
 def import_mlflow() -> ModuleType:
     """Import MLflow with telemetry off, short waits and no chatter; takes seconds at first.
 
-    What the user has set stays, except for telemetry.
+    What the user has set stays, except for telemetry and retries.
     """
     os.environ.update(FORCED)
     for name, value in DEFAULTS.items():

@@ -15,6 +15,24 @@ SHORTEST_SECRET = 4
 
 _log = logging.getLogger(__name__)
 
+_SYSTEM = ("builtins", "socket", "ssl", "http.client")
+
+# Of MLflow's error codes those that are about what was sent: again it would be refused again.
+_REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")
+# What somebody has to change before it is of use to try again.
+_LOCKED_OUT = ("CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "UNAUTHENTICATED")
+_SETTINGS = (*_REFUSALS, *_LOCKED_OUT, "BAD_REQUEST")
+# What a database says that is there, but refuses.
+_NOT_AWAY = ("authentication failed", "access denied", "does not exist", "unknown database")
+
+
+class AwayError(TrackingError):
+    """A store that does not answer, or not now: the same may succeed later."""
+
+
+class RefusedError(TrackingError):
+    """A record that cannot be sent, whatever one waits for."""
+
 
 @contextmanager
 def tracking_errors(store: Store, problem: str = "MLflow") -> Iterator[None]:
@@ -23,6 +41,10 @@ def tracking_errors(store: Store, problem: str = "MLflow") -> Iterator[None]:
     MLflow raises exceptions of its own, of requests, SQLAlchemy, Alembic and database drivers.
     Their texts may hold the tracking URI, so they are not chained; with debug logging, the
     redacted traceback is written.
+
+    Raises:
+        AwayError: the store may take the same later.
+        TrackingError: everything else.
     """
     try:
         yield
@@ -30,7 +52,25 @@ def tracking_errors(store: Store, problem: str = "MLflow") -> Iterator[None]:
         raise
     except Exception as error:  # noqa: BLE001  see above
         _log.debug("%s", hide(traceback.format_exc(), store))
-        raise store.error(f"{problem}: {reason(error, store)}") from None
+        found = store.error(f"{problem}: {reason(error, store)}")
+        raise (AwayError(str(found)) if _is_away(error) else found) from None
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the store is there, and refuses what it was sent."""
+    return isinstance(error, RefusedError) or getattr(error, "error_code", "") in _REFUSALS
+
+
+def _is_away(error: BaseException) -> bool:
+    code, name = getattr(error, "error_code", ""), type(error).__name__
+    if code:
+        return code not in _SETTINGS
+    text = str(error).lower()
+    if "sqlite" in f"{type(error).__module__} {text}":
+        return "locked" in text or "busy" in text
+    if name in ("OperationalError", "TimeoutError", "InterfaceError"):  # SQLAlchemy's and drivers'
+        return not any(words in text for words in _NOT_AWAY)
+    return isinstance(error, ConnectionError | TimeoutError)
 
 
 def reason(error: BaseException, store: Store) -> str:
@@ -38,7 +78,7 @@ def reason(error: BaseException, store: Store) -> str:
     text = str(error)
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and type(cause).__module__ in ("builtins", "socket", "ssl"):
+        if isinstance(cause, OSError) and type(cause).__module__ in _SYSTEM:
             text = cause.strerror or str(cause)
         cause = cause.__cause__ or cause.__context__
     lines = hide(text, store).strip().splitlines() or [type(error).__name__]

@@ -1,69 +1,71 @@
 """Recording a run directory in MLflow."""
 
-import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from octnas.errors import TrackingError
-from octnas.tracking.connect import connect
-from octnas.tracking.failures import tracking_errors
-from octnas.tracking.run_ids import RunIds
+from octnas.credentials import redact
+from octnas.tracking.environment import import_mlflow
+from octnas.tracking.models import logged_name, registered_name
+from octnas.tracking.outbox import Outbox
+from octnas.tracking.progress import FILE, read_progress, unsent
+from octnas.tracking.sender import Sender
+from octnas.tracking.sending import METRICS
 from octnas.tracking.settings import TrackingSettings
 from octnas.tracking.stores import find_store, view_command
-from octnas.tracking.values import LONGEST_NAME, clean_key, cut, flat_params, flat_tags
+from octnas.tracking.values import flat_params, flat_tags
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
+FOLDER = "mlflow"
+CLOSE_WAIT = 60.0  # seconds that the end of the work waits for what is not sent yet
 
-PARENT_TAG = "mlflow.parentRunId"
-SUPERSEDED_TAG = "octnas.superseded"
-CHANGED_TAG = "octnas.changed."
-
-
-@dataclass(frozen=True)
-class _Connection:
-    client: "MlflowClient"
-    experiment_id: str
-    ids: RunIds
+# MLflow's tag by which its page and `mlflow.load_table` know what is a table.
+_TABLES_TAG = "mlflow.loggedArtifacts"
 
 
 class Tracker:
     """MLflow runs of one run directory, by key.
 
-    MLflow is imported and the store reached when the first run is started. Nothing of MLflow's
-    global state (tracking URI, active run) is used or changed, except for environment variables
-    (`octnas.tracking.environment`). One process at a time may write to a run directory.
+    Everything is written to an outbox in the run directory first, and sent from there by a thread:
+    a store that is away or slow neither stops nor slows the work, and what could not be sent is
+    sent by `octnas sync` or with the next record. MLflow is imported and the store reached with
+    the first record. Nothing of MLflow's global state (tracking URI, active run) is used or
+    changed, except for environment variables (`octnas.tracking.environment`). One process at a
+    time may write to a run directory.
 
-    Every method raises `octnas.errors.TrackingError` if MLflow cannot be reached or refuses what
-    it is sent. With ``enabled: false`` they all do nothing.
+    With ``enabled: false`` all methods do nothing.
     """
 
     def __init__(
-        self, settings: TrackingSettings, *, experiment: str, store: Path, ids_file: Path
+        self,
+        settings: TrackingSettings,
+        *,
+        experiment: str,
+        directory: Path,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Find the store; it is not opened yet.
 
         Args:
             settings: section ``tracking`` of the experiment.
             experiment: name of the MLflow experiment if the settings give none.
-            store: folder of the default SQLite file (``runs/``).
-            ids_file: JSON file in the run directory that remembers MLflow's ids.
+            directory: of the run; the folder that holds it holds the default SQLite file too.
+            say: for a line about a store that is away.
 
         Raises:
             TrackingError: the tracking URI is malformed.
         """
-        self._enabled = settings.enabled
+        self.enabled = settings.enabled
         self._experiment = settings.experiment or experiment
-        self._ids_file = ids_file
-        self._connection: _Connection | None = None
+        self._directory, self._say = directory, say
+        self._progress_file = directory / FILE
+        self._outbox = Outbox(directory / FOLDER)
+        self._sender: Sender | None = None
+        self._keys: set[str] = set()
         self._open: set[str] = set()
-        self._steps: dict[tuple[str, str], set[int]] = {}
-        if self._enabled:
-            self._store = find_store(settings, store)
+        self._refused = 0
+        if self.enabled:
+            self._store = find_store(settings, directory.resolve().parent)
 
     def start(
         self,
@@ -87,26 +89,27 @@ class Tracker:
             parent: key of the run that this one is nested in.
             again: the work is done anew: a run known under ``key`` stays, with the tag
                 ``octnas.superseded``, and a new one is created.
+
+        Raises:
+            TrackingError: the store is there and cannot be used as it is, found with the first
+                record only: the password is wrong, for example.
         """
-        if not self._enabled:
+        if not self.enabled:
             return
-        connection = self._connected()
-        all_tags = flat_tags(tags)
+        self._begin()
         if parent is not None:
-            all_tags[PARENT_TAG] = self._run_id(parent)
-        name = cut(name, LONGEST_NAME)
-        with tracking_errors(self._store):
-            known = _find(connection, key)
-            if known is not None and again:
-                _supersede(connection.client, known)
-                known = None
-            if known is None:
-                known = _create(connection, key, name, all_tags)
-            elif (known.info.status, known.info.run_name) != ("RUNNING", name):
-                connection.client.update_run(known.info.run_id, status="RUNNING", name=name)
-            _record(connection.client, known, flat_params(params), all_tags)
+            self._check(parent)
+        self._keys.add(key)
         self._open.add(key)
-        self._steps = {known: steps for known, steps in self._steps.items() if known[0] != key}
+        self._add(
+            "start",
+            key,
+            name=redact(name),
+            params=flat_params(params),
+            tags=flat_tags(tags),
+            parent=parent,
+            again=again,
+        )
 
     def metrics(self, key: str, values: Mapping[str, float], step: int) -> None:
         """Record metrics of one step; MLflow stores ±∞ as ±1.8e308, and NaN as it is."""
@@ -114,29 +117,20 @@ class Tracker:
 
     def metrics_once(self, key: str, values: Mapping[str, float], step: int) -> None:
         """Record metrics of one step that the run does not have: work that goes on repeats some."""
-        if not self._enabled:
-            return
-        new = {name: value for name, value in values.items() if step not in self._known(key, name)}
-        if new:
-            self.metrics(key, new, step)
-        for name in new:
-            self._known(key, name).add(step)
+        self.batch(key, [(step, values)], once=True)
 
-    def batch(self, key: str, rows: Sequence[tuple[int, Mapping[str, float]]]) -> None:
-        """Record metrics of many steps, in as few calls as MLflow's limits allow."""
-        if not self._enabled:
-            return
-        client, run_id = self._connected().client, self._run_id(key)
-        from mlflow.entities import Metric
+    def batch(
+        self, key: str, rows: Sequence[tuple[int, Mapping[str, float]]], *, once: bool = False
+    ) -> None:
+        """Record metrics of many steps.
 
-        now = int(1000 * time.time())
-        metrics = [
-            Metric(clean_key(name), float(value), now, int(step))
-            for step, values in rows
-            for name, value in values.items()
-        ]
-        with tracking_errors(self._store):
-            client.log_batch(run_id, metrics=metrics)  # in calls of 1,000
+        Args:
+            key: of the run.
+            rows: steps with metrics by name.
+            once: leave out the steps of a metric that the run has.
+        """
+        table = [[step, {name: _number(x) for name, x in row.items()}] for step, row in rows]
+        self._known(METRICS, key, rows=table, once=once)
 
     def artifact(self, key: str, path: Path, folder: str = "") -> None:
         """Store a file, or a directory under its name, in the run's folder ``folder``.
@@ -144,102 +138,117 @@ class Tracker:
         Raises:
             FileNotFoundError: ``path`` does not exist.
         """
-        if not self._enabled:
-            return
-        if not path.exists():
-            raise FileNotFoundError(path)
-        client, run_id = self._connected().client, self._run_id(key)
-        with tracking_errors(self._store):
-            client.log_artifact(run_id, str(path), folder or None)
+        self._known("artifact", key, path, folder=folder)
+
+    def table(self, key: str, path: Path) -> None:
+        """Store a JSON table that ``mlflow.load_table`` reads: ``columns`` and ``data`` by row."""
+        self.artifact(key, path)
+        tables = [{"path": path.name, "type": "table"}]
+        self._known("tags", key, tags={_TABLES_TAG: str(tables).replace("'", '"')})
+
+    def model(
+        self, key: str, folder: Path, *, digest: str, alias: str = "", tags: Mapping[str, str] = {}
+    ) -> None:
+        """Log a model and register it under the experiment's name.
+
+        The same weights in the same run are registered once.
+
+        Args:
+            key: of the run.
+            folder: an MLflow model, see `octnas.tracking.models.save_model`.
+            digest: of its weights.
+            alias: that points to this version from now on.
+            tags: text by name.
+        """
+        self._known(
+            "model",
+            key,
+            folder,
+            name=logged_name(folder.name),
+            registered=registered_name(self._experiment),
+            digest=digest,
+            alias=alias,
+            tags=flat_tags(tags),
+        )
 
     def finish(self, key: str, *, failed: bool = False) -> None:
         """Set the run's status to finished or failed, and its end to now."""
-        if not self._enabled:
-            return
-        client, run_id = self._connected().client, self._run_id(key)
+        self._known("finish", key, failed=failed)
         self._open.discard(key)
-        with tracking_errors(self._store):
-            client.set_terminated(run_id, status="FAILED" if failed else "FINISHED")
 
     def close(self, *, failed: bool = False) -> None:
-        """Finish the runs that were started here and are still open.
+        """Finish the runs that were started here, and send what is left, for a bounded time.
 
         Args:
-            failed: the work breaks off with an error; a store that cannot be reached is no second
-                one then. Going on later starts the runs again.
+            failed: the work breaks off with an error. Going on later starts the runs again.
         """
+        if not self.enabled:
+            return
         for key in sorted(self._open):
-            with suppress(*[TrackingError] if failed else []):
-                self.finish(key, failed=failed)
+            self.finish(key, failed=failed)
+        problem = None
+        if self._sender is not None:
+            self._sender.close(CLOSE_WAIT)
+            problem, self._sender = self._sender.problem, None
+        self._say_what_is_left(str(problem) if problem else "")
 
     def view_command(self) -> str:
         """The shell command that opens the store, or the address of its server; no passwords."""
-        return view_command(self._store) if self._enabled else ""
+        return view_command(self._store) if self.enabled else ""
 
-    def _connected(self) -> _Connection:
-        if self._connection is None:
-            client, experiment_id = connect(self._store, self._experiment)
-            ids = RunIds(self._ids_file, uri=self._store.shown, experiment_id=experiment_id)
-            self._connection = _Connection(client, experiment_id, ids)
-        return self._connection
+    def _say_what_is_left(self, why: str) -> None:
+        if left := unsent(self._outbox, self._progress_file, self._store.shown):
+            self._say(
+                f"MLflow: {left} records are not sent yet{f' ({why})' if why else ''}; they are "
+                f"kept, and `octnas sync {self._directory}` sends them"
+            )
+        refused = read_progress(self._progress_file).get("refused", [])
+        if len(refused) > self._refused:
+            self._say(
+                f"MLflow: refused {len(refused) - self._refused} records, the last one: "
+                f"{refused[-1]['why']}; see {self._progress_file}"
+            )
+        self._refused = len(refused)
 
-    def _known(self, key: str, name: str) -> set[int]:
-        """The steps that the run has of a metric; asked for once."""
-        if (key, name) not in self._steps:
-            client, run_id = self._connected().client, self._run_id(key)
-            with tracking_errors(self._store):
-                history = client.get_metric_history(run_id, clean_key(name))
-            self._steps[key, name] = {entry.step for entry in history}
-        return self._steps[key, name]
+    def _known(self, kind: str, key: str, path: Path | None = None, **values: Any) -> None:
+        """Record something of a run that was started, now or earlier."""
+        if not self.enabled:
+            return
+        if path is not None and not path.exists():
+            raise FileNotFoundError(path)
+        self._begin()
+        self._check(key)
+        self._add(kind, key, path, **values)
 
-    def _run_id(self, key: str) -> str:
-        run_id = self._connected().ids.get(key)
-        if run_id is None:
+    def _add(self, kind: str, key: str, path: Path | None = None, **values: Any) -> None:
+        assert self._sender is not None
+        if path is None:
+            self._outbox.add(kind, key, **values)
+        else:
+            self._outbox.add_file(kind, key, path, **values)
+        self._sender.wake()
+
+    def _begin(self) -> None:
+        """Open the outbox, and begin to send."""
+        if self._sender is not None:
+            return
+        document = read_progress(self._progress_file)
+        self._refused = len(document.get("refused", []))
+        self._outbox.open()
+        started = {entry.key for entry in self._outbox.entries() if entry.kind == "start"}
+        self._keys |= started | set(document.get("runs", {}))
+        import_mlflow()  # here: two threads that import the same get in each other's way
+        sender = Sender(self._store, self._experiment, self._outbox, self._progress_file)
+        if (away := sender.first_answer()) is not None:
+            self._say(f"MLflow: {away}. The work goes on; its records are kept")
+        self._sender = sender
+
+    def _check(self, key: str) -> None:
+        if key not in self._keys:
             raise KeyError(f"no MLflow run was started under {key!r}")
-        return run_id
 
 
-def _find(connection: _Connection, key: str) -> "Run | None":
-    """The run known under ``key``, unless it was deleted in MLflow."""
-    from mlflow.exceptions import MlflowException
-
-    run_id = connection.ids.get(key)
-    if run_id is None:
-        return None
-    try:
-        run = connection.client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
-    return run if run.info.lifecycle_stage == "active" else None
-
-
-def _create(connection: _Connection, key: str, name: str, tags: Mapping[str, str]) -> "Run":
-    run = connection.client.create_run(connection.experiment_id, run_name=name, tags=dict(tags))
-    connection.ids.set(key, run.info.run_id)
-    return run
-
-
-def _supersede(client: "MlflowClient", run: "Run") -> None:
-    client.set_tag(run.info.run_id, SUPERSEDED_TAG, "true")
-    if run.info.status == "RUNNING":  # its process died
-        client.set_terminated(run.info.run_id, status="KILLED")
-
-
-def _record(
-    client: "MlflowClient", run: "Run", params: Mapping[str, str], tags: Mapping[str, str]
-) -> None:
-    """Send parameters and tags that the run does not have yet."""
-    from mlflow.entities import Param, RunTag
-
-    known = run.data.params
-    new = [Param(name, text) for name, text in params.items() if name not in known]
-    changed = {
-        clean_key(CHANGED_TAG + name): text
-        for name, text in params.items()
-        if known.get(name, text) != text
-    }
-    wanted = {**tags, **changed}
-    new_tags = [RunTag(k, v) for k, v in wanted.items() if run.data.tags.get(k) != v]
-    client.log_batch(run.info.run_id, params=new, tags=new_tags)
+def _number(value: float) -> float | str:
+    """As JSON takes it, which knows neither NaN nor infinity."""
+    number = float(value)
+    return number if math.isfinite(number) else str(number)

@@ -12,7 +12,7 @@ from octnas.shipped import shipped_experiments
 from tests.cli.conftest import Octnas
 from tests.pipeline.tiny import EXPERIMENT, TINY
 
-COMMANDS = ("run", "supernet", "search", "retrain", "report", "export", "cost", "init")
+COMMANDS = ("run", "supernet", "search", "retrain", "report", "export", "cost", "init", "sync")
 
 
 def test_help_names_every_command_and_waits_for_no_library() -> None:
@@ -77,6 +77,8 @@ def test_cost_of_an_architecture_file(octnas: Octnas, tmp_path: Path) -> None:
         (["init", __file__], "test_commands.py: File exists"),
         (["run", str(EXPERIMENT), "--run-dir", __file__], "test_commands.py: File exists"),
         (["run", "."], "is not a run directory"),
+        (["sync", "."], "is not a run directory"),
+        (["sync", "missing"], "missing: is not a run directory"),
         (["run", str(EXPERIMENT), "--set", "serch.trials=3"], "--set: serch: unknown key"),
         (["supernet", str(EXPERIMENT), "--workers", "0"], "supernet.workers: found 0, allowed: 1"),
         (
@@ -132,6 +134,12 @@ def test_run_prints_where_to_look(
     assert f"--backend-store-uri sqlite:///{finished}/runs/mlflow.db" in result.out
 
 
+def test_sync_of_a_run_that_has_sent_everything(octnas: Octnas, finished: Path) -> None:
+    result = octnas("sync", str(finished / "runs" / "tiny"))
+    assert result.code == 0
+    assert result.out == f"nothing to send to sqlite:///{finished}/runs/mlflow.db\n"
+
+
 def test_digits_are_the_default(
     octnas: Octnas, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +182,13 @@ def test_a_password_is_in_no_file_and_no_output(
     assert "password=***" in (tmp_path / "runs" / "tiny" / "config.yaml").read_text()
     dead = ["--set", f"tracking.uri=http://me:{SECRET}@127.0.0.1:9", "--fresh", "search"]
     outputs.append(octnas("search", str(EXPERIMENT), *overrides, *dead))
+    assert "`octnas sync " in outputs[-1].out  # a server that is down is no mistake
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{SECRET}@127.0.0.1:9")
+    outputs.append(octnas("sync", str(tmp_path / "runs" / "tiny")))
+    assert outputs[-1].code == 2
+    assert outputs[-1].err.startswith("octnas: tracking.uri: http://me:***@127.0.0.1:9: ")
+    assert len(outputs[-1].err.splitlines()) == 1
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
     outputs.append(
         octnas(
             "search",
@@ -181,9 +196,11 @@ def test_a_password_is_in_no_file_and_no_output(
             *overrides,
             "--set",
             f"search.storage=postgresql://me:{SECRET}@127.0.0.1:9/db",
+            "--fresh",
+            "search",
         )
     )
-    assert [result.code for result in outputs[3:]] == [2, 2]
+    assert [result.code for result in outputs[3:]] == [0, 2, 2]
     for result in outputs:
         assert SECRET not in result.out + result.err
         assert "Traceback" not in result.err
@@ -204,8 +221,8 @@ def test_a_left_out_password_must_be_given_again(
     assert octnas("search", str(tmp_path / "runs" / "tiny")).code == 0
     assert (tmp_path / "study.db").exists()
     dead = f"tracking.uri=http://me:{SECRET}@127.0.0.1:9"
-    for arguments in (["--set", dead], ["--fresh", "report"]):
+    for arguments, code in ((["--set", dead], 0), (["--fresh", "retrain"], 2)):
         result = octnas("retrain", str(tmp_path / "runs" / "tiny"), *arguments)
-        assert result.code == 2
+        assert result.code == code
     assert "tracking.uri: found 'http://me:***@127.0.0.1:9'" in result.err
     assert "MLFLOW_TRACKING_URI" in result.err

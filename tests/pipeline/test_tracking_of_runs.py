@@ -1,12 +1,17 @@
 """What a run leaves in MLflow."""
 
+import subprocess
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
+import plotly.io
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 
+from octnas.data.image_list import read_summary
+from octnas.pipeline.commit import commit_tags
 from octnas.pipeline.records import read_candidates, read_results
 from octnas.pipeline.stages import run_stages
 from octnas.tracking.tracker import Tracker
@@ -73,10 +78,73 @@ def test_results_of_retrained_networks(finished: Path, runs: dict[str, MlflowRun
 def test_artifacts(finished: Path, runs: dict[str, MlflowRun]) -> None:
     assert {"config.yaml", "run.json", "space.json", "report"} <= artifacts(finished, runs["tiny"])
     assert "report/index.html" in artifacts(finished, runs["tiny"], "report")
+    figures = artifacts(finished, runs["tiny"], "report/figures")
+    assert figures == {
+        f"report/figures/{name}.json" for name in ("front", "retrained", "alpha", "training")
+    }
+    front = plotly.io.read_json(finished / "runs/tiny/report/figures/front.json")
+    assert len(front.data) > 1
     assert {"candidates.json", "chosen.json"} <= artifacts(finished, runs["search"])
     assert "weights.safetensors" in artifacts(finished, runs["supernet"])
     (folder,) = artifacts(finished, runs["vanilla"], "model")
     assert f"{folder}/model.safetensors" in artifacts(finished, runs["vanilla"], folder)
+
+
+def test_trials_are_one_table(
+    finished: Path, runs: dict[str, MlflowRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{finished}/runs/mlflow.db")
+    run = runs["search"]
+    client = MlflowClient()
+    table = client.load_table(run.info.experiment_id, "trials.json", [run.info.run_id])
+    candidates = read_candidates(open_tiny(finished))
+    assert list(table["id"]) == [candidate.id for candidate in candidates]
+    assert list(table["macs"]) == [candidate.macs for candidate in candidates]
+    assert list(table["loss"]) == pytest.approx([candidate.loss for candidate in candidates])
+    for site in candidates[0].alphas:
+        found = list(table[f"alpha/{site}"])
+        assert found == [candidate.alphas[site] for candidate in candidates]
+
+
+def test_hypervolume_never_falls(finished: Path, runs: dict[str, MlflowRun]) -> None:
+    client = MlflowClient(f"sqlite:///{finished}/runs/mlflow.db")
+    points = client.get_metric_history(runs["search"].info.run_id, "hypervolume")
+    assert [point.step for point in points] == list(range(20))
+    values = [point.value for point in points]
+    assert values == sorted(values)
+    assert values[-1] > 0
+
+
+def test_versions_commit_and_data(finished: Path, runs: dict[str, MlflowRun]) -> None:
+    parent = runs["tiny"]
+    for package in ("octnas", "torch", "timm", "optuna", "mlflow"):
+        assert parent.data.params[f"version.{package}"] == version(package)
+    digest = read_summary(finished / "runs" / "tiny" / "data")["digest"]
+    assert parent.data.params["data.digest"] == digest
+    assert {"octnas.record", "octnas.outbox"} <= set(parent.data.tags)
+
+
+def test_the_commit_of_a_repository(tmp_path: Path) -> None:
+    assert commit_tags(tmp_path) == {}
+
+    def git(*arguments: str) -> str:
+        own = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+        command = ["git", *own, *arguments]
+        return subprocess.run(
+            command, cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    git("init", "-q")
+    assert commit_tags(tmp_path) == {}
+    (tmp_path / "file").write_text("a")
+    git("add", "file")
+    git("commit", "-qm", "one")
+    git("tag", "v1")
+    commit = git("rev-parse", "HEAD")
+    expected = {"mlflow.source.git.commit": commit, "mlflow.source.git.dirty": "false"}
+    assert commit_tags(tmp_path) == expected
+    (tmp_path / "file").write_text("b")
+    assert commit_tags(tmp_path) == {**expected, "mlflow.source.git.dirty": "true"}
 
 
 def test_a_second_run_adds_nothing(finished: Path, runs: dict[str, MlflowRun]) -> None:

@@ -1,5 +1,5 @@
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ from octnas.tracking.settings import TrackingSettings
 from octnas.tracking.tracker import Tracker
 
 MakeTracker = Callable[..., Tracker]
+Say = Callable[[str], None]
 
 
 @pytest.fixture(autouse=True)
@@ -26,8 +27,9 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SQLite file with MLflow's tables: creating one takes seconds."""
     runs = tmp_path_factory.mktemp("migrated")
     settings = TrackingSettings(uri=f"sqlite:///{runs}/mlflow.db")
-    tracker = Tracker(settings, experiment="other", store=runs, ids_file=runs / "ids.json")
+    tracker = Tracker(settings, experiment="other", directory=runs / "one")
     tracker.start("key", "name")
+    tracker.close()
     return runs / "mlflow.db"
 
 
@@ -41,15 +43,22 @@ def runs(tmp_path: Path, migrated: Path) -> Path:
 
 
 @pytest.fixture
-def make_tracker(runs: Path) -> MakeTracker:
+def make_tracker(runs: Path) -> Iterator[MakeTracker]:
     """A tracker as a process makes it: ``make_tracker(run="digits", **settings)``."""
+    made = []
 
-    def make(run: str = "digits", **settings: object) -> Tracker:
-        return Tracker(
+    def make(run: str = "digits", say: Say = print, **settings: object) -> Tracker:
+        directory = runs / run
+        tracker = Tracker(
             TrackingSettings(**settings),  # type: ignore[arg-type]
             experiment="digits",
-            store=runs,
-            ids_file=runs / run / "tracking.json",
+            directory=directory,
+            say=say,
         )
+        made.append(tracker)
+        return tracker
 
-    return make
+    yield make
+    for tracker in made:
+        if tracker._sender is not None:
+            tracker._sender.close(0)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,30 @@ from octnas.errors import TrackingError
 from octnas.tracking.tracker import Tracker
 
 
+def settled(runs: Path) -> None:
+    """Wait until all that was recorded is sent."""
+    for _ in range(600):
+        if all(_sent(outbox) for outbox in runs.glob("*/mlflow/outbox.jsonl")):
+            return
+        time.sleep(0.05)
+    raise AssertionError("not everything was sent")
+
+
+def _sent(outbox: Path) -> bool:
+    progress = outbox.parents[1] / "tracking.json"
+    sent = json.loads(progress.read_text()).get("sent") if progress.exists() else 0
+    return bool(sent == outbox.stat().st_size)
+
+
 def client(runs: Path) -> Any:
     from mlflow import MlflowClient
 
+    settled(runs)
     return MlflowClient(f"sqlite:///{runs}/mlflow.db")
 
 
 def run_id(runs: Path, key: str, run: str = "digits") -> str:
+    settled(runs)
     document = json.loads((runs / run / "tracking.json").read_text())
     return str(document["runs"][key])
 

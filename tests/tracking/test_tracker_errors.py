@@ -1,3 +1,4 @@
+import json
 import os
 import sqlite3
 import sys
@@ -12,7 +13,7 @@ from octnas.errors import TrackingError
 from octnas.tracking.settings import TrackingSettings
 from octnas.tracking.tracker import Tracker
 from tests.tracking.conftest import MakeTracker
-from tests.tracking.reading import failure
+from tests.tracking.reading import client, failure, found, history, run_id, settled
 
 
 def test_the_environment_is_blamed_for_its_uri(
@@ -86,9 +87,11 @@ def test_a_new_database_never_replaces_that_of_another_process(
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     runs = tmp_path / "file" / "runs"
-    tracker = Tracker(TrackingSettings(), experiment="e", store=runs, ids_file=tmp_path / "ids")
+    database = TrackingSettings(uri=f"sqlite:///{runs}/mlflow.db")
+    tracker = Tracker(database, experiment="e", directory=tmp_path / "one")
     text = failure(tracker)
-    assert text.startswith(f"sqlite:///{runs}/mlflow.db: the SQLite file cannot be used: Not a dir")
+    assert text.startswith(f"tracking.uri: sqlite:///{runs}/mlflow.db: ")
+    assert "the SQLite file cannot be used: Not a directory" in text
 
 
 def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
@@ -96,7 +99,8 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
     folder = Path("/proc/self") if os.geteuid() == 0 else tmp_path
     if os.geteuid() != 0:
         folder.chmod(0o500)
-    tracker = Tracker(TrackingSettings(), experiment="e", store=folder, ids_file=tmp_path / "ids")
+    database = TrackingSettings(uri=f"sqlite:///{folder}/mlflow.db")
+    tracker = Tracker(database, experiment="e", directory=tmp_path / "one")
     started = time.perf_counter()
     assert "the SQLite file cannot be used: " in failure(tracker)
     assert time.perf_counter() - started < 5
@@ -105,7 +109,7 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
 def test_a_path_that_sqlite_cannot_take(tmp_path: Path) -> None:
     store = tmp_path / "100%25"
     with pytest.raises(TrackingError, match="cannot hold a path with '%'"):
-        Tracker(TrackingSettings(), experiment="e", store=store, ids_file=store / "ids")
+        Tracker(TrackingSettings(), experiment="e", directory=store / "one")
 
 
 def test_a_file_that_is_no_database(make_tracker: MakeTracker, runs: Path) -> None:
@@ -130,19 +134,25 @@ def test_a_database_of_another_mlflow(make_tracker: MakeTracker, runs: Path) -> 
     assert "mlflow db upgrade" in text
 
 
-def test_a_locked_database(
+def test_a_locked_database_is_tried_again(
     make_tracker: MakeTracker, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connect, "LOCK_WAIT", 0.1)
+    lines: list[str] = []
+    tracker = make_tracker(say=lines.append)
     with closing(sqlite3.connect(runs / "mlflow.db")) as other:
         other.execute("BEGIN EXCLUSIVE")
-        assert "database is locked" in failure(make_tracker())
+        tracker.start("a", "A")
+    [line] = lines
+    assert "database is locked" in line
+    assert found(runs, "a").info.run_name == "A"
 
 
 def test_an_experiment_that_was_deleted(make_tracker: MakeTracker, runs: Path) -> None:
     from mlflow import MlflowClient
 
     make_tracker().start("a", "A")
+    settled(runs)
     client = MlflowClient(f"sqlite:///{runs}/mlflow.db")
     client.delete_experiment(client.get_experiment_by_name("digits").experiment_id)
     text = failure(make_tracker())
@@ -151,16 +161,43 @@ def test_an_experiment_that_was_deleted(make_tracker: MakeTracker, runs: Path) -
 
 def test_a_store_that_was_moved(make_tracker: MakeTracker, runs: Path, tmp_path: Path) -> None:
     make_tracker().start("a", "A")
+    settled(runs)
     moved = runs.rename(tmp_path / "moved")
-    ids = moved / "digits" / "tracking.json"
-    tracker = Tracker(TrackingSettings(), experiment="digits", store=moved, ids_file=ids)
+    tracker = Tracker(TrackingSettings(), experiment="digits", directory=moved / "digits")
     text = failure(tracker)
     assert f"'digits' belong into {runs}/mlartifacts; move it back" in text
-    Tracker(TrackingSettings(), experiment="new", store=moved, ids_file=ids).start("a", "A")
+    tracker = Tracker(TrackingSettings(), experiment="new", directory=moved / "digits")
+    tracker.start("a", "A")
+    tracker.close()
 
 
-def test_names_that_mlflow_refuses(make_tracker: MakeTracker) -> None:
+def test_what_mlflow_refuses_is_noted_and_holds_nothing_up(
+    make_tracker: MakeTracker, runs: Path
+) -> None:
+    lines: list[str] = []
+    tracker = make_tracker(say=lines.append)
+    tracker.start("a", "A")
+    tracker.metrics("a", {"before": 1.0}, 0)
+    tracker.metrics("a", {"../loss": 1.0}, 0)
+    tracker.metrics("a", {"behind": 1.0}, 0)
+    tracker.close()
+    assert found(runs, "a").data.metrics == {"before": 1.0, "behind": 1.0}
+    assert found(runs, "a").info.status == "FINISHED"
+    [line] = lines
+    assert line.startswith("MLflow: refused 1 records, the last one: ")
+    assert "must not resolve to other names" in line
+    [refused] = json.loads((runs / "digits" / "tracking.json").read_text())["refused"]
+    assert (refused["kind"], refused["key"]) == ("metrics", "a")
+    assert len(history(runs, "a", "before")) == 1
+
+
+def test_records_of_a_run_that_is_deleted_meanwhile(make_tracker: MakeTracker, runs: Path) -> None:
     tracker = make_tracker()
     tracker.start("a", "A")
-    with pytest.raises(TrackingError, match=r"MLflow: .*must not resolve to other names"):
-        tracker.metrics("a", {"../loss": 1.0}, 0)
+    client(runs).delete_run(run_id(runs, "a"))
+    tracker.metrics("a", {"x": 1.0}, 0)
+    tracker.start("b", "B")
+    tracker.close()
+    assert found(runs, "b").info.status == "FINISHED"
+    refused = json.loads((runs / "digits" / "tracking.json").read_text())["refused"]
+    assert {entry["key"] for entry in refused} == {"a"}

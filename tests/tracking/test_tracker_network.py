@@ -12,11 +12,11 @@ from pathlib import Path
 from octnas.tracking.settings import TrackingSettings
 from octnas.tracking.tracker import Tracker
 runs = Path("runs")
-tracker = Tracker(TrackingSettings(), experiment="e", store=runs, ids_file=runs / "ids.json")
+tracker = Tracker(TrackingSettings(), experiment="e", directory=runs / "one")
 tracker.start("a", "A", params={"x": 1})
 tracker.metrics("a", {"x": 1.0}, 0)
 tracker.artifact("a", Path("resolv.conf"))
-tracker.finish("a")
+tracker.close()
 from mlflow.telemetry import get_telemetry_client
 assert get_telemetry_client() is None
 time.sleep(2)  # the telemetry of MLflow asks for its configuration in a thread

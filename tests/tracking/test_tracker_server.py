@@ -3,81 +3,27 @@
 import base64
 import json
 import math
-import os
-import socket
 import subprocess
-import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from octnas.errors import TrackingError
 from octnas.tracking.settings import TrackingSettings
 from octnas.tracking.tracker import Tracker
+from tests.tracking.reading import settled
+from tests.tracking.servers import free_port, get, mlflow_server, post, running
 
 pytestmark = pytest.mark.slow
 
 PASSWORD = "pa55@w:r/d%ü"
 ENCODED = "pa55%40w%3Ar%2Fd%25%C3%BC"
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-@contextmanager
-def running(command: list[str], port: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A server process until it answers, and its end."""
-    environment = os.environ | {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
-        )
-    try:
-        for _ in range(240):
-            assert process.poll() is None, (folder / "server.log").read_text()
-            if health(port):
-                break
-            time.sleep(0.25)
-        yield process
-    finally:
-        process.terminate()  # mlflow passes it on to its workers
-        process.wait(timeout=30)
-
-
-def health(port: int) -> bool:
-    try:
-        return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).status == 200
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def post(port: int, endpoint: str, body: dict[str, Any]) -> Any:
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/api/2.0/mlflow/{endpoint}",
-        json.dumps(body).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=10) as response:
-        return json.load(response)
-
-
-def get(port: int, path: str) -> bytes:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=10) as response:
-        return bytes(response.read())
 
 
 @contextmanager
@@ -132,8 +78,8 @@ def guarded(port: int) -> Iterator[int]:
 
 
 def make_tracker(folder: Path, uri: str) -> Tracker:
-    ids = folder / "run" / "tracking.json"
-    return Tracker(TrackingSettings(uri=uri), experiment="digits", store=folder, ids_file=ids)
+    directory = folder / "run"
+    return Tracker(TrackingSettings(uri=uri), experiment="digits", directory=directory)
 
 
 @pytest.fixture
@@ -142,11 +88,7 @@ def server(tmp_path: Path, migrated: Path) -> Iterator[tuple[int, subprocess.Pop
     folder.mkdir()
     (folder / "mlflow.db").write_bytes(migrated.read_bytes())
     port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-    command += ["--artifacts-destination", str(folder / "artifacts")]
-    with running(command, port, folder) as process:
+    with mlflow_server(folder, port) as process:
         yield port, process
 
 
@@ -169,8 +111,10 @@ def test_a_server_behind_a_password(
         tracker.batch("nested", [(step, {"many": step}) for step in range(2500)])
         tracker.artifact("nested", model, "exports")
         tracker.finish("nested")
-        tracker.finish("experiment", failed=True)
-        make_tracker(client, uri).start("experiment", "digits", params={"uri": uri})
+        tracker.close(failed=True)
+        again = make_tracker(client, uri)
+        again.start("experiment", "digits", params={"uri": uri})
+        settled(client)
         with pytest.raises(TrackingError, match=r"refuses access .*correct user name and password"):
             make_tracker(client, f"http://me:wrong55@127.0.0.1:{entrance}").start("a", "A")
     ids = json.loads((client / "run" / "tracking.json").read_text())["runs"]
@@ -203,20 +147,6 @@ def check_records(port: int, ids: dict[str, str]) -> None:
     assert get(port, f"get-artifact?{query}") == bytes(range(256))
 
 
-def test_a_server_that_dies_in_between(
-    server: tuple[int, subprocess.Popen[bytes]], tmp_path: Path
-) -> None:
-    port, process = server
-    tracker = make_tracker(tmp_path / "client", f"http://127.0.0.1:{port}")
-    tracker.start("a", "A")
-    process.terminate()
-    process.wait(timeout=30)
-    started = time.perf_counter()
-    with pytest.raises(TrackingError, match="MLflow: Connection refused"):
-        tracker.metrics("a", {"x": 1.0}, 0)
-    assert time.perf_counter() - started < 8
-
-
 def test_the_view_command_shows_runs_and_artifacts(tmp_path: Path, migrated: Path) -> None:
     runs = tmp_path / "my runs #1"
     runs.mkdir()
@@ -224,6 +154,7 @@ def test_the_view_command_shows_runs_and_artifacts(tmp_path: Path, migrated: Pat
     tracker = make_tracker(runs, "")
     tracker.start("a", "A")
     tracker.artifact("a", Path(__file__), "code")
+    tracker.close()
     port = free_port()
     command = tracker.view_command().replace("--port 5000", f"--port {port}")
     assert str(port) in command

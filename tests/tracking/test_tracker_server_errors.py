@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +41,16 @@ def serve(status: int, body: str) -> Iterator[str]:
         server.server_close()
 
 
+def warning(make_tracker: MakeTracker, uri: str) -> str:
+    """What is said of a server that is away at the start, which is no error."""
+    lines: list[str] = []
+    make_tracker(uri=uri, say=lines.append).start("a", "A")
+    [line] = lines
+    assert "\n" not in line
+    assert line.endswith(". The work goes on; its records are kept")
+    return line
+
+
 def test_a_dead_server_is_reported_at_once(
     make_tracker: MakeTracker, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -47,9 +58,9 @@ def test_a_dead_server_is_reported_at_once(
         free.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{free.getsockname()[1]}"
         started = time.perf_counter()
-        text = failure(make_tracker(uri=f"http://me:pa55word@{host}"))
+        text = warning(make_tracker, f"http://me:pa55word@{host}")
     assert time.perf_counter() - started < 5
-    assert text.startswith(f"tracking.uri: http://me:***@{host}: no MLflow server answers")
+    assert text.startswith(f"MLflow: tracking.uri: http://me:***@{host}: no MLflow server answers")
     assert "Connection refused" in text
     assert "tracking.enabled: false" in text
     assert "".join(capfd.readouterr()) == ""
@@ -63,7 +74,7 @@ def test_a_server_that_never_answers_is_reported_soon(
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         started = time.perf_counter()
-        text = failure(make_tracker(uri=f"http://127.0.0.1:{silent.getsockname()[1]}"))
+        text = warning(make_tracker, f"http://127.0.0.1:{silent.getsockname()[1]}")
     assert time.perf_counter() - started < 4
     assert "no MLflow server answers there (timed out)" in text
 
@@ -75,7 +86,6 @@ def test_a_server_that_never_answers_is_reported_soon(
         (403, "Invalid Host header", "refuses access (HTTP 403: Invalid Host header)"),
         (404, "<html>Not Found</html>", "is no MLflow server (HTTP 404: <html>Not Found</html>)"),
         (200, "<html>Please log in</html>", "is no MLflow server (HTTP 200: <html>Please log"),
-        (503, "try later", "is no MLflow server (HTTP 503: try later)"),
     ],
 )
 def test_servers_that_are_of_no_use(
@@ -93,18 +103,26 @@ def test_a_wrong_password_is_named_as_such(make_tracker: MakeTracker) -> None:
     assert "correct user name and password in the URI, or MLFLOW_TRACKING_USERNAME" in text
 
 
+def test_a_server_in_trouble_is_away(make_tracker: MakeTracker) -> None:
+    with serve(503, "try later") as host:
+        text = warning(make_tracker, f"http://me:pa55word@{host}")
+    assert "the server is in trouble (HTTP 503: try later)" in text
+    assert "pa55word" not in text
+
+
 def test_a_refusal_of_the_server_is_one_line(make_tracker: MakeTracker) -> None:
     known = json.dumps({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no experiment"})
-    with serve(404, known) as host:  # answers GET like MLflow, but refuses to create anything
-        text = failure(make_tracker(uri=f"http://me:pa55word@{host}"))
+    with serve(404, known) as host:  # answers GET like MLflow, but has no way to create anything
+        text = warning(make_tracker, f"http://me:pa55word@{host}")
     assert f"tracking.uri: http://me:***@{host}: MLflow: " in text
     assert "501" in text
     assert "pa55word" not in text
 
 
-def test_debug_logs_hold_no_password() -> None:
+def test_debug_logs_hold_no_password(tmp_path: Path) -> None:
     code = """
 import logging
+import sys
 logging.basicConfig(level=logging.DEBUG)
 from pathlib import Path
 from octnas.errors import TrackingError
@@ -112,19 +130,18 @@ from octnas.tracking.settings import TrackingSettings
 from octnas.tracking.tracker import Tracker
 from octnas.tracking.failures import tracking_errors
 settings = TrackingSettings(uri="http://me:pa55%20word@127.0.0.1:9")
-tracker = Tracker(settings, experiment="e", store=Path(), ids_file=Path("ids.json"))
+tracker = Tracker(settings, experiment="e", directory=Path(sys.argv[1]), say=logging.warning)
 for _ in range(2):
-    try:
-        tracker.start("a", "A")
-    except TrackingError as error:
-        logging.exception("failed")
+    tracker.start("a", "A")
+tracker.close()
 try:
     with tracking_errors(tracker._store):
         raise ValueError("http://me:pa55%20word@127.0.0.1:9, that is 'pa55 word' or pa55%20word")
 except TrackingError:
     logging.exception("failed")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "no MLflow server answers" in done.stderr
     assert "that is '***' or ***" in done.stderr
     assert "ValueError" in done.stderr

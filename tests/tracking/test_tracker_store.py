@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,16 @@ from octnas.errors import TrackingError
 from octnas.tracking.settings import TrackingSettings
 from octnas.tracking.tracker import Tracker
 from tests.tracking.conftest import MakeTracker
-from tests.tracking.reading import all_runs, assert_nowhere, client, found, python, run_id
+from tests.tracking.reading import (
+    all_runs,
+    assert_nowhere,
+    client,
+    found,
+    history,
+    python,
+    run_id,
+    settled,
+)
 
 
 def test_disabled_does_nothing_and_imports_no_mlflow(tmp_path: Path) -> None:
@@ -20,14 +30,14 @@ from octnas.tracking.settings import TrackingSettings
 from octnas.tracking.tracker import Tracker
 folder = Path({str(tmp_path)!r})
 settings = TrackingSettings(enabled=False, uri="http://[malformed")
-tracker = Tracker(settings, experiment="e", store=folder, ids_file=folder / "ids.json")
+tracker = Tracker(settings, experiment="e", directory=folder / "run")
 tracker.start("a", "A", params={{"x": 1}})
 tracker.metrics("a", {{"loss": 1.0}}, 0)
 tracker.batch("unknown", [(0, {{"loss": 1.0}})])
 tracker.artifact("a", folder / "missing")
 tracker.finish("a")
 assert tracker.view_command() == ""
-Tracker(TrackingSettings(), experiment="e", store=folder, ids_file=folder / "ids.json")
+Tracker(TrackingSettings(), experiment="e", directory=folder / "run")
 assert "mlflow" not in sys.modules
 """
     assert python(code) == ""
@@ -48,14 +58,37 @@ def test_the_ids_hold_for_one_store_and_experiment(make_tracker: MakeTracker, ru
     make_tracker().start("b", "B")
     old = run_id(runs, "a")
     document = json.loads((runs / "digits" / "tracking.json").read_text())
-    assert document["schema"] == 1
+    assert document["schema"] == 2
     assert document["tracking_uri"] == f"sqlite:///{runs}/mlflow.db"
     assert set(document["runs"]) == {"a", "b"}
-    make_tracker(experiment="another").start("a", "A")
+    other = run_id(runs, "b")
+    # Another store is told all that was recorded.
+    make_tracker(experiment="another").metrics("b", {"x": 1.0}, 0)
     assert run_id(runs, "a") != old
-    with pytest.raises(KeyError):
-        make_tracker(experiment="another").metrics("b", {"x": 1.0}, 0)
-    assert [file.name for file in (runs / "digits").iterdir()] == ["tracking.json"]
+    assert found(runs, "b").data.metrics == {"x": 1.0}
+    assert run_id(runs, "b") != other
+    assert {file.name for file in (runs / "digits").iterdir()} == {"mlflow", "tracking.json"}
+    # And the first one, if it comes back, what it lacks.
+    make_tracker().metrics("b", {"x": 2.0}, 1)
+    assert (run_id(runs, "a"), run_id(runs, "b")) == (old, other)
+    assert history(runs, "b", "x") == [(0, 1.0), (1, 2.0)]
+
+
+def test_ids_of_a_time_without_an_outbox_go_on(make_tracker: MakeTracker, runs: Path) -> None:
+    make_tracker().start("a", "A")
+    old = run_id(runs, "a")
+    document = json.loads((runs / "digits" / "tracking.json").read_text())
+    former = {"schema": 1, "runs": document["runs"]}
+    former |= {key: document[key] for key in ("tracking_uri", "experiment_id")}
+    shutil.rmtree(runs / "digits" / "mlflow")
+    (runs / "digits" / "tracking.json").write_text(json.dumps(former))
+    tracker = make_tracker()
+    tracker.metrics("a", {"x": 1.0}, 0)
+    tracker.start("a", "A")
+    tracker.close()
+    assert run_id(runs, "a") == old
+    assert found(runs, "a").data.metrics == {"x": 1.0}
+    assert len(all_runs(runs)) == 1
 
 
 def test_the_environment_names_a_store(
@@ -66,6 +99,7 @@ def test_the_environment_names_a_store(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
     tracker = make_tracker()
     tracker.start("a", "A")
+    settled(runs)
     assert not (runs / "mlflow.db").exists()
     assert str(database) in tracker.view_command()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://not-used.invalid")
@@ -73,7 +107,7 @@ def test_the_environment_names_a_store(
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", '{"schema": 2, "runs": {}}', '{"schema": 1}', '{"schema": 1, "runs": 0}']
+    "content", ["{", "[]", '{"schema": 3, "runs": {}}', '{"schema": 1}', '{"schema": 1, "runs": 0}']
 )
 def test_an_unusable_ids_file(content: str, make_tracker: MakeTracker, runs: Path) -> None:
     (runs / "digits").mkdir()
@@ -93,10 +127,10 @@ from pathlib import Path
 from octnas.tracking.settings import TrackingSettings
 from octnas.tracking.tracker import Tracker
 runs = Path({str(runs)!r})
-tracker = Tracker(TrackingSettings(), experiment="e", store=runs, ids_file=runs / "r" / "ids.json")
+tracker = Tracker(TrackingSettings(), experiment="e", directory=runs / "r")
 tracker.start("a", "A")
 tracker.artifact("a", Path({__file__!r}))
-tracker.finish("a")
+tracker.close()
 import mlflow
 assert mlflow.active_run() is None and "MLFLOW_TRACKING_URI" not in os.environ
 assert mlflow.telemetry.get_telemetry_client() is None
@@ -115,7 +149,7 @@ def test_no_credentials_in_anything_that_is_written(
     params = {"storage": url, "list": [url], "deep": {"uri": url}}
     tracker.start("a", url, params=params, tags={"url": url})
     make_tracker().start("a", "A", params={**params, "storage": url + "2"}, tags={"again": url})
-    tracker.finish("a")
+    tracker.close()
     assert "postgresql://me:***@host" in found(runs, "a").data.params["storage"]
     assert_nowhere("pa55word", runs)
     assert "pa55word" not in "".join(capfd.readouterr())
@@ -128,10 +162,8 @@ def test_the_settings_do_not_show_the_uri() -> None:
 def test_the_command_that_shows_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def command(folder: str = "runs", uri: str = "") -> str:
         settings = TrackingSettings(uri=uri)
-        store = tmp_path / folder
-        return Tracker(
-            settings, experiment="e", store=store, ids_file=store / "ids.json"
-        ).view_command()
+        directory = tmp_path / folder / "one"
+        return Tracker(settings, experiment="e", directory=directory).view_command()
 
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     quiet = "MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"
@@ -155,10 +187,10 @@ from pathlib import Path
 from octnas.tracking.settings import TrackingSettings
 from octnas.tracking.tracker import Tracker
 runs, name = Path(sys.argv[1]), sys.argv[2]
-tracker = Tracker(TrackingSettings(), experiment="e", store=runs, ids_file=runs / name / "ids.json")
+tracker = Tracker(TrackingSettings(), experiment="e", directory=runs / name)
 tracker.start("a", name)
 tracker.batch("a", [(step, {"x": step}) for step in range(500)])
-tracker.finish("a")
+tracker.close()
 """
     arguments = [sys.executable, "-c", code, str(tmp_path)]
     processes = [subprocess.Popen([*arguments, f"r{index}"]) for index in range(4)]

@@ -1,0 +1,241 @@
+"""A real ``mlflow server`` that is told something twice, or by many at once: it is there once."""
+
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from mlflow import MlflowClient
+
+from octnas.errors import TrackingError
+from tests.tracking.halves import HALF, STEPS, begin, end, expected, make_tracker, sync
+from tests.tracking.reading import settled
+from tests.tracking.servers import free_port, held, mlflow_server
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[int]:
+    """Of a server that stays, for tests with experiments of their own."""
+    folder, found = tmp_path_factory.mktemp("server"), free_port()
+    (folder / "mlflow.db").write_bytes(migrated.read_bytes())
+    with mlflow_server(folder, found):
+        yield found
+
+
+@pytest.fixture
+def experiment(request: pytest.FixtureRequest) -> str:
+    return re.sub(r"\W", "-", request.node.name)
+
+
+def test_four_processes_log_at_once(port: int, experiment: str, tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from tests.tracking.halves import begin, end, make_tracker
+directory, lines = Path(sys.argv[1]), []
+tracker = make_tracker(directory, int(sys.argv[2]), lines, sys.argv[3])
+begin(tracker, directory, directory.name)
+end(tracker, directory)
+print(lines)
+"""
+    names = ["a", "b", "c", "d"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / name), str(port), experiment],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in names
+    ]
+    said = [process.communicate(timeout=250)[0] for process in processes]
+    assert said == ["[]\n"] * 4
+    assert held(port, experiment) == expected(*names, experiment=experiment)
+
+
+def test_a_process_that_is_killed_in_mid_run(port: int, experiment: str, tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from tests.tracking.halves import begin, make_tracker
+directory = Path(sys.argv[1])
+tracker = make_tracker(directory, int(sys.argv[2]), None, sys.argv[3])
+begin(tracker, directory)
+print("begun", flush=True)
+for step in range(10**9):
+    tracker.metrics_once("search", {"more": float(step)}, step)
+"""
+    directory = tmp_path / "runs" / "one"
+    arguments = [sys.executable, "-c", code, str(directory), str(port), experiment]
+    for number in range(3):
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        time.sleep(0.3 + 0.4 * number)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    sync(directory, port, experiment)
+    # Every whole line of the outbox is there, once for each step; what was recorded at each start
+    # anew, at another time, is there three times.
+    lines = (directory / "mlflow" / "outbox.jsonl").read_bytes().split(b"\n")[:-1]
+    entries = [entry for line in lines if (entry := json.loads(line))["kind"] == "metrics"]
+    most = max(step for entry in entries if entry["once"] for step, _ in entry["rows"])
+    assert most > 3
+    found = held(port, experiment)
+    assert found.names == ["one", "one search"]
+    assert found.metrics["one search"]["more"] == list(range(most + 1))
+    assert sorted(found.metrics["one search"]["loss"]) == sorted(3 * list(range(HALF)))
+
+
+@pytest.mark.parametrize("forgotten", ["position", "everything"])
+def test_what_is_sent_again_is_there_once(
+    port: int, experiment: str, tmp_path: Path, forgotten: str
+) -> None:
+    """A process may be killed after it has sent something and before it has noted it."""
+    directory = tmp_path / "runs" / "one"
+    tracker = make_tracker(directory, port, experiment=experiment)
+    begin(tracker, directory)
+    end(tracker, directory)
+    whole = expected("one", experiment=experiment)
+    assert held(port, experiment) == whole
+    file = directory / "tracking.json"
+    document = json.loads(file.read_text())
+    if forgotten == "position":
+        file.write_text(json.dumps({**document, "sent": 0}))
+    else:
+        file.unlink()
+    [line] = sync(directory, port, experiment)
+    assert "2 runs" in line
+    assert held(port, experiment) == whole
+    assert json.loads(file.read_text()) == document
+
+
+def test_answers_that_are_lost(port: int, experiment: str, tmp_path: Path) -> None:
+    """The server has done what it was asked, and the connection breaks before it can say so."""
+    directory = tmp_path / "runs" / "one"
+    with forgetful(port) as (entrance, lost):
+        tracker = make_tracker(directory, entrance, experiment=experiment)
+        begin(tracker, directory)
+        end(tracker, directory)
+        for _ in range(60):
+            try:
+                sync(directory, entrance, experiment)
+            except TrackingError:
+                continue
+            break
+        assert lost[0] > 5
+    assert held(port, experiment) == expected("one", experiment=experiment)
+
+
+def test_what_a_slow_server_has_created_late_is_removed(
+    port: int, experiment: str, tmp_path: Path
+) -> None:
+    directory = tmp_path / "runs" / "one"
+    tracker = make_tracker(directory, port, experiment=experiment)
+    begin(tracker, directory)
+    settled(directory.parent)
+    client = MlflowClient(f"http://127.0.0.1:{port}")
+    there = client.get_experiment_by_name(experiment)
+    assert there is not None
+    for run in client.search_runs([there.experiment_id]):
+        info, tags = run.info, run.data.tags
+        client.create_run(there.experiment_id, info.start_time, tags, info.run_name)
+    tracker.model("search", directory / "model", digest="same", alias="best")
+    settled(directory.parent)
+    [version] = client.search_model_versions(f"name = '{experiment}'")
+    assert version.source is not None
+    client.create_model_version(
+        experiment,
+        version.source,
+        version.run_id,
+        version.tags,
+        model_id=Path(urlsplit(version.source).path).parts[-2],
+        await_creation_for=0,
+    )
+    end(tracker, directory)
+    assert held(port, experiment) == expected("one", experiment=experiment)
+    assert str(client.get_model_version_by_alias(experiment, "best").version) == "1"
+
+
+def test_a_run_and_a_sync_do_not_get_in_each_others_way(
+    port: int, experiment: str, tmp_path: Path
+) -> None:
+    directory, syncs, done = tmp_path / "runs" / "one", list[str](), threading.Event()
+    tracker = make_tracker(directory, port, experiment=experiment)
+
+    def again() -> None:
+        while not done.is_set():
+            syncs.extend(sync(directory, port, experiment))
+
+    begin(tracker, directory)
+    thread = threading.Thread(target=again)
+    thread.start()
+    for step in range(HALF, STEPS):
+        tracker.metrics("search", {"loss": 1 / (1 + step), "macs": float(step)}, step)
+        time.sleep(0.02)
+    done.set()
+    thread.join()
+    end(tracker, directory)
+    sync(directory, port, experiment)
+    assert syncs
+    assert held(port, experiment) == expected("one", experiment=experiment)
+
+
+@contextmanager
+def forgetful(port: int) -> Iterator[tuple[int, list[int]]]:
+    """A proxy that breaks off after every third request or so was carried out; and how often."""
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+    from urllib.error import HTTPError
+    from urllib.request import Request, urlopen
+
+    lost, chance = [0], random.Random(0)
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            length = int(self.headers.get("Content-Length") or 0)
+            body = self.rfile.read(length)
+            url = f"http://127.0.0.1:{port}{self.path}"
+            headers = {"Content-Type": self.headers.get("Content-Type") or "text/plain"}
+            request = Request(url, body or None, headers, method=self.command)
+            try:
+                with urlopen(request, timeout=20) as response:
+                    status, text = response.status, response.read()
+            except HTTPError as error:
+                status, text = error.code, error.read()
+            if chance.random() < 1 / 3:
+                lost[0] += 1
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield server.server_port, lost
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
