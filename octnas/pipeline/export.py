@@ -1,33 +1,123 @@
-"""Stage 6: every retrained network as a folder that timm loads."""
+"""Stage 6: every retrained network for others; and, by a command, single ones in more formats."""
 
-from octnas.data.images import preparation
-from octnas.export.timm_folder import export_timm
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from octnas.credentials import redact_all
+from octnas.data.image_list import read_summary
+from octnas.data.images import Images, open_images, preparation
+from octnas.errors import RunDirectoryError
+from octnas.export.formats import check_installed, export_network
+from octnas.export.record import Variant
+from octnas.export.settings import ExportSettings
+from octnas.export.source import Source
 from octnas.pipeline.opening import Run
 from octnas.pipeline.records import begin_tracking, read_results
 from octnas.pipeline.retrain import track_network, tracking_key
+from octnas.results import Retrained
+from octnas.settings import flatten
 from octnas.training.retrain import WEIGHTS_FILE
+
+# Where the data lie on this machine is nobody else's concern.
+_PLACES = ("data.root", "data.name", "data.cache.folder")
 
 
 def export(run: Run) -> None:
     """Write each network with the weights of the first seed: no choice by val results."""
-    results = read_results(run)
-    seed = run.config.retrain.seeds[0]
+    results, settings = read_results(run), run.config.export
+    check_installed(settings)
     begin_tracking(run)
+    images = _images(run)
     with run.progress.bar("export", len(results)) as bar:
         for result in results:
             network = result.network
-            trained = run.directory.stage("retrain") / network.architecture.id / f"seed-{seed}"
             folder = run.directory.stage("export") / network.slug
-            export_timm(
-                network.architecture,
-                trained / WEIGHTS_FILE,
-                folder,
-                num_classes=network.architecture.backbone_args["num_classes"],
-                data_config=preparation(run.config.data),
-            )
+            export_network(source(run, result, settings), images, settings, folder)
             # Here too: the run may be missing, if tracking was off or its database is gone.
             track_network(run, network, anew=False)
             run.tracker.artifact(tracking_key(network), folder, "model")
             run.tracker.finish(tracking_key(network))
             bar.advance(note=network.slug)
     run.progress.say(f"export: {len(results)} folders in {run.directory.stage('export')}")
+
+
+def export_some(
+    run: Run, results: Sequence[Retrained], settings: ExportSettings, out: Path | None = None
+) -> dict[Path, tuple[Variant, ...]]:
+    """Write some of a run's networks, beside what the stage has written of them.
+
+    Args:
+        run: whose retraining is finished.
+        results: the networks.
+        settings: in the place of the experiment's.
+        out: a folder for a single network, or for one folder for each of several; by default
+            the export stage's.
+
+    Returns:
+        What was written, by folder.
+
+    Raises:
+        ExportError: variants that were refused, after all others were written.
+    """
+    images = _images(run)
+    written = {}
+    with run.progress.bar("export", len(results) * len(settings.variants)) as bar:
+        for result in results:
+            folder = (out or run.directory.stage("export")) / result.network.slug
+            if out is not None and len(results) == 1:
+                folder = out
+            made = source(run, result, settings)
+            written[folder] = export_network(
+                made, images, settings, folder, lambda variant: bar.advance(note=variant)
+            )
+    return written
+
+
+def read_finished_results(run: Run) -> tuple[Retrained, ...]:
+    """The retrained networks of a run that has come so far.
+
+    Raises:
+        RunDirectoryError: it has not.
+    """
+    if run.directory.finished("retrain") is None:
+        raise RunDirectoryError(
+            f"{run.directory.path}: export builds on retrain, which is not finished; run "
+            "`octnas retrain` first, or `octnas run` for everything"
+        )
+    return read_results(run)
+
+
+def source(run: Run, result: Retrained, settings: ExportSettings) -> Source:
+    """A retrained network, and what there is to know of it."""
+    seed = run.config.retrain.seeds[0]
+    architecture = result.network.architecture
+    folder = run.directory.stage("retrain") / architecture.id / f"seed-{seed}"
+    return Source(
+        retrained=result,
+        seed=seed,
+        weights=folder / WEIGHTS_FILE,
+        num_classes=architecture.backbone_args["num_classes"],
+        preparation=preparation(run.config.data),
+        data=_data(run),
+        vanilla_macs=run.space.vanilla_macs,
+        data_license=settings.data_license,
+    )
+
+
+def _data(run: Run) -> dict[str, Any]:
+    """What the network was trained on."""
+    summary = read_summary(run.data.folder)
+    counts = {part: count for part, count in summary["counts"].items() if count}
+    settings = flatten(run.config.data, "data")
+    return {
+        "source": run.config.data.source,
+        "digest": summary["digest"],
+        "classes": summary["classes"],
+        "counts": counts,
+        "settings": redact_all({k: v for k, v in settings.items() if k not in _PLACES}),
+    }
+
+
+def _images(run: Run) -> Images:
+    return open_images(run.data, run.config.space.input_size, "cpu")

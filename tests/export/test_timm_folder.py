@@ -11,8 +11,8 @@ from torch import nn
 
 import octnas
 from octnas.architecture import Architecture
-from octnas.errors import ArchitectureError
-from octnas.export.timm_folder import ExportError, export_timm
+from octnas.errors import ArchitectureError, ExportError
+from octnas.export.timm_folder import write_timm
 from octnas.nn import build
 
 ARCHITECTURE = Architecture(
@@ -39,7 +39,7 @@ def randomised(architecture: Architecture) -> nn.Module:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("export")
     save_file(randomised(ARCHITECTURE).state_dict(), path / "weights.safetensors")
-    export_timm(
+    write_timm(
         ARCHITECTURE,
         path / "weights.safetensors",
         path / "network",
@@ -99,7 +99,7 @@ def test_a_network_that_was_never_trained_is_refused(tmp_path: Path) -> None:
     weights = {name: value * 0 for name, value in build(ARCHITECTURE, seed=0).state_dict().items()}
     save_file(weights, tmp_path / "weights.safetensors")
     with pytest.raises(ExportError, match="all but zero"):
-        export_timm(
+        write_timm(
             ARCHITECTURE,
             tmp_path / "weights.safetensors",
             tmp_path / "network",
