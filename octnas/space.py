@@ -21,8 +21,8 @@ from octnas.errors import ArchitectureError
 
 SCHEMA = 1
 
-# Shares that differ by less are the same one, written with fewer digits.
-_SAME = 1e-6
+# Shares that differ by less come to the same number of channels, see `low_channels`.
+_SAME = 1e-9
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,10 @@ class SearchSpace:
             alpha, site = architecture.alphas.get(name, real), self.site[name]
             if abs(alpha - real) > _SAME and name in architecture.alphas:
                 step = lcm(self.channel_multiple, site.groups)
+                above = min(real + step / site.channels, 1.0)
                 raise ArchitectureError(
-                    f"α of site {name!r}: found {alpha:g}, off the grid, allowed: multiples of "
-                    f"{step} of its {site.channels} channels, such as {real:g}"
+                    f"α of site {name!r}: found {alpha!r}, off the grid, allowed: multiples of "
+                    f"{step} of its {site.channels} channels, such as {real!r} or {above!r}"
                 )
 
     def check_choices(self, architecture: Architecture) -> None:
@@ -149,8 +150,11 @@ class SearchSpace:
             found, own = getattr(architecture, key), getattr(self, key)
             if found != own:
                 raise ArchitectureError(f"{key}: found {found!r}, the search space's is {own!r}")
-        found_args, own_args = dict(architecture.backbone_args), dict(self.backbone_args)
-        if {"in_chans": self.input_size[0], **found_args} != own_args:
+        found_args, own_args = (
+            {"in_chans": self.input_size[0], **args}
+            for args in (architecture.backbone_args, self.backbone_args)
+        )
+        if found_args != own_args:
             raise ArchitectureError(
                 f"backbone_args: found {found_args}, the search space's are {own_args}"
             )

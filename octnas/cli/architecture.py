@@ -37,7 +37,8 @@ def show(files: Files) -> None:
     from octnas.nn.reading import read_architecture
 
     for file in files:
-        print_cost(cost(read_architecture(file)))
+        architecture = read_architecture(file)
+        print_cost(cost(architecture), architecture.id)
 
 
 def diff(first: File, second: File) -> None:

@@ -70,8 +70,13 @@ def _find(
     )
 
 
-def print_cost(found: "ModelCost") -> None:
-    """Totals, and a row per site."""
+def print_cost(found: "ModelCost", identity: str = "") -> None:
+    """Totals, and a row per site.
+
+    Args:
+        found: the costs.
+        identity: of the architecture, where it was read from a file that leaves sites out.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -79,7 +84,7 @@ def print_cost(found: "ModelCost") -> None:
     architecture = found.architecture
     size = "×".join(map(str, architecture.input_size))
     share = found.macs / found.vanilla_macs
-    console.print(f"{architecture.backbone}, {size}, architecture {architecture.id}")
+    console.print(f"{architecture.backbone}, {size}, architecture {identity or architecture.id}")
     console.print(f"MACs              {found.macs / 1e9:.3f} G ({share:.1%} of vanilla)")
     console.print(f"Parameters        {found.params / 1e6:.3f} M")
     console.print(f"Activation memory {found.activation_bytes / 1e6:.3f} MB (one image, float32)")

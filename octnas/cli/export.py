@@ -8,7 +8,7 @@ import typer
 from octnas.cli.run import Experiment, Fresh, Overrides, RunDir, carry_out, open_for
 
 if TYPE_CHECKING:
-    from octnas.export.record import Variant
+    from octnas.export.formats import Outcome
     from octnas.export.settings import ExportSettings
     from octnas.pipeline.opening import Run
     from octnas.results import Retrained
@@ -84,13 +84,17 @@ def export(
         return
     run = open_for(experiment, overrides, run_dir, fresh, ("export",))
     settings = _settings(run, changed)
+    from octnas.errors import ExportError
     from octnas.export.formats import check_installed
     from octnas.pipeline.export import export_some, read_finished_results
 
     check_installed(settings)
     chosen = _choose(run, read_finished_results(run), architecture, budget)
-    for folder, variants in export_some(run, chosen, settings, out).items():
-        _print(folder, variants)
+    written = export_some(run, chosen, settings, out)
+    for folder, found in written.items():
+        _print(folder, found)
+    if refused := [line for found in written.values() for line in found.refused]:
+        raise ExportError("\n".join(refused))
 
 
 def _list(text: str | None) -> tuple[str, ...] | None:
@@ -124,30 +128,32 @@ def _choose(
     return list(results)
 
 
-def _print(folder: Path, variants: "tuple[Variant, ...]") -> None:
+def _print(folder: Path, found: "Outcome") -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False)
-    console.width = max(console.width, 110)
-    columns = ("file", "format", "precision", "MB", "MACs", "difference", "agreement", "top-1")
-    table = Table(*columns, "source's")
-    for variant in variants:
-        found = variant.comparison
+    console.width = max(console.width, 120)
+    table = Table("format", "precision", "MB", "MACs", "difference", "agreement", "top-1")
+    table.add_column("source's")
+    table.add_column("file", no_wrap=True)
+    for variant in found.variants:
+        compared = variant.comparison
         table.add_row(
-            variant.files[0],
             variant.format,
             variant.precision,
             f"{variant.bytes / 1e6:.2f}",
             "" if variant.macs is None else f"{variant.macs:,}",
-            f"{found.difference:.1e}",
-            f"{found.agreement:.2%}",
-            f"{found.top1:.2%}",
+            f"{compared.difference:.1e}",
+            f"{compared.agreement:.2%}",
+            f"{compared.top1:.2%}",
             f"{variant.source_top1:.2%}",
+            variant.files[0],
         )
-    console.print(table)
-    console.print(
-        f"on {variants[0].comparison.images:,} images of the val part; difference: the largest of "
-        "a logit, as a share of the image's largest"
-    )
+    if found.variants:
+        console.print(table)
+        console.print(
+            f"on {found.variants[0].comparison.images:,} images of the val part; difference: the "
+            "largest of a logit, as a share of the image's largest"
+        )
     typer.echo(str(folder))

@@ -1,6 +1,6 @@
 """The model card of an exported network, in the Hugging Face hub's layout."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -8,6 +8,7 @@ from octnas.export.onnx_file import FILES as ONNX_FILES
 from octnas.export.record import Variant
 from octnas.export.source import Source
 from octnas.export.tensorrt_engine import trtexec_line
+from octnas.nn.cost import cost
 
 CARD_FILE = "README.md"
 UNKNOWN = "unknown"
@@ -196,12 +197,9 @@ def _licence(source: Source) -> str:
 
 
 def _alphas(source: Source) -> str:
-    def rows() -> Iterator[str]:
-        for site, alpha in source.network.architecture.alphas.items():
-            yield f"| {site} | {alpha:g} |"
-
-    table = "\n".join(("| site | α |", "| --- | --- |", *rows()))
-    return (
-        "## α by site\n\nThe share of the channels at half resolution; sites that are not named "
-        f"have none.\n\n{table}"
-    )
+    rows = [
+        f"| {site.name} | {site.alpha:g} | {site.low_channels} of {site.channels} |"
+        for site in cost(source.network.architecture).sites
+    ]
+    table = "\n".join(("| site | α | channels at half resolution |", "| --- | --- | --- |", *rows))
+    return f"## α by site\n\nIn the order in which data reaches them.\n\n{table}"

@@ -56,6 +56,19 @@ def check_installed(settings: ExportSettings) -> None:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What came of exporting one network.
+
+    Attributes:
+        variants: what was written now.
+        refused: a line for each variant that is not its source, and was not kept.
+    """
+
+    variants: tuple[Variant, ...]
+    refused: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class _Measure:
     """What every variant is held against."""
 
@@ -71,7 +84,7 @@ def export_network(
     settings: ExportSettings,
     folder: Path,
     on_variant: Callable[[str], None] = lambda _: None,
-) -> tuple[Variant, ...]:
+) -> Outcome:
     """Write a network in several formats, each held against its source on real images.
 
     What the folder holds of the same weights in other formats stays. A variant that is refused
@@ -84,12 +97,9 @@ def export_network(
         folder: gets the files, ``architecture.json``, ``export.json`` and ``README.md``.
         on_variant: called with the name of each variant when it is done.
 
-    Returns:
-        What was written now.
-
     Raises:
-        ExportError: one line for each variant that was refused.
-        SettingError: a format whose libraries are not installed.
+        ExportError: a format whose libraries are not installed, or a network whose logits are
+            all but zero.
     """
     check_installed(settings)
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,9 +125,7 @@ def export_network(
     source.network.architecture.save(folder / ARCHITECTURE_FILE)
     write_record(source, moved, variants, folder)
     write_text(folder / CARD_FILE, model_card(source, moved, variants))
-    if refused:
-        raise ExportError("\n".join(refused))
-    return tuple(written)
+    return Outcome(tuple(written), tuple(refused))
 
 
 def _export(

@@ -16,7 +16,6 @@ from octnas.nn.backbone import create_backbone, pretrained_cfg
 from octnas.nn.load import ARCHITECTURE_FILE, WEIGHTS_FILE, load
 from octnas.nn.weights import load_weights
 
-
 FILES = (WEIGHTS_FILE, "config.json", ARCHITECTURE_FILE)
 
 

@@ -7,9 +7,8 @@ from typing import Any
 from octnas.credentials import redact_all
 from octnas.data.image_list import read_summary
 from octnas.data.images import Images, open_images, preparation
-from octnas.errors import RunDirectoryError
-from octnas.export.formats import check_installed, export_network
-from octnas.export.record import Variant
+from octnas.errors import ExportError, RunDirectoryError
+from octnas.export.formats import Outcome, check_installed, export_network
 from octnas.export.settings import ExportSettings
 from octnas.export.source import Source
 from octnas.pipeline.opening import Run
@@ -24,27 +23,34 @@ _PLACES = ("data.root", "data.name", "data.cache.folder")
 
 
 def export(run: Run) -> None:
-    """Write each network with the weights of the first seed: no choice by val results."""
+    """Write each network with the weights of the first seed: no choice by val results.
+
+    Raises:
+        ExportError: variants that were refused, after all others were written.
+    """
     results, settings = read_results(run), run.config.export
     check_installed(settings)
     begin_tracking(run)
-    images = _images(run)
+    images, refused = _images(run), []
     with run.progress.bar("export", len(results)) as bar:
         for result in results:
             network = result.network
             folder = run.directory.stage("export") / network.slug
-            export_network(source(run, result, settings), images, settings, folder)
+            found = export_network(source(run, result, settings), images, settings, folder)
+            refused += found.refused
             # Here too: the run may be missing, if tracking was off or its database is gone.
             track_network(run, network, anew=False)
             run.tracker.artifact(tracking_key(network), folder, "model")
             run.tracker.finish(tracking_key(network))
             bar.advance(note=network.slug)
+    if refused:
+        raise ExportError("\n".join(refused))
     run.progress.say(f"export: {len(results)} folders in {run.directory.stage('export')}")
 
 
 def export_some(
     run: Run, results: Sequence[Retrained], settings: ExportSettings, out: Path | None = None
-) -> dict[Path, tuple[Variant, ...]]:
+) -> dict[Path, Outcome]:
     """Write some of a run's networks, beside what the stage has written of them.
 
     Args:
@@ -55,10 +61,7 @@ def export_some(
             the export stage's.
 
     Returns:
-        What was written, by folder.
-
-    Raises:
-        ExportError: variants that were refused, after all others were written.
+        What came of it, by folder.
     """
     images = _images(run)
     written = {}

@@ -12,7 +12,9 @@ from octnas.shipped import shipped_experiments
 from tests.cli.conftest import Octnas
 from tests.pipeline.tiny import EXPERIMENT, TINY
 
-COMMANDS = ("run", "supernet", "search", "retrain", "report", "export", "cost", "init")
+COMMANDS = (
+    *("run", "supernet", "search", "retrain", "report", "export", "architecture", "cost", "init"),
+)
 
 
 def test_help_names_every_command_and_waits_for_no_library() -> None:

@@ -7,32 +7,15 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 import octnas
 from octnas.architecture import Architecture
 from octnas.errors import ArchitectureError, ExportError
 from octnas.export.timm_folder import write_timm
 from octnas.nn import build
+from tests.export.trained import ARCHITECTURE, randomised
 
-ARCHITECTURE = Architecture(
-    backbone="thumbnail_resnet",
-    input_size=(1, 16, 16),
-    alphas={"stem": 0.5, "layer1": 0.25, "layer2.0.conv1": 1.0, "layer3": 0.5},
-    backbone_args={"in_chans": 1, "num_classes": 10},
-    stride_mode="paper",
-)
 DATA_CONFIG = {"mean": (0.1,), "std": (0.3,), "crop_pct": 1.0, "interpolation": "bilinear"}
-
-
-def randomised(architecture: Architecture) -> nn.Module:
-    """With batch norms as after training, so that logits are far from zero."""
-    model = build(architecture, seed=0)
-    generator = torch.Generator().manual_seed(0)
-    for name, value in model.state_dict().items():
-        if "bn" in name and value.dtype.is_floating_point:
-            value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
