@@ -96,11 +96,12 @@ def test_what_was_not_retrained_cannot_be_exported(octnas: Octnas, tiny: Path) -
     assert "export builds on retrain, which is not finished" in done.err
 
 
-def test_other_formats_are_another_stage(octnas: Octnas, tiny: Path) -> None:
-    changed = ("--set", "export.formats=[timm, pt2]")
+def test_other_settings_are_another_stage(octnas: Octnas, tiny: Path) -> None:
+    changed = ("--set", "export.data_license=CC0")
     done = octnas("export", str(tiny), *changed)
     assert done.code == 2
     assert "stage export was made with other settings" in done.err
-    assert "export.formats" in done.err
+    assert "export.data_license" in done.err
     assert octnas("export", str(tiny), *changed, "--fresh", "export").code == 0
-    assert len(list((tiny / "export").glob("*/model.pt2"))) == 7
+    cards = [path.read_text() for path in (tiny / "export").glob("*/README.md")]
+    assert ["Licence of the data: CC0." in card for card in cards] == 7 * [True]
