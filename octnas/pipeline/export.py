@@ -8,7 +8,7 @@ from octnas.credentials import redact_all
 from octnas.data.image_list import read_summary
 from octnas.data.images import Images, open_images, preparation
 from octnas.errors import ExportError, RunDirectoryError
-from octnas.export.formats import Outcome, check_installed, export_network
+from octnas.export.formats import Outcome, export_network
 from octnas.export.settings import ExportSettings
 from octnas.export.source import Source
 from octnas.pipeline.opening import Run
@@ -29,7 +29,6 @@ def export(run: Run) -> None:
         ExportError: variants that were refused, after all others were written.
     """
     results, settings = read_results(run), run.config.export
-    check_installed(settings)
     begin_tracking(run)
     images, refused = _images(run), []
     with run.progress.bar("export", len(results)) as bar:

@@ -48,6 +48,21 @@ def test_timm_and_octnas_load_the_source_network(folder: Path) -> None:
     assert torch.equal(octnas.load(folder)(images), expected)
 
 
+@torch.inference_mode()
+def test_it_is_laid_out_as_the_hub_has_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With files of the folder in the place of downloads."""
+    from timm.models import _hub
+
+    def download(repo_id: str, filename: str, **_: object) -> str:
+        assert repo_id == "someone/network"
+        return str(folder / filename)
+
+    monkeypatch.setattr(_hub, "hf_hub_download", download)
+    network = timm.create_model("hf-hub:someone/network", pretrained=True).eval()
+    images = torch.randn(4, 1, 16, 16)
+    assert torch.equal(network(images), randomised(ARCHITECTURE)(images))
+
+
 def test_the_config_says_how_images_are_prepared(folder: Path) -> None:
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     config = timm.data.resolve_model_data_config(model)
