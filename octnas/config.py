@@ -16,6 +16,7 @@ from octnas.cluster.settings import RaySettings
 from octnas.credentials import redact_all
 from octnas.data.settings import SOURCES, DigitsSettings, ImagesSettings
 from octnas.errors import ConfigError, SettingError, require, require_seed
+from octnas.export.settings import ExportSettings
 from octnas.latency import LatencyUse
 from octnas.search.settings import SearchSettings
 from octnas.settings import HOW
@@ -100,6 +101,7 @@ class RunConfig:
     retrain: RetrainSettings = field(default_factory=RetrainSettings)
     proxies: ProxySettings = field(default_factory=ProxySettings)
     ranking: RankingSettings = field(default_factory=RankingSettings)
+    export: ExportSettings = field(default_factory=ExportSettings)
     latency: LatencyUse = field(default_factory=LatencyUse)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     ray: RaySettings = field(default_factory=RaySettings)

@@ -69,6 +69,10 @@ class LatencyError(OctnasError):
     """Latencies that cannot be measured, read or used as asked."""
 
 
+class ExportError(OctnasError):
+    """An exported network that is not its source, or that cannot be written here."""
+
+
 class TrackingError(OctnasError):
     """MLflow cannot be reached or refuses what was sent."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from math import prod
+from math import lcm, prod
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,9 @@ from octnas.costs import (
 from octnas.errors import ArchitectureError
 
 SCHEMA = 1
+
+# Shares that differ by less come to the same number of channels, see `low_channels`.
+_SAME = 1e-9
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,51 @@ class SearchSpace:
             channel_multiple=self.channel_multiple,
             stride_mode=self.stride_mode,
         )
+
+    def check_grid(self, architecture: Architecture) -> None:
+        """Refuse an α that no number of low channels comes to, which would be built as another.
+
+        Raises:
+            ArchitectureError: naming the site and the nearest α on its grid; or an unknown site.
+        """
+        for name, real in self.realise(architecture.alphas).items():
+            alpha, site = architecture.alphas.get(name, real), self.site[name]
+            if abs(alpha - real) > _SAME and name in architecture.alphas:
+                step = lcm(self.channel_multiple, site.groups)
+                above = min(real + step / site.channels, 1.0)
+                raise ArchitectureError(
+                    f"α of site {name!r}: found {alpha!r}, off the grid, allowed: multiples of "
+                    f"{step} of its {site.channels} channels, such as {real!r} or {above!r}"
+                )
+
+    def check_choices(self, architecture: Architecture) -> None:
+        """Refuse an architecture that is not of this search space.
+
+        Raises:
+            ArchitectureError: of another network, with an unknown site, or an α that is none of
+                a site's choices.
+        """
+        for key in ("backbone", "input_size", "channel_multiple", "stride_mode"):
+            found, own = getattr(architecture, key), getattr(self, key)
+            if found != own:
+                raise ArchitectureError(f"{key}: found {found!r}, the search space's is {own!r}")
+        found_args, own_args = (
+            {"in_chans": self.input_size[0], **args}
+            for args in (architecture.backbone_args, self.backbone_args)
+        )
+        if found_args != own_args:
+            raise ArchitectureError(
+                f"backbone_args: found {found_args}, the search space's are {own_args}"
+            )
+        self.realise(architecture.alphas)
+        for site in self.sites:
+            alpha = architecture.alphas.get(site.name, 0.0)
+            if not any(abs(alpha - choice) <= _SAME for choice in site.choices):
+                choices = ", ".join(f"{choice:g}" for choice in site.choices)
+                raise ArchitectureError(
+                    f"α of site {site.name!r}: found {alpha:g}, allowed in the search space: "
+                    f"{choices}"
+                )
 
     def uniform(self, alpha: float) -> Architecture:
         """The paper's network: one α at every searchable site, the others as they are fixed."""

@@ -1,5 +1,6 @@
 import json
 import pickle
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -71,6 +72,42 @@ def test_round_trips(space: SearchSpace) -> None:
 def test_unknown_schema_is_refused(schema: object) -> None:
     with pytest.raises(ArchitectureError, match="schema"):
         SearchSpace.from_dict({**SPACE.to_dict(), "schema": schema})
+
+
+@given(search_spaces())
+def test_every_architecture_of_a_space_is_on_its_grid(space: SearchSpace) -> None:
+    for alphas in all_architectures(space):
+        architecture = space.architecture(alphas)
+        space.check_grid(architecture)
+        space.check_choices(architecture)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"alphas": {"b": 0.75, "a": 0.25}}, "α of site 'b': found 0.75, allowed in the search"),
+        ({"alphas": {"b": 0.25}}, "α of site 'a': found 0, allowed in the search space: 0.25, 0.5"),
+        ({"alphas": {"c": 0.25}}, "unknown sites c; allowed: stem, a, b"),
+        ({"backbone": "other"}, "backbone: found 'other', the search space's is 'hand_made'"),
+        ({"channel_multiple": 2}, "channel_multiple: found 2, the search space's is 1"),
+        ({"backbone_args": {"width": 2}}, "backbone_args: found {'in_chans': 3, 'width': 2}"),
+    ],
+)
+def test_what_is_not_of_the_space_is_refused(changed: dict[str, object], words: str) -> None:
+    space = replace(SPACE, backbone_args={"in_chans": 3})
+    architecture = space.architecture({"a": 0.25, "b": 1.0})
+    space.check_choices(architecture)
+    with pytest.raises(ArchitectureError, match=re.escape(words)):
+        space.check_choices(replace(architecture, **changed))  # type: ignore[arg-type]
+
+
+def test_off_the_grid_names_the_nearest_below() -> None:
+    architecture = replace(SPACE.architecture({}), alphas={"b": 0.3})
+    words = (
+        "found 0.3, off the grid, allowed: multiples of 1 of its 8 channels, such as 0.25 or 0.375"
+    )
+    with pytest.raises(ArchitectureError, match=words):
+        SPACE.check_grid(architecture)
 
 
 def test_fixed_sites_are_not_searchable() -> None:

@@ -41,7 +41,7 @@ def cost(
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2))
     else:
-        _print(found)
+        print_cost(found)
 
 
 def _find(
@@ -57,10 +57,10 @@ def _find(
         raise ConfigError(
             "octnas cost: --alpha and --channel-multiple go with MODEL, not with --architecture"
         )
-    from octnas.architecture import Architecture
     from octnas.nn.cost import cost as cost_of
+    from octnas.nn.reading import read_architecture
 
-    given = Architecture.load(architecture) if architecture else None
+    given = read_architecture(architecture) if architecture else None
     channels = given.input_size[0] if given else 3
     return cost_of(
         given or model or "",
@@ -70,7 +70,13 @@ def _find(
     )
 
 
-def _print(found: "ModelCost") -> None:
+def print_cost(found: "ModelCost", identity: str = "") -> None:
+    """Totals, and a row per site.
+
+    Args:
+        found: the costs.
+        identity: of the architecture, where it was read from a file that leaves sites out.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -78,7 +84,7 @@ def _print(found: "ModelCost") -> None:
     architecture = found.architecture
     size = "×".join(map(str, architecture.input_size))
     share = found.macs / found.vanilla_macs
-    console.print(f"{architecture.backbone}, {size}, architecture {architecture.id}")
+    console.print(f"{architecture.backbone}, {size}, architecture {identity or architecture.id}")
     console.print(f"MACs              {found.macs / 1e9:.3f} G ({share:.1%} of vanilla)")
     console.print(f"Parameters        {found.params / 1e6:.3f} M")
     console.print(f"Activation memory {found.activation_bytes / 1e6:.3f} MB (one image, float32)")

@@ -5,7 +5,7 @@ import sys
 import typer
 
 from octnas import __version__
-from octnas.cli import bench, cost, init, latency, plan, run, slurm, sync
+from octnas.cli import architecture, bench, cost, export, init, latency, plan, run, slurm, sync
 from octnas.errors import OctnasError
 
 app = typer.Typer(
@@ -16,6 +16,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 run.add_to(app)
+export.add_to(app)
+architecture.add_to(app)
 plan.add_to(app)
 slurm.add_to(app)
 cost.add_to(app)

@@ -28,7 +28,7 @@ Fresh = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (run, data, supernet, proxies, truth, rank, search, retrain, export, report):
+    for command in (run, data, supernet, proxies, truth, rank, search, retrain, report):
         app.command()(command)
 
 
@@ -41,7 +41,7 @@ def run(
     """Carry out a whole experiment: supernet, search, retraining, export and report."""
     from octnas.run_directory import WHOLE_RUN
 
-    opened = _carry_out(experiment, overrides, run_dir, fresh, WHOLE_RUN)
+    opened = carry_out(experiment, overrides, run_dir, fresh, WHOLE_RUN)
     _say_where(opened)
 
 
@@ -52,7 +52,7 @@ def data(
     fresh: Fresh = None,
 ) -> None:
     """Look at every image once, choose the subset and its parts, and build the cache."""
-    _carry_out(experiment, overrides, run_dir, fresh, ("data",))
+    carry_out(experiment, overrides, run_dir, fresh, ("data",))
 
 
 def supernet(
@@ -69,7 +69,7 @@ def supernet(
 ) -> None:
     """Train the supernet."""
     own = [] if workers is None else [f"supernet.workers={workers}"]
-    _carry_out(experiment, [*(overrides or ()), *own], run_dir, fresh, ("supernet",))
+    carry_out(experiment, [*(overrides or ()), *own], run_dir, fresh, ("supernet",))
 
 
 def proxies(
@@ -79,7 +79,7 @@ def proxies(
     fresh: Fresh = None,
 ) -> None:
     """Train some architectures for a few epochs: a second source of scores."""
-    _carry_out(experiment, overrides, run_dir, fresh, ("proxies",))
+    carry_out(experiment, overrides, run_dir, fresh, ("proxies",))
 
 
 def truth(
@@ -89,7 +89,7 @@ def truth(
     fresh: Fresh = None,
 ) -> None:
     """Train the ground truth of `octnas rank`; other runs share it with ranking.truth_from."""
-    _carry_out(experiment, overrides, run_dir, fresh, ("truth",))
+    carry_out(experiment, overrides, run_dir, fresh, ("truth",))
 
 
 def rank(
@@ -99,7 +99,7 @@ def rank(
     fresh: Fresh = None,
 ) -> None:
     """Find out whether the scores rank: train some architectures from scratch and compare."""
-    opened = _carry_out(
+    opened = carry_out(
         experiment, overrides, run_dir, fresh, ("supernet", "proxies", "truth", "rank")
     )
     from octnas.pipeline.rank import table
@@ -123,7 +123,7 @@ def search(
 ) -> None:
     """Search with a trained supernet."""
     own = [] if address is None else ["search.executor=ray", f"ray.address={address}"]
-    _carry_out(experiment, [*(overrides or ()), *own], run_dir, fresh, ("search",))
+    carry_out(experiment, [*(overrides or ()), *own], run_dir, fresh, ("search",))
 
 
 def retrain(
@@ -133,17 +133,7 @@ def retrain(
     fresh: Fresh = None,
 ) -> None:
     """Retrain the chosen networks and the baselines from scratch."""
-    _carry_out(experiment, overrides, run_dir, fresh, ("retrain",))
-
-
-def export(
-    experiment: Experiment = None,
-    overrides: Overrides = None,
-    run_dir: RunDir = None,
-    fresh: Fresh = None,
-) -> None:
-    """Write every retrained network as a folder that timm loads."""
-    _carry_out(experiment, overrides, run_dir, fresh, ("export",))
+    carry_out(experiment, overrides, run_dir, fresh, ("retrain",))
 
 
 def report(
@@ -154,21 +144,22 @@ def report(
     """Write the report anew, from as much as there is."""
     from octnas.pipeline.stages import rewrite_report
 
-    opened = _open(experiment, overrides, run_dir, None, ("report",))
+    opened = open_for(experiment, overrides, run_dir, None, ("report",))
     rewrite_report(opened)
 
 
-def _carry_out(
+def carry_out(
     experiment: Path | None,
     overrides: list[str] | None,
     run_dir: Path | None,
     fresh: str | None,
     stages: tuple[str, ...],
 ) -> "Run":
+    """Do some stages, and say how to go on if they are broken off."""
     from octnas.pipeline.stages import run_stages
 
     try:
-        opened = _open(experiment, overrides, run_dir, fresh, stages)
+        opened = open_for(experiment, overrides, run_dir, fresh, stages)
         run_stages(opened, stages)
     except KeyboardInterrupt:
         typer.echo(
@@ -178,13 +169,14 @@ def _carry_out(
     return opened
 
 
-def _open(
+def open_for(
     experiment: Path | None,
     overrides: list[str] | None,
     run_dir: Path | None,
     fresh: str | None,
     stages: tuple[str, ...],
 ) -> "Run":
+    """The experiment with its run directory, by default the shipped digits."""
     from octnas.cli.progress import RichProgress
     from octnas.pipeline.opening import open_run
     from octnas.shipped import default_experiment

@@ -37,6 +37,12 @@ class CachedImages:
     def __len__(self) -> int:
         return len(self._labels)
 
+    def some(self, chosen: Sequence[int]) -> "CachedImages":
+        """Those at some positions."""
+        some = torch.tensor(chosen, dtype=torch.long)
+        positions, labels = self._positions[some].tolist(), self._labels[some].tolist()
+        return CachedImages(self._pixels, positions, labels, self._device)
+
     def gather(self, chosen: Tensor) -> Batch:
         """Pixels ``(N, side, side, 3)`` uint8 and labels by index, on the CPU."""
         # Not torch's: in this thread it would start threads that take the cores from training.

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from octnas.data.order import WHOLE, Part, epoch_generator, epoch_order
+from octnas.data.order import WHOLE, Part, epoch_generator, epoch_order, spread
 from octnas.data.settings import DigitsSettings
 
 SIZE = 16
@@ -99,9 +99,12 @@ class DigitImages:
         part.check(batch_size)
         return _Shuffled(*self._parts["train"], batch_size, self._padding, seed, part, self._side)
 
-    def batches(self, part: str, batch_size: int) -> list[tuple[Tensor, Tensor]]:
+    def batches(self, part: str, batch_size: int, most: int = 0) -> list[tuple[Tensor, Tensor]]:
         """See `Images.batches`."""
         images, labels = self._parts[part]
+        if most:
+            chosen = spread(len(labels), most)
+            images, labels = images[chosen], labels[chosen]
         pairs = zip(images.split(batch_size), labels.split(batch_size), strict=True)
         return [(_normalise(some, self._side), targets) for some, targets in pairs]
 

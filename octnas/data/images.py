@@ -20,7 +20,7 @@ from octnas.data.files import (
     transforms,
 )
 from octnas.data.image_list import PARTS, ImageList, read_images
-from octnas.data.order import WHOLE, Part, epoch_generator
+from octnas.data.order import WHOLE, Part, epoch_generator, spread
 from octnas.data.prepare import CHECKED_FOLDER, build_missing, open_cache
 from octnas.data.settings import DataSettings, DigitsSettings, ImagesSettings
 from octnas.data.sources import open_reader
@@ -71,8 +71,14 @@ class Images(Protocol):
         """
         ...
 
-    def batches(self, part: str, batch_size: int) -> Batches:
-        """A part in its order, without augmentation; ``"train"``, ``"rank"``, …"""
+    def batches(self, part: str, batch_size: int, most: int = 0) -> Batches:
+        """A part in its order, without augmentation.
+
+        Args:
+            part: ``"train"``, ``"rank"``, ``"read"`` or ``"val"``.
+            batch_size: images of a batch; the last may have fewer.
+            most: so many images, evenly spread over the part; 0 for all. Others are not decoded.
+        """
         ...
 
     def count(self, part: str) -> int:
@@ -161,9 +167,11 @@ class ListedImages:
         augment = BatchAugment(settings.augment, size, settings.mean, settings.std, self._device)
         return CachedTraining(images, augment, batch_size, seed, part, self._device)
 
-    def batches(self, part: str, batch_size: int) -> Batches:
+    def batches(self, part: str, batch_size: int, most: int = 0) -> Batches:
         """See `Images.batches`."""
         images, settings = self._parts[part], self._settings
+        if most:
+            images = images.some(spread(len(images), most))
         if isinstance(images, _Named):
             files = self._files(images, training=False)
             return FileEvaluation(files, settings.workers, batch_size)
@@ -191,6 +199,10 @@ class _Named:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def some(self, chosen: Sequence[int]) -> "_Named":
+        """Those at some positions."""
+        return _Named([self.names[i] for i in chosen], [self.labels[i] for i in chosen])
 
 
 class _Mixed:

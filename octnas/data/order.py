@@ -41,6 +41,15 @@ class Part:
 WHOLE = Part()
 
 
+def spread(count: int, most: int) -> list[int]:
+    """The positions of ``most`` of ``count`` images, evenly spread; of all where ``most`` is 0.
+
+    A part may be in the order of its classes, so that its beginning is no sample of it.
+    """
+    most = min(most or count, count)
+    return [index * count // most for index in range(most)]
+
+
 def epoch_order(count: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
     """Indices in an order of this epoch's own and a seed for each, whole batches only.
 

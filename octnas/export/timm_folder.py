@@ -7,20 +7,39 @@ from typing import Any
 import timm
 import torch
 from timm.models import save_for_hf
-from torch import nn
+from torch import Tensor, nn
 
 from octnas.architecture import Architecture
-from octnas.errors import OctnasError
+from octnas.errors import ExportError
+from octnas.export.source import Exported, Original
 from octnas.nn.backbone import create_backbone, pretrained_cfg
 from octnas.nn.load import ARCHITECTURE_FILE, WEIGHTS_FILE, load
 from octnas.nn.weights import load_weights
 
-
-class ExportError(OctnasError):
-    """An exported network that is not its source."""
+FILES = (WEIGHTS_FILE, "config.json", ARCHITECTURE_FILE)
 
 
-def export_timm(
+def export_timm(original: Original, precision: str, folder: Path) -> Exported:  # noqa: ARG001
+    """Write a network as a folder for timm, see `write_timm`."""
+    source = original.source
+    write_timm(
+        source.network.architecture,
+        source.weights,
+        folder,
+        num_classes=source.num_classes,
+        data_config=source.preparation,
+    )
+    network = _by_timm(folder)
+
+    @torch.inference_mode()
+    def run(images: Tensor) -> Tensor:
+        logits: Tensor = network(images)
+        return logits
+
+    return Exported(FILES, run, None)
+
+
+def write_timm(
     architecture: Architecture,
     weights: Path,
     folder: Path,
@@ -71,7 +90,11 @@ def _check(source: nn.Module, folder: Path, architecture: Architecture) -> None:
     expected = source.eval()(images)
     if not expected.abs().max() > 1e-6:
         raise ExportError(f"{folder}: the logits are all but zero; the network was not trained")
-    by_timm = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    for loader, network in (("timm", by_timm), ("octnas.load", load(folder))):
+    for loader, network in (("timm", _by_timm(folder)), ("octnas.load", load(folder))):
         if not torch.equal(network(images), expected):
             raise ExportError(f"{folder}: {loader} gives other logits than the source")
+
+
+def _by_timm(folder: Path) -> nn.Module:
+    network: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    return network.eval()

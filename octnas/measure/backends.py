@@ -3,7 +3,6 @@
 import copy
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 from octnas.errors import MeasureError, SettingError, require
 from octnas.measure.settings import BACKENDS, BenchSettings, Engine
 from octnas.nn.deploy import deploy
+from octnas.nn.engines import openvino_core
 from octnas.nn.onnx import save_onnx
 
 Step = Callable[[], None]
@@ -193,22 +193,10 @@ def _onnxruntime(path: Path, inputs: Sequence[Tensor], threads: int) -> Infer:
     return lambda: tuple(map(torch.from_numpy, session.run(None, feed)))
 
 
-@cache
-def _openvino_core() -> Any:
-    """The process's only one, which is never let go.
-
-    Each `openvino.Core` moves the stack of the signal handlers, and two that are let go oldest
-    first leave it on memory that is gone: the next Ctrl-C is a segmentation fault (2026.4).
-    """
-    import openvino
-
-    return openvino.Core()
-
-
 def _openvino(path: Path, inputs: Sequence[Tensor], threads: int) -> Infer:
     import openvino
 
-    core = _openvino_core()
+    core = openvino_core()
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     if threads:
         config["INFERENCE_NUM_THREADS"] = threads

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from torch import nn
 
-from octnas.architecture import Architecture
+from octnas.nn.reading import ARCHITECTURE_FILE as ARCHITECTURE_FILE
+from octnas.nn.reading import read_architecture
 from octnas.nn.supernet import build
 from octnas.nn.weights import load_weights
 
-ARCHITECTURE_FILE = "architecture.json"
 WEIGHTS_FILE = "model.safetensors"
 
 
@@ -19,10 +19,10 @@ def load(folder: str | Path) -> nn.Module:
         folder: holds ``architecture.json`` and ``model.safetensors``.
 
     Raises:
-        ArchitectureError: a file is missing or does not hold what it should.
+        ArchitectureError: a file is missing or does not hold what it should: an unknown schema
+            version or site, an α off the grid, weights of another network.
     """
     folder = Path(folder)
-    architecture = Architecture.load(folder / ARCHITECTURE_FILE)
-    model = build(architecture, seed=0)
+    model = build(read_architecture(folder / ARCHITECTURE_FILE), seed=0)
     load_weights(model, folder / WEIGHTS_FILE)
     return model.eval()

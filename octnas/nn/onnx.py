@@ -13,15 +13,27 @@ from torch import Tensor, nn
 
 from octnas.errors import require
 
+# What torch's exporter writes without converting, and every engine of the last years reads.
+OPSET = 18
 
-def save_onnx(model: nn.Module, images: Tensor | Sequence[Tensor], path: Path) -> None:
+
+def save_onnx(
+    model: nn.Module,
+    images: Tensor | Sequence[Tensor],
+    path: Path,
+    *,
+    any_batch: bool = False,
+) -> None:
     """Write a network as one ONNX file, for images of this very shape.
+
+    Nothing in it tells where it was written.
 
     Args:
         model: in eval mode, as `octnas.deploy` returns it; kernels that are split in the graph
             are split again at every image.
         images: ``(N, C, H, W)``; several tensors for a part of a network that takes so many.
         path: the file; weights are inside.
+        any_batch: for any number of images at a time; ``images`` then has two or more.
 
     Raises:
         SettingError: the ONNX exporter is not installed.
@@ -39,17 +51,22 @@ def save_onnx(model: nn.Module, images: Tensor | Sequence[Tensor], path: Path) -
     ):
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
-        torch.onnx.export(
+        program = torch.onnx.export(
             model,
             inputs,
-            path,
             input_names=["images"] if whole else [f"input{index}" for index in range(len(inputs))],
             # A part of a network has one output or two.
             output_names=["logits"] if whole else None,
+            opset_version=OPSET,
+            dynamic_shapes=[{0: torch.export.Dim("batch")} for _ in inputs] if any_batch else None,
             dynamo=True,
-            external_data=False,
             verbose=False,
         )
+        assert program is not None
+        # Stack traces, with the paths of this machine.
+        for node in program.model.graph.all_nodes():
+            node.metadata_props.clear()
+        program.save(path, external_data=False)
 
 
 @contextlib.contextmanager

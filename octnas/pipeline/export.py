@@ -1,46 +1,62 @@
-"""Stage 6: every retrained network as a folder that timm loads, and as an MLflow model."""
+"""Stage 6: every retrained network for others, and as an MLflow model.
+
+By a command of its own also single networks in more formats.
+"""
 
 import shutil
+from collections.abc import Sequence
 from hashlib import file_digest
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from octnas.data.images import preparation
-from octnas.export.timm_folder import export_timm
+from octnas.credentials import redact_all
+from octnas.data.image_list import read_summary
+from octnas.data.images import Images, open_images, preparation
+from octnas.errors import ExportError, RunDirectoryError
+from octnas.export.formats import Outcome, export_network
+from octnas.export.settings import ExportSettings
+from octnas.export.source import Source
+from octnas.looks import LOOKS_FILE, note_look
 from octnas.nn.load import WEIGHTS_FILE as EXPORTED_FILE
 from octnas.nn.load import load
 from octnas.pipeline.opening import Run
 from octnas.pipeline.records import begin_tracking, read_results
 from octnas.pipeline.retrain import track_network, tracking_key
-from octnas.results import SEARCHED, Network
+from octnas.results import SEARCHED, Network, Retrained
+from octnas.settings import flatten
 from octnas.tracking.models import save_model
 from octnas.training.fit import WEIGHTS_FILE
 
 MODELS_FOLDER = "models"
 
+# Where the data lie on this machine is nobody else's concern.
+_PLACES = ("data.root", "data.name", "data.cache.folder")
+
 
 def export(run: Run) -> None:
-    """Write each network with the weights of the first seed: no choice by val results."""
-    results = read_results(run)
-    seed = run.config.retrain.seeds[0]
+    """Write each network with the weights of the first seed: no choice by val results.
+
+    Raises:
+        ExportError: variants that were refused, after all others were written.
+    """
+    results, settings = read_results(run), run.config.export
     begin_tracking(run)
+    refused: list[str] = []
     with run.progress.bar("export", len(results)) as bar:
         for result in results:
             network = result.network
-            trained = run.directory.stage("retrain") / network.architecture.id / f"seed-{seed}"
             folder = run.directory.stage("export") / network.slug
-            export_timm(
-                network.architecture,
-                trained / WEIGHTS_FILE,
-                folder,
-                num_classes=network.architecture.backbone_args["num_classes"],
-                data_config=preparation(run.config.data),
-            )
+            images = _images(run, result)
+            found = export_network(source(run, result, settings), images, settings, folder)
+            refused += found.refused
             if run.tracker.enabled:
                 # Here, and not where it is sent: that knows no torch.
                 _track(run, network, folder)
             bar.advance(note=network.slug)
+    if refused:
+        raise ExportError("\n".join(refused))
     run.progress.say(f"export: {len(results)} folders in {run.directory.stage('export')}")
 
 
@@ -73,3 +89,84 @@ def _mlflow_model(run: Run, network: Network, folder: Path) -> Path:
     images = torch.randn((2, *network.architecture.input_size), generator=generator)
     save_model(load(folder), images, path)
     return path
+
+
+def export_some(
+    run: Run, results: Sequence[Retrained], settings: ExportSettings, out: Path | None = None
+) -> dict[Path, Outcome]:
+    """Write some of a run's networks, beside what the stage has written of them.
+
+    Args:
+        run: whose retraining is finished.
+        results: the networks.
+        settings: in the place of the experiment's.
+        out: a folder for a single network, or for one folder for each of several; by default
+            the export stage's.
+
+    Returns:
+        What came of it, by folder.
+    """
+    written = {}
+    with run.progress.bar("export", len(results) * len(settings.variants)) as bar:
+        for result in results:
+            folder = (out or run.directory.stage("export")) / result.network.slug
+            if out is not None and len(results) == 1:
+                folder = out
+            made, images = source(run, result, settings), _images(run, result)
+            written[folder] = export_network(
+                made, images, settings, folder, lambda variant: bar.advance(note=variant)
+            )
+    return written
+
+
+def read_finished_results(run: Run) -> tuple[Retrained, ...]:
+    """The retrained networks of a run that has come so far.
+
+    Raises:
+        RunDirectoryError: it has not.
+    """
+    if run.directory.finished("retrain") is None:
+        raise RunDirectoryError(
+            f"{run.directory.path}: export builds on retrain, which is not finished; run "
+            "`octnas retrain` first, or `octnas run` for everything"
+        )
+    return read_results(run)
+
+
+def source(run: Run, result: Retrained, settings: ExportSettings) -> Source:
+    """A retrained network, and what there is to know of it."""
+    seed = run.config.retrain.seeds[0]
+    architecture = result.network.architecture
+    folder = run.directory.stage("retrain") / architecture.id / f"seed-{seed}"
+    return Source(
+        retrained=result,
+        seed=seed,
+        weights=folder / WEIGHTS_FILE,
+        num_classes=architecture.backbone_args["num_classes"],
+        preparation=preparation(run.config.data),
+        data=_data(run),
+        vanilla_macs=run.space.vanilla_macs,
+        data_license=settings.data_license,
+    )
+
+
+def _data(run: Run) -> dict[str, Any]:
+    """What the network was trained on."""
+    summary = read_summary(run.data.folder)
+    counts = {part: count for part, count in summary["counts"].items() if count}
+    settings = flatten(run.config.data, "data")
+    return {
+        "source": run.config.data.source,
+        "digest": summary["digest"],
+        "classes": summary["classes"],
+        "counts": counts,
+        "settings": redact_all({k: v for k, v in settings.items() if k not in _PLACES}),
+    }
+
+
+def _images(run: Run, result: Retrained) -> Images:
+    """At the size of the network, for a look at val."""
+    architecture, path = result.network.architecture, run.directory.path / LOOKS_FILE
+    size = architecture.input_size
+    note_look(path, architecture, run.config.retrain.seeds[0], size[-1], "export")
+    return open_images(run.data, size, "cpu")

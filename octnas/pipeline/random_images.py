@@ -29,9 +29,9 @@ class RandomImages:
         """The same batch at every step."""
         return _Repeated(self._batch(batch_size // part.ranks, seed), self.steps)
 
-    def batches(self, part: str, batch_size: int) -> Batches:
+    def batches(self, part: str, batch_size: int, most: int = 0) -> Batches:
         """One batch, as large as the part allows."""
-        return [self._batch(min(batch_size, self.count(part)), 0)]
+        return [self._batch(min(batch_size, most or batch_size, self.count(part)), 0)]
 
     def count(self, part: str) -> int:
         """Images that the part would have."""

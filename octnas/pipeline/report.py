@@ -8,6 +8,7 @@ from safetensors.numpy import load_file
 
 from octnas.data.image_list import read_summary
 from octnas.front import Front
+from octnas.looks import LOOKS_FILE, count_looks
 from octnas.pipeline.opening import RUN_FILE, Run
 from octnas.pipeline.rank import read_rankings
 from octnas.pipeline.records import (
@@ -17,7 +18,6 @@ from octnas.pipeline.records import (
     read_chosen,
     read_results,
 )
-from octnas.pipeline.retrain import LOOKS_FILE
 from octnas.pipeline.supernet import HISTORY_FILE, SCHEMA
 from octnas.report.data import ReportData
 from octnas.report.figures import alpha_figure, front_figure, retrained_figure, training_figure
@@ -80,7 +80,7 @@ def gather(run: Run) -> ReportData:
         supernet_history=tuple(history["epochs"]),
         facts=facts(run),
         correct=correct(run, retrained),
-        val_looks=looks(run),
+        val_looks=count_looks(run.directory.path / LOOKS_FILE, "retrain"),
     )
 
 
@@ -94,12 +94,6 @@ def correct(run: Run, retrained: Sequence[Retrained]) -> dict[str, Matrix]:
             rows = [load_file(file) for file in files]
             found[identity] = np.array([row["predicted"] == row["target"] for row in rows], float)
     return found
-
-
-def looks(run: Run) -> int:
-    """How often a network was tried on the val part."""
-    path = run.directory.path / LOOKS_FILE
-    return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
 
 
 def facts(run: Run) -> dict[str, str]:

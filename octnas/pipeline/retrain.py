@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import partial
 
 from octnas.data.images import Data
+from octnas.looks import LOOKS_FILE
 from octnas.pipeline.controls import plan
 from octnas.pipeline.opening import Run
 from octnas.pipeline.records import (
@@ -21,7 +22,6 @@ from octnas.training.retrain_settings import RetrainSettings
 
 SCHEMA = 1
 PLAN_FILE = "plan.json"
-LOOKS_FILE = "looks.jsonl"
 STOPPED_FILE = "stopped.json"
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from octnas.errors import RunDirectoryError
+from octnas.export.formats import check_installed
 from octnas.pipeline.data import prepare_data
 from octnas.pipeline.export import export
 from octnas.pipeline.fingerprints import inputs, with_inputs
@@ -38,13 +39,17 @@ def run_stages(run: Run, stages: Sequence[str] = WHOLE_RUN) -> None:
     Raises:
         RunDirectoryError: a stage builds on one that is not finished.
         ConfigError: a setting that turns out to be wrong, with its file and line.
+        ExportError: a format that is asked for needs what is not installed.
     """
     if "supernet" in stages:
         # All that it needs is wanted, and not one stage alone.
         stages = with_inputs(run.config, stages)
+    if "export" in stages:
+        # Now, and not after the hours of the stages before it.
+        check_installed(run.config.export)
     for stage in stages:
         if (shared := run.directory_of(stage)) is not run.directory:
-            # Now, and not after the hours of an own stage before it.
+            # As soon.
             _check_shared(run, shared, stage)
     with _tracked(run):
         first = ("data", "space")

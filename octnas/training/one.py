@@ -1,6 +1,5 @@
 """Training of one fixed architecture, and what is kept of it."""
 
-import json
 from collections.abc import Callable, Mapping
 
 import torch
@@ -9,6 +8,7 @@ from torch import nn
 
 from octnas.data.images import Data, open_images
 from octnas.device import choose_device, cpu_threads
+from octnas.looks import note_look
 from octnas.nn.weights import save_weights
 from octnas.results import SeedResult
 from octnas.run_directory import write_bytes, write_json
@@ -76,22 +76,16 @@ def _judge(
     """
     part, batch_size = training.part, settings.recipe.batch_size * 4
     images = images_for(training, data, settings, device)
-    _note_look(training, training.architecture.input_size[-1])
+    architecture, looks = training.architecture, training.looks
+    if looks is not None:
+        note_look(looks, architecture, training.seed, architecture.input_size[-1], "retrain")
     judged = judge(model, images.batches(part, batch_size), device)
     write_bytes(training.folder / JUDGED_FILE, save(judged.to_tensors()))
     metrics = {f"{part}_{name}": value for name, value in judged.metrics.items()}
     for size in getattr(settings, "test_sizes", ()):
-        _note_look(training, size)
-        shape = (training.architecture.input_size[0], size, size)
+        if looks is not None:
+            note_look(looks, architecture, training.seed, size, "retrain")
+        shape = (architecture.input_size[0], size, size)
         other = judge(model, open_images(data, shape, device).batches(part, batch_size), device)
         metrics[f"{part}_top1@{size}"] = other.metrics["top1"]
     return metrics
-
-
-def _note_look(training: Training, size: int) -> None:
-    if training.looks is None:
-        return
-    look = {"architecture": training.architecture.id, "seed": training.seed, "size": size}
-    training.looks.parent.mkdir(parents=True, exist_ok=True)
-    with training.looks.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"part": training.part, **look}) + "\n")

@@ -12,7 +12,10 @@ from octnas.shipped import shipped_experiments
 from tests.cli.conftest import Octnas
 from tests.pipeline.tiny import EXPERIMENT, TINY
 
-COMMANDS = ("run", "supernet", "search", "retrain", "report", "export", "cost", "init", "sync")
+COMMANDS = (
+    *("run", "supernet", "search", "retrain", "report", "export", "architecture", "cost", "init"),
+    "sync",
+)
 
 
 def test_help_names_every_command_and_waits_for_no_library() -> None:

@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from octnas.data.digits import DIGIT, MEAN, SIZE, STD, make_digits
+from octnas.data.digits import DIGIT, MEAN, SIZE, STD, DigitImages, make_digits
 from octnas.data.settings import DigitsSettings
 from tests.training.small import digits
 
@@ -70,3 +70,11 @@ def test_stated_mean_and_deviation_are_those_of_the_training_part() -> None:
     pixels = make_digits(DigitsSettings())["train"][0].float() / 255
     assert float(pixels.mean()) == pytest.approx(MEAN[0], abs=0.01)
     assert float(pixels.std()) == pytest.approx(STD[0], abs=0.01)
+
+
+def test_some_images_of_a_part() -> None:
+    images = DigitImages(DigitsSettings(train_images=9, rank_images=1, read_images=1, val_images=1))
+    ((every, labels),) = images.batches("train", 9)
+    (first, second) = images.batches("train", 2, 3)
+    assert torch.equal(torch.cat([first[0], second[0]]), every[[0, 3, 6]])
+    assert torch.equal(torch.cat([first[1], second[1]]), labels[[0, 3, 6]])

@@ -191,3 +191,16 @@ def test_entries_are_let_go_of(either: ImagesSettings, tmp_path: Path) -> None:
 def test_preparation(settings: ImagesSettings) -> None:
     assert preparation(settings)["crop_pct"] == settings.crop_pct
     assert preparation(DigitsSettings())["crop_pct"] == 1.0
+
+
+def test_some_images_of_a_part_are_those_at_spread_positions(
+    either: ImagesSettings, tmp_path: Path
+) -> None:
+    images = opened(either, tmp_path / "data")
+    every, labels = map(torch.cat, zip(*images.batches("train", 4), strict=True))
+    some, of_some = map(torch.cat, zip(*images.batches("train", 4, 7), strict=True))
+    # Of 14 images, in the order of their classes.
+    assert torch.equal(some, every[::2])
+    assert torch.equal(of_some, labels[::2])
+    assert set(of_some.tolist()) == {0, 1}
+    assert len(images.batches("train", 4, 7)) == 2

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octnas.data.order import Part, epoch_generator, epoch_order
+from octnas.data.order import Part, epoch_generator, epoch_order, spread
 from octnas.errors import SettingError
 
 COUNTS = st.integers(0, 40)
@@ -58,3 +58,18 @@ def test_batches_that_ranks_cannot_share_are_refused(ranks: int, batch: int) -> 
     else:
         with pytest.raises(SettingError, match=f"batch_size: found {batch}"):
             part.check(batch)
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "expected"),
+    [
+        (10, 0, list(range(10))),
+        (10, 10, list(range(10))),
+        (10, 99, list(range(10))),
+        (10, 5, [0, 2, 4, 6, 8]),
+        (10, 4, [0, 2, 5, 7]),
+        (0, 3, []),
+    ],
+)
+def test_positions_are_evenly_spread(count: int, most: int, expected: list[int]) -> None:
+    assert spread(count, most) == expected

@@ -7,39 +7,22 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 import octnas
 from octnas.architecture import Architecture
-from octnas.errors import ArchitectureError
-from octnas.export.timm_folder import ExportError, export_timm
+from octnas.errors import ArchitectureError, ExportError
+from octnas.export.timm_folder import write_timm
 from octnas.nn import build
+from tests.export.trained import ARCHITECTURE, randomised
 
-ARCHITECTURE = Architecture(
-    backbone="thumbnail_resnet",
-    input_size=(1, 16, 16),
-    alphas={"stem": 0.5, "layer1": 0.25, "layer2.0.conv1": 1.0, "layer3": 0.5},
-    backbone_args={"in_chans": 1, "num_classes": 10},
-    stride_mode="paper",
-)
 DATA_CONFIG = {"mean": (0.1,), "std": (0.3,), "crop_pct": 1.0, "interpolation": "bilinear"}
-
-
-def randomised(architecture: Architecture) -> nn.Module:
-    """With batch norms as after training, so that logits are far from zero."""
-    model = build(architecture, seed=0)
-    generator = torch.Generator().manual_seed(0)
-    for name, value in model.state_dict().items():
-        if "bn" in name and value.dtype.is_floating_point:
-            value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("export")
     save_file(randomised(ARCHITECTURE).state_dict(), path / "weights.safetensors")
-    export_timm(
+    write_timm(
         ARCHITECTURE,
         path / "weights.safetensors",
         path / "network",
@@ -63,6 +46,21 @@ def test_timm_and_octnas_load_the_source_network(folder: Path) -> None:
     by_timm = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     assert torch.equal(by_timm(images), expected)
     assert torch.equal(octnas.load(folder)(images), expected)
+
+
+@torch.inference_mode()
+def test_it_is_laid_out_as_the_hub_has_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With files of the folder in the place of downloads."""
+    from timm.models import _hub
+
+    def download(repo_id: str, filename: str, **_: object) -> str:
+        assert repo_id == "someone/network"
+        return str(folder / filename)
+
+    monkeypatch.setattr(_hub, "hf_hub_download", download)
+    network = timm.create_model("hf-hub:someone/network", pretrained=True).eval()
+    images = torch.randn(4, 1, 16, 16)
+    assert torch.equal(network(images), randomised(ARCHITECTURE)(images))
 
 
 def test_the_config_says_how_images_are_prepared(folder: Path) -> None:
@@ -99,7 +97,7 @@ def test_a_network_that_was_never_trained_is_refused(tmp_path: Path) -> None:
     weights = {name: value * 0 for name, value in build(ARCHITECTURE, seed=0).state_dict().items()}
     save_file(weights, tmp_path / "weights.safetensors")
     with pytest.raises(ExportError, match="all but zero"):
-        export_timm(
+        write_timm(
             ARCHITECTURE,
             tmp_path / "weights.safetensors",
             tmp_path / "network",

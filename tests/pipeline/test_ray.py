@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from octnas.looks import LOOKS_FILE, count_looks
 from octnas.pipeline.controls import plan
 from octnas.pipeline.records import read_candidates, read_chosen, read_results
-from octnas.pipeline.retrain import LOOKS_FILE, STOPPED_FILE
+from octnas.pipeline.retrain import STOPPED_FILE
 from octnas.pipeline.stages import run_stages
 from octnas.results import FRONT
 from tests.pipeline.tiny import open_tiny
@@ -35,8 +36,8 @@ def test_networks_are_retrained_by_ray_as_by_this_process(finished: Path, tmp_pa
             assert one.values(metric) == other.values(metric)
     # Every training is one look at val.
     ids = {one.network.architecture.id for one in found}
-    lines = (run.directory.path / LOOKS_FILE).read_text().splitlines()
-    assert len(lines) == 2 * len(ids) * len(run.config.retrain.seeds)
+    looks = count_looks(run.directory.path / LOOKS_FILE, "retrain")
+    assert looks == 2 * len(ids) * len(run.config.retrain.seeds)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import octnas.training.fit as module
 from octnas.data.images import Data, open_images
 from octnas.errors import TrainingError
+from octnas.looks import count_looks
 from octnas.nn.supernet import build
 from octnas.space import SearchSpace
 from octnas.training.evaluate import evaluate
@@ -81,7 +82,9 @@ def test_what_is_made_of_every_image_is_kept_and_every_look_is_counted(
     )
     looks = [json.loads(line) for line in (tmp_path / "looks").read_text().splitlines()]
     assert [look["size"] for look in looks] == [16, 12, 24]
-    assert {look["part"] for look in looks} == {"val"}
+    assert {look["why"] for look in looks} == {"retrain"}
+    assert count_looks(tmp_path / "looks", "retrain") == 3
+    assert count_looks(tmp_path / "looks", "export") == 0
     network = build(training.architecture, seed=99)
     network.load_state_dict(load_file(training.folder / WEIGHTS_FILE))
     for size in (12, 24):

@@ -1,0 +1,141 @@
+"""``export.json``: what an exported folder holds, where it comes from, and how it was checked."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from hashlib import file_digest
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from octnas.export.check import Comparison
+from octnas.export.settings import Tolerance
+from octnas.export.source import Source
+from octnas.run_directory import read_document, reading, write_json
+
+SCHEMA = 1
+RECORD_FILE = "export.json"
+_PACKAGES = ("octnas", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "openvino", "tensorrt")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One format in one precision, checked.
+
+    Attributes:
+        format: such as ``"onnx"``.
+        precision: such as ``"int8"``.
+        files: their names within the folder; the first is the one to load.
+        bytes: of all of them.
+        macs: counted on the graph that was written, for one image; None where it holds none.
+        comparison: with its source.
+        tolerance: that it was held to.
+        source_top1: of the source, on the same images.
+    """
+
+    format: str
+    precision: str
+    files: tuple[str, ...]
+    bytes: int
+    macs: int | None
+    comparison: Comparison
+    tolerance: Tolerance
+    source_top1: float
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Format and precision: a folder holds each once."""
+        return self.format, self.precision
+
+    @staticmethod
+    def from_dict(document: dict[str, Any]) -> "Variant":
+        """Read what `dataclasses.asdict` gave."""
+        return Variant(
+            **{
+                **document,
+                "files": tuple(document["files"]),
+                "comparison": Comparison(**document["comparison"]),
+                "tolerance": Tolerance(**document["tolerance"]),
+            }
+        )
+
+
+def write_record(source: Source, moved: int, variants: Sequence[Variant], folder: Path) -> None:
+    """Write everything that is needed to make the network anew, and what was measured.
+
+    Args:
+        source: the network.
+        moved: MACs that exported graphs have beyond the architecture's, see `moved_macs`.
+        variants: all that the folder holds.
+        folder: of the export.
+    """
+    network = source.network
+    document = {
+        "schema": SCHEMA,
+        "name": network.name,
+        "id": network.architecture.id,
+        "architecture": network.architecture.to_dict(),
+        "cost": {**asdict(network.cost), "vanilla_macs": source.vanilla_macs},
+        "macs_upsampled_first": moved,
+        "num_classes": source.num_classes,
+        "weights": {
+            "sha256": weights_digest(source),
+            "seed": source.seed,
+            "begun_with": source.begun_with,
+            "license": source.weights_license,
+        },
+        "results": {str(run.seed): dict(run.metrics) for run in source.retrained.runs},
+        "data": {
+            **source.data,
+            "preparation": dict(source.preparation),
+            "license": source.data_license,
+        },
+        "variants": [asdict(variant) for variant in variants],
+        "versions": versions(),
+    }
+    write_json(folder / RECORD_FILE, document)
+
+
+def read_variants(source: Source, folder: Path) -> tuple[Variant, ...]:
+    """What a folder holds of a source already; nothing of what was made of other weights.
+
+    Raises:
+        RunDirectoryError: the record cannot be read or has an unknown schema version.
+    """
+    path = folder / RECORD_FILE
+    if not path.exists():
+        return ()
+    with reading(path):
+        document = read_document(path, SCHEMA, "id", "weights", "variants")
+        found = tuple(Variant.from_dict(entry) for entry in document["variants"])
+        same = (document["id"], document["weights"]["sha256"]) == (
+            source.network.architecture.id,
+            weights_digest(source),
+        )
+    if not same:
+        for variant in found:
+            remove(variant, folder)
+        return ()
+    return tuple(v for v in found if all((folder / name).exists() for name in v.files))
+
+
+def remove(variant: Variant, folder: Path) -> None:
+    """Remove the files of a variant."""
+    for name in variant.files:
+        (folder / name).unlink(missing_ok=True)
+
+
+def weights_digest(source: Source) -> str:
+    """SHA-256 of the weights' file."""
+    with source.weights.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that take part, as far as they are installed."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -1,0 +1,36 @@
+"""How often the val images were looked at, in a file that is only ever added to.
+
+A network that is chosen by val is no longer judged by it, so every look is counted.
+"""
+
+import json
+from pathlib import Path
+
+from octnas.architecture import Architecture
+
+LOOKS_FILE = "looks.jsonl"
+"""In a run directory; it stays when a stage is redone."""
+
+
+def note_look(path: Path, architecture: Architecture, seed: int, size: int, why: str) -> None:
+    """Add a line, before the look.
+
+    Args:
+        path: of the file.
+        architecture: of the network that is tried.
+        seed: of its training.
+        size: of the images, in pixels.
+        why: ``"retrain"`` or ``"export"``.
+    """
+    look = {"architecture": architecture.id, "seed": seed, "size": size, "why": why}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(look) + "\n")
+
+
+def count_looks(path: Path, why: str) -> int:
+    """How many looks there were for a reason."""
+    if not path.exists():
+        return 0
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return sum(json.loads(line)["why"] == why for line in lines)

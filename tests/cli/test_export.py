@@ -1,0 +1,107 @@
+"""``octnas export`` of single networks, on a tiny run."""
+
+import json
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import octnas as package
+from octnas.pipeline.records import read_results
+from octnas.results import SEARCHED
+from tests.cli.conftest import Octnas
+from tests.pipeline.tiny import open_tiny
+
+
+@pytest.fixture
+def tiny(finished: Path, tmp_path: Path) -> Path:
+    """The run directory of a finished run that a test may write to."""
+    shutil.copytree(finished, tmp_path / "copy")
+    return tmp_path / "copy" / "runs" / "tiny"
+
+
+def test_by_architecture(octnas: Octnas, tiny: Path, tmp_path: Path) -> None:
+    result = read_results(open_tiny(tmp_path / "copy"))[-1]
+    identity = result.network.architecture.id
+    done = octnas(
+        "export",
+        str(tiny),
+        *("--architecture", identity[:8], "--to", "timm,pt2", "--val-images", "20"),
+        *("--out", str(tmp_path / "out"), "--data-license", "CC0"),
+    )
+    assert done.code == 0
+    assert str(tmp_path / "out") in done.out
+    assert "on 20 images of the val part" in done.out
+    document = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert document["id"] == identity
+    assert [entry["format"] for entry in document["variants"]] == ["timm", "pt2"]
+    assert document["variants"][1]["macs"] == result.network.cost.macs
+    assert document["results"].keys() == {"0", "1"}
+    assert document["data"]["license"] == "CC0"
+    assert document["data"]["settings"]["data.val_images"] == 64
+    assert package.load(tmp_path / "out") is not None
+
+
+def test_by_budget_beside_what_the_stage_has_written(octnas: Octnas, tiny: Path) -> None:
+    assert octnas("export", str(tiny), "--budget", "1x", "--to", "pt2").code == 0
+    results = [r for r in read_results(open_tiny(tiny.parents[1])) if r.network.role == SEARCHED]
+    dearest = max(results, key=lambda result: result.network.cost.macs)
+    folder = tiny / "export" / dearest.network.slug
+    names = {path.name for path in folder.iterdir()}
+    assert {"model.pt2", "model.safetensors", "config.json", "README.md"} <= names
+    # The stage is as finished as it was.
+    assert "export: skipped" in octnas("export", str(tiny)).out
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="the extra octnas[export]")
+@pytest.mark.slow
+def test_every_format(octnas: Octnas, tiny: Path) -> None:
+    done = octnas(
+        *("export", str(tiny), "--budget", "uniform-0.5", "--to", "timm,onnx,openvino,pt2"),
+        *("--int8-agreement", "0.5"),
+    )
+    assert done.code == 0
+    for name in ("model.onnx", "model_fp16.onnx", "model_int8.onnx", "openvino_model.xml"):
+        assert name in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--architecture", "xyz"], "architecture: found 'xyz', allowed: the beginning of one of"),
+        (["--budget", "0.001x"], "budget: found '0.001x', allowed: one of uniform α 0.75"),
+        (["--budget", "1x", "--architecture", "a"], "give one of --architecture and --budget"),
+        (["--to", "coreml"], "formats: found ('coreml',), allowed: one or more of timm, onnx"),
+        (["--precision", "int4"], "precisions: found ('int4',), allowed: one or more of fp32"),
+        (["--to", "tensorrt"], "format tensorrt: tensorrt: not installed; pip install tensorrt"),
+    ],
+)
+def test_mistakes_are_one_line(
+    octnas: Octnas, tiny: Path, arguments: list[str], message: str
+) -> None:
+    if "tensorrt" in arguments and find_spec("tensorrt"):
+        pytest.skip("TensorRT is installed here")
+    done = octnas("export", str(tiny), *arguments)
+    assert done.code == 2
+    assert message in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+def test_what_was_not_retrained_cannot_be_exported(octnas: Octnas, tiny: Path) -> None:
+    for stage in ("retrain", "export", "report"):
+        shutil.rmtree(tiny / stage)
+    done = octnas("export", str(tiny), "--budget", "0.5x")
+    assert done.code == 2
+    assert "export builds on retrain, which is not finished" in done.err
+
+
+def test_other_settings_are_another_stage(octnas: Octnas, tiny: Path) -> None:
+    changed = ("--set", "export.data_license=CC0")
+    done = octnas("export", str(tiny), *changed)
+    assert done.code == 2
+    assert "stage export was made with other settings" in done.err
+    assert "export.data_license" in done.err
+    assert octnas("export", str(tiny), *changed, "--fresh", "export").code == 0
+    cards = [path.read_text() for path in (tiny / "export").glob("*/README.md")]
+    assert ["Licence of the data: CC0." in card for card in cards] == 7 * [True]

@@ -1,0 +1,82 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from octnas.export.card import model_card
+from octnas.export.check import Comparison
+from octnas.export.record import Variant
+from octnas.export.settings import Tolerance
+from octnas.export.source import Source
+from tests.export.trained import make_source
+
+VARIANT = Variant(
+    format="onnx",
+    precision="int8",
+    files=("model_int8.onnx",),
+    bytes=1_230_000,
+    macs=1,
+    comparison=Comparison(1000, 0.25, 0.975, 0.8125),
+    tolerance=Tolerance(1.0, 0.9),
+    source_top1=0.811,
+)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    return make_source(tmp_path)
+
+
+def test_the_hub_reads_its_metadata(source: Source) -> None:
+    card = ModelCard(model_card(source, 0, ()))
+    assert card.data.library_name == "timm"
+    assert card.data.pipeline_tag == "image-classification"
+    (result,) = card.data.eval_results
+    assert (result.metric_value, result.dataset_name) == (0.5, "digits")
+    # Whose licence it is to state is not known.
+    assert card.data.license is None
+
+
+def test_results_are_by_seed(source: Source) -> None:
+    text = model_card(source, 0, ())
+    assert "| 0 (these weights) | 50.00 | 1.2500 |" in text
+    assert "| 1 | 60.00 | 1.2500 |" in text
+    # Of .5 and .6: mean .55, standard deviation .1 / √2.
+    assert "Mean over seeds: 55.00 ± 7.07 % top-1." in text
+
+
+def test_every_site_has_its_alpha(source: Source) -> None:
+    text = model_card(source, 0, ())
+    assert "| stem | 0.5 | 8 of 16 |" in text
+    assert "| layer1 | 0.25 | 4 of 16 |" in text
+    assert "| layer3.0.conv1 | 0 | 0 of 64 |" in text
+
+
+def test_variants_stand_in_it_with_the_line_for_tensorrt(source: Source) -> None:
+    text = model_card(source, 0, (VARIANT,))
+    assert "| `model_int8.onnx` | onnx | int8 | 1.23 MB | 2.5e-01 | 97.50% | 81.25% |" in text
+    assert "1,000, of which it finds 81.10%" in text
+    assert (
+        "trtexec --onnx=model_int8.onnx --minShapes=images:1x1x16x16 "
+        "--optShapes=images:8x1x16x16 --maxShapes=images:64x1x16x16 --stronglyTyped "
+        "--saveEngine=model_int8.plan"
+    ) in text
+    assert "multiply-adds, " not in text
+    macs = source.network.cost.macs
+    assert f"{macs + 500:,} multiply-adds, 500 more" in model_card(source, 500, (VARIANT,))
+
+
+def test_licences_are_unknown_unless_told(source: Source) -> None:
+    assert "Licence of the data: unknown." in model_card(source, 0, ())
+    assert "trained from scratch" in model_card(source, 0, ())
+    told = replace(
+        source, data_license="CC0", begun_with="timm's resnet50", weights_license="Apache-2.0"
+    )
+    text = model_card(told, 0, ())
+    assert "Licence of the data: CC0." in text
+    assert "Training began with the weights timm's resnet50; their licence: Apache-2.0." in text
+    assert ModelCard(text).data.license == "apache-2.0"
+    unknown = model_card(replace(told, weights_license=""), 0, ())
+    assert "their licence: unknown." in unknown
+    assert ModelCard(unknown).data.license is None
