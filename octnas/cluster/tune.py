@@ -4,43 +4,26 @@ Tune is used for its workers: processes that are kept, retries, placement. What 
 away, since its snapshots can lose finished trials; what a search resumes from is its study.
 """
 
-import logging
-import pickle
-import signal
-import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import ray
 from ray import tune
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from octnas.cluster.evaluation import (
-    OUTCOME,
-    Evaluate,
-    Evaluation,
-    EvaluationError,
-    one_line,
-    shortened,
+from octnas.cluster.evaluation import OUTCOME, Evaluate, Evaluation
+from octnas.cluster.tune_setup import (
+    error_of,
+    reason_of,
+    run_config,
+    short_name,
+    signals_kept,
+    tune_files,
 )
-from octnas.cluster.temporary import environment, level
-from octnas.errors import ClusterError
-
-_TUNE_ENVIRONMENT = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints tables even when told to be silent
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no JSON, CSV and TensorBoard files per trial
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is a KeyboardInterrupt, not an early return
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the driver is told
-    "TUNE_GLOBAL_CHECKPOINT_S": "inf",  # no snapshots on the way; they grow with the trials
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # what decides may be worked out here
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # in workers, relative paths mean what they mean here
-}
 
 
 class Job(Protocol):
@@ -101,7 +84,7 @@ def run_with_tune(
         Exception: what ``driver`` raises.
     """
     with tune_files(directory) as storage, signals_kept() as keep_signals:
-        search = _Search(driver, keep_signals)
+        search = _Search(driver, keep_signals, retries)
         tuner = tune.Tuner(
             tune.with_resources(
                 tune.with_parameters(Evaluation, make_evaluate=make_evaluate),
@@ -124,12 +107,15 @@ def run_with_tune(
 class _Search(Searcher):
     """Asks and tells the driver. Tune calls it in the thread and process of `run_with_tune`."""
 
-    def __init__(self, driver: Driver, keep_signals: Callable[[], None]) -> None:
+    def __init__(self, driver: Driver, keep_signals: Callable[[], None], retries: int) -> None:
         super().__init__()
-        self._driver = driver
+        self._driver, self._retries = driver, retries
         self._keep_signals = keep_signals
-        self._numbers: dict[str, int] = {}  # of the candidates under evaluation, by Tune's id
+        self._jobs: dict[str, Job] = {}  # under evaluation, by Tune's id
         self._reasons: dict[str, str] = {}
+        self._lost: set[str] = set()
+        self._again: list[Job] = []
+        self._begun_again: Counter[int] = Counter()
         self._failure: Exception | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
@@ -137,17 +123,25 @@ class _Search(Searcher):
         self.raise_failure()
         if self._driver.done:
             return Searcher.FINISHED  # type: ignore[return-value] # documented, but not annotated
-        job = self._driver.ask()
+        job = self._again.pop(0) if self._again else self._driver.ask()
         if job is None:
-            if not self._numbers:
+            if not self._jobs:
                 raise RuntimeError("the driver waits, but no candidate is being evaluated")
             return None
-        self._numbers[trial_id] = job.number
+        self._jobs[trial_id] = job
         return {"alphas": tuple(job.alphas.items()), "limit": job.limit}
 
-    def notereason_of(self, trial_id: str, reason: str) -> None:
-        """Remember why a trial failed, which Tune does not tell `on_trial_complete`."""
+    def note_reason(self, trial_id: str, reason: str, *, lost: bool) -> None:
+        """Remember why a trial failed, which Tune does not tell `on_trial_complete`.
+
+        Args:
+            trial_id: Tune's.
+            reason: on one line.
+            lost: whether its worker was lost before it had begun.
+        """
         self._reasons[trial_id] = reason
+        if lost:
+            self._lost.add(trial_id)
 
     def on_trial_complete(
         self,
@@ -155,7 +149,13 @@ class _Search(Searcher):
         result: dict[str, Any] | None = None,
         error: bool = False,
     ) -> None:
-        number = self._numbers.pop(trial_id)
+        job = self._jobs.pop(trial_id)
+        number = job.number
+        if error and trial_id in self._lost and self._begun_again[number] < self._retries:
+            # Tune begins nothing again that was still to begin on a node that died.
+            self._begun_again[number] += 1
+            self._again.append(job)
+            return
         reason = self._reasons.pop(trial_id, "Ray Tune stopped the evaluation")
         outcome = reason if error or result is None else dict(result[OUTCOME])
         try:
@@ -210,74 +210,5 @@ class _Schedule(FIFOScheduler):
         return next(new, waiting[0] if waiting else None)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:  # noqa: ARG002
-        self._search.notereason_of(trial.trial_id, reason_of(trial))
-
-
-def reason_of(trial: Trial) -> str:
-    """Why a trial failed, on one line, from the file that Tune has just written."""
-    if trial.pickled_error_file is None:
-        return "Ray Tune gave the evaluation up"
-    error = pickle.loads(Path(trial.pickled_error_file).read_bytes())  # noqa: S301 - our own
-    if isinstance(error, RayActorError) and not error.actor_init_failed:
-        return (
-            f"{type(error).__name__}: the worker process died (killed, out of memory, or crashed)"
-        )
-    if isinstance(error, RayTaskError):
-        error = error.cause
-    return shortened(str(error) if isinstance(error, EvaluationError) else one_line(error))
-
-
-def short_name(trial: Trial) -> str:
-    """Of a trial's folder."""
-    return str(trial.trial_id)
-
-
-@contextmanager
-def tune_files(directory: Path) -> Iterator[str]:
-    """A folder for what Tune writes, which goes when the block ends; and Tune says nothing.
-
-    Raises:
-        ClusterError: Ray does not run in this process.
-    """
-    if not ray.is_initialized():  # Tune would start a Ray without octnas's precautions
-        raise ClusterError("Ray does not run; use octnas.cluster.join.ray_cluster")
-    directory.mkdir(parents=True, exist_ok=True)
-    with (
-        environment(_TUNE_ENVIRONMENT),
-        level(logging.getLogger("ray.tune"), logging.CRITICAL),
-        tempfile.TemporaryDirectory(prefix=".tune-", dir=directory.resolve()) as storage,
-    ):
-        yield storage
-
-
-def run_config(storage: str, retries: int) -> tune.RunConfig:
-    """How Tune runs what it is given: trials are tried again, and nothing is kept.
-
-    Without callbacks: to count them, Tune would import MLflow, which takes a second.
-    """
-    return tune.RunConfig(
-        name="run",
-        storage_path=storage,
-        failure_config=tune.FailureConfig(max_failures=retries),
-        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-        verbose=0,
-    )
-
-
-@contextmanager
-def signals_kept() -> Iterator[Callable[[], None]]:
-    """Keep the handler of SIGUSR1, by which batch systems announce the end of a job.
-
-    Tune puts its own in place, after the settings and before the first question to the search; so
-    that is where the function that is given here has to be called.
-    """
-    before = signal.getsignal(signal.SIGUSR1)
-
-    def keep() -> None:
-        if threading.current_thread() is threading.main_thread() and before is not None:
-            signal.signal(signal.SIGUSR1, before)
-
-    try:
-        yield keep
-    finally:
-        keep()
+        lost = trial.status == Trial.PENDING and isinstance(error_of(trial), RayActorError)
+        self._search.note_reason(trial.trial_id, reason_of(trial), lost=lost)

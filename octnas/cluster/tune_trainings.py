@@ -10,7 +10,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from octnas.cluster.evaluation import EvaluationError, one_line
-from octnas.cluster.tune import reason_of, run_config, short_name, signals_kept, tune_files
+from octnas.cluster.tune_setup import reason_of, run_config, short_name, signals_kept, tune_files
 from octnas.errors import ClusterError
 
 Item = TypeVar("Item")
