@@ -19,8 +19,8 @@ from octnas.export.formats import Outcome, export_network
 from octnas.export.settings import ExportSettings
 from octnas.export.source import Source
 from octnas.looks import LOOKS_FILE, note_look
-from octnas.nn.load import WEIGHTS_FILE as EXPORTED_FILE
-from octnas.nn.load import load
+from octnas.nn.supernet import build
+from octnas.nn.weights import load_weights
 from octnas.pipeline.opening import Run
 from octnas.pipeline.records import begin_tracking, read_results
 from octnas.pipeline.retrain import track_network, tracking_key
@@ -49,29 +49,30 @@ def export(run: Run) -> None:
             network = result.network
             folder = run.directory.stage("export") / network.slug
             images = _images(run, result)
-            found = export_network(source(run, result, settings), images, settings, folder)
+            made = source(run, result, settings)
+            found = export_network(made, images, settings, folder)
             refused += found.refused
             if run.tracker.enabled:
                 # Here, and not where it is sent: that knows no torch.
-                _track(run, network, folder)
+                _track(run, network, folder, made.weights)
             bar.advance(note=network.slug)
     if refused:
         raise ExportError("\n".join(refused))
     run.progress.say(f"export: {len(results)} folders in {run.directory.stage('export')}")
 
 
-def _track(run: Run, network: Network, folder: Path) -> None:
-    """Log the folder, and the network as a model; register the model."""
+def _track(run: Run, network: Network, folder: Path, weights: Path) -> None:
+    """Log the folder, and the network as a model, whatever formats there are; register it."""
     key = tracking_key(network)
     # Here too: the run may be missing, if tracking was off or its database is gone.
     track_network(run, network, anew=False)
     run.tracker.artifact(key, folder, "model")
     aliases = {budget.name: budget.alias for budget in run.config.space.budgets}
-    with (folder / EXPORTED_FILE).open("rb") as opened:
+    with weights.open("rb") as opened:
         digest = file_digest(opened, "sha256").hexdigest()
     run.tracker.model(
         key,
-        _mlflow_model(run, network, folder),
+        _mlflow_model(run, network, weights),
         digest=digest,
         alias=aliases[network.budget] if network.role == SEARCHED else "",
         tags={"octnas.role": network.role, "octnas.budget": network.budget},
@@ -79,7 +80,7 @@ def _track(run: Run, network: Network, folder: Path) -> None:
     run.tracker.finish(key)
 
 
-def _mlflow_model(run: Run, network: Network, folder: Path) -> Path:
+def _mlflow_model(run: Run, network: Network, weights: Path) -> Path:
     """Write the network as an MLflow model beside the outbox."""
     path = run.directory.path / "mlflow" / MODELS_FOLDER / network.slug
     # Of an export that was broken off, or of other weights.
@@ -87,7 +88,9 @@ def _mlflow_model(run: Run, network: Network, folder: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn((2, *network.architecture.input_size), generator=generator)
-    save_model(load(folder), images, path)
+    model = build(network.architecture, seed=0)
+    load_weights(model, weights)
+    save_model(model.eval(), images, path)
     return path
 
 

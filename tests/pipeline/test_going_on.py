@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 import octnas.pipeline.supernet as stage
-import octnas.training.retrain as trainings
+import octnas.training.fit as trainings
 from octnas.errors import ConfigError, RunDirectoryError, SettingError
 from octnas.pipeline.records import read_candidates, read_chosen, read_results
 from octnas.pipeline.stages import run_stages

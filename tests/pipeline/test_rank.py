@@ -126,7 +126,7 @@ def test_a_missing_training_is_one_line(spoilable: Path) -> None:
     folder = spoilable / "runs" / "tiny" / "truth"
     gone = next(folder.glob("*/seed-1/result.json"))
     gone.unlink()
-    with pytest.raises(RunDirectoryError, match="seed-1: this training of the ground truth is"):
+    with pytest.raises(RunDirectoryError, match="seed-1: this training is missing"):
         run_stages(open_ranking(spoilable, OFF, fresh="rank"), STAGES)
 
 
