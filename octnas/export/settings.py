@@ -1,11 +1,12 @@
 """What is exported and what it must agree with, without torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
 from octnas.errors import require
+from octnas.settings import LATER
 
 Format = Literal["timm", "onnx", "openvino", "pt2", "tensorrt"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -51,12 +52,12 @@ class ExportSettings:
         data_license: licence of the images, for the model card; empty for unknown.
     """
 
-    formats: tuple[Format, ...] = ("timm",)
-    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-    val_images: int = 1000
-    calibration_images: int = 512
-    int8_agreement: float = 0.9
-    data_license: str = ""
+    formats: tuple[Format, ...] = field(default=("timm",), metadata=LATER)
+    precisions: tuple[Precision, ...] = field(default=("fp32", "fp16", "int8"), metadata=LATER)
+    val_images: int = field(default=1000, metadata=LATER)
+    calibration_images: int = field(default=512, metadata=LATER)
+    int8_agreement: float = field(default=0.9, metadata=LATER)
+    data_license: str = field(default="", metadata=LATER)
 
     def __post_init__(self) -> None:
         for key, allowed in (("formats", tuple(PRECISIONS)), ("precisions", PRECISIONS["onnx"])):

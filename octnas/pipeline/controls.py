@@ -21,7 +21,7 @@ from octnas.pipeline.opening import Run
 from octnas.pipeline.records import read_candidates, read_chosen
 from octnas.pipeline.search import chosen_by
 from octnas.results import FRONT, PLAIN, RANDOM, VANILLA, WORST, Network
-from octnas.search.surrogate import Features, fit, log_scores
+from octnas.search.surrogate import Features, fit, scores_of
 
 # Draws for different random architectures; and by how much the bounds are then widened.
 _TRIES, _WIDER = 50, 1.02
@@ -91,10 +91,7 @@ def _random(
 
 def _worst(run: Run, budget: Budget, bounded: AdditiveCost | None, at_least: int) -> Network:
     """What a model of all scores finds worst inside the budget, exactly."""
-    candidates = read_candidates(run)
-    features = Features(run.space, pairs=True)
-    scores = log_scores([one.alphas for one in candidates], [one.loss for one in candidates])
-    model = fit(features, scores).mean
+    model = fit(Features(run.space, pairs=True), scores_of(read_candidates(run))).mean
     levels = _levels(run, bounded)
     architecture = run.space.architecture(
         best_within(levels, model.scores, at_least, max(_upper(budget), at_least))

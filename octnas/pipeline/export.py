@@ -31,6 +31,9 @@ from octnas.training.fit import WEIGHTS_FILE
 
 MODELS_FOLDER = "models"
 
+Size = tuple[int, int, int]
+"""Channels, height and width of images."""
+
 # Where the data lie on this machine is nobody else's concern.
 _PLACES = ("data.root", "data.name", "data.cache.folder")
 
@@ -43,12 +46,12 @@ def export(run: Run) -> None:
     """
     results, settings = read_results(run), run.config.export
     begin_tracking(run)
-    refused: list[str] = []
+    refused, opened = list[str](), dict[Size, Images]()
     with run.progress.bar("export", len(results)) as bar:
         for result in results:
             network = result.network
             folder = run.directory.stage("export") / network.slug
-            images = _images(run, result)
+            images = _images(run, result, opened)
             made = source(run, result, settings)
             found = export_network(made, images, settings, folder)
             refused += found.refused
@@ -109,13 +112,13 @@ def export_some(
     Returns:
         What came of it, by folder.
     """
-    written = {}
+    written, opened = dict[Path, Outcome](), dict[Size, Images]()
     with run.progress.bar("export", len(results) * len(settings.variants)) as bar:
         for result in results:
             folder = (out or run.directory.stage("export")) / result.network.slug
             if out is not None and len(results) == 1:
                 folder = out
-            made, images = source(run, result, settings), _images(run, result)
+            made, images = source(run, result, settings), _images(run, result, opened)
             written[folder] = export_network(
                 made, images, settings, folder, lambda variant: bar.advance(note=variant)
             )
@@ -167,9 +170,11 @@ def _data(run: Run) -> dict[str, Any]:
     }
 
 
-def _images(run: Run, result: Retrained) -> Images:
-    """At the size of the network, for a look at val."""
+def _images(run: Run, result: Retrained, opened: dict[Size, Images]) -> Images:
+    """At the size of the network, for a look at val; those of a size are opened once."""
     architecture, path = result.network.architecture, run.directory.path / LOOKS_FILE
     size = architecture.input_size
     note_look(path, architecture, run.config.retrain.seeds[0], size[-1], "export")
-    return open_images(run.data, size, "cpu")
+    if size not in opened:
+        opened[size] = open_images(run.data, size, "cpu")
+    return opened[size]

@@ -7,7 +7,6 @@ from typing import Any
 
 from octnas.config import RunConfig
 from octnas.errors import ConfigError
-from octnas.export.settings import ExportSettings
 from octnas.run_directory import STAGES, digest
 from octnas.settings import PRETRAINED, flatten
 
@@ -42,12 +41,7 @@ def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
     for base in inputs(config, stage):
         found[f"input.{base}"] = digest(fingerprint(config, base))
     section = _SECTIONS.get(stage, stage)
-    if stage == "export":
-        # Runs were made before there was this section.
-        default = flatten(ExportSettings(), section)
-        now = flatten(config.export, section)
-        found |= {key: value for key, value in now.items() if value != default[key]}
-    elif hasattr(config, section):
+    if hasattr(config, section):
         found |= flatten(getattr(config, section), section, later=False)
     if stage == "space" and config.latency.table:
         found["latency.table"] = _digest_of("latency.table", config.latency.table)

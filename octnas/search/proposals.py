@@ -12,7 +12,7 @@ from octnas.front import Candidate, Front
 from octnas.levels import CostLevels
 from octnas.optimum import best_front
 from octnas.search.settings import Sampler
-from octnas.search.surrogate import Drawn, Features, Scores, Surrogate, fit, log_scores
+from octnas.search.surrogate import Drawn, Features, Surrogate, fit, scores_of
 
 # Streams of random numbers.
 _RANDOM, _SURROGATE = 1, 2
@@ -109,7 +109,7 @@ def surrogate_proposals(
             return _new(levels, within, rng, history)
         if len(told) not in fitted:
             fitted.clear()
-            fitted[len(told)] = fit(features, _scores(told), second=_scores(others))
+            fitted[len(told)] = fit(features, scores_of(told), second=scores_of(others))
         for _ in range(_MODELS):
             found = _best_new(levels, within, fitted[len(told)].draw(rng), history)
             if found is not None:
@@ -117,10 +117,6 @@ def surrogate_proposals(
         return _new(levels, within, rng, history)
 
     return propose
-
-
-def _scores(candidates: Sequence[Candidate]) -> Scores:
-    return log_scores([one.alphas for one in candidates], [one.loss for one in candidates])
 
 
 def _best_new(

@@ -17,6 +17,7 @@ from sklearn.linear_model import BayesianRidge
 from sklearn.preprocessing import StandardScaler
 
 from octnas.additive import Terms, macs_of
+from octnas.front import Candidate
 from octnas.optimum import Scores as SiteScores
 from octnas.optimum import ends
 from octnas.space import SearchSpace
@@ -170,6 +171,11 @@ class Scores:
 def log_scores(alphas: Sequence[Mapping[str, float]], losses: Sequence[float] | Values) -> Scores:
     """Scores that are the logarithms of losses, which sites change by factors."""
     return Scores(alphas, np.log(np.maximum(losses, _LEAST)).tolist())
+
+
+def scores_of(candidates: Sequence[Candidate]) -> Scores:
+    """The same of candidates."""
+    return log_scores([one.alphas for one in candidates], [one.loss for one in candidates])
 
 
 def fit(

@@ -64,7 +64,7 @@ class Training:
 
 def fit(
     training: Training,
-    data: Data,
+    images: Images,
     settings: Settings,
     device: torch.device,
     log: Log,
@@ -76,7 +76,7 @@ def fit(
 
     Args:
         training: what to train.
-        data: on which.
+        images: see `images_for`.
         settings: recipe and threads.
         device: where to train.
         log: called after every epoch.
@@ -85,7 +85,6 @@ def fit(
         ranks: this process among those that train the same network.
     """
     begun = time.time()
-    images = images_for(training, data, settings, device)
     if training.begin is None:
         model = build(training.architecture, seed=training.seed)
     else:

@@ -16,7 +16,7 @@ from octnas.errors import TrainingError
 from octnas.nn.supernet import build
 from octnas.nn.weights import load_weights, save_weights
 from octnas.run_directory import write_json
-from octnas.training.fit import Settings, Training, fit
+from octnas.training.fit import Settings, Training, fit, images_for
 from octnas.training.loop import Log
 from octnas.training.parent import exit_with_parent
 from octnas.training.ranks import joined
@@ -42,7 +42,8 @@ def fit_together(
     (see `octnas.training.ranks`).
 
     Args:
-        training, data, settings, log, watch: see `octnas.training.fit.fit`.
+        training, settings, log, watch: see `octnas.training.fit.fit`.
+        data: on which.
         device: name of the device.
         ranks: how many processes, each with a GPU of its own where there are any.
 
@@ -91,7 +92,10 @@ def _fit_rank(
         if place.type == "cuda":
             place = torch.device("cuda", torch.cuda.current_device())
         tell = Teller(folder / PROGRESS_FILE)
-        model, history = fit(training, data, settings, place, tell.row, watch=watch, ranks=together)
+        images = images_for(training, data, settings, place)
+        model, history = fit(
+            training, images, settings, place, tell.row, watch=watch, ranks=together
+        )
         if together.first:
             save_weights(model, folder / _WEIGHTS)
             write_json(folder / _HISTORY, history)

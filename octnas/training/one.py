@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from octnas.data.images import Data, open_images
+from octnas.data.images import Data, Images, open_images
 from octnas.device import choose_device, cpu_threads
 from octnas.looks import note_look
 from octnas.nn.weights import save_weights
@@ -42,6 +42,7 @@ def train_one(
         watch: see `octnas.training.fit.fit`.
     """
     place, ranks = choose_device(device), getattr(settings, "ranks", 1)
+    images = images_for(training, data, settings, place)
 
     def log(row: Mapping[str, float]) -> None:
         if on_epoch is not None:
@@ -52,9 +53,9 @@ def train_one(
             training, data, settings, device, log, ranks=ranks, watch=watch
         )
     else:
-        model, history = fit(training, data, settings, place, log, watch=watch)
+        model, history = fit(training, images, settings, place, log, watch=watch)
     with cpu_threads(settings.threads):
-        metrics = _judge(model, training, data, settings, place)
+        metrics = _judge(model, training, images, data, settings, place)
     metrics["seconds"] = history[-1]["seconds"]
     save_weights(model, training.folder / WEIGHTS_FILE)
     result = SeedResult(training.seed, metrics, history)
@@ -66,6 +67,7 @@ def train_one(
 def _judge(
     model: nn.Module,
     training: Training,
+    images: Images,
     data: Data,
     settings: Settings,
     device: torch.device,
@@ -75,7 +77,6 @@ def _judge(
     What the network makes of every image is written beside its weights.
     """
     part, batch_size = training.part, settings.recipe.batch_size * 4
-    images = images_for(training, data, settings, device)
     architecture, looks = training.architecture, training.looks
     if looks is not None:
         note_look(looks, architecture, training.seed, architecture.input_size[-1], "retrain")
