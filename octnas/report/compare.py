@@ -79,11 +79,16 @@ def compare(data: ReportData, budget: Budget, role: str) -> Comparison | None:
     )
     if searched is None or not controls:
         return None
-    first, second = _matrices(data, searched, controls)
-    found = difference(first, second, 1 - LEVEL / len(data.budgets))
-    if controls[0].network.architecture.id == searched.network.architecture.id:
-        found = Difference(found.points, None, None, Verdict.SAME)
-    return Comparison(role, controls, found)
+    return Comparison(role, controls, between(data, searched, controls))
+
+
+def between(data: ReportData, one: Retrained, others: tuple[Retrained, ...]) -> Difference:
+    """The difference of a network to another one, or to the mean of several."""
+    first, second = _matrices(data, one, others)
+    found = difference(first, second, 1 - LEVEL / max(1, len(data.budgets)))
+    if others[0].network.architecture.id == one.network.architecture.id:
+        return Difference(found.points, None, None, Verdict.SAME)
+    return found
 
 
 def _matrices(
