@@ -21,6 +21,7 @@ EFFECT_CAPTION = (
     "candidates, by the model of all scores (± its standard deviation). Above: MACs by stage."
 )
 NETWORKS_CAPTION = (
+    "A name selects its network; a phone shows all of the selected ones. "
     "± is the standard deviation over seeds; that of a difference to uniform α is half of its "
     "interval, for all budgets at once with 95 %. Latency is of the network alone, with random "
     "weights. Classes: accuracy against vanilla, in points, without regard to noise, so that of "

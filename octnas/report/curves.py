@@ -16,6 +16,10 @@ from octnas.report.plot_style import DASHES, NEUTRAL, ROLE_COLOURS, new_figure
 from octnas.results import SEARCHED
 
 LOSS_TICKS = [step * 10.0**power for power in range(-5, 3) for step in (1, 2, 5)]
+# Where the losses lie so close that few of those fall between them.
+FINE_TICKS = [step / 10 * 10.0**power for power in range(-5, 3) for step in range(10, 100, 2)]
+_CLOSE = 8
+_EPOCHS_SHOWN = 12
 
 
 def hypervolume_figure(data: ReportData) -> go.Figure | None:
@@ -65,10 +69,6 @@ def hypervolumes_so_far(data: ReportData, order: Sequence[Candidate]) -> list[fl
 def training_figure(data: ReportData) -> go.Figure | None:
     """Training loss over epochs: of the supernet, and of retrained networks as mean over seeds."""
     figure = new_figure("epoch", "training loss")
-    # On a linear axis the ends of training would all look alike.
-    figure.update_yaxes(
-        type="log", tickvals=LOSS_TICKS, ticktext=[f"{tick:g}" for tick in LOSS_TICKS]
-    )
     if data.supernet_history:
         _add_losses(figure, "supernet", [data.supernet_history], {"color": NEUTRAL, "width": 3})
     budgets = list(dict.fromkeys(one.network.budget for one in data.retrained))
@@ -79,7 +79,15 @@ def training_figure(data: ReportData) -> go.Figure | None:
             "width": 1.5,
         }
         _add_losses(figure, one.network.name, [run.history for run in one.runs], line)
-    return figure if figure.data else None
+    if not figure.data:
+        return None
+    losses = [loss for trace in figure.data for loss in trace.y]
+    ticks = FINE_TICKS if max(losses) < _CLOSE * min(losses) else LOSS_TICKS
+    # On a linear axis the ends of training would all look alike.
+    figure.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:.3g}" for tick in ticks])
+    epochs = max(epoch for trace in figure.data for epoch in trace.x)
+    figure.update_xaxes(dtick=max(1, round(epochs / _EPOCHS_SHOWN)))
+    return figure
 
 
 def _add_losses(

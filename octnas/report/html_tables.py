@@ -16,7 +16,7 @@ def times_table(times: Mapping[str, StageTime]) -> str:
         (stage, "not recorded" if one.hours is None else f"{one.hours:.3g}", one.what)
         for stage, one in times.items()
     ]
-    return _table(columns, rows)
+    return html_table(columns, rows)
 
 
 def ranking_table(rankings: Mapping[str, Ranking]) -> str:
@@ -27,12 +27,12 @@ def ranking_table(rankings: Mapping[str, Ranking]) -> str:
         for name, value, interval in ranking_rows(ranking):
             cell = f"{value} ({interval})" if interval else value
             cells.setdefault(name, {})[source] = cell.replace("-", MINUS)
-    return _table(
+    return html_table(
         columns, ([name, *(row.get(s, "–") for s in rankings)] for name, row in cells.items())
     )
 
 
-def _table(columns: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]]) -> str:
+def html_table(columns: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]]) -> str:
     """A table whose first column heads the rows; it scrolls where it is too wide."""
     classes = [' class="text"' if text else "" for _, text in columns]
     head = "".join(

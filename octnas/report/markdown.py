@@ -1,5 +1,6 @@
 """The report as Markdown, for a pull request."""
 
+import re
 from collections.abc import Sequence
 
 from octnas.report.compare import METHOD, headline, hypervolume_words
@@ -44,7 +45,12 @@ def markdown(data: ReportData, figures: Sequence[str], why_not: str = "") -> str
         said = (*found.found, *(sentence for _, sentence in found.judged), *found.outlook)
         lines += [*(f"- {escaped(sentence)}" for sentence in said), ""]
     if weak := distrust(data):
-        lines += ["## What to distrust", "", *(f"- {escaped(sentence)}" for sentence in weak), ""]
+        lines += [
+            "## What to distrust",
+            "",
+            *(f"- {_with_commands(sentence)}" for sentence in weak),
+            "",
+        ]
     if data.retrained:
         lines += ["## Networks", "", *_table(data), ""]
         lines += [escaped(sentence) for sentence in (hypervolume_words(data), METHOD) if sentence]
@@ -58,12 +64,20 @@ def escaped(text: str) -> str:
         text = text.replace(mark, f"\\{mark}")
     text = text.replace("<", "&lt;").replace(">", "&gt;")
     # A mention or an address would become a link, and a line break would end a table.
-    return " ".join(text.replace("@", "@\N{ZERO WIDTH SPACE}").split())
+    text = text.replace("@", "@\N{ZERO WIDTH SPACE}")
+    # One space at either end stays: beside a command it is wanted.
+    return re.sub(r"\s+", " ", text)
+
+
+def _with_commands(text: str) -> str:
+    """The same, but for what stands in backticks."""
+    parts = text.split("`")
+    return "`".join(part if index % 2 else escaped(part) for index, part in enumerate(parts))
 
 
 def _figures(figures: Sequence[str], why_not: str) -> list[str]:
     if not figures:
-        return [f"No figures: {escaped(why_not)}."] if why_not else []
+        return [f"No figures: {_with_commands(why_not)}."] if why_not else []
     lines: list[str] = []
     for name in figures:
         lines += [f"![{_CAPTIONS.get(name, name)}](figures/{name}.png)", ""]

@@ -31,12 +31,14 @@ class _Column:
         text: what a cell says.
         value: by which rows are sorted; None where there is nothing, which comes last.
         latency: what of a device's latency the cell shows; empty for any other column.
+        style: ``"more"`` for what a phone shows of selected networks only; ``"wide"`` for text.
     """
 
     label: str
     text: Callable[[RetrainedRow], str]
     value: Callable[[RetrainedRow], float | str | None]
     latency: str = ""
+    style: str = "more"
 
 
 def _difference(row: RetrainedRow) -> str:
@@ -66,14 +68,20 @@ def _name(row: RetrainedRow) -> str:
 
 
 COLUMNS = (
-    _Column("network", _name, _name),
+    _Column("network", _name, _name, style=""),
     _Column(
         "top-1, %",
         lambda row: format_top1(row.val_top1_mean_percent, row.val_top1_std_points),
         lambda row: row.val_top1_mean_percent,
+        style="",
     ),
-    _Column("to uniform, points", _difference, lambda row: row.difference_to_uniform_points),
-    _Column("MACs", lambda row: format_macs(row.macs), lambda row: row.macs),
+    _Column(
+        "to uniform, points",
+        _difference,
+        lambda row: row.difference_to_uniform_points,
+        style="",
+    ),
+    _Column("MACs", lambda row: format_macs(row.macs), lambda row: row.macs, style=""),
     _Column("of vanilla", lambda row: format_percent(row.macs_share), lambda row: row.macs_share),
     _Column("parameters", lambda row: format_count(row.params), lambda row: row.params),
     _Column(
@@ -81,7 +89,7 @@ COLUMNS = (
         lambda row: format_bytes(row.activation_bytes),
         lambda row: row.activation_bytes,
     ),
-    _Column("latency, median", _latency_words, _latency, "median"),
+    _Column("latency, median", _latency_words, _latency, "median", style=""),
     _Column(
         "latency, p95",
         lambda row: _or_not(row.latency_p95_ms, ".3f"),
@@ -107,6 +115,7 @@ COLUMNS = (
         "classes that lost most",
         lambda row: row.classes_lost.replace("-", MINUS) or _NOT_COMPARED,
         lambda row: row.classes_lost,
+        style="more wide",
     ),
     _Column(
         "time per seed", lambda row: format_seconds(row.seconds_mean), lambda row: row.seconds_mean
@@ -158,7 +167,8 @@ def _row(row: RetrainedRow, name: str) -> str:
 def _cell(column: _Column, row: RetrainedRow) -> str:
     latency = f' data-latency="{column.latency}"' if column.latency else ""
     label = f' data-label="{escape(column.label)}"'
-    return f"<td{label}{latency}{_sorted(column.value(row))}>{escape(column.text(row))}</td>"
+    style = f' class="{column.style}"' if column.style else ""
+    return f"<td{style}{label}{latency}{_sorted(column.value(row))}>{escape(column.text(row))}</td>"
 
 
 def _sorted(value: float | str | None) -> str:

@@ -90,10 +90,10 @@ def _top(data: ReportData) -> Iterable[str]:
     yield f"<h1>{escape(data.name)}</h1>"
     if data.unfinished:
         stages = "; ".join(f"{stage} {how}" for stage, how in data.unfinished.items())
-        yield _paragraph(f"Still going on: {stages}.", "going")
+        yield paragraph(f"Still going on: {stages}.", "going")
     for sentence in headline(data):
-        yield _paragraph(sentence, "headline")
-    yield _paragraph(searched_what(data))
+        yield paragraph(sentence, "headline")
+    yield paragraph(searched_what(data))
     yield '<div class="budgets">'
     yield from (_card(story(data, budget)) for budget in data.budgets)
     yield "</div>"
@@ -102,12 +102,12 @@ def _top(data: ReportData) -> Iterable[str]:
         yield f'<section id="distrust"><h2>What to distrust</h2><ul>{items}</ul></section>'
     if data.retrained:
         if (areas := hypervolume_words(data)) is not None:
-            yield _paragraph(areas)
-        yield _paragraph(METHOD, "quiet")
+            yield paragraph(areas)
+        yield paragraph(METHOD, "quiet")
         looks = f"The val images were looked at {plural(data.val_looks, 'time')}"
-        yield _paragraph(f"{looks}: once for each training and size of images.", "quiet")
+        yield paragraph(f"{looks}: once for each training and size of images.", "quiet")
     for sentence in missing(data):
-        yield _paragraph(sentence, "missing")
+        yield paragraph(sentence, "missing")
     # What the scripts choose from.
     document = to_script(page_document(data))
     yield f'<script type="application/json" id="model">{document}</script>'
@@ -134,7 +134,7 @@ def _pick(data: ReportData) -> Iterable[str]:
         for name, label in (("device", "Device"), ("precision", "Precision"), ("batch", "Batch"))
     )
     yield "<h2>Pick a network</h2>"
-    yield _paragraph(PICK_CAPTION, "quiet")
+    yield paragraph(PICK_CAPTION, "quiet")
     yield (
         f'<form id="pick" class="tools">{selects}<label>Limit on <select name="cost">'
         f'<option value="macs">MACs</option><option value="latency"{off}>latency</option></select>'
@@ -152,10 +152,10 @@ def _card(found: Story) -> str:
     return "\n".join(
         [
             f'<section class="budget"><h3>{escape(found.title)}</h3>',
-            _paragraph(found.bound, "quiet"),
-            *map(_paragraph, found.found),
+            paragraph(found.bound, "quiet"),
+            *map(paragraph, found.found),
             f"<ul>{judged}</ul>" if judged else "",
-            *(_paragraph(sentence, "quiet") for sentence in found.outlook),
+            *(paragraph(sentence, "quiet") for sentence in found.outlook),
             "</section>",
         ]
     )
@@ -168,32 +168,33 @@ def _front(data: ReportData) -> Iterable[str]:
     yield '<h2>The front</h2><div class="tools"><label>Over <select id="axis"></select></label>'
     yield "</div>"
     heading = "Retrained networks"
-    yield from _figure("retrained", heading, retrained, RETRAINED_CAPTION, "h3")
-    yield from _figure("front", "Candidates of the search", front, FRONT_CAPTION, "h3")
+    yield from figure_html("retrained", heading, retrained, RETRAINED_CAPTION, "h3")
+    yield from figure_html("front", "Candidates of the search", front, FRONT_CAPTION, "h3")
     yield '<h2>Selected networks</h2><div id="selected"></div>'
-    yield _paragraph(EFFECT_CAPTION, "quiet")
+    yield paragraph(EFFECT_CAPTION, "quiet")
 
 
 def _networks(data: ReportData) -> Iterable[str]:
     if data.retrained:
-        yield f"<h2>Networks</h2>{retrained_table(data)}{_paragraph(NETWORKS_CAPTION, 'quiet')}"
+        yield f"<h2>Networks</h2>{retrained_table(data)}{paragraph(NETWORKS_CAPTION, 'quiet')}"
 
 
 def _search(data: ReportData) -> Iterable[str]:
     heading = "Hypervolume against evaluations"
-    yield from _figure("hypervolume", heading, hypervolume_figure(data), HYPERVOLUME_CAPTION)
+    yield from figure_html("hypervolume", heading, hypervolume_figure(data), HYPERVOLUME_CAPTION)
 
 
 def _training(data: ReportData) -> Iterable[str]:
-    yield from _figure("training", "Training", training_figure(data), TRAINING_CAPTION)
+    yield from figure_html("training", "Training", training_figure(data), TRAINING_CAPTION)
     if data.times:
         yield f"<h2>Hours of computing</h2>{times_table(data.times)}"
-        yield _paragraph(TIMES_CAPTION, "quiet")
+        yield paragraph(TIMES_CAPTION, "quiet")
 
 
-def _figure(
+def figure_html(
     key: str, heading: str, figure: go.Figure | None, caption: str, level: str = "h2"
 ) -> Iterable[str]:
+    """A figure with its heading and caption, which the page's script draws; nothing for none."""
     if figure is None:
         return
     yield f"<{level}>{escape(heading)}</{level}><figure>"
@@ -206,13 +207,13 @@ def _figure(
 def _ranking(rankings: Mapping[str, Ranking]) -> Iterable[str]:
     if not rankings:
         return
-    yield from _figure(
+    yield from figure_html(
         "ranking", "Does the supernet rank?", ranking_figure(rankings), RANKING_CAPTION
     )
     for source, ranking in rankings.items():
-        yield _paragraph(f"Scores of {source}: {ranking_basis(ranking)}")
+        yield paragraph(f"Scores of {source}: {ranking_basis(ranking)}")
     yield ranking_table(rankings)
-    yield _paragraph(RANKING_METHOD, "quiet")
+    yield paragraph(RANKING_METHOD, "quiet")
 
 
 def _facts(data: ReportData) -> Iterable[str]:
@@ -231,14 +232,16 @@ def _link(to: str) -> str:
     return f'<code class="command">{escape(to)}</code>'
 
 
-def _paragraph(text: str, style: str = "") -> str:
+def paragraph(text: str, style: str = "") -> str:
+    """Text as an HTML paragraph."""
     opening = f'<p class="{style}">' if style else "<p>"
     return f"{opening}{_prose(text)}</p>"
 
 
 def _prose(text: str) -> str:
-    """Escaped text in which no line ends between a number and its unit."""
-    return escape(re.sub(r"(?<=\d) (?=[%±GMk])|(?<=±) ", "\N{NO-BREAK SPACE}", text))
+    """Escaped text in which no line ends between a number and its unit; commands in backticks."""
+    text = escape(re.sub(r"(?<=\d) (?=[%±GMk])|(?<=±) ", "\N{NO-BREAK SPACE}", text))
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", text)
 
 
 def _asset(name: str) -> str:

@@ -44,8 +44,9 @@ function alphaCell(site, index, architecture) {
 function sitesTable() {
   const table = make("table");
   const head = table.createTHead().insertRow();
-  for (const text of ["site", "sensitivity"]) head.append(make("th", text, "text"));
+  head.append(make("th", "site", "text"));
   for (const id of state.selected) head.append(make("th", namesOf(id), "text"));
+  head.append(make("th", "sensitivity", "text"));
   const body = table.createTBody();
   const effects = model.sites.filter((site) => site.effect).map((site) => Math.abs(site.effect[0]));
   const largest = Math.max(1e-9, ...effects);
@@ -53,8 +54,9 @@ function sitesTable() {
     const row = body.insertRow();
     const name = make("th", site.name, "text");
     name.scope = "row";
-    row.append(name, effectCell(site, largest));
+    row.append(name);
     for (const id of state.selected) row.append(alphaCell(site, index, model.architectures[id]));
+    row.append(effectCell(site, largest));
   });
   return table;
 }
@@ -63,7 +65,7 @@ function stageBar(id) {
   const architecture = model.architectures[id];
   const block = make("div", undefined, "stages");
   const title = make("p", `${namesOf(id)}: ${count(architecture.macs)} MACs`);
-  const remove = make("button", "remove");
+  const remove = make("button", "remove", "remove");
   remove.type = "button";
   remove.addEventListener("click", () => toggle(id));
   title.append(" ", remove);
