@@ -109,8 +109,8 @@ def networks_of(
 ) -> None:
     """Time every retrained network of a run whole, for its report: median and 95th percentile."""
     from octnas.measure.settings import LatencySettings
+    from octnas.pipeline.looking import look_at_run
     from octnas.pipeline.network_latency import time_retrained
-    from octnas.pipeline.opening import look_at_run
 
     settings = LatencySettings(
         name=name,

@@ -6,7 +6,8 @@ from pathlib import Path
 import yaml
 
 from octnas.errors import RunDirectoryError
-from octnas.pipeline.opening import CONFIG_FILE, look_at_run
+from octnas.pipeline.looking import look_at_run
+from octnas.pipeline.opening import CONFIG_FILE
 from octnas.pipeline.report import gather
 from octnas.report.runs import ComparedRun, differing, flat
 from octnas.report.runs_page import rank_rows, write_runs_page

@@ -24,7 +24,7 @@ from octnas.errors import ConfigError, RunDirectoryError, SettingError
 from octnas.latency import LatencyTable
 from octnas.levels import CostLevels
 from octnas.pipeline.fingerprints import fingerprint
-from octnas.progress import Progress, Quiet
+from octnas.progress import Progress
 from octnas.run_directory import (
     STAGES,
     WHOLE_RUN,
@@ -171,32 +171,13 @@ def open_run(
                 f"--fresh {fresh}: its results are those of {config.ranking.truth_from}; redo "
                 "them there, or set ranking.truth_from to nothing"
             )
-        _check_stages(directory, config, upto=fresh)
+        check_stages(directory, config, upto=fresh)
         gone = directory.forget(fresh)
         progress.say(f"--fresh {fresh}: removed the results of {', '.join(gone)}")
-    _check_stages(directory, config)
+    check_stages(directory, config)
     _write_records(directory, config, overrides)
     tracker = Tracker(config.tracking, experiment=config.name, directory=path, say=progress.say)
     return Run(document, config, directory, tracker, progress)
-
-
-def look_at_run(path: Path, overrides: Sequence[str] = ()) -> Run:
-    """A run directory that another process may be writing to; nothing of it is written.
-
-    Args:
-        path: the run directory.
-        overrides: of settings that decide no result.
-
-    Raises:
-        RunDirectoryError: it is none.
-    """
-    if not path.is_dir():
-        raise RunDirectoryError(f"{path}: is not a run directory")
-    document, config = read_experiment(path, overrides)
-    directory = RunDirectory(path)
-    _check_stages(directory, config)
-    tracker = Tracker(config.tracking, experiment=config.name, directory=path)
-    return Run(document, config, directory, tracker, Quiet())
 
 
 def read_experiment(experiment: Path, overrides: Sequence[str]) -> tuple[Document, RunConfig]:
@@ -218,7 +199,8 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in _VERSIONS}
 
 
-def _check_stages(directory: RunDirectory, config: RunConfig, upto: str | None = None) -> None:
+def check_stages(directory: RunDirectory, config: RunConfig, upto: str | None = None) -> None:
+    """Refuse results that were made with other settings, see `RunDirectory.check`."""
     for stage in STAGES:
         if stage == upto:
             return

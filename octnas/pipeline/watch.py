@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from octnas.pipeline.opening import CONFIG_FILE, look_at_run, read_experiment
+from octnas.pipeline.looking import look_at_run
+from octnas.pipeline.opening import CONFIG_FILE, read_experiment
 from octnas.pipeline.report import write_for_now
 from octnas.report.write import PAGE_FILE
 from octnas.shipped import default_experiment

@@ -53,7 +53,10 @@ def markdown(data: ReportData, figures: Sequence[str], why_not: str = "") -> str
         ]
     if data.retrained:
         lines += ["## Networks", "", *_table(data), ""]
-        lines += [escaped(sentence) for sentence in (hypervolume_words(data), METHOD) if sentence]
+        if data.latencies:
+            lines += [f"Latency (median of a batch): {escaped(data.latencies[0].name)}.", ""]
+        for sentence in filter(None, (hypervolume_words(data), METHOD)):
+            lines += [escaped(sentence), ""]
     lines += ["", *_figures(figures, why_not)]
     return "\n".join(lines).rstrip() + "\n"
 

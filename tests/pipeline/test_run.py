@@ -166,7 +166,7 @@ def test_stages_alone_and_a_report_without_retraining(tmp_path: Path) -> None:
     run = open_tiny(tmp_path, lines=lines)
     with pytest.raises(RunDirectoryError, match="search builds on supernet, which is not finished"):
         run_stages(run, ("search",))
-    with pytest.raises(RunDirectoryError, match="the report builds on search"):
+    with pytest.raises(RunDirectoryError, match="the report builds on space"):
         rewrite_report(run)
     run_stages(run, ("supernet",))
     run_stages(run, ("search",))
