@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -105,7 +106,7 @@ def gather(run: Run, tables: Iterable[Path] = ()) -> ReportData:
         times=stage_times(run, retrained),
         unfinished=stages_left(run),
         links=links(run),
-        run=str(run.directory.path),
+        run=quote(str(run.directory.path)),
     )
 
 

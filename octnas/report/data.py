@@ -71,7 +71,7 @@ class ReportData:
         times: of the stages that have begun, by name.
         unfinished: stages of a run that is still going on, with how far they are.
         links: to what shows more: commands or addresses by name.
-        run: the run directory, as commands name it.
+        run: the run directory, as a shell's command names it.
     """
 
     name: str

@@ -66,7 +66,7 @@ def test_no_text_ends_the_script_that_holds_it() -> None:
 
 def test_markdown_tells_the_story_and_escapes_names(full: ReportData) -> None:
     text = markdown(replace(full, name=ATTACK), ["front"])
-    assert "The search won at 1 of 1 budget" in text
+    assert "**The search did not win: at no budget" in text
     assert "## What to distrust" in text
     assert "![Candidates and front (supernet scores)](figures/front.png)" in text
     assert "not measured" in text
