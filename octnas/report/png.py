@@ -71,8 +71,9 @@ def _page(figures: Mapping[str, go.Figure]) -> str:
     for name, figure in figures.items():
         # PNG files stand on white, and cannot follow the reader's light or dark mode.
         shown = go.Figure(figure).update_layout(paper_bgcolor="white", font_color=_INK)
-        rows = len(shown.layout.yaxis.tickvals or ())
-        height = max(HEIGHT, 160 + 46 * rows)
+        # A heat map has a row for each network, others a line in the legend.
+        rows = max((len(trace.z) for trace in shown.data if trace.type == "heatmap"), default=0)
+        height = max(HEIGHT + 8 * len(shown.data), 160 + 46 * rows)
         entries.append(f'["{name}", {shown.to_json()}, {height}]')
     return _PAGE.format(
         plotly=get_plotlyjs(), figures=", ".join(entries), width=WIDTH, scale=_SCALE

@@ -32,6 +32,11 @@ class ComparedRun:
         """Digests of data and recipe: runs of which both are equal may be ranked."""
         return (self.data.digest, self.data.recipe)
 
+    @property
+    def finished(self) -> bool:
+        """Whether every network is trained with every seed."""
+        return "retrain" not in self.data.unfinished
+
 
 @dataclass(frozen=True)
 class Place:
@@ -59,7 +64,7 @@ def groups(runs: Sequence[ComparedRun]) -> list[list[ComparedRun]]:
 
 
 def ranked(group: Sequence[ComparedRun]) -> list[Place]:
-    """The runs of one group that have searched networks trained, the best first.
+    """The runs of one group whose retraining is finished, the best first.
 
     By the hypervolume of the searched networks, up to the most MACs of any vanilla network and to
     the largest error of any training in the group.
@@ -71,9 +76,10 @@ def ranked(group: Sequence[ComparedRun]) -> list[Place]:
     areas = {
         run.label: areas_by_seed(run.data.retrained, SEARCHED, most, max(errors, default=1.0))
         for run in group
+        if run.finished
     }
     order = sorted(
-        (run for run in group if areas[run.label]), key=lambda run: -np.mean(areas[run.label])
+        (run for run in group if areas.get(run.label)), key=lambda run: -np.mean(areas[run.label])
     )
     confidence = 1 - LEVEL / max(1, len(order) - 1)
     places = []

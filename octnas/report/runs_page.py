@@ -63,7 +63,9 @@ def rank_rows(runs: Sequence[ComparedRun]) -> list[tuple[str, ...]]:
             said = "" if place is None else place_words(place)
             if place is not None and place.behind is not None:
                 said = f"{said} ({format_points(place.behind.points)})"
-            if len(group) == 1:
+            if not run.finished:
+                area, said = "not finished", "not ranked: its networks are not all trained"
+            elif len(group) == 1:
                 said = NOT_RANKED
             trained = plural(len(run.data.retrained), "network")
             rows.append((label, str(number), area, said, *run.kind, trained))

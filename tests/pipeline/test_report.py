@@ -186,7 +186,7 @@ def test_another_recipe_is_not_ranked(finished: Path, copied: Path, tmp_path: Pa
     (copied / "config.yaml").write_text(
         text.replace("label_smoothing: 0.0", "label_smoothing: 0.1")
     )
-    for stage in ("supernet", "search", "retrain", "export"):
+    for stage in ("supernet", "search", "retrain", "export", "report"):
         shutil.rmtree(copied / stage)
     rows, differing = compare_runs([finished / "runs" / "tiny", copied], tmp_path / "page.html")
     assert sorted(row[1] for row in rows) == ["1", "2"]

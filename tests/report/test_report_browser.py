@@ -14,8 +14,6 @@ from octnas.report.page import write_page
 from tests.report.browser import opened
 from tests.report.test_report_ranking import ranking
 
-pytestmark = pytest.mark.slow
-
 DESK, PHONE = 1280, 390
 Make = Callable[..., ReportData]
 LONG = "uniform α of a very long name that nobody would choose & <b>markup</b>"

@@ -103,6 +103,10 @@ def test_figures_as_png(full: ReportData, tmp_path: Path) -> None:
         content = (tmp_path / "figures" / name).read_bytes()
         assert content.startswith(b"\x89PNG")
         assert len(content) > 10_000
+        # Width and height in pixels, in the header of every PNG file.
+        width, height = (int.from_bytes(content[at : at + 4]) for at in (16, 20))
+        assert width == 2 * png.WIDTH
+        assert png.HEIGHT <= height / 2 < 2 * png.HEIGHT
         assert f"figures/{name}" in (tmp_path / "report.md").read_text(encoding="utf-8")
     # Old pictures do not stay beside new results.
     write_all(full, tmp_path, png=False)

@@ -62,6 +62,13 @@ def test_what_may_be_said(three: list[ComparedRun], make_data: Make) -> None:
     assert {row[0]: row[2] for row in rank_rows(bare)}["nothing"] == "not trained"
 
 
+def test_a_run_that_goes_on_is_not_ranked(three: list[ComparedRun]) -> None:
+    going = replace(three[1].data, unfinished={"retrain": "has begun"})
+    rows = {row[0]: row for row in rank_rows([three[0], replace(three[1], data=going)])}
+    assert rows["high"][2:4] == ("not finished", "not ranked: its networks are not all trained")
+    assert rows["low"][3] == "first"
+
+
 def test_settings_that_differ() -> None:
     document = {"a": {"b": [1, {"c": 2}], "d": "x"}, "e": None}
     assert flat(document) == {"a.b": [1, {"c": 2}], "a.d": "x", "e": None}
