@@ -18,12 +18,14 @@ def look_at_run(path: Path, overrides: Sequence[str] = ()) -> Run:
         overrides: of settings that decide no result.
 
     Raises:
-        RunDirectoryError: it is none.
+        RunDirectoryError: it is none, or was made with other settings than the overrides.
     """
     if not path.is_dir():
         raise RunDirectoryError(f"{path}: is not a run directory")
     document, config = read_experiment(path, overrides)
     directory = RunDirectory(path)
-    check_stages(directory, config)
+    if overrides:
+        # By itself a run fits its settings, whatever version of octnas has made it.
+        check_stages(directory, config)
     tracker = Tracker(config.tracking, experiment=config.name, directory=path)
     return Run(document, config, directory, tracker, Quiet())
