@@ -20,6 +20,10 @@ Out = Annotated[
     Path | None,
     typer.Option(help="The file; by default latency/DEVICE-BACKEND-PRECISION-BATCH.json."),
 ]
+Backend = Annotated[str, typer.Option(help="eager, compile, onnxruntime or openvino.")]
+Device = Annotated[str, typer.Option(help="As torch names it, such as cuda.")]
+Precision = Annotated[str, typer.Option(help="float32 or bfloat16.")]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0 leaves it to the backend.")]
 Batch = Annotated[int, typer.Option(help="Images at a time.")]
 Networks = Annotated[
     int, typer.Option(help="Whole networks that predictions are held against, spread over them.")
@@ -48,18 +52,17 @@ def add_to(app: typer.Typer) -> None:
     group.command(_MEASURE)(measure)
     group.command("pack")(pack)
     group.command("import")(import_answer)
+    group.command("networks")(networks_of)
     app.add_typer(group, name="latency")
 
 
 def measure(
     experiment: Experiment,
-    backend: Annotated[
-        str, typer.Option(help="eager, compile, onnxruntime or openvino.")
-    ] = "eager",
-    device: Annotated[str, typer.Option(help="As torch names it, such as cuda.")] = "cpu",
-    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    backend: Backend = "eager",
+    device: Device = "cpu",
+    precision: Precision = "float32",
     batch: Batch = 1,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to the backend.")] = 1,
+    threads: Threads = 1,
     repeats: Annotated[int, typer.Option(help="How often each layer and network is timed.")] = 20,
     networks: Networks = 20,
     narrow: Narrow = 20,
@@ -92,6 +95,36 @@ def measure(
     except KeyboardInterrupt:
         typer.echo("octnas: interrupted; the same command goes on from here", err=True)
         raise typer.Exit(130) from None
+
+
+def networks_of(
+    run: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)],
+    backend: Backend = "eager",
+    device: Device = "cpu",
+    precision: Precision = "float32",
+    batch: Batch = 1,
+    threads: Threads = 1,
+    repeats: Annotated[int, typer.Option(help="How often each network is timed.")] = 100,
+    name: Name = "",
+) -> None:
+    """Time every retrained network of a run whole, for its report: median and 95th percentile."""
+    from octnas.measure.settings import LatencySettings
+    from octnas.pipeline.looking import look_at_run
+    from octnas.pipeline.network_latency import time_retrained
+
+    settings = LatencySettings(
+        name=name,
+        backend=backend,
+        device=device,
+        precision=precision,
+        batch=batch,
+        threads=threads,
+        repeats=repeats,
+    )
+    path, found = time_retrained(look_at_run(run), settings)
+    for identity, timing in found.measured.items():
+        typer.echo(f"{identity}  {1e3 * timing.median:.3f} ms, 95 %: {1e3 * (timing.p95 or 0):.3f}")
+    typer.echo(f"{path}\n`octnas report {run}` shows them")
 
 
 def pack(

@@ -5,7 +5,19 @@ import sys
 import typer
 
 from octnas import __version__
-from octnas.cli import architecture, bench, cost, export, init, latency, plan, run, slurm, sync
+from octnas.cli import (
+    architecture,
+    bench,
+    cost,
+    export,
+    init,
+    latency,
+    plan,
+    report,
+    run,
+    slurm,
+    sync,
+)
 from octnas.errors import OctnasError
 
 app = typer.Typer(
@@ -16,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 run.add_to(app)
+report.add_to(app)
 export.add_to(app)
 architecture.add_to(app)
 plan.add_to(app)

@@ -28,7 +28,7 @@ Fresh = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (run, data, supernet, proxies, truth, rank, search, retrain, report):
+    for command in (run, data, supernet, proxies, truth, rank, search, retrain):
         app.command()(command)
 
 
@@ -134,18 +134,6 @@ def retrain(
 ) -> None:
     """Retrain the chosen networks and the baselines from scratch."""
     carry_out(experiment, overrides, run_dir, fresh, ("retrain",))
-
-
-def report(
-    experiment: Experiment = None,
-    overrides: Overrides = None,
-    run_dir: RunDir = None,
-) -> None:
-    """Write the report anew, from as much as there is."""
-    from octnas.pipeline.stages import rewrite_report
-
-    opened = open_for(experiment, overrides, run_dir, None, ("report",))
-    rewrite_report(opened)
 
 
 def carry_out(

@@ -112,11 +112,13 @@ def measure_chosen(run: Run, chosen: Mapping[str, Candidate]) -> dict[str, Candi
             f"search: the latency table is of {table.device}; what was chosen is measured on {here}"
         )
     alphas = [candidate.alphas for candidate in chosen.values()]
-    # By machine: a search that goes on may do so on another one.
-    machine = _slug(here)
-    kept = run.directory.stage("search") / f"latency-{machine}{KEPT_SUFFIX}"
-    seconds = measure_networks(run.space, alphas, settings, kept)
+    seconds = measure_networks(run.space, alphas, settings, kept_file(run, here))
     return {
         name: replace(found, metrics={**found.metrics, "measured_latency": one})
         for (name, found), one in zip(chosen.items(), seconds, strict=True)
     }
+
+
+def kept_file(run: Run, machine: str) -> Path:
+    """What was measured of the chosen networks; by machine, since a search may go on elsewhere."""
+    return run.directory.stage("search") / f"latency-{_slug(machine)}{KEPT_SUFFIX}"

@@ -171,10 +171,10 @@ def open_run(
                 f"--fresh {fresh}: its results are those of {config.ranking.truth_from}; redo "
                 "them there, or set ranking.truth_from to nothing"
             )
-        _check_stages(directory, config, upto=fresh)
+        check_stages(directory, config, upto=fresh)
         gone = directory.forget(fresh)
         progress.say(f"--fresh {fresh}: removed the results of {', '.join(gone)}")
-    _check_stages(directory, config)
+    check_stages(directory, config)
     _write_records(directory, config, overrides)
     tracker = Tracker(config.tracking, experiment=config.name, directory=path, say=progress.say)
     return Run(document, config, directory, tracker, progress)
@@ -199,7 +199,8 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in _VERSIONS}
 
 
-def _check_stages(directory: RunDirectory, config: RunConfig, upto: str | None = None) -> None:
+def check_stages(directory: RunDirectory, config: RunConfig, upto: str | None = None) -> None:
+    """Refuse results that were made with other settings, see `RunDirectory.check`."""
     for stage in STAGES:
         if stage == upto:
             return

@@ -1,121 +1,155 @@
 """Stage 7: the report, from whatever the stages before have written."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 from safetensors.numpy import load_file
 
-from octnas.data.image_list import read_summary
+from octnas.data.image_list import ABOUT_FILE, read_summary
 from octnas.front import Front
 from octnas.looks import LOOKS_FILE, count_looks
-from octnas.pipeline.opening import RUN_FILE, Run
+from octnas.pipeline.effects import effects_of_sites
+from octnas.pipeline.facts import facts, links, recipe_digest, stage_times
+from octnas.pipeline.network_latency import latencies
+from octnas.pipeline.opening import Run
 from octnas.pipeline.rank import read_rankings
-from octnas.pipeline.records import (
-    PARENT,
-    begin_tracking,
-    read_candidates,
-    read_chosen,
-    read_results,
+from octnas.pipeline.records import PARENT, begin_tracking
+from octnas.pipeline.so_far import (
+    candidates_so_far,
+    chosen_so_far,
+    results_so_far,
+    stages_left,
 )
+from octnas.pipeline.space import read_table
 from octnas.pipeline.supernet import HISTORY_FILE, SCHEMA
 from octnas.report.data import ReportData
-from octnas.report.figures import alpha_figure, front_figure, retrained_figure, training_figure
 from octnas.report.page import write_page
-from octnas.report.tables import retrained_rows, write_csv
+from octnas.report.write import FRONT_CSV, FRONT_JSON, MARKDOWN, PAGE_FILE, TABLE_FILE, write_all
 from octnas.results import Retrained
-from octnas.run_directory import read_document, reading, write_text
+from octnas.run_directory import read_document
 from octnas.training.one import JUDGED_FILE
 from octnas.verdict import Matrix
 
-PAGE_FILE = "index.html"
-TABLE_FILE = "networks.csv"
-FIGURES_FOLDER = "figures"
+_FIGURES = "figures"
 
 
-def report(run: Run) -> None:
-    """Write the page and, where networks were retrained, their table."""
-    data = gather(run)
-    folder = run.directory.stage("report")
-    write_page(data, folder / PAGE_FILE)
-    if data.retrained:
-        rows = retrained_rows(data.retrained, data.space.vanilla_macs)
-        write_csv(rows, folder / TABLE_FILE)
-    figures = _write_figures(data, folder / FIGURES_FOLDER)
+def report(run: Run, *, tables: Iterable[Path] = (), png: bool = False) -> None:
+    """Write the page, the front, the table of retrained networks, and a summary in Markdown.
+
+    Args:
+        run: with a finished space stage.
+        tables: of layer times of other devices.
+        png: whether figures are also drawn as PNG files.
+    """
+    data, folder = gather(run, tables), run.directory.stage("report")
+    for line in write_all(data, folder, png=png):
+        run.progress.say(f"report: {line}")
     begin_tracking(run)
-    for path in (folder / PAGE_FILE, folder / TABLE_FILE, figures):
-        if path.exists():
-            run.tracker.artifact(PARENT, path, "report")
+    for name in (PAGE_FILE, TABLE_FILE, FRONT_CSV, FRONT_JSON, MARKDOWN, _FIGURES):
+        if (folder / name).exists():
+            run.tracker.artifact(PARENT, folder / name, "report")
     run.progress.say(f"report: {folder / PAGE_FILE}")
 
 
-def _write_figures(data: ReportData, folder: Path) -> Path:
-    """The page's figures as plotly's JSON, which `plotly.io.read_json` makes figures of."""
-    figures = {
-        "front": front_figure(data),
-        "retrained": retrained_figure(data),
-        "alpha": alpha_figure(data),
-        "training": training_figure(data),
-    }
-    for name, figure in figures.items():
-        if figure is not None:
-            write_text(folder / f"{name}.json", figure.to_json())
-    return folder
+def write_for_now(run: Run, *, tables: Iterable[Path] = (), seconds: int) -> bool:
+    """Write the page alone, while another process goes on with the run; whether it is finished.
+
+    Args:
+        run: that is going on; nothing but the page is written.
+        tables: as in `report`.
+        seconds: after which the page asks for itself again, as long as the run is not finished.
+    """
+    data = gather(run, tables)
+    again = seconds if data.unfinished else 0
+    write_page(data, run.directory.stage("report") / PAGE_FILE, again)
+    return not data.unfinished
 
 
-def gather(run: Run) -> ReportData:
-    """Everything that the report shows, from the files of the run directory."""
-    candidates = read_candidates(run)
-    retrained = read_results(run) if run.directory.finished("retrain") else ()
-    history = read_document(run.directory.stage("supernet") / HISTORY_FILE, SCHEMA, "epochs")
+def gather(run: Run, tables: Iterable[Path] = ()) -> ReportData:
+    """Everything that the report shows, from the files of the run directory.
+
+    Args:
+        run: with a finished space stage.
+        tables: of layer times of other devices.
+
+    Raises:
+        RunDirectoryError: files that do not hold what they should.
+        LatencyError: a table that cannot be read, or of another network.
+    """
+    candidates = candidates_so_far(run)
+    chosen, retrained = chosen_so_far(run, candidates), results_so_far(run)
+    images = read_summary(run.data.folder)
+    known = (*candidates, *chosen.values())
     return ReportData(
         name=run.config.name,
         space=run.space,
         budgets=run.budgets,
         candidates=candidates,
         front=Front.of(candidates),
-        chosen=read_chosen(run),
+        chosen=chosen,
         retrained=retrained,
         rankings=read_rankings(run) if run.directory.finished("rank") else {},
-        supernet_history=tuple(history["epochs"]),
+        supernet_history=_history(run),
         facts=facts(run),
         correct=correct(run, retrained),
         val_looks=count_looks(run.directory.path / LOOKS_FILE, "retrain"),
+        latencies=latencies(run, known, retrained, [read_table(path) for path in tables]),
+        effects=effects_of_sites(run.space, candidates),
+        by_class=by_class(run, retrained),
+        class_names=class_names(run),
+        initialisation="from scratch",
+        digest=str(images["digest"]),
+        skipped=len(images["problems"]),
+        recipe=recipe_digest(run),
+        times=stage_times(run, retrained),
+        unfinished=stages_left(run),
+        links=links(run),
+        run=quote(str(run.directory.path)),
     )
+
+
+def _history(run: Run) -> tuple[dict[str, float], ...]:
+    if run.directory.finished("supernet") is None:
+        return ()
+    path = run.directory.stage("supernet") / HISTORY_FILE
+    return tuple(read_document(path, SCHEMA, "epochs")["epochs"])
 
 
 def correct(run: Run, retrained: Sequence[Retrained]) -> dict[str, Matrix]:
     """Whether each val image was right, by architecture; where every training has kept that."""
-    folder, found = run.directory.stage("retrain"), dict[str, Matrix]()
+    return {
+        identity: np.array([row["predicted"] == row["target"] for row in rows], float)
+        for identity, rows in _judged(run, retrained)
+    }
+
+
+def by_class(run: Run, retrained: Sequence[Retrained]) -> dict[str, Matrix]:
+    """Accuracy by class, mean over seeds, by architecture; shape ``(classes,)``."""
+    classes, found = len(class_names(run)), dict[str, Matrix]()
+    for identity, rows in _judged(run, retrained):
+        targets = rows[0]["target"]
+        right = np.mean([row["predicted"] == row["target"] for row in rows], axis=0)
+        there = np.bincount(targets, minlength=classes)
+        found[identity] = np.bincount(targets, right, classes) / np.maximum(there, 1)
+    return found
+
+
+def class_names(run: Run) -> tuple[str, ...]:
+    """Of the data; their numbers where they have none."""
+    about = read_document(run.data.folder / ABOUT_FILE, SCHEMA, "classes")
+    names = about.get("class_names", range(int(about["classes"])))
+    return tuple(str(name) for name in names)
+
+
+def _judged(
+    run: Run, retrained: Sequence[Retrained]
+) -> Iterable[tuple[str, list[dict[str, Matrix]]]]:
+    """What every training of an architecture has made of the val images, where all kept that."""
+    folder = run.directory.stage("retrain")
     for one in retrained:
         identity = one.network.architecture.id
         files = [folder / identity / f"seed-{result.seed}" / JUDGED_FILE for result in one.runs]
         if all(file.exists() for file in files):
-            rows = [load_file(file) for file in files]
-            found[identity] = np.array([row["predicted"] == row["target"] for row in rows], float)
-    return found
-
-
-def facts(run: Run) -> dict[str, str]:
-    """What the report shows as it is: data, settings, versions."""
-    path = run.directory.path / RUN_FILE
-    with reading(path):
-        runs = read_document(path, SCHEMA, "runs")["runs"]
-        first, last = runs[0], runs[-1]
-        overrides = dict.fromkeys(override for record in runs for override in record["overrides"])
-    config, images = run.config, read_summary(run.data.folder)
-    return {
-        "Data": f"{config.data.source}, digest {images['digest']}",
-        "Images": ", ".join(f"{n:,} {part}" for part, n in images["counts"].items() if n),
-        "Skipped images and folders": str(len(images["problems"])),
-        "Seed of supernet and search": str(config.seed),
-        "Seeds of retraining": ", ".join(map(str, config.retrain.seeds)),
-        "Supernet": f"{config.supernet.recipe.epochs} epochs, {config.supernet.sampling}",
-        "Search": f"{config.search.sampler}, {config.search.trials} trials",
-        "Retraining": f"{config.retrain.recipe.epochs} epochs from scratch",
-        "Device": config.device,
-        "Begun": first["time"],
-        "Overrides": ", ".join(overrides) or "none",
-        "Versions": ", ".join(f"{name} {found}" for name, found in last["versions"].items()),
-        "Python": f"{last['python']} on {last['platform']}",
-    }
+            yield identity, [load_file(file) for file in files]

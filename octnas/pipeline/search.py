@@ -1,7 +1,9 @@
 """Stage 4: candidates, the front, and the best candidate for each budget."""
 
+import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from math import log
 from pathlib import Path
@@ -35,6 +37,7 @@ STUDY_FILE = "study.json"
 JOURNAL_FILE = "study.journal"
 OUTCOMES_FILE = "outcomes.jsonl"
 TRIALS_FILE = "trials.json"
+SECONDS_FILE = "seconds.json"
 
 
 def search(run: Run) -> None:
@@ -54,7 +57,8 @@ def search(run: Run) -> None:
         driver = _driver(run, storage, _reporter(run, bar, told))
         bar.advance(driver.told)
         told += driver.candidates()
-        _evaluate(run, driver)
+        with _clock(run):
+            _evaluate(run, driver)
         # A process may have been killed between the study and the record.
         run.tracker.batch(KEY, _metrics_by_trial(run, driver.candidates()), once=True)
         candidates, own = with_expected_losses(
@@ -74,6 +78,24 @@ def search(run: Run) -> None:
             run.tracker.artifact(KEY, file)
     run.tracker.table(KEY, folder / TRIALS_FILE)
     run.tracker.finish(KEY)
+
+
+@contextmanager
+def _clock(run: Run) -> Iterator[None]:
+    """Add how long the evaluations take to what they took before the search was broken off."""
+    begun, before = time.monotonic(), read_seconds(run)
+    try:
+        yield
+    finally:
+        seconds = before + time.monotonic() - begun
+        path = run.directory.stage("search") / SECONDS_FILE
+        write_json(path, {"schema": SCHEMA, "seconds": seconds})
+
+
+def read_seconds(run: Run) -> float:
+    """How long candidates were evaluated; 0 where that was not recorded."""
+    path = run.directory.stage("search") / SECONDS_FILE
+    return float(read_document(path, SCHEMA, "seconds")["seconds"]) if path.exists() else 0.0
 
 
 def _driver(run: Run, storage: BaseStorage, on_told: Callable[[Candidate], None]) -> Driver:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from octnas.errors import RunDirectoryError
 from octnas.export.formats import check_installed
@@ -57,19 +58,24 @@ def run_stages(run: Run, stages: Sequence[str] = WHOLE_RUN) -> None:
             _run_stage(run, stage)
 
 
-def rewrite_report(run: Run) -> None:
-    """Write the report anew from what there is; the search must be finished.
+def rewrite_report(run: Run, *, tables: Sequence[Path] = (), png: bool = False) -> None:
+    """Write the report anew from what there is; there must be a search space.
+
+    Args:
+        run: finished or not.
+        tables: of layer times of other devices.
+        png: whether figures are also drawn as PNG files.
 
     Raises:
-        RunDirectoryError: it is not.
+        RunDirectoryError: there is none.
     """
-    if run.directory.finished("search") is None:
+    if run.directory.finished("space") is None:
         raise RunDirectoryError(
-            f"{run.directory.path}: the report builds on search, which is not finished; "
-            "run `octnas search` first, or `octnas run` for everything"
+            f"{run.directory.path}: the report builds on space, which is not finished; "
+            "run `octnas supernet` first, or `octnas run` for everything"
         )
     with _tracked(run):
-        report(run)
+        report(run, tables=tables, png=png)
     if run.directory.finished("retrain") is not None:
         run.directory.finish("report", run.fingerprint("report"))
 

@@ -1,6 +1,7 @@
 """Searched networks against their controls: what may be said, and how it is said."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,11 +80,16 @@ def compare(data: ReportData, budget: Budget, role: str) -> Comparison | None:
     )
     if searched is None or not controls:
         return None
-    first, second = _matrices(data, searched, controls)
-    found = difference(first, second, 1 - LEVEL / len(data.budgets))
-    if controls[0].network.architecture.id == searched.network.architecture.id:
-        found = Difference(found.points, None, None, Verdict.SAME)
-    return Comparison(role, controls, found)
+    return Comparison(role, controls, between(data, searched, controls))
+
+
+def between(data: ReportData, one: Retrained, others: tuple[Retrained, ...]) -> Difference:
+    """The difference of a network to another one, or to the mean of several."""
+    first, second = _matrices(data, one, others)
+    found = difference(first, second, 1 - LEVEL / max(1, len(data.budgets)))
+    if others[0].network.architecture.id == one.network.architecture.id:
+        return Difference(found.points, None, None, Verdict.SAME)
+    return found
 
 
 def _matrices(
@@ -209,22 +215,36 @@ def hypervolumes(data: ReportData) -> dict[str, tuple[float, float | None]]:
     In MACs, as shares of the vanilla network's, times points of top-1 error: up to all of vanilla's
     MACs and to the largest error of any training. The vanilla network counts in none.
     """
-    errors = [1 - value for one in data.retrained for value in one.values("val_top1")]
+    worst = max(
+        (1 - value for one in data.retrained for value in one.values("val_top1")), default=1
+    )
     found = {}
     for role in (SEARCHED, *BASELINES):
-        networks = [one for one in data.retrained if one.network.role == role]
-        seeds = min((len(one.runs) for one in networks), default=0)
-        areas = []
-        for seed in range(seeds):
-            points = [
-                Candidate("", {}, one.network.cost.macs, 1 - one.values("val_top1")[seed])
-                for one in networks
-            ]
-            area = Front.of(points).hypervolume((data.space.vanilla_macs, max(errors)))
-            areas.append(100 * area / data.space.vanilla_macs)
-        if areas:
+        if areas := areas_by_seed(data.retrained, role, data.space.vanilla_macs, worst):
             found[role] = mean_interval(areas)
     return found
+
+
+def areas_by_seed(
+    retrained: Sequence[Retrained], role: str, most_macs: int, worst: float
+) -> list[float]:
+    """For each seed the area that the networks of a role dominate, in points of top-1.
+
+    Args:
+        retrained: the networks.
+        role: of those that count.
+        most_macs: MACs up to which it goes; areas are shares of them.
+        worst: error (0 to 1) up to which it goes.
+    """
+    networks = [one for one in retrained if one.network.role == role]
+    areas = []
+    for seed in range(min((len(one.runs) for one in networks), default=0)):
+        points = [
+            Candidate("", {}, one.network.cost.macs, 1 - one.values("val_top1")[seed])
+            for one in networks
+        ]
+        areas.append(100 * Front.of(points).hypervolume((most_macs, worst)) / most_macs)
+    return areas
 
 
 def hypervolume_words(data: ReportData) -> str | None:

@@ -6,9 +6,37 @@ from dataclasses import dataclass, field
 from octnas.costs import Budget
 from octnas.front import Candidate, Front
 from octnas.ranking import Ranking
+from octnas.report.latencies import Latencies
 from octnas.results import Retrained
 from octnas.space import SearchSpace
 from octnas.verdict import Matrix
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How much a site decides, by the model of all scores that the search fits.
+
+    Attributes:
+        percent: by how much the supernet's loss grows where the site goes from its smallest α to
+            its largest, the others as they are in the evaluated candidates.
+        std: of that, by the model's posterior.
+    """
+
+    percent: float
+    std: float
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """What a stage took.
+
+    Attributes:
+        hours: of computing, interruptions left out; None where it was not recorded.
+        what: in words, such as ``"1 process of 2 threads"``.
+    """
+
+    hours: float | None
+    what: str
 
 
 @dataclass(frozen=True)
@@ -30,6 +58,20 @@ class ReportData:
         rankings: the ranking check by source of the scores; empty where there was none.
         supernet_history: per epoch: ``epoch``, ``train_loss``, ``lr``; may be empty.
         facts: shown as they are: data, seeds, device, versions, configuration file.
+        latencies: of the networks, by device; the first one is of the run's own table, if it has
+            one. Empty where nothing was measured.
+        effects: by site; empty where there are too few candidates to tell.
+        by_class: accuracy by class (0 to 1), mean over seeds, by architecture id; shape
+            ``(classes,)``.
+        class_names: of those classes.
+        initialisation: of the retrained networks, in words.
+        digest: of the images.
+        skipped: images and folders that could not be used.
+        recipe: digest of what else decides accuracy: the recipe and what it is trained on.
+        times: of the stages that have begun, by name.
+        unfinished: stages of a run that is still going on, with how far they are.
+        links: to what shows more: commands or addresses by name.
+        run: the run directory, as a shell's command names it.
     """
 
     name: str
@@ -44,6 +86,18 @@ class ReportData:
     facts: Mapping[str, str]
     correct: Mapping[str, Matrix] = field(default_factory=dict)
     val_looks: int = 0
+    latencies: tuple[Latencies, ...] = ()
+    effects: Mapping[str, Effect] = field(default_factory=dict)
+    by_class: Mapping[str, Matrix] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+    initialisation: str = ""
+    digest: str = ""
+    skipped: int = 0
+    recipe: str = ""
+    times: Mapping[str, StageTime] = field(default_factory=dict)
+    unfinished: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
+    run: str = "RUN"
 
     def share(self, macs: int) -> float:
         """MACs as a share of the vanilla network's."""

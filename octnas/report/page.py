@@ -1,7 +1,7 @@
 """The report: one HTML file that needs nothing else, neither files nor network."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -11,17 +11,25 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from octnas.ranking import Ranking
-from octnas.report.compare import METHOD, headline, hypervolume_words
-from octnas.report.data import ReportData
-from octnas.report.figures import (
-    alpha_figure,
-    alpha_rows,
-    front_figure,
-    retrained_figure,
-    training_figure,
+from octnas.report.captions import (
+    EFFECT_CAPTION,
+    FRONT_CAPTION,
+    HYPERVOLUME_CAPTION,
+    NETWORKS_CAPTION,
+    PICK_CAPTION,
+    RETRAINED_CAPTION,
+    TIMES_CAPTION,
+    TRAINING_CAPTION,
 )
+from octnas.report.compare import METHOD, headline, hypervolume_words
+from octnas.report.curves import hypervolume_figure, training_figure
+from octnas.report.data import ReportData
+from octnas.report.distrust import distrust
+from octnas.report.document import page_document, to_script
+from octnas.report.figures import front_figure, retrained_figure
 from octnas.report.formats import plural
-from octnas.report.html_tables import alpha_table, ranking_table, retrained_table
+from octnas.report.html_tables import ranking_table, times_table
+from octnas.report.networks_table import retrained_table
 from octnas.report.ranking import METHOD as RANKING_METHOD
 from octnas.report.ranking import ranking_basis
 from octnas.report.ranking_figure import RANKING_CAPTION, ranking_figure
@@ -29,72 +37,80 @@ from octnas.report.words import Story, searched_what, story
 from octnas.run_directory import write_text
 from octnas.verdict import Verdict
 
-PIXELS_PER_SITE = 28  # α of one site has to stay legible; a wider figure scrolls
-PIXELS_PER_ROW = 46
-ALPHA_MARGIN = 160  # pixels for the names of the sites, upright where they are wide
 CSS_CLASSES = {Verdict.BETTER: "better", Verdict.WORSE: "worse"}
-
-FRONT_CAPTION = (
-    "Each point is one architecture, scored with the supernet’s weights. The stepped line is the "
-    "front: at these MACs, nothing scored was better. Rings mark what was chosen for the budgets "
-    "(dashed). Supernet scores rank; they are not the accuracy of a network trained on its own."
-)
-RETRAINED_CAPTION = (
-    "Mean over seeds; bars are one standard deviation. MACs are not time: measure the latency "
-    "before choosing."
-)
-ALPHA_CAPTION = (
-    "Share of channels at half resolution by site, first layers left, after rounding to whole "
-    "channels. Hovering or tapping shows how many."
-)
-TRAINING_CAPTION = (
-    "Mean over seeds. The supernet’s loss is over whatever subnets each step drew, so only its "
-    "course compares with the others."
-)
+SCRIPTS = ("plots.js", "sites.js", "table.js", "pick.js")
 
 
-def write_page(data: ReportData, path: Path) -> None:
-    """Write the report as one HTML file, whole or not at all."""
-    write_text(path, page(data))
+def write_page(data: ReportData, path: Path, again: int = 0) -> None:
+    """Write the report as one HTML file, whole or not at all; see `page`."""
+    write_text(path, page(data, again))
 
 
-def page(data: ReportData) -> str:
-    """The report as HTML."""
-    parts = (_top(data), _figures(data), _tables(data), _ranking(data.rankings), _facts(data))
-    return _page(data.name, (line for part in parts for line in part))
+def page(data: ReportData, again: int = 0) -> str:
+    """The report as HTML.
+
+    Args:
+        data: what it shows.
+        again: seconds after which the page reads its own file again, for a run that is still going
+            on; 0 for never.
+    """
+    parts = (
+        _top(data),
+        _pick(data),
+        _front(data),
+        _networks(data),
+        _search(data),
+        _ranking(data.rankings),
+        _training(data),
+        _facts(data),
+    )
+    return page_of(data.name, (line for part in parts for line in part), again)
 
 
 def write_ranking_page(name: str, rankings: Mapping[str, Ranking], path: Path) -> None:
     """Write the ranking check of an experiment as one HTML file of its own."""
     heading = f"<h1>{escape(name)}</h1>"
-    write_text(path, _page(f"{name}, ranking", [heading, *_ranking(rankings)]))
+    write_text(path, page_of(f"{name}, ranking", [heading, *_ranking(rankings)]))
 
 
-def _page(title: str, body: Iterable[str]) -> str:
+def page_of(title: str, body: Iterable[str], again: int = 0) -> str:
+    """A page of the report's looks, with its scripts."""
+    refresh = f'<meta http-equiv="refresh" content="{again}">\n'
     return Template(_asset("page.html")).substitute(
         title=escape(f"{title} – octnas"),
+        again=refresh if again else "",
         style=_asset("style.css"),
         body="\n".join(body),
         plotly=get_plotlyjs(),
+        script="\n".join(_asset(name) for name in SCRIPTS),
     )
 
 
 def _top(data: ReportData) -> Iterable[str]:
     yield f"<h1>{escape(data.name)}</h1>"
+    if data.unfinished:
+        stages = "; ".join(f"{stage} {how}" for stage, how in data.unfinished.items())
+        yield paragraph(f"Still going on: {stages}.", "going")
     for sentence in headline(data):
-        yield _paragraph(sentence, "headline")
-    yield _paragraph(searched_what(data))
+        yield paragraph(sentence, "headline")
+    yield paragraph(searched_what(data))
     yield '<div class="budgets">'
     yield from (_card(story(data, budget)) for budget in data.budgets)
     yield "</div>"
+    if weak := distrust(data):
+        items = "".join(f"<li>{_prose(sentence)}</li>" for sentence in weak)
+        yield f'<section id="distrust"><h2>What to distrust</h2><ul>{items}</ul></section>'
     if data.retrained:
         if (areas := hypervolume_words(data)) is not None:
-            yield _paragraph(areas)
-        yield _paragraph(METHOD, "quiet")
+            yield paragraph(areas)
+        yield paragraph(METHOD, "quiet")
         looks = f"The val images were looked at {plural(data.val_looks, 'time')}"
-        yield _paragraph(f"{looks}: once for each training and size of images.", "quiet")
+        yield paragraph(f"{looks}: once for each training and size of images.", "quiet")
     for sentence in missing(data):
-        yield _paragraph(sentence, "missing")
+        yield paragraph(sentence, "missing")
+    # What the scripts choose from.
+    document = to_script(page_document(data))
+    yield f'<script type="application/json" id="model">{document}</script>'
 
 
 def missing(data: ReportData) -> list[str]:
@@ -108,6 +124,25 @@ def missing(data: ReportData) -> list[str]:
     return [sentence for sentence, holds in absent.items() if holds]
 
 
+def _pick(data: ReportData) -> Iterable[str]:
+    if not data.retrained:
+        return
+    off = "" if data.latencies else " disabled"
+    none = "" if data.latencies else "<option>none was measured</option>"
+    selects = "".join(
+        f'<label>{label} <select name="{name}"{off}>{none}</select></label>'
+        for name, label in (("device", "Device"), ("precision", "Precision"), ("batch", "Batch"))
+    )
+    yield "<h2>Pick a network</h2>"
+    yield paragraph(PICK_CAPTION, "quiet")
+    yield (
+        f'<form id="pick" class="tools">{selects}<label>Limit on <select name="cost">'
+        f'<option value="macs">MACs</option><option value="latency"{off}>latency</option></select>'
+        '</label><label>at most <input name="limit" type="number" min="0" step="any"> '
+        '<span id="unit"></span></label></form><div id="answer" aria-live="polite"></div>'
+    )
+
+
 def _card(found: Story) -> str:
     judged = "".join(
         f'<li class="{CSS_CLASSES.get(verdict, "open")}">'
@@ -117,72 +152,97 @@ def _card(found: Story) -> str:
     return "\n".join(
         [
             f'<section class="budget"><h3>{escape(found.title)}</h3>',
-            _paragraph(found.bound, "quiet"),
-            *map(_paragraph, found.found),
+            paragraph(found.bound, "quiet"),
+            *map(paragraph, found.found),
             f"<ul>{judged}</ul>" if judged else "",
-            *(_paragraph(sentence, "quiet") for sentence in found.outlook),
+            *(paragraph(sentence, "quiet") for sentence in found.outlook),
             "</section>",
         ]
     )
 
 
-def _figures(data: ReportData) -> Iterable[str]:
-    yield from _figure("front", "Candidates and front", front_figure(data), FRONT_CAPTION)
+def _front(data: ReportData) -> Iterable[str]:
+    retrained, front = retrained_figure(data), front_figure(data)
+    if retrained is None and front is None:
+        return
+    yield '<h2>The front</h2><div class="tools"><label>Over <select id="axis"></select></label>'
+    yield "</div>"
     heading = "Retrained networks"
-    yield from _figure("retrained", heading, retrained_figure(data), RETRAINED_CAPTION)
-    size = f"height: {ALPHA_MARGIN + PIXELS_PER_ROW * len(alpha_rows(data))}px; "
-    size += f"min-width: {110 + PIXELS_PER_SITE * len(data.space.sites)}px"
-    yield from _figure("alpha", "α by site", alpha_figure(data), ALPHA_CAPTION, size)
-    yield from _figure("training", "Training", training_figure(data), TRAINING_CAPTION)
+    yield from figure_html("retrained", heading, retrained, RETRAINED_CAPTION, "h3")
+    yield from figure_html("front", "Candidates of the search", front, FRONT_CAPTION, "h3")
+    yield '<h2>Selected networks</h2><div id="selected"></div>'
+    yield paragraph(EFFECT_CAPTION, "quiet")
 
 
-def _figure(
-    key: str, heading: str, figure: go.Figure | None, caption: str, size: str = ""
+def _networks(data: ReportData) -> Iterable[str]:
+    if data.retrained:
+        yield f"<h2>Networks</h2>{retrained_table(data)}{paragraph(NETWORKS_CAPTION, 'quiet')}"
+
+
+def _search(data: ReportData) -> Iterable[str]:
+    heading = "Hypervolume against evaluations"
+    yield from figure_html("hypervolume", heading, hypervolume_figure(data), HYPERVOLUME_CAPTION)
+
+
+def _training(data: ReportData) -> Iterable[str]:
+    yield from figure_html("training", "Training", training_figure(data), TRAINING_CAPTION)
+    if data.times:
+        yield f"<h2>Hours of computing</h2>{times_table(data.times)}"
+        yield paragraph(TIMES_CAPTION, "quiet")
+
+
+def figure_html(
+    key: str, heading: str, figure: go.Figure | None, caption: str, level: str = "h2"
 ) -> Iterable[str]:
+    """A figure with its heading and caption, which the page's script draws; nothing for none."""
     if figure is None:
         return
-    yield f'<h2>{escape(heading)}</h2><figure><div class="scroll" tabindex="0">'
-    yield f'<div class="plot" id="{key}" style="{size}"></div></div>'
+    yield f"<{level}>{escape(heading)}</{level}><figure>"
+    yield f'<div class="plot" id="{key}"></div>'
     yield f"<figcaption>{escape(caption)}</figcaption></figure>"
     # plotly escapes "<" and "/" in its JSON, so that no text can end the script element.
     yield f'<script type="application/json" id="{key}-data">{figure.to_json()}</script>'
 
 
-def _tables(data: ReportData) -> Iterable[str]:
-    if data.retrained:
-        yield f"<h2>Results of retraining</h2>{retrained_table(data)}"
-    if data.chosen:
-        yield f"<h2>α of the chosen architectures</h2>{alpha_table(data)}"
-
-
 def _ranking(rankings: Mapping[str, Ranking]) -> Iterable[str]:
     if not rankings:
         return
-    yield from _figure(
+    yield from figure_html(
         "ranking", "Does the supernet rank?", ranking_figure(rankings), RANKING_CAPTION
     )
     for source, ranking in rankings.items():
-        yield _paragraph(f"Scores of {source}: {ranking_basis(ranking)}")
+        yield paragraph(f"Scores of {source}: {ranking_basis(ranking)}")
     yield ranking_table(rankings)
-    yield _paragraph(RANKING_METHOD, "quiet")
+    yield paragraph(RANKING_METHOD, "quiet")
 
 
-def _facts(data: ReportData) -> Sequence[str]:
-    if not data.facts:
-        return []
-    pairs = (f"<dt>{escape(name)}</dt><dd>{escape(fact)}</dd>" for name, fact in data.facts.items())
-    return ["<h2>Facts</h2><dl>", *pairs, "</dl>"]
+def _facts(data: ReportData) -> Iterable[str]:
+    if data.links:
+        links = (f"<dt>{escape(name)}</dt><dd>{_link(to)}</dd>" for name, to in data.links.items())
+        yield f"<h2>More of this run</h2><dl>{''.join(links)}</dl>"
+    if data.facts:
+        pairs = (f"<dt>{escape(n)}</dt><dd>{escape(fact)}</dd>" for n, fact in data.facts.items())
+        yield f"<h2>Facts</h2><dl>{''.join(pairs)}</dl>"
 
 
-def _paragraph(text: str, style: str = "") -> str:
+def _link(to: str) -> str:
+    """An address as a link, a command as one."""
+    if re.match(r"https?://", to):
+        return f'<a href="{escape(to)}" rel="noreferrer">{escape(to)}</a>'
+    return f'<code class="command">{escape(to)}</code>'
+
+
+def paragraph(text: str, style: str = "") -> str:
+    """Text as an HTML paragraph."""
     opening = f'<p class="{style}">' if style else "<p>"
     return f"{opening}{_prose(text)}</p>"
 
 
 def _prose(text: str) -> str:
-    """Escaped text in which no line ends between a number and its unit."""
-    return escape(re.sub(r"(?<=\d) (?=[%±GMk])|(?<=±) ", "\N{NO-BREAK SPACE}", text))
+    """Escaped text in which no line ends between a number and its unit; commands in backticks."""
+    text = escape(re.sub(r"(?<=\d) (?=[%±GMk])|(?<=±) ", "\N{NO-BREAK SPACE}", text))
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", text)
 
 
 def _asset(name: str) -> str:
-    return files("octnas.report").joinpath(name).read_text(encoding="utf-8")
+    return files("octnas.report").joinpath("assets", name).read_text(encoding="utf-8")

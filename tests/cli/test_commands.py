@@ -229,3 +229,23 @@ def test_a_left_out_password_must_be_given_again(
         assert result.code == code
     assert "tracking.uri: found 'http://me:***@127.0.0.1:9'" in result.err
     assert "MLFLOW_TRACKING_URI" in result.err
+
+
+def test_reports_of_a_run_and_of_several(octnas: Octnas, finished: Path, tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        shutil.copytree(finished, tmp_path / name)
+    one, other = (str(tmp_path / name / "runs" / "tiny") for name in ("one", "other"))
+    assert "the run is finished" in octnas("report", one, "--watch").out
+    timed = octnas("latency", "networks", one, "--repeats", "4", "--name", "desk")
+    assert timed.code == 0
+    assert "desk-eager-float32-1.json" in timed.out
+    assert octnas("report", one).code == 0
+    assert "desk, eager" in (Path(one) / "report" / "index.html").read_text()
+    page = tmp_path / "page.html"
+    compared = octnas("compare", one, other, "--out", str(page))
+    assert compared.code == 0
+    assert "settings that differ: none" in compared.out
+    assert page.exists()
+    assert octnas("compare", one).err.startswith("octnas: octnas compare: give two or more")
+    table = octnas("report", one, "--latency", str(tmp_path / "none.json"))
+    assert (table.code, len(table.err.splitlines())) == (2, 1)

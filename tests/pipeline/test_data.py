@@ -8,9 +8,9 @@ from mlflow import MlflowClient
 
 from octnas.data.image_list import read_images
 from octnas.errors import ConfigError, DataError
+from octnas.pipeline.facts import facts
 from octnas.pipeline.opening import Run, open_run
 from octnas.pipeline.records import begin_tracking
-from octnas.pipeline.report import facts
 from octnas.pipeline.stages import run_stages
 from octnas.progress import Quiet
 from tests.data.trees import make_tree

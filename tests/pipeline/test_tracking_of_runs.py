@@ -79,9 +79,10 @@ def test_artifacts(finished: Path, runs: dict[str, MlflowRun]) -> None:
     assert {"config.yaml", "run.json", "space.json", "report"} <= artifacts(finished, runs["tiny"])
     assert "report/index.html" in artifacts(finished, runs["tiny"], "report")
     figures = artifacts(finished, runs["tiny"], "report/figures")
-    assert figures == {
-        f"report/figures/{name}.json" for name in ("front", "retrained", "alpha", "training")
-    }
+    names = ("front", "retrained", "alpha", "hypervolume", "training")
+    assert figures == {f"report/figures/{name}.json" for name in names}
+    files = {"front.csv", "front.json", "networks.csv", "report.md"}
+    assert {f"report/{name}" for name in files} <= artifacts(finished, runs["tiny"], "report")
     front = plotly.io.read_json(finished / "runs/tiny/report/figures/front.json")
     assert len(front.data) > 1
     assert {"candidates.json", "chosen.json"} <= artifacts(finished, runs["search"])

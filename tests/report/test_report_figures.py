@@ -4,16 +4,13 @@ from statistics import stdev
 
 import pytest
 
-from octnas.costs import Budget
+from octnas.costs import Bound, Budget
 from octnas.front import Front
+from octnas.report.alpha_figure import alpha_figure, alpha_rows
+from octnas.report.curves import hypervolume_figure, hypervolumes_so_far, training_figure
 from octnas.report.data import ReportData
-from octnas.report.figures import (
-    alpha_figure,
-    alpha_rows,
-    front_figure,
-    retrained_figure,
-    training_figure,
-)
+from octnas.report.figures import front_figure, retrained_figure
+from octnas.report.latencies import Latencies, Timing
 
 Make = Callable[..., ReportData]
 
@@ -77,6 +74,46 @@ def test_training_figure_averages_over_seeds(full: ReportData) -> None:
     assert losses["searched, half"] == [2.0 / 1 + (0 + 1 + 2) / 3, 2.0 / 2 + (0 + 1 + 2) / 3]
 
 
+def test_the_front_can_be_drawn_over_what_is_known(full: ReportData) -> None:
+    one = full.retrained[0].network
+    known = Latencies(
+        "phone & co", "eager", "float32", 1, 1, {one.architecture.id: Timing(0.002, 0.003)}
+    )
+    figure = retrained_figure(replace(full, latencies=(known,)))
+    assert figure is not None
+    axes = figure.layout.meta["axes"]
+    assert list(axes) == ["macs", "activation", "latency0"]
+    assert [list(trace.x) for trace in figure.data] == axes["macs"]["x"]
+    assert axes["activation"]["x"][0] == [one.cost.activation_bytes]
+    assert axes["latency0"]["x"] == [[2.0], [None], [None], [None]]
+    assert "phone &amp; co" in axes["latency0"]["title"]
+    # A budget on MACs is no line over anything else.
+    assert len(axes["macs"]["annotations"]) == len(full.budgets)
+    assert axes["activation"]["shapes"] == []
+    assert figure.data[0].customdata[0] == one.architecture.id
+
+
+def test_a_budget_on_memory_is_a_line_over_memory(full: ReportData) -> None:
+    bound = Budget("small", 10**6, bound=Bound("activation", 5000, 1000))
+    figure = front_figure(replace(full, budgets=(bound,)))
+    assert figure is not None
+    shapes = figure.layout.meta["axes"]["activation"]["shapes"]
+    assert {shape["x0"] for shape in shapes} == {5000, 1000}
+
+
+def test_the_hypervolume_is_that_of_the_front_so_far(full: ReportData) -> None:
+    areas = hypervolumes_so_far(full, full.candidates)
+    worst = max(one.loss for one in full.candidates)
+    reference = (float(full.budgets[0].max_macs), worst)
+    for count, area in enumerate(areas, start=1):
+        assert area == Front.of(full.candidates[:count]).hypervolume(reference)
+    assert areas == sorted(areas)
+    assert areas[-1] > 0
+    figure = hypervolume_figure(full)
+    assert figure is not None
+    assert figure.data[0].y[-1] == 1
+
+
 def test_nothing_to_draw_is_no_figure(make_data: Make) -> None:
     bare = replace(
         make_data(), candidates=(), front=Front(()), chosen={}, supernet_history=(), budgets=()
@@ -85,3 +122,4 @@ def test_nothing_to_draw_is_no_figure(make_data: Make) -> None:
     assert retrained_figure(bare) is None
     assert alpha_figure(bare) is None
     assert training_figure(bare) is None
+    assert hypervolume_figure(bare) is None

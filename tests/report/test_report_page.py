@@ -75,7 +75,7 @@ def test_all_elements_are_closed_and_all_figures_there(html: str) -> None:
     parsed = Page(html)
     assert parsed.open == []
     plots = [attrs["id"] for _, attrs in parsed.elements if attrs.get("class") == "plot"]
-    assert plots == ["front", "retrained", "alpha", "training"]
+    assert plots == ["retrained", "front", "hypervolume", "training"]
     assert len(parsed.figures()) == len(plots)
 
 
@@ -119,7 +119,7 @@ def test_dollar_signs_are_not_placeholders(make_data: Make) -> None:
 def test_report_before_retraining(make_data: Make) -> None:
     parsed = Page(page(make_data()))
     plots = [attrs["id"] for _, attrs in parsed.elements if attrs.get("class") == "plot"]
-    assert plots == ["front", "alpha", "training"]
+    assert plots == ["front", "hypervolume", "training"]
     text = parsed.text("p")
     assert "Not retrained yet" in text
     assert "No network has been retrained yet" in text

@@ -81,7 +81,7 @@ def test_section_of_the_page(full: ReportData, rankings: Mapping[str, Ranking]) 
     parsed = Page(page(replace(full, rankings=rankings)))
     assert parsed.open == []
     plots = [attrs["id"] for _, attrs in parsed.elements if attrs.get("class") == "plot"]
-    assert plots == ["front", "retrained", "alpha", "training", "ranking"]
+    assert plots == ["retrained", "front", "hypervolume", "ranking", "training"]
     assert len(parsed.figures()) == len(plots)
     assert "Does the supernet rank?" in parsed.text("h2")
     paragraphs = parsed.text("p")

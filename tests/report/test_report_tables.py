@@ -1,19 +1,24 @@
 import csv
 from collections.abc import Callable
+from dataclasses import replace
+from math import sqrt
 from pathlib import Path
 from statistics import stdev
 
+import numpy as np
 import pytest
+from scipy.stats import t
 
 from octnas.report.data import ReportData
-from octnas.report.html_tables import alpha_table, retrained_table
+from octnas.report.latencies import Latencies, Timing
+from octnas.report.networks_table import retrained_table
 from octnas.report.tables import COLUMNS, retrained_rows, write_csv
 from octnas.results import Retrained
 from octnas.space import SearchSpace
 
 
 def test_a_row_holds_the_numbers_of_its_network(full: ReportData, space: SearchSpace) -> None:
-    searched, *_ = retrained_rows(full.retrained, space.vanilla_macs)
+    searched, *_ = retrained_rows(full)
     stem, body, head = 3 * 16 * 9 * 64, 16 * 32 * 9 * 64, 32 * 64 * 16
     assert space.vanilla_macs == stem + body + head + 640
     # α = 0 to .5: body costs q + (1 - q)(1 - .5) of its vanilla MACs, with q = 1/4.
@@ -31,7 +36,7 @@ def test_a_row_holds_the_numbers_of_its_network(full: ReportData, space: SearchS
 
 
 def test_differences_are_to_the_uniform_network_of_the_budget(full: ReportData) -> None:
-    rows = {row.role: row for row in retrained_rows(full.retrained, full.space.vanilla_macs)}
+    rows = {row.role: row for row in retrained_rows(full)}
     assert rows["searched"].difference_to_uniform_points == pytest.approx(100 * (0.82 - 0.72))
     assert rows["growing"].difference_to_uniform_points == pytest.approx(100 * (0.81 - 0.72))
     assert rows["uniform"].difference_to_uniform_points is None
@@ -39,18 +44,18 @@ def test_differences_are_to_the_uniform_network_of_the_budget(full: ReportData) 
 
 
 def test_no_difference_to_another_budgets_uniform(
-    make_retrained: Callable[..., Retrained], space: SearchSpace
+    make_retrained: Callable[..., Retrained], full: ReportData
 ) -> None:
     retrained = (
         make_retrained("searched", (0.8, 0.9), "one"),
         make_retrained("uniform", (0.7, 0.8), "other"),
     )
-    rows = retrained_rows(retrained, space.vanilla_macs)
+    rows = retrained_rows(replace(full, retrained=retrained))
     assert [row.difference_to_uniform_points for row in rows] == [None, None]
 
 
 def test_csv_round_trip(full: ReportData, tmp_path: Path) -> None:
-    rows = retrained_rows(full.retrained, full.space.vanilla_macs)
+    rows = retrained_rows(full)
     write_csv(rows, tmp_path / "retrained.csv")
     with (tmp_path / "retrained.csv").open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
@@ -69,7 +74,7 @@ def test_one_seed_has_no_standard_deviation(
     make_data: Callable[..., ReportData], tmp_path: Path
 ) -> None:
     data = make_data(budget="a, b", searched=(0.8,))
-    write_csv(retrained_rows(data.retrained, data.space.vanilla_macs), tmp_path / "one.csv")
+    write_csv(retrained_rows(data), tmp_path / "one.csv")
     with (tmp_path / "one.csv").open(encoding="utf-8", newline="") as file:
         (line,) = csv.DictReader(file)
     assert line["budget"] == "a, b"
@@ -85,5 +90,50 @@ def test_html_tables_show_what_people_read(full: ReportData) -> None:
     retrained = retrained_table(full)
     assert "82.0 ± 2.0" in retrained
     assert "+10.00" in retrained
-    assert retrained.count("<tr>") == 1 + len(full.retrained)
-    assert "0.5 (16 low)" in alpha_table(full)
+    assert retrained.count("<tr") == 1 + len(full.retrained)
+    # Median, 95th percentile, top-5, other sizes; and once above the table.
+    assert retrained.count("not measured") == 1 + 4 * len(full.retrained)
+
+
+def test_what_was_measured_stands_in_the_row(full: ReportData) -> None:
+    searched, vanilla = full.retrained[0], full.retrained[-1]
+    identity = searched.network.architecture.id
+    runs = tuple(
+        replace(run, metrics={**run.metrics, "val_top5": 0.9, "val_top1@24": 0.5 + run.seed / 100})
+        for run in searched.runs
+    )
+    clock = Latencies("phone", "eager", "float32", 8, 1, {identity: Timing(0.002, 0.0025)})
+    data = replace(
+        full,
+        retrained=(replace(searched, runs=runs), *full.retrained[1:]),
+        latencies=(clock,),
+        by_class={
+            identity: np.array([0.5, 0.9, 0.7]),
+            vanilla.network.architecture.id: np.array([0.9, 0.8, 0.75]),
+        },
+        class_names=("cat", "dog", "owl"),
+        digest="d1",
+        initialisation="from scratch",
+    )
+    row, uniform, *_ = retrained_rows(data)
+    assert row.val_top5_mean_percent == pytest.approx(90)
+    assert row.val_top1_by_size_percent == "24: 51.0"
+    assert row.latency_device == "phone, eager, float32, batch 8"
+    assert (row.latency_median_ms, row.latency_p95_ms) == (2.0, 2.5)
+    # In the order of the loss, and none that gained.
+    assert row.classes_lost == "cat -40.0; owl -5.0"
+    assert (row.data_digest, row.seed_list, row.initialisation) == ("d1", "0 1 2", "from scratch")
+    # The interval of three seeds each with the same spread.
+    expected = 100 * t.ppf(0.975, 4) * sqrt(2 * 0.02**2 / 3)
+    assert row.difference_half_width_points == pytest.approx(expected)
+    assert uniform.latency_median_ms is None
+    assert uniform.val_top5_mean_percent is None
+
+
+def test_a_prediction_is_no_measurement(full: ReportData) -> None:
+    identity = full.retrained[0].network.architecture.id
+    clock = Latencies("phone", "eager", "float32", 1, 1, predicted={identity: 0.004})
+    data = replace(full, latencies=(clock,))
+    row = retrained_rows(data)[0]
+    assert (row.latency_median_ms, row.latency_predicted_ms) == (None, 4.0)
+    assert "4.000 predicted" in retrained_table(data)

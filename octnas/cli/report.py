@@ -1,0 +1,96 @@
+"""``octnas report`` and ``octnas compare``: what runs have found, as pages and files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from octnas.cli.run import Experiment, Overrides, RunDir, open_for
+
+_SECONDS = 30
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (report, compare):
+        app.command()(command)
+
+
+def report(
+    experiment: Experiment = None,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    latency: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A table of `octnas latency` of another device; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    png: Annotated[
+        bool, typer.Option("--png", help="Draw the figures as PNG files, too, for report.md.")
+    ] = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Write the page again and again while the run goes on elsewhere."
+        ),
+    ] = False,
+    seconds: Annotated[int, typer.Option(min=1, help="Of --watch: between two pages.")] = _SECONDS,
+) -> None:
+    """Write the report anew, from as much as there is."""
+    tables = tuple(latency or ())
+    if watch:
+        _watch(experiment, overrides, run_dir, tables, seconds)
+        return
+    from octnas.pipeline.stages import rewrite_report
+
+    opened = open_for(experiment, overrides, run_dir, None, ("report",))
+    rewrite_report(opened, tables=tables, png=png)
+
+
+def _watch(
+    experiment: Path | None,
+    overrides: list[str] | None,
+    run_dir: Path | None,
+    tables: tuple[Path, ...],
+    seconds: int,
+) -> None:
+    """Go on until the run is finished or the user has seen enough."""
+    import time
+
+    from octnas.pipeline.watch import where, write_if_ready
+
+    path, said = where(experiment, overrides or (), run_dir), ""
+    try:
+        while True:
+            state, finished = write_if_ready(path, overrides or (), tables, seconds)
+            if state != said:
+                typer.echo(state)
+                said = state
+            if finished:
+                return
+            time.sleep(seconds)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("comparison.html"),
+) -> None:
+    """Lay the fronts of several runs over each other, and say which of them may be ranked."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from octnas.pipeline.compare import compare_runs
+
+    rows, differing = compare_runs(runs, out)
+    console = Console(highlight=False)
+    console.width = max(console.width, 120)
+    table = Table("run", "group", "hypervolume", "rank", "data", "recipe", "retrained")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table, markup=False)
+    typer.echo(f"settings that differ: {', '.join(differing) or 'none'}")
+    typer.echo(str(out))

@@ -1,0 +1,47 @@
+"""Several finished runs, or what there is of them, beside each other."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from octnas.errors import RunDirectoryError
+from octnas.pipeline.looking import look_at_run
+from octnas.pipeline.opening import CONFIG_FILE
+from octnas.pipeline.report import gather
+from octnas.report.runs import ComparedRun, differing, flat
+from octnas.report.runs_page import rank_rows, write_runs_page
+
+
+def compare_runs(
+    paths: Sequence[Path], out: Path
+) -> tuple[list[tuple[str, ...]], dict[str, list[str]]]:
+    """Write the page; the rows of its first table, and the settings that differ.
+
+    Args:
+        paths: run directories, two or more.
+        out: the page.
+
+    Raises:
+        RunDirectoryError: fewer than two, the same one twice, or one that has no search space yet.
+    """
+    if len({path.resolve() for path in paths}) < max(2, len(paths)):
+        raise RunDirectoryError("octnas compare: give two or more different run directories")
+    runs = [_read(path, label) for path, label in zip(paths, _labels(paths), strict=True)]
+    write_runs_page(runs, out)
+    return rank_rows(runs), differing(runs)
+
+
+def _read(path: Path, label: str) -> ComparedRun:
+    run = look_at_run(path)
+    if run.directory.finished("space") is None:
+        raise RunDirectoryError(f"{path}: has no search space yet, so there is nothing to compare")
+    # The file leaves passwords out.
+    settings = flat(yaml.safe_load((path / CONFIG_FILE).read_text(encoding="utf-8")))
+    return ComparedRun(label, gather(run), settings)
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """The names of the folders; whole paths where names are the same."""
+    names = [path.resolve().name for path in paths]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]

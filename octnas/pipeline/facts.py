@@ -1,0 +1,104 @@
+"""What a report says of a run besides its results: data, settings, versions, hours, links."""
+
+from collections.abc import Sequence
+from shlex import quote
+
+from octnas.data.image_list import read_summary
+from octnas.pipeline.opening import RUN_FILE, SCHEMA, Run
+from octnas.pipeline.rank import read_rankings
+from octnas.pipeline.search import JOURNAL_FILE
+from octnas.pipeline.search import read_seconds as search_seconds
+from octnas.pipeline.supernet import read_seconds as supernet_seconds
+from octnas.report.data import StageTime
+from octnas.report.formats import plural
+from octnas.results import Retrained
+from octnas.run_directory import digest, read_document, reading
+from octnas.settings import flatten
+
+_HOUR = 3600.0
+
+
+def facts(run: Run) -> dict[str, str]:
+    """What the report shows as it is: data, settings, versions."""
+    path = run.directory.path / RUN_FILE
+    with reading(path):
+        runs = read_document(path, SCHEMA, "runs")["runs"]
+        first, last = runs[0], runs[-1]
+        overrides = dict.fromkeys(override for record in runs for override in record["overrides"])
+    config, images = run.config, read_summary(run.data.folder)
+    return {
+        "Data": f"{config.data.source}, digest {images['digest']}",
+        "Images": ", ".join(f"{n:,} {part}" for part, n in images["counts"].items() if n),
+        "Skipped images and folders": str(len(images["problems"])),
+        "Seed of supernet and search": str(config.seed),
+        "Seeds of retraining": ", ".join(map(str, config.retrain.seeds)),
+        "Supernet": f"{config.supernet.recipe.epochs} epochs, {config.supernet.sampling}",
+        "Search": f"{config.search.sampler}, {config.search.trials} trials",
+        "Retraining": f"{config.retrain.recipe.epochs} epochs from scratch",
+        "Device": config.device,
+        "Begun": first["time"],
+        "Overrides": ", ".join(overrides) or "none",
+        "Versions": ", ".join(f"{name} {found}" for name, found in last["versions"].items()),
+        "Python": f"{last['python']} on {last['platform']}",
+    }
+
+
+def recipe_digest(run: Run) -> str:
+    """A digest of what decides accuracy besides architecture, images and seeds.
+
+    Two runs of the same one, on the same images, may be ranked: recipe and augmentation of
+    retraining, and the size of the images.
+    """
+    settings = flatten(run.config.retrain.recipe, "recipe")
+    # How often a checkpoint is written changes nothing.
+    settings.pop("recipe.checkpoint_seconds", None)
+    augment = run.config.retrain.augment or getattr(run.config.data, "augment", None)
+    settings |= flatten(augment, "augment") if augment is not None else {}
+    settings["padding"] = getattr(run.config.data, "padding", None)
+    settings["input_size"] = list(run.space.input_size)
+    return digest(settings)
+
+
+def stage_times(run: Run, retrained: Sequence[Retrained]) -> dict[str, StageTime]:
+    """What the stages took, by name; None where a stage has begun and nothing is recorded."""
+    config, found = run.config, dict[str, StageTime]()
+    if run.directory.finished("supernet") is not None:
+        workers = config.supernet.workers
+        hours = workers * supernet_seconds(run) / _HOUR
+        found["supernet"] = StageTime(hours, _processes(workers, config.supernet.threads))
+    if run.directory.stage("search").exists():
+        workers = config.search.workers if config.search.executor == "ray" else 1
+        seconds = workers * search_seconds(run)
+        what = _processes(workers, config.search.threads)
+        found["search"] = StageTime(seconds / _HOUR if seconds else None, what)
+    if retrained:
+        # A network in two roles was trained once.
+        runs = {one.network.architecture.id: one.runs for one in retrained}
+        seconds = sum(result.metrics["seconds"] for several in runs.values() for result in several)
+        trainings = sum(map(len, runs.values()))
+        ranks = config.retrain.ranks
+        what = f"{plural(trainings, 'training')}, {_processes(ranks, config.retrain.threads)} each"
+        found["retrain"] = StageTime(ranks * seconds / _HOUR, what)
+    if run.directory.finished("rank") is not None:
+        ranking = next(iter(read_rankings(run).values()))
+        what = "ground truth of the ranking check"
+        found["truth"] = StageTime(ranking.seconds["truth"] / _HOUR, what)
+    return found
+
+
+def _processes(count: int, threads: int) -> str:
+    of = f"{threads}" if threads else "all"
+    return (
+        f"{count} process{'es' if count > 1 else ''} of {of} CPU thread{'' if of == '1' else 's'}"
+    )
+
+
+def links(run: Run) -> dict[str, str]:
+    """What shows more of the run: a command or an address by name."""
+    found = {}
+    if command := run.tracker.view_command():
+        found["MLflow"] = command
+    journal = run.directory.stage("search") / JOURNAL_FILE
+    if journal.exists():
+        found["Optuna’s dashboard"] = f"optuna-dashboard {quote(str(journal.resolve()))}"
+    return found

@@ -1,0 +1,114 @@
+"""The latency of a run's retrained networks, on this machine and others."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from octnas.errors import ArchitectureError, RunDirectoryError
+from octnas.front import Candidate
+from octnas.latency import LatencyTable
+from octnas.measure.latency import machine_name
+from octnas.measure.settings import LatencySettings
+from octnas.measure.whole import time_networks
+from octnas.pipeline.latency import default_file, kept_file
+from octnas.pipeline.opening import Run
+from octnas.pipeline.so_far import results_so_far
+from octnas.report.latencies import Latencies, Timing
+from octnas.results import PLAIN, Retrained
+from octnas.run_directory import read_document, reading, write_json
+
+SCHEMA = 1
+_CONDITIONS = ("device", "backend", "precision", "batch", "threads")
+
+
+def time_retrained(run: Run, settings: LatencySettings) -> tuple[Path, Latencies]:
+    """Time every retrained network whole, and write ``latency/DEVICE-….json``.
+
+    Raises:
+        RunDirectoryError: nothing was retrained yet.
+        SettingError: a backend or device that is not there.
+    """
+    architectures = {
+        one.network.architecture.id: one.network.architecture for one in results_so_far(run)
+    }
+    if not architectures:
+        raise RunDirectoryError(f"{run.directory.path}: no network was retrained yet")
+    times = time_networks(list(architectures.values()), settings)
+    conditions = {
+        "device": settings.name or machine_name(settings.device),
+        "backend": settings.backend,
+        "precision": settings.precision,
+        "batch": settings.batch,
+        "threads": settings.threads,
+    }
+    path = run.directory.path / default_file(settings)
+    networks = {name: asdict(one) for name, one in times.items()}
+    about = {"schema": SCHEMA, **conditions, "repeats": settings.repeats}
+    write_json(path, {**about, "networks": networks})
+    return path, _read(path)
+
+
+def latencies(
+    run: Run,
+    candidates: Sequence[Candidate],
+    retrained: Sequence[Retrained],
+    tables: Sequence[LatencyTable] = (),
+) -> tuple[Latencies, ...]:
+    """What is known of every device: the run's own table first, then others, then measurements.
+
+    Args:
+        run: whose folder ``latency`` holds what was measured.
+        candidates: of which tables say something; the chosen ones with what was measured.
+        retrained: the same.
+        tables: of the same network, beside the run's own.
+
+    Raises:
+        LatencyError: a table of another network.
+    """
+    found: dict[tuple[str, str, str, int, int], Latencies] = {}
+    for table in (*([run.table] if run.table else []), *tables):
+        one = _predicted(run, table, candidates, retrained)
+        found[one.conditions] = one
+    for path in sorted((run.directory.path / "latency").glob("*.json")):
+        one = _read(path)
+        before = found.get(one.conditions, one)
+        found[one.conditions] = replace(before, measured={**before.measured, **one.measured})
+    return tuple(found.values())
+
+
+def _predicted(
+    run: Run,
+    table: LatencyTable,
+    candidates: Sequence[Candidate],
+    retrained: Sequence[Retrained],
+) -> Latencies:
+    cost, predicted = table.cost(run.space), dict[str, float]()
+    alphas: dict[str, Mapping[str, float]] = {one.id: one.alphas for one in candidates}
+    for one in retrained:
+        if one.network.role not in PLAIN:
+            alphas[one.network.architecture.id] = one.network.architecture.alphas
+    for identity, own in alphas.items():
+        try:
+            predicted[identity] = cost.of(own) * 1e-9
+        except ArchitectureError:
+            continue  # a control off the grid, of which the table says nothing
+    where = {key: getattr(table, key) for key in _CONDITIONS}
+    # The search measures what it has chosen, but perhaps on another machine than the table's.
+    here = table is run.table and kept_file(run, table.device).exists()
+    measured = {
+        one.id: Timing(one.metrics["measured_latency"])
+        for one in candidates
+        if here and "measured_latency" in one.metrics
+    }
+    return Latencies(**where, measured=measured, predicted=predicted)
+
+
+def _read(path: Path) -> Latencies:
+    with reading(path):
+        document: dict[str, Any] = read_document(path, SCHEMA, "networks", *_CONDITIONS)
+        measured = {
+            name: Timing(float(one["median"]), float(one["p95"]))
+            for name, one in document["networks"].items()
+        }
+        return Latencies(**{key: document[key] for key in _CONDITIONS}, measured=measured)

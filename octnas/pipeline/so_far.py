@@ -1,0 +1,95 @@
+"""What a run that is still going on has found; nothing of it is changed."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from octnas.errors import SearchError
+from octnas.front import Candidate, best_under
+from octnas.pipeline.opening import Run
+from octnas.pipeline.records import read_candidates, read_chosen, read_results
+from octnas.pipeline.retrain import PLAN_FILE, SCHEMA
+from octnas.pipeline.search import JOURNAL_FILE, OUTCOMES_FILE, STUDY_FILE, chosen_by
+from octnas.results import Network, Retrained
+from octnas.run_directory import WHOLE_RUN, read_document, reading
+from octnas.search.storage import Journal
+from octnas.search.study import Driver, quiet
+from octnas.training.fit import Training
+
+
+def stages_left(run: Run) -> dict[str, str]:
+    """The stages of a whole run that are not finished, with how far they are; no report."""
+    found = {}
+    for stage in WHOLE_RUN:
+        if stage != "report" and run.directory.finished(stage) is None:
+            begun = run.directory.stage(stage).exists()
+            found[stage] = "has begun" if begun else "has not begun"
+    return found
+
+
+def candidates_so_far(run: Run) -> tuple[Candidate, ...]:
+    """Every candidate that the search has told its study of; none before it has begun.
+
+    A study in a database is read when the search is finished.
+    """
+    if run.directory.finished("search") is not None:
+        return read_candidates(run)
+    folder = run.directory.stage("search")
+    if run.config.search.storage or not (folder / JOURNAL_FILE).exists():
+        return ()
+    quiet()
+    with tempfile.TemporaryDirectory() as copies:
+        # The search is writing to them, and opening them mends what a killed process has left.
+        for name in (JOURNAL_FILE, OUTCOMES_FILE):
+            if (folder / name).exists():
+                shutil.copy(folder / name, copies)
+        name = read_document(folder / STUDY_FILE, SCHEMA, "study_name")["study_name"]
+        try:
+            driver = Driver(
+                run.space,
+                run.config.search,
+                storage=Journal(Path(copies) / JOURNAL_FILE),
+                study_name=name,
+                within=((0, run.space.dearest_macs),),
+                design=(),
+                seed=run.config.seed,
+                log=Path(copies) / OUTCOMES_FILE,
+            )
+        except (SearchError, json.JSONDecodeError):
+            # It was copied in the middle of a line; the next copy will be whole.
+            return ()
+        return tuple(driver.candidates())
+
+
+def chosen_so_far(run: Run, candidates: tuple[Candidate, ...]) -> Mapping[str, Candidate]:
+    """What was chosen, or the best so far; never read on other images then."""
+    if run.directory.finished("search") is not None:
+        return read_chosen(run)
+    metric = chosen_by(run)
+    known = metric if all(metric in one.metrics for one in candidates) else ""
+    best = {budget.name: best_under(candidates, budget, known) for budget in run.budgets}
+    return {name: one for name, one in best.items() if one is not None}
+
+
+def results_so_far(run: Run) -> tuple[Retrained, ...]:
+    """The planned networks with the trainings that are finished, where there is one."""
+    if run.directory.finished("retrain") is not None:
+        return read_results(run)
+    folder = run.directory.stage("retrain")
+    if not (folder / PLAN_FILE).exists():
+        return ()
+    with reading(folder / PLAN_FILE):
+        planned = read_document(folder / PLAN_FILE, SCHEMA, "networks")["networks"]
+        networks = [Network.from_dict(entry) for entry in planned]
+    found = []
+    for network in networks:
+        identity = network.architecture.id
+        trainings = [
+            Training(network.architecture, seed, folder / identity / f"seed-{seed}")
+            for seed in run.config.retrain.seeds
+        ]
+        if results := [one.result for one in trainings if one.result is not None]:
+            found.append(Retrained(network, tuple(results)))
+    return tuple(found)

@@ -1,0 +1,47 @@
+"""The report of a run that another process goes on with."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from octnas.pipeline.looking import look_at_run
+from octnas.pipeline.opening import CONFIG_FILE, read_experiment
+from octnas.pipeline.report import write_for_now
+from octnas.report.write import PAGE_FILE
+from octnas.shipped import default_experiment
+
+
+def where(experiment: Path | None, overrides: Sequence[str], run_dir: Path | None) -> Path:
+    """The run directory that is meant, as `octnas run` would choose it.
+
+    Raises:
+        ConfigError: a mistake in the experiment file.
+    """
+    if run_dir is not None:
+        return run_dir
+    source = experiment or default_experiment()
+    if source.is_dir():
+        return source
+    return Path("runs") / read_experiment(source, overrides)[1].name
+
+
+def write_if_ready(
+    path: Path, overrides: Sequence[str], tables: Sequence[Path], seconds: int
+) -> tuple[str, bool]:
+    """Write the page of what there is; what may be said of it, and whether the run is finished.
+
+    Args:
+        path: the run directory, which may not be there yet.
+        overrides: of settings that decide no result.
+        tables: of layer times of other devices.
+        seconds: after which the page asks for itself again.
+    """
+    if not (path / CONFIG_FILE).exists():
+        return f"{path}: waiting for the run to begin", False
+    run = look_at_run(path, overrides)
+    if run.directory.finished("space") is None:
+        return f"{path}: waiting for its search space", False
+    finished = write_for_now(run, tables=tables, seconds=seconds)
+    page = run.directory.stage("report") / PAGE_FILE
+    if finished:
+        return f"{page}: the run is finished", True
+    return f"{page}: written every {seconds} s while the run goes on", False

@@ -1,0 +1,110 @@
+"""Figures as PNG files, drawn by an installed Chromium or Chrome, which plotly's own needs too."""
+
+import base64
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from octnas.run_directory import write_bytes
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+WIDTH, HEIGHT = 960, 540  # pixels
+_SCALE = 2
+_SECONDS = 120
+_INK = "#1c2024"
+
+_PAGE = """<!doctype html><meta charset="utf-8"><script>{plotly}</script><body><script>
+"use strict";
+const figures = [{figures}];
+Promise.all(figures.map(async ([name, figure, height]) => {{
+  const options = {{format: "png", width: {width}, height, scale: {scale}}};
+  const image = document.createElement("p");
+  image.textContent = name + " " + await Plotly.toImage(figure, options);
+  document.body.append(image);
+}})).catch(error => {{ document.body.append("failed: " + error); }});
+</script>"""
+
+
+class PngError(Exception):
+    """Figures that cannot be drawn here, with the reason."""
+
+
+def find_browser() -> str | None:
+    """The path of a Chromium or Chrome; None where there is none."""
+    return next((found for name in BROWSERS if (found := shutil.which(name))), None)
+
+
+def write_pngs(figures: Mapping[str, go.Figure], folder: Path) -> list[Path]:
+    """Write figures as ``NAME.png``; all are drawn in one call of the browser.
+
+    Args:
+        figures: by name, which is a plain word.
+        folder: where to write.
+
+    Raises:
+        PngError: there is no browser, or it draws nothing.
+    """
+    browser = find_browser()
+    if browser is None:
+        raise PngError(f"needs one of {', '.join(BROWSERS)} on the PATH; none was found")
+    if not figures:
+        return []
+    images = _images(_drawn(browser, _page(figures)))
+    if missing := figures.keys() - images.keys():
+        raise PngError(f"{browser} drew no {', '.join(sorted(missing))}")
+    paths = []
+    for name in figures:
+        paths.append(folder / f"{name}.png")
+        write_bytes(paths[-1], images[name])
+    return paths
+
+
+def _page(figures: Mapping[str, go.Figure]) -> str:
+    entries = []
+    for name, figure in figures.items():
+        # PNG files stand on white, and cannot follow the reader's light or dark mode.
+        shown = go.Figure(figure).update_layout(paper_bgcolor="white", font_color=_INK)
+        # A heat map has a row for each network, others a line in the legend.
+        rows = max((len(trace.z) for trace in shown.data if trace.type == "heatmap"), default=0)
+        height = max(HEIGHT + 8 * len(shown.data), 160 + 46 * rows)
+        entries.append(f'["{name}", {shown.to_json()}, {height}]')
+    return _PAGE.format(
+        plotly=get_plotlyjs(), figures=", ".join(entries), width=WIDTH, scale=_SCALE
+    )
+
+
+def _drawn(browser: str, page: str) -> str:
+    """The page as the browser leaves it."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "figures.html"
+        file.write_text(page, encoding="utf-8")
+        command = [
+            browser,
+            "--headless",
+            "--disable-gpu",
+            "--no-first-run",
+            f"--user-data-dir={folder}/profile",
+            "--virtual-time-budget=20000",
+            "--dump-dom",
+        ]
+        # Root, as in a container, has no sandbox; the page is our own.
+        command += ["--no-sandbox"] if os.geteuid() == 0 else []
+        try:
+            done = subprocess.run(  # noqa: S603
+                [*command, file.as_uri()], capture_output=True, text=True, timeout=_SECONDS
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise PngError(f"{browser}: {error}") from None
+    return done.stdout
+
+
+def _images(page: str) -> dict[str, bytes]:
+    found = re.findall(r"<p>(\w+) data:image/png;base64,([A-Za-z0-9+/=]+)</p>", page)
+    return {name: base64.b64decode(content) for name, content in found}
