@@ -73,11 +73,11 @@ def _train_in_processes(
                 "trainings are kept, and the same command goes on with the others"
             ) from error
         except BaseException:
-            # Else the pool would wait until every running training has come to its end.
-            pool.shutdown(wait=False, cancel_futures=True)
+            # Else the pool would wait until every running training has come to its end. It alone
+            # waits for its processes: of two threads that do, one never learns that they ended.
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
-                process.join()
+            pool.shutdown(cancel_futures=True)
             raise
 
 
