@@ -14,11 +14,7 @@ from octnas.device import choose_device
 from octnas.errors import require
 from octnas.levels import CostLevels
 from octnas.measure.latency import machine_name
-from octnas.needs import (
-    Machine,
-    Plan,
-    needs,
-)
+from octnas.needs import Machine, Plan, needs
 from octnas.pipeline.fingerprints import fingerprint
 from octnas.pipeline.image_counts import count_images
 from octnas.pipeline.opening import CONFIG_FILE, resolved_paths
@@ -33,6 +29,7 @@ from octnas.pipeline.space import read_table, space_of
 from octnas.pipeline.stage_work import (
     Measured,
     data_work,
+    proxies_work,
     retrain_work,
     search_work,
     supernet_threads,
@@ -41,10 +38,10 @@ from octnas.pipeline.stage_work import (
 )
 from octnas.results import UNIFORM, VANILLA
 from octnas.run_directory import RunDirectory
+from octnas.search.design import proxy_design
 from octnas.space import SearchSpace
 
 STEPS = 10
-_STAGES = (data_work, supernet_work, search_work, retrain_work)
 
 
 def plan_run(
@@ -77,19 +74,21 @@ def plan_run(
     config = resolved_paths(check_config(load_document(source, overrides)))
     own = experiment if experiment.is_dir() else Path("runs") / config.name
     measured = _measure(config, RunDirectory(run_dir or own), steps)
+    short = (proxies_work,) if measured.proxies else ()
+    stages = (data_work, supernet_work, *short, search_work, retrain_work)
     return Plan(
         config.name,
         measured.machine,
         measured.images.parts,
         measured.images.counted,
-        tuple(needs(work(measured), measured.machine) for work in _STAGES),
+        tuple(needs(work(measured), measured.machine) for work in stages),
         timed(measured),
         tuple(_notes(measured)),
     )
 
 
 def _measure(config: RunConfig, directory: RunDirectory, steps: int) -> Measured:
-    for stage in ("data", "space", "supernet", "search", "retrain"):
+    for stage in ("data", "space", "supernet", "proxies", "search", "retrain"):
         directory.check(stage, fingerprint(config, stage))
     device, counts = choose_device(config.device), count_images(config, directory)
     space = space_of(config, counts.classes)
@@ -111,6 +110,7 @@ def _measure(config: RunConfig, directory: RunDirectory, steps: int) -> Measured
         counts,
         machine,
         space.cost(network).macs,
+        _proxies(config, space),
         searched=training_pace(config, network, images, device),
         vanilla=training_pace(config, vanilla, images, device),
         supernet=supernet_pace(config, space, images, budgets, device, threads),
@@ -128,6 +128,14 @@ def _budgets(config: RunConfig, space: SearchSpace) -> tuple[tuple[Budget, ...],
     return budgets, ordered[len(ordered) // 2]
 
 
+def _proxies(config: RunConfig, space: SearchSpace) -> tuple[int, ...]:
+    if not config.search.proxies:
+        return ()
+    settings = config.proxies
+    design = proxy_design(CostLevels(space), settings.architectures, settings.seed)
+    return tuple(space.cost(alphas).macs for alphas in design)
+
+
 def _notes(measured: Measured) -> list[str]:
     """What the estimate leaves out."""
     config = measured.config
@@ -141,8 +149,6 @@ def _notes(measured: Measured) -> list[str]:
         notes.append("What the supernet's processes tell each other is not in it.")
     if config.retrain.select == "front":
         notes.append("How many networks the front will have is not known, and not in it.")
-    if config.search.proxies:
-        notes.append("The short trainings of search.proxies are not in it.")
     gpus = torch.cuda.device_count()
     if measured.machine.device == "cuda" and config.supernet.workers > gpus:
         notes.append(

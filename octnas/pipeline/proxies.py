@@ -43,9 +43,8 @@ def proxies(run: Run) -> None:
     directory.begin("proxies", run.fingerprint("proxies"))
     begin_tracking(run)
     run.tracker.start(KEY, "proxies", params=flatten(settings, KEY), parent=PARENT)
-    count = settings.architectures or 2 * len(run.space.searchable)
     begin = trained_supernet(run) if settings.weights == "supernet" else None
-    design = proxy_design(run.levels, count, settings.seed)
+    design = proxy_design(run.levels, settings.architectures, settings.seed)
     trainings = []
     for alphas in design:
         architecture = run.space.architecture(alphas)

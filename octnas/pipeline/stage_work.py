@@ -1,6 +1,8 @@
 """What each stage of a run does, counted, and how long one of it takes, as measured."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from octnas.config import RunConfig
 from octnas.costs import Budget
@@ -11,6 +13,8 @@ from octnas.pipeline.pace import EvaluationPace, TrainingPace
 from octnas.results import RANDOM, VANILLA
 from octnas.run_directory import RunDirectory
 from octnas.space import SearchSpace
+from octnas.training.retrain_settings import RetrainSettings
+from octnas.training.settings import ProxySettings, Recipe
 
 # The two that are kept and the one that is being written.
 _CHECKPOINTS = 3
@@ -31,6 +35,7 @@ class Measured:
         images: how many there are.
         machine: where it was timed.
         middle: MACs of the network of a middle budget.
+        proxies: MACs of the networks that are trained briefly; none if they are not.
         supernet: a step of the supernet.
         vanilla, searched: a retraining step of the vanilla network and of that in the middle.
         evaluation: the evaluation of that in the middle.
@@ -43,6 +48,7 @@ class Measured:
     images: ImageCounts
     machine: Machine
     middle: int
+    proxies: tuple[int, ...]
     supernet: TrainingPace
     vanilla: TrainingPace
     searched: TrainingPace
@@ -93,6 +99,15 @@ def supernet_work(measured: Measured) -> StageWork:
     )
 
 
+def proxies_work(measured: Measured) -> StageWork:
+    """Short trainings, each looked at on the rank part."""
+    settings = measured.config.proxies
+    seconds = [_training(measured, macs, settings.recipe, "rank") for macs in measured.proxies]
+    return _trainings(
+        measured, "proxies", settings, [Work("short trainings", len(seconds), fmean(seconds))]
+    )
+
+
 def search_work(measured: Measured) -> StageWork:
     """Evaluations of candidates on rank, and of the chosen ones on read."""
     settings, pace, parts = measured.config.search, measured.evaluation, measured.images.parts
@@ -118,21 +133,31 @@ def search_work(measured: Measured) -> StageWork:
 
 def retrain_work(measured: Measured) -> StageWork:
     """A training of every network with every seed."""
-    settings, worst = measured.config.retrain, measured.vanilla
+    settings = measured.config.retrain
     seeds, others = len(settings.seeds), sum(one != VANILLA for one in settings.baselines)
     others += (settings.randoms - 1) * (RANDOM in settings.baselines)
+
+    def training(macs: int) -> float:
+        return _training(measured, macs, settings.recipe, "val")
+
     work = [
-        Work(
-            f"trainings, {budget.name}", seeds * (1 + others), _training(measured, budget.max_macs)
-        )
+        Work(f"trainings, {budget.name}", seeds * (1 + others), training(budget.max_macs))
         for budget in measured.budgets
     ]
     if VANILLA in settings.baselines:
-        vanilla = _training(measured, measured.space.vanilla_macs)
+        vanilla = training(measured.space.vanilla_macs)
         work.append(Work(f"trainings, {VANILLA}", seeds, vanilla))
+    return _trainings(measured, "retrain", settings, work)
+
+
+def _trainings(
+    measured: Measured, stage: str, settings: ProxySettings | RetrainSettings, work: Sequence[Work]
+) -> StageWork:
+    """Stand-alone trainings, several at a time; each needs at most what vanilla's needs."""
+    worst = measured.vanilla
     workers = min(settings.workers, sum(one.count for one in work))
     return StageWork(
-        stage="retrain",
+        stage=stage,
         on=measured.machine.device,
         work=tuple(work),
         workers=workers,
@@ -141,23 +166,26 @@ def retrain_work(measured: Measured) -> StageWork:
         gpu_memory=max(worst.gpu_memory, measured.searched.gpu_memory),
         disk=sum(one.count for one in work) * worst.weights,
         scratch=workers * _CHECKPOINTS * worst.checkpoint,
-        done=measured.directory.finished("retrain") is not None,
+        done=measured.directory.finished(stage) is not None,
     )
 
 
-def _training(measured: Measured, macs: int) -> float:
-    """Seconds of one retraining, and of the look at the val part behind it."""
-    recipe, parts = measured.config.retrain.recipe, measured.images.parts
+def _training(measured: Measured, macs: int, recipe: Recipe, part: str) -> float:
+    """Seconds of one training, and of the look at a part behind it.
+
+    A step of another batch size is taken to be as much longer as it has more images.
+    """
+    parts, batch_size = measured.images.parts, measured.config.retrain.recipe.batch_size
     step = between(
         macs,
         (measured.space.vanilla_macs, measured.vanilla.seconds),
         (measured.middle, measured.searched.seconds),
     )
-    step = _fed(measured, step, recipe.batch_size)
+    step = _fed(measured, step * recipe.batch_size / batch_size, recipe.batch_size)
     steps = training_steps(parts["train"], recipe.batch_size, recipe.epochs)
     batch = min(measured.config.search.images_per_batch, parts["rank"])
     image = measured.evaluation.score / batch + _image_seconds(measured)
-    return steps * step + parts["val"] * image
+    return steps * step + parts[part] * image
 
 
 def _evaluation(measured: Measured, part: str) -> float:

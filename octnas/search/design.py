@@ -74,10 +74,11 @@ def proxy_design(levels: CostLevels, count: int, seed: int) -> list[Mapping[str,
 
     Args:
         levels: the architectures by MACs.
-        count: how many; fewer where the space holds fewer.
+        count: how many, 0 for twice the number of searchable sites; fewer where the space holds
+            fewer.
         seed: of the draws.
     """
-    rng = np.random.default_rng(seed)
+    rng, count = np.random.default_rng(seed), count or 2 * len(levels.space.searchable)
     pools = [levels.spread(rng, count, levels.cheapest, levels.dearest) for _ in range(_POOL)]
     depth = np.array([site.depth for site in levels.space.sites])
     found: dict[tuple[float, ...], Mapping[str, float]] = {}
