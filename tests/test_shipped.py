@@ -27,7 +27,13 @@ def shipped(name: str) -> tuple[RunConfig, SearchSpace]:
 
 
 def test_what_is_shipped() -> None:
-    assert set(SHIPPED) == {"digits", "digits_learnable", "tiny_imagenet", *IMAGENET}
+    assert set(SHIPPED) == {
+        "digits",
+        "digits_learnable",
+        "tiny_imagenet",
+        "tiny_imagenet_16",
+        *IMAGENET,
+    }
 
 
 @pytest.mark.parametrize("name", sorted(SHIPPED))

@@ -2,15 +2,23 @@
 
     python tests/benchmarks/ground_truth.py pack RUN FILE      # from a run directory
     python tests/benchmarks/ground_truth.py unpack FILE RUN    # into a new one, before its truth
+    python tests/benchmarks/ground_truth.py longer FILE FILE   # does longer training change it?
 
 A file holds the architectures, their accuracies by seed, and the settings they were trained with;
-no weights. `octnas rank` refuses it where it is asked for other settings.
+no weights. `octnas rank` refuses it where it is asked for other settings. `longer` holds the
+architectures that two files share against each other: a training that is long enough is followed
+by a longer one in the same order, as far as another seed of either is.
 """
 
 import argparse
 import json
+from collections.abc import Iterable
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from scipy.stats import kendalltau
 
 from octnas.run_directory import RunDirectory, read_json, write_json
 
@@ -19,15 +27,15 @@ RESULT = "result.json"
 
 
 def main() -> None:
-    """Pack or unpack."""
+    """Pack, unpack or compare."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("what", choices=("pack", "unpack"))
+    parser.add_argument("what", choices=_WHAT)
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
     args = parser.parse_args()
-    (_pack if args.what == "pack" else _unpack)(args.source, args.target)
+    _WHAT[args.what](args.source, args.target)
 
 
 def _pack(run: Path, file: Path) -> None:
@@ -60,6 +68,38 @@ def _unpack(file: Path, run: Path) -> None:
     write_json(folder / DESIGN, document["design"])
     write_json(folder / "stage.json", document["marker"])
 
+
+def _longer(file: Path, other: Path) -> None:
+    first, second = _accuracies(file), _accuracies(other)
+    shared = sorted(set(first) & set(second))
+    one, two = (np.array([found[key] for key in shared]) for found in (first, second))
+    print(
+        f"{len(shared)} architectures, accuracy on read by mean and standard deviation of a seed:"
+    )
+    for path, values in ((file, one), (other, two)):
+        spread = np.sqrt(values.var(axis=1, ddof=1).mean())
+        print(f"  {path.name}: {values.mean():.1f} ± {spread:.2f} %, {values.shape[1]} seeds")
+    print("Kendall's τ, the mean over pairs of seeds:")
+    for path, values in ((file, one), (other, two)):
+        print(f"  two seeds of {path.name}: {_tau(combinations(values.T, 2)):.2f}")
+    print(f"  a seed of each: {_tau(product(one.T, two.T)):.2f}")
+    print(f"  the means over seeds: {_tau([(one.mean(axis=1), two.mean(axis=1))]):.2f}")
+
+
+def _accuracies(file: Path) -> dict[str, list[float]]:
+    """Percent on the read part by architecture, in the order of the seeds."""
+    found: dict[str, list[float]] = {}
+    for place, result in json.loads(file.read_text())["results"].items():
+        top1 = 100 * result["metrics"]["read_top1"]
+        found.setdefault(place.partition("/")[0], []).append(top1)
+    return found
+
+
+def _tau(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
+    return float(np.mean([kendalltau(a, b).statistic for a, b in pairs]))
+
+
+_WHAT = {"pack": _pack, "unpack": _unpack, "longer": _longer}
 
 if __name__ == "__main__":
     main()
