@@ -17,11 +17,11 @@ import yaml
 from arguments import experiment_parser
 
 from octnas.cli.progress import RichProgress
+from octnas.pipeline import search, supernet
 from octnas.pipeline.learned import read_distributions
 from octnas.pipeline.opening import Run, open_run
 from octnas.pipeline.records import read_results
 from octnas.pipeline.stages import run_stages
-from octnas.pipeline.supernet import read_seconds
 from octnas.results import SEARCHED
 
 LEARNABLE = "learnable"
@@ -83,7 +83,7 @@ def _print_accuracies(runs: Mapping[str, Sequence[Run]]) -> None:
             ]
             spread = f" ± {stdev(top1):.1f}" if len(top1) > 1 else ""
             cells.append(f"{fmean(top1):.1f}{spread}")
-        seconds = fmean(read_seconds(run) for run in several)
+        seconds = fmean(supernet.read_seconds(run) + search.read_seconds(run) for run in several)
         print(f"| {way} | {' | '.join(cells)} | {seconds:.0f} |")
 
 
