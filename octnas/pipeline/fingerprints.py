@@ -14,13 +14,7 @@ SCHEMA = 1
 # Stages whose settings have another name.
 _SECTIONS = {"truth": "ranking"}
 # The settings of the search that decide a score.
-_SCORING = {
-    "search.calibration_batches",
-    "search.images_per_batch",
-    "search.finetune_steps",
-    "search.finetune_lr",
-    "search.threads",
-}
+_SCORING = ("calibration_batches", "images_per_batch", "threads")
 
 
 def inputs(config: RunConfig, stage: str) -> tuple[str, ...]:
@@ -59,8 +53,7 @@ def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
     if stage in ("supernet", "search"):
         found["seed"] = config.seed
     if stage == "rank":
-        search = flatten(config.search, "search", later=False)
-        found |= {key: value for key, value in search.items() if key in _SCORING}
+        found |= {f"search.{key}": getattr(config.search, key) for key in _SCORING}
         # Of the ground truth it decides nothing, so that it is not among its settings.
         found["ranking.resamples"] = config.ranking.resamples
     return found

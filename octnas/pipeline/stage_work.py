@@ -171,35 +171,28 @@ def _trainings(
 
 
 def _training(measured: Measured, macs: int, recipe: Recipe, part: str) -> float:
-    """Seconds of one training, and of the look at a part behind it."""
-    parts = measured.images.parts
-    step = _step(measured, recipe, macs)
+    """Seconds of one training, and of the look at a part behind it.
+
+    A step of another batch size is taken to be as much longer as it has more images.
+    """
+    parts, batch_size = measured.images.parts, measured.config.retrain.recipe.batch_size
+    step = between(
+        macs,
+        (measured.space.vanilla_macs, measured.vanilla.seconds),
+        (measured.middle, measured.searched.seconds),
+    )
+    step = _fed(measured, step * recipe.batch_size / batch_size, recipe.batch_size)
     steps = training_steps(parts["train"], recipe.batch_size, recipe.epochs)
     batch = min(measured.config.search.images_per_batch, parts["rank"])
     image = measured.evaluation.score / batch + _image_seconds(measured)
     return steps * step + parts[part] * image
 
 
-def _step(measured: Measured, recipe: Recipe, macs: int = 0) -> float:
-    """Seconds of a training step of a network, by default of that in the middle.
-
-    One of another batch size is taken to be as much longer as it has more images.
-    """
-    step = between(
-        macs or measured.middle,
-        (measured.space.vanilla_macs, measured.vanilla.seconds),
-        (measured.middle, measured.searched.seconds),
-    )
-    share = recipe.batch_size / measured.config.retrain.recipe.batch_size
-    return _fed(measured, step * share, recipe.batch_size)
-
-
 def _evaluation(measured: Measured, part: str) -> float:
     """Seconds of one candidate on a part that is held in memory."""
     settings, pace = measured.config.search, measured.evaluation
     scored = batches(measured.images.parts[part], settings.images_per_batch)
-    once = settings.calibration_batches * pace.calibrate + scored * pace.score
-    return once + settings.finetune_steps * _step(measured, measured.config.supernet.recipe)
+    return settings.calibration_batches * pace.calibrate + scored * pace.score
 
 
 def _fed(measured: Measured, step: float, images: int) -> float:

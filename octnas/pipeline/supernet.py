@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -20,7 +19,6 @@ from octnas.pipeline.records import begin_tracking
 from octnas.run_directory import read_document, reading, write_json
 from octnas.settings import flatten
 from octnas.training.checkpoint import Checkpoints
-from octnas.training.finetune import Finetune
 from octnas.training.launch import launch
 from octnas.training.loop import Log, check_recipe
 from octnas.training.scoring import Scorer, make_scorer
@@ -199,16 +197,7 @@ def scorer(run: Run, part: str, first: float = 1.0) -> Callable[[], Scorer]:
         device=run.config.device,
         threads=settings.threads,
         first=first,
-        finetune=_finetune(run),
     )
-
-
-def _finetune(run: Run) -> Finetune | None:
-    settings = run.config.search
-    if not settings.finetune_steps:
-        return None
-    recipe = replace(run.config.supernet.recipe, lr=settings.finetune_lr)
-    return Finetune(settings.finetune_steps, recipe)
 
 
 def check_workers(workers: int, device: torch.device) -> None:

@@ -1,7 +1,6 @@
 """The settings of the search, without Optuna."""
 
 from dataclasses import dataclass, field
-from math import inf
 from typing import Literal
 
 from octnas.errors import require
@@ -37,10 +36,6 @@ class SearchSettings:
         population: of NSGA-II.
         calibration_batches: training batches for the batch-norm statistics of a candidate.
         images_per_batch: of these and of scoring.
-        finetune_steps: training steps that a candidate makes from the supernet's weights before
-            its batch-norm statistics and its score; 0 for none.
-        finetune_lr: learning rate of the first of them, which falls to 0; the rest is the
-            supernet's recipe.
         threads: CPU threads of one evaluation.
         executor: ``local``, in this process, or ``ray``, through Ray Tune.
         workers: candidates evaluated at a time by Ray.
@@ -61,8 +56,6 @@ class SearchSettings:
     population: int = 24
     calibration_batches: int = 2
     images_per_batch: int = 250
-    finetune_steps: int = field(default=0, metadata=LATER)
-    finetune_lr: float = field(default=0.05, metadata=LATER)
     threads: int = 1
     executor: Executor = field(default="local", metadata=HOW)
     workers: int = field(default=2, metadata=HOW)
@@ -71,12 +64,11 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         require(0 < self.first_rung <= 1, "first_rung", self.first_rung, "above 0, up to 1")
-        require(0 < self.finetune_lr < inf, "finetune_lr", self.finetune_lr, "a number above 0")
         uses = not self.proxies or self.sampler == "surrogate"
         require(uses, "proxies", self.proxies, "false, or true with sampler: surrogate")
         for key in ("trials", "batch_size", "calibration_batches", "threads", "workers"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
         for key in ("population", "images_per_batch"):
             require(getattr(self, key) >= 2, key, getattr(self, key), "2 or more")
-        for key in ("spread", "retries", "finetune_steps"):
+        for key in ("spread", "retries"):
             require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")

@@ -13,7 +13,6 @@ from octnas.errors import TrainingError
 from octnas.nn.calibration import recalibrate
 from octnas.nn.supernet import TrainedSupernet, activate
 from octnas.training.evaluate import judge
-from octnas.training.finetune import Finetune
 
 
 class Scorer:
@@ -30,7 +29,6 @@ class Scorer:
         batch_size: of these and of scoring.
         device: where to compute.
         first: share of the part, drawn evenly, that is scored before the rest.
-        finetune: what a candidate learns on its own before; None for nothing.
     """
 
     def __init__(
@@ -43,10 +41,9 @@ class Scorer:
         batch_size: int,
         device: torch.device,
         first: float = 1.0,
-        finetune: Finetune | None = None,
     ) -> None:
         self._supernet = supernet.to(device)
-        self._device, self._images, self._finetune = device, images, finetune
+        self._device = device
         scored = [*images.batches(part, batch_size)]
         order = torch.randperm(images.count(part), generator=torch.Generator().manual_seed(0))
         self._first, self._rest = _divided(scored, order, first)
@@ -73,15 +70,15 @@ class Scorer:
         Raises:
             TrainingError: the loss is no number.
         """
-        network = self._network(alphas)
-        recalibrate(network, self._calibration)
-        first = judge(network, self._first, self._device)
+        activate(self._supernet, alphas)
+        recalibrate(self._supernet, self._calibration)
+        first = judge(self._supernet, self._first, self._device)
         loss, correct = first.loss, first.correct
         extra: dict[str, float] = {}
         if self._rest:
             extra = {"first_loss": float(loss.mean()), "share": self._share}
             if extra["first_loss"] <= limit:
-                rest = judge(network, self._rest, self._device)
+                rest = judge(self._supernet, self._rest, self._device)
                 loss = torch.cat([loss, rest.loss])
                 correct = torch.cat([correct, rest.correct])
                 extra["share"] = 1.0
@@ -94,12 +91,6 @@ class Scorer:
                 "a lower supernet.recipe.lr or with supernet.recipe.clip_grad"
             )
         return found
-
-    def _network(self, alphas: Mapping[str, float]) -> nn.Module:
-        if self._finetune is not None:
-            return self._finetune(self._supernet, alphas, self._images, self._device)
-        activate(self._supernet, alphas)
-        return self._supernet
 
 
 def _divided(
@@ -126,7 +117,6 @@ def make_scorer(
     device: str,
     threads: int,
     first: float = 1.0,
-    finetune: Finetune | None = None,
 ) -> Scorer:
     """A scorer from files and settings alone, so that any process can make its own.
 
@@ -142,5 +132,4 @@ def make_scorer(
         batch_size=batch_size,
         device=place,
         first=first,
-        finetune=finetune,
     )

@@ -166,14 +166,3 @@ def test_mistakes(tmp_path: Path, folder: Path) -> None:
         plan_run(EXPERIMENT, steps=1)
     with pytest.raises(DataError, match=r"found 16 training images, allowed: more than 16"):
         plan_tiny(tmp_path, *of_folder(folder, "data.rank_per_class=7"))
-
-
-@pytest.mark.usefixtures("paced")
-def test_steps_before_a_score_are_counted(tmp_path: Path) -> None:
-    plain, tuned = (
-        plan_tiny(tmp_path, f"search.finetune_steps={steps}").stages[2] for steps in (0, 5)
-    )
-    more = (tuned.wall_hours - plain.wall_hours) * 3600
-    batch = open_tiny(tmp_path).config.supernet.recipe.batch_size
-    # 20 candidates, and one chosen for each budget.
-    assert more == pytest.approx((20 + 2) * 5 * STEP * batch / 64)

@@ -1,12 +1,9 @@
 import pytest
-from torch import nn
 
 from octnas.data.digits import DigitImages
 from octnas.nn.shapes import search_space
 from octnas.space import SearchSpace
-from octnas.training.supernet import train_supernet
-from tests.training.resuming import CPU
-from tests.training.small import SHORT_SUPERNET, digits
+from tests.training.small import digits
 
 
 @pytest.fixture(scope="session")
@@ -26,9 +23,3 @@ def digit_space() -> SearchSpace:
 @pytest.fixture(scope="session")
 def few_digits() -> DigitImages:
     return DigitImages(digits(320, 60, 60, 80))
-
-
-@pytest.fixture(scope="session")
-def trained(digit_space: SearchSpace, few_digits: DigitImages) -> nn.Module:
-    """A supernet; a test that changes it makes a copy first."""
-    return train_supernet(digit_space, few_digits, SHORT_SUPERNET, seed=0, device=CPU)[0]

@@ -1,9 +1,6 @@
-"""Data sets and trainings small enough for fast tests."""
+"""Data sets small enough for fast tests."""
 
 from octnas.data.settings import DigitsSettings
-from octnas.training.settings import Recipe, SupernetSettings
-
-SHORT_SUPERNET = SupernetSettings(threads=1, recipe=Recipe(epochs=3, batch_size=32))
 
 
 def digits(

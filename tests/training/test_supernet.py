@@ -23,7 +23,14 @@ from octnas.training.settings import Recipe, SupernetSettings
 from octnas.training.supernet import train_supernet
 from tests.data.trees import make_tree, prepared
 from tests.training.resuming import CPU, BrokenOffError, assert_equal_weights, timeless
-from tests.training.small import SHORT_SUPERNET, digits
+from tests.training.small import digits
+
+SETTINGS = SupernetSettings(threads=1, recipe=Recipe(epochs=3, batch_size=32))
+
+
+@pytest.fixture(scope="module")
+def trained(digit_space: SearchSpace, few_digits: DigitImages) -> torch.nn.Module:
+    return train_supernet(digit_space, few_digits, SETTINGS, seed=0, device=CPU)[0]
 
 
 def test_training_samples_many_architectures(
@@ -39,7 +46,7 @@ def test_training_samples_many_architectures(
         real(supernet, alphas)
 
     monkeypatch.setattr(module, "activate", watch)
-    _, history = train_supernet(digit_space, few_digits, SHORT_SUPERNET, seed=0, device=CPU)
+    _, history = train_supernet(digit_space, few_digits, SETTINGS, seed=0, device=CPU)
     assert sum(seen.values()) == 3 * 10
     assert len(seen) > 20
     assert history[-1]["train_loss"] < history[0]["train_loss"]
@@ -48,8 +55,8 @@ def test_training_samples_many_architectures(
 def test_the_seed_decides_everything(
     digit_space: SearchSpace, few_digits: DigitImages, trained: torch.nn.Module
 ) -> None:
-    again, _ = train_supernet(digit_space, few_digits, SHORT_SUPERNET, seed=0, device=CPU)
-    other, _ = train_supernet(digit_space, few_digits, SHORT_SUPERNET, seed=1, device=CPU)
+    again, _ = train_supernet(digit_space, few_digits, SETTINGS, seed=0, device=CPU)
+    other, _ = train_supernet(digit_space, few_digits, SETTINGS, seed=1, device=CPU)
     same = [
         torch.equal(a, b) for a, b in zip(trained.parameters(), again.parameters(), strict=True)
     ]
