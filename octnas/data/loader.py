@@ -1,5 +1,6 @@
 """Torch's loader, whose processes may be killed."""
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,6 +8,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from octnas.errors import DataError
+
+
+def _ignore_signals(_: int) -> None:
+    """A signal to a whole group of processes: the step that is at work needs its images still."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def load(dataset: Dataset[Any], workers: int, **settings: Any) -> Iterator[Any]:
@@ -25,6 +32,7 @@ def load(dataset: Dataset[Any], workers: int, **settings: Any) -> Iterator[Any]:
         num_workers=workers,
         # Else a number is drawn from the global one.
         generator=torch.Generator(),
+        worker_init_fn=_ignore_signals,
         **settings,
     )
     try:
