@@ -13,6 +13,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from octnas.data.images import Batch, TrainingBatches
+from octnas.device import device_errors
 from octnas.errors import SettingError, require
 from octnas.stopping import PATIENCE, PATIENCE_TOGETHER, Stopped, deferred, no_hurry
 from octnas.training.checkpoint import Checkpoints, Stateful
@@ -70,6 +71,7 @@ def train(
     Raises:
         SettingError: timm knows no such optimizer or scheduler.
         TrainingError: the loss became infinite or NaN, or the checkpoint is of another training.
+        DeviceError: the device has failed or is full.
         Stopped: a signal (see `octnas.stopping`), behind the checkpoint that it has led to.
     """
     model.to(device).train()
@@ -78,7 +80,7 @@ def train(
     log = log or _nowhere
     criterion = partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
     patience = PATIENCE if ranks is ALONE else PATIENCE_TOGETHER
-    with own_randomness(device), deferred(patience) as asked:
+    with own_randomness(device), device_errors(), deferred(patience) as asked:
         running = _begin(model, recipe, len(batches), device, state, ranks)
         _restore(running, checkpoints)
         for row in running.history:
@@ -102,6 +104,7 @@ def train(
             if checkpoints is not None and (stop or late):
                 written = time.monotonic()
                 if ranks.first:
+                    running.check()
                     no_hurry()
                     checkpoints.write(running.step, running.state_dict())
             if stop:

@@ -101,7 +101,9 @@ def recorded(path: Path) -> dict[str, Any]:
     client = MlflowClient(f"sqlite:///{path}/runs/mlflow.db")
     experiment = client.get_experiment_by_name("tiny")
     assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id], ViewType.ALL, max_results=1000)
+    runs = client.search_runs(
+        [experiment.experiment_id], run_view_type=ViewType.ALL, max_results=1000
+    )
     names = {run.info.run_id: run.info.run_name for run in runs}
     assert len(set(names.values())) == len(runs)
     found: dict[str, Any] = {}
