@@ -6,6 +6,7 @@ behind the step that it is at, with a checkpoint: it defers the signal, and asks
 
 import _thread
 import contextlib
+import math
 import os
 import signal
 import threading
@@ -123,11 +124,16 @@ def _on_signal(number: int, _: object) -> None:
         return
     _state.asked, _state.when = number, now
     if first and _state.patience:
-        # As if it had come again; not by another thread's exception, which nobody would see.
-        _state.timer = threading.Timer(_state.patience, _thread.interrupt_main, (number,))
+        _state.timer = threading.Timer(_state.patience, _lose_patience, (number,))
         _state.timer.daemon = True
         _state.timer.start()
     elif _state.leave:
         os._exit(128 + number)
     else:
         raise Stopped(number)
+
+
+def _lose_patience(number: int) -> None:
+    """As if the signal had come again: an exception of this thread would stop nothing."""
+    _state.when = -math.inf
+    _thread.interrupt_main(number)
