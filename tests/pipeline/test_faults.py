@@ -153,7 +153,8 @@ def test_images_that_vanish_in_the_middle(tmp_path: Path, monkeypatch: pytest.Mo
             f"data={{source: folder, root: {tree}, rank_per_class: 3, read_per_class: 2, "
             "workers: 0, cache: {enabled: false}}"
         )
-        small = ("space.input_size=[3, 16, 16]", "supernet.recipe.batch_size=8", data, OFF)
+        batch = ("supernet.recipe.batch_size=8", "retrain.recipe.batch_size=8")
+        small = ("space.input_size=[3, 16, 16]", *batch, data, OFF)
         kept = [one for one in TINY if not one.startswith("data.")]
         return open_run(
             EXPERIMENT,
