@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import torch
 
-from octnas.errors import SettingError
+from octnas.errors import DeviceError, SettingError
 
 
 def choose_device(name: str) -> torch.device:
@@ -23,6 +23,26 @@ def choose_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise SettingError("device", name, f"auto, cpu or a CUDA device here ({reason})") from None
     return device
+
+
+@contextlib.contextmanager
+def device_errors() -> Iterator[None]:
+    """Turn what a device that has failed or is full raises into one clear error.
+
+    Raises:
+        DeviceError: nothing more can be computed by this process, or memory was too small.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
+        full = isinstance(error, torch.OutOfMemoryError)
+        # The first line says what; the others how to debug kernels.
+        reason = " ".join(str(error).splitlines()[0].split())[:300]
+        advice = "smaller batches need less" if full else "look after the device"
+        raise DeviceError(
+            f"the device {'is out of memory' if full else 'has failed'} ({reason}); {advice}, and "
+            "the same command goes on from here"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -53,6 +53,10 @@ class TrainingError(OctnasError):
     """A training that cannot go on: its loss is lost, or its process died."""
 
 
+class DeviceError(OctnasError):
+    """A device that has failed or is full; what was not computed yet can be computed later."""
+
+
 class SearchError(OctnasError):
     """A search that cannot go on."""
 

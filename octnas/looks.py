@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from octnas.architecture import Architecture
+from octnas.run_directory import append_line
 
 LOOKS_FILE = "looks.jsonl"
 """In a run directory; it stays when a stage is redone."""
@@ -24,8 +25,7 @@ def note_look(path: Path, architecture: Architecture, seed: int, size: int, why:
     """
     look = {"architecture": architecture.id, "seed": seed, "size": size, "why": why}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(look) + "\n")
+    append_line(path, json.dumps(look))
 
 
 def count_looks(path: Path, why: str) -> int:

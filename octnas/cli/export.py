@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from octnas.cli.run import Experiment, Fresh, Overrides, RunDir, carry_out, open_for
+from octnas.cli.run import Experiment, Fresh, Overrides, RunDir, carry_out, opened_for
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from octnas.export.formats import Outcome
     from octnas.export.settings import ExportSettings
     from octnas.pipeline.opening import Run
@@ -82,15 +84,25 @@ def export(
     if not changed and architecture is None and budget is None and out is None:
         carry_out(experiment, overrides, run_dir, fresh, ("export",))
         return
-    run = open_for(experiment, overrides, run_dir, fresh, ("export",))
-    settings = _settings(run, changed)
-    from octnas.errors import ExportError
-    from octnas.export.formats import check_installed
-    from octnas.pipeline.export import export_some, read_finished_results
+    with opened_for(experiment, overrides, run_dir, fresh, ("export",)) as run:
+        from octnas.export.formats import check_installed
+        from octnas.pipeline.export import export_some, read_finished_results
 
-    check_installed(settings)
-    chosen = _choose(run, read_finished_results(run), architecture, budget)
-    written = export_some(run, chosen, settings, out)
+        settings = _settings(run, changed)
+        check_installed(settings)
+        chosen = _choose(run, read_finished_results(run), architecture, budget)
+        written = export_some(run, chosen, settings, out)
+    _print_all(written)
+
+
+def _print_all(written: "Mapping[Path, Outcome]") -> None:
+    """What was written, by folder.
+
+    Raises:
+        ExportError: variants that were refused.
+    """
+    from octnas.errors import ExportError
+
     for folder, found in written.items():
         _print(folder, found)
     if refused := [line for found in written.values() for line in found.refused]:

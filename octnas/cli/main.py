@@ -1,5 +1,6 @@
 """The ``octnas`` program."""
 
+import errno
 import sys
 
 import typer
@@ -19,6 +20,10 @@ from octnas.cli import (
     sync,
 )
 from octnas.errors import OctnasError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# What is never a mistake in the program, whatever file it was about.
+_DISK = (*_FULL, errno.EROFS, errno.EIO, errno.ESTALE)
 
 app = typer.Typer(
     name="octnas",
@@ -70,8 +75,10 @@ def main() -> None:
             typer.echo(f"octnas: {line}", err=True)
         sys.exit(2)
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in _DISK:
             raise
         # A full disk, a file in the place of a folder, a folder that may not be written to.
-        typer.echo(f"octnas: {error.filename}: {error.strerror}", err=True)
+        place = "" if error.filename is None else f"{error.filename}: "
+        more = "; with more room the same command goes on" if error.errno in _FULL else ""
+        typer.echo(f"octnas: {place}{error.strerror}{more}", err=True)
         sys.exit(2)

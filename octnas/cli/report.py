@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from octnas.cli.run import Experiment, Overrides, RunDir, open_for
+from octnas.cli.run import Experiment, Overrides, RunDir, opened_for
 
 _SECONDS = 30
 
@@ -45,8 +45,8 @@ def report(
         return
     from octnas.pipeline.stages import rewrite_report
 
-    opened = open_for(experiment, overrides, run_dir, None, ("report",))
-    rewrite_report(opened, tables=tables, png=png)
+    with opened_for(experiment, overrides, run_dir, None, ("report",)) as opened:
+        rewrite_report(opened, tables=tables, png=png)
 
 
 def _watch(
@@ -59,9 +59,11 @@ def _watch(
     """Go on until the run is finished or the user has seen enough."""
     import time
 
-    from octnas.pipeline.watch import where, write_if_ready
+    from octnas.pipeline.owning import where
+    from octnas.pipeline.watch import write_if_ready
+    from octnas.shipped import default_experiment
 
-    path, said = where(experiment, overrides or (), run_dir), ""
+    path, said = where(experiment or default_experiment(), overrides or (), run_dir), ""
     try:
         while True:
             state, finished = write_if_ready(path, overrides or (), tables, seconds)

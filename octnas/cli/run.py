@@ -1,9 +1,13 @@
 """The commands that carry out an experiment, whole or stage by stage."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from octnas.stopping import Stopped, stoppable
 
 if TYPE_CHECKING:
     from octnas.pipeline.opening import Run
@@ -144,39 +148,54 @@ def carry_out(
     stages: tuple[str, ...],
 ) -> "Run":
     """Do some stages, and say how to go on if they are broken off."""
-    from octnas.pipeline.stages import run_stages
+    with opened_for(experiment, overrides, run_dir, fresh, stages) as opened:
+        from octnas.pipeline.stages import run_stages
 
-    try:
-        opened = open_for(experiment, overrides, run_dir, fresh, stages)
         run_stages(opened, stages)
-    except KeyboardInterrupt:
-        typer.echo(
-            "octnas: interrupted; the same command goes on from here (without --fresh)", err=True
-        )
-        raise typer.Exit(130) from None
     return opened
 
 
-def open_for(
+@contextmanager
+def opened_for(
     experiment: Path | None,
     overrides: list[str] | None,
     run_dir: Path | None,
     fresh: str | None,
     stages: tuple[str, ...],
-) -> "Run":
-    """The experiment with its run directory, by default the shipped digits."""
-    from octnas.cli.progress import RichProgress
-    from octnas.pipeline.opening import open_run
-    from octnas.shipped import default_experiment
+) -> Iterator["Run"]:
+    """The experiment with its run directory, by default the shipped digits.
 
-    return open_run(
-        experiment or default_experiment(),
-        overrides=overrides or (),
-        run_dir=run_dir,
-        fresh=fresh,
-        stages=stages,
-        progress=RichProgress(),
-    )
+    Nobody else works on it within the block, and a signal ends it with a line.
+    """
+    with _stopped_with_a_line():
+        from octnas.cli.progress import RichProgress
+        from octnas.pipeline.owning import own_run
+        from octnas.shipped import default_experiment
+
+        with own_run(
+            experiment or default_experiment(),
+            overrides=overrides or (),
+            run_dir=run_dir,
+            fresh=fresh,
+            stages=stages,
+            progress=RichProgress(),
+        ) as opened:
+            yield opened
+
+
+@contextmanager
+def _stopped_with_a_line() -> Iterator[None]:
+    """Say how to go on after Ctrl-C or another signal; the exit code is the shell's for it."""
+    with stoppable():
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            stopped = error if isinstance(error, Stopped) else Stopped()
+            typer.echo(
+                f"octnas: {stopped}: stopped; the same command, without --fresh, goes on from here",
+                err=True,
+            )
+            raise typer.Exit(128 + stopped.number) from None
 
 
 def _say_where(run: "Run") -> None:

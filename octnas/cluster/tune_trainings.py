@@ -138,6 +138,10 @@ class _Noted:
     stopped: set[int] = field(default_factory=set)
     failed: dict[int, str] = field(default_factory=dict)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its settings, and what is told of reports may be a progress bar."""
+        return {}
+
     def report(self, trial: Trial, result: Mapping[str, Any]) -> None:
         numbers = {name: result[name] for name in result if isinstance(result[name], float | int)}
         self.on_report(self.items[index_of(trial)], numbers)

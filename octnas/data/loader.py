@@ -1,5 +1,6 @@
 """Torch's loader, whose processes may be killed."""
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,6 +8,15 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from octnas.errors import DataError
+
+# What torch says where /dev/shm is too small, is missing, or tears down who writes to it.
+_NO_SHARED_MEMORY = ("shared memory", "unable to open shared", "torch_shm_manager", "Bus error")
+
+
+def _ignore_signals(_: int) -> None:
+    """A signal to a whole group of processes: the step that is at work needs its images still."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def load(dataset: Dataset[Any], workers: int, **settings: Any) -> Iterator[Any]:
@@ -25,12 +35,18 @@ def load(dataset: Dataset[Any], workers: int, **settings: Any) -> Iterator[Any]:
         num_workers=workers,
         # Else a number is drawn from the global one.
         generator=torch.Generator(),
+        worker_init_fn=_ignore_signals,
         **settings,
     )
     try:
         yield from loader
     except RuntimeError as error:
-        if "exited unexpectedly" not in str(error):
+        if any(sign in str(error) for sign in _NO_SHARED_MEMORY):
+            raise DataError(
+                "the processes that decode images need shared memory, of which /dev/shm has too "
+                "little here; set data.workers=0, or give more (Docker: --shm-size=1g)"
+            ) from error
+        if "exited unexpectedly" not in str(error) and "is killed by signal" not in str(error):
             raise
         raise DataError(
             "a process that decodes images died (killed, perhaps for want of memory); what is "

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from octnas.errors import RunDirectoryError
 from octnas.export.formats import check_installed
+from octnas.lease import held
 from octnas.pipeline.data import prepare_data
 from octnas.pipeline.export import export
 from octnas.pipeline.fingerprints import inputs, with_inputs
@@ -19,6 +20,8 @@ from octnas.pipeline.space import make_space
 from octnas.pipeline.supernet import supernet
 from octnas.pipeline.truth import truth
 from octnas.run_directory import WHOLE_RUN, RunDirectory
+
+STOP_WAIT = 1.0  # seconds that a signal leaves for MLflow
 
 _WORK: Mapping[str, Callable[[Run], None]] = {
     "data": prepare_data,
@@ -81,15 +84,22 @@ def rewrite_report(run: Run, *, tables: Sequence[Path] = (), png: bool = False) 
 
 
 def _run_stage(run: Run, stage: str) -> None:
-    directory, fingerprint = run.directory_of(stage), run.fingerprint(stage)
+    directory = run.directory_of(stage)
     if directory is run.directory:
-        directory.check(stage, fingerprint)
+        directory.check(stage, run.fingerprint(stage))
     finished = directory.finished(stage)
     if finished is not None:
         run.progress.say(f"{stage}: skipped, finished {finished} with the same settings")
         return
-    if directory is not run.directory:
-        run.progress.say(f"{stage}: goes to {directory.path}, where it is not finished yet")
+    if directory is run.directory:
+        _do_stage(run, stage)
+        return
+    run.progress.say(f"{stage}: goes to {directory.path}, where it is not finished yet")
+    with held(directory.path, run.progress.say):
+        _do_stage(run, stage)
+
+
+def _do_stage(run: Run, stage: str) -> None:
     for base in inputs(run.config, stage):
         if run.directory_of(base).finished(base) is None:
             raise RunDirectoryError(
@@ -97,7 +107,7 @@ def _run_stage(run: Run, stage: str) -> None:
                 f"run `octnas {base}` first, or `octnas run` for everything"
             )
     _WORK[stage](run)
-    directory.finish(stage, fingerprint)
+    run.directory_of(stage).finish(stage, run.fingerprint(stage))
 
 
 def _check_shared(run: Run, directory: RunDirectory, stage: str) -> None:
@@ -120,6 +130,10 @@ def _tracked(run: Run) -> Iterator[None]:
     """Leave no MLflow run open, however the work ends."""
     try:
         yield
+    except KeyboardInterrupt:
+        # Whoever stops it does not wait for long; what is not sent is kept.
+        run.tracker.close(failed=True, seconds=STOP_WAIT)
+        raise
     except BaseException:
         run.tracker.close(failed=True)
         raise

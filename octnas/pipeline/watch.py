@@ -4,24 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from octnas.pipeline.looking import look_at_run
-from octnas.pipeline.opening import CONFIG_FILE, read_experiment
+from octnas.pipeline.opening import CONFIG_FILE
 from octnas.pipeline.report import write_for_now
 from octnas.report.write import PAGE_FILE
-from octnas.shipped import default_experiment
-
-
-def where(experiment: Path | None, overrides: Sequence[str], run_dir: Path | None) -> Path:
-    """The run directory that is meant, as `octnas run` would choose it.
-
-    Raises:
-        ConfigError: a mistake in the experiment file.
-    """
-    if run_dir is not None:
-        return run_dir
-    source = experiment or default_experiment()
-    if source.is_dir():
-        return source
-    return Path("runs") / read_experiment(source, overrides)[1].name
 
 
 def write_if_ready(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from octnas.errors import SearchError
+from octnas.run_directory import append_line
 
 SCHEMA = 1
 Entry = TypeVar("Entry")
@@ -69,8 +70,5 @@ class OutcomeLog:
     def add(self, identity: str, metrics: Mapping[str, float]) -> None:
         """Keep an outcome; it is on disk when this returns."""
         line = json.dumps({"schema": SCHEMA, "id": identity, "metrics": dict(metrics)})
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self._path, line)
         self._outcomes[identity] = dict(metrics)

@@ -12,6 +12,7 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
 from octnas.credentials import redact
 from octnas.errors import SearchError
+from octnas.run_directory import naming
 from octnas.search.outcomes import read_lines
 
 
@@ -45,7 +46,7 @@ class _Buffer(BaseJournalBackend):
     def __init__(self, path: Path) -> None:
         # Optuna would pass over a last line that it cannot read.
         self._written = len(read_lines(path, "one of a study", json.loads))
-        self._file = JournalFileBackend(str(path))
+        self._path, self._file = path, JournalFileBackend(str(path))
         self._waiting: list[dict[str, Any]] = []
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
@@ -59,7 +60,8 @@ class _Buffer(BaseJournalBackend):
 
     def flush(self) -> None:
         if self._waiting:
-            self._file.append_logs(self._waiting)
+            with naming(self._path):
+                self._file.append_logs(self._waiting)
             self._written += len(self._waiting)
             self._waiting = []
 

@@ -16,7 +16,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from octnas.additive import AdditiveCost, macs_of
-from octnas.errors import SearchError
+from octnas.errors import DeviceError, SearchError
 from octnas.front import Candidate
 from octnas.search.outcomes import OutcomeLog
 from octnas.search.proposals import History, Propose, Ranges
@@ -283,6 +283,9 @@ def run_local(driver: Driver, evaluate: Evaluate, *, retries: int = 0) -> None:
         driver: asked and told.
         evaluate: α by site and a limit to metrics.
         retries: how often a candidate is tried again after an exception.
+
+    Raises:
+        DeviceError: no candidate can be evaluated any more.
     """
     while (job := driver.ask()) is not None:
         driver.tell(job.number, _attempts(evaluate, job, retries))
@@ -294,7 +297,10 @@ def _attempts(evaluate: Evaluate, job: Job, retries: int) -> Outcome:
     for _ in range(retries + 1):
         try:
             return evaluate(job.alphas, job.limit)
+        except DeviceError:
+            # It would fail all others, too, for ever, since a failed trial stays one.
+            raise
         except Exception as error:  # noqa: BLE001
             # One candidate that cannot be evaluated must not end the search.
-            reason = f"{type(error).__name__}: {error}"
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
     return reason

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from octnas.errors import TrackingError
+from octnas.run_directory import append_line
 
 SCHEMA = 1
 FILE = "outbox.jsonl"
@@ -95,10 +96,7 @@ class Outbox:
     def _add(self, identity: str, kind: str, key: str, values: Mapping[str, Any]) -> None:
         document = {"schema": SCHEMA, "id": identity, "time": int(1000 * time.time())}
         line = json.dumps({**document, "kind": kind, "key": key, **values}, ensure_ascii=False)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self.path, line)
 
     def entries(self, begin: int = 0) -> Iterator[Entry]:
         """The whole records behind a position.

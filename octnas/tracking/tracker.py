@@ -176,11 +176,12 @@ class Tracker:
         self._known("finish", key, failed=failed)
         self._open.discard(key)
 
-    def close(self, *, failed: bool = False) -> None:
+    def close(self, *, failed: bool = False, seconds: float = CLOSE_WAIT) -> None:
         """Finish the runs that were started here, and send what is left, for a bounded time.
 
         Args:
             failed: the work breaks off with an error. Going on later starts the runs again.
+            seconds: that it may take.
         """
         if not self.enabled:
             return
@@ -188,7 +189,7 @@ class Tracker:
             self.finish(key, failed=failed)
         problem = None
         if self._sender is not None:
-            self._sender.close(CLOSE_WAIT)
+            self._sender.close(seconds)
             problem, self._sender = self._sender.problem, None
         self._say_what_is_left(str(problem) if problem else "")
 

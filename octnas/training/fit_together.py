@@ -2,13 +2,19 @@
 
 import json
 import shutil
+import time
 import uuid
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
+from torch.multiprocessing.spawn import (
+    ProcessContext,
+    ProcessExitedException,
+    ProcessRaisedException,
+    spawn,
+)
 
 from octnas.data.images import Data
 from octnas.device import choose_device
@@ -16,6 +22,7 @@ from octnas.errors import TrainingError
 from octnas.nn.supernet import build
 from octnas.nn.weights import load_weights, save_weights
 from octnas.run_directory import write_json
+from octnas.stopping import raising, stoppable
 from octnas.training.fit import Settings, Training, fit, images_for
 from octnas.training.loop import Log
 from octnas.training.parent import exit_with_parent
@@ -24,6 +31,8 @@ from octnas.training.together import PROGRESS_FILE, Teller, told
 
 FOLDER = "together"
 _WEIGHTS, _HISTORY = "weights.safetensors", "history.json"
+# Seconds for the last step and checkpoint.
+_END = 20.0
 
 
 def fit_together(
@@ -56,8 +65,8 @@ def fit_together(
     meeting = folder / f"meeting-{uuid.uuid4().hex}"
     work = partial(_fit_rank, training, data, settings, device, watch, folder)
     try:
-        with told(folder, log, lambda _: None):
-            spawn(work, args=(ranks, str(meeting)), nprocs=ranks)
+        with told(folder, log, lambda _: None), raising():
+            _wait(spawn(work, args=(ranks, str(meeting)), nprocs=ranks, join=False))
     except (ProcessRaisedException, ProcessExitedException) as error:
         reason = " ".join(str(error).strip().splitlines()[-1].split())
         raise TrainingError(
@@ -71,6 +80,21 @@ def fit_together(
     history: list[dict[str, float]] = json.loads((folder / _HISTORY).read_text())
     shutil.rmtree(folder)
     return model.to(choose_device(device)), history
+
+
+def _wait(ranks: ProcessContext) -> None:
+    """Until all have come to their end; on a signal, until they have written a checkpoint."""
+    try:
+        while not ranks.join():
+            pass
+    except KeyboardInterrupt:
+        end = time.monotonic() + _END
+        for process in ranks.processes:
+            process.terminate()
+        for process in ranks.processes:
+            process.join(max(0.0, end - time.monotonic()))
+            process.kill()
+        raise
 
 
 def _fit_rank(
@@ -87,7 +111,10 @@ def _fit_rank(
     """One process; rank 0 writes what came of it."""
     exit_with_parent()
     torch.set_num_threads(settings.threads)
-    with joined(device, rank=rank, ranks=ranks, meeting=meeting) as together:
+    with (
+        stoppable(leave=True),
+        joined(device, rank=rank, ranks=ranks, meeting=meeting) as together,
+    ):
         place = choose_device(device)
         if place.type == "cuda":
             place = torch.device("cuda", torch.cuda.current_device())

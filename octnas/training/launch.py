@@ -13,10 +13,13 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from octnas.errors import TrainingError
+from octnas.stopping import Stopped
 
 _LOOPBACK = "127.0.0.1"
 _LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+# Seconds for the ranks' last step and checkpoint, behind which they are killed.
+_END = 25
 
 
 def launch(function: Callable[..., None], *args: Any, workers: int, restarts: int) -> None:
@@ -33,7 +36,7 @@ def launch(function: Callable[..., None], *args: Any, workers: int, restarts: in
 
     Raises:
         TrainingError: they died more often than that; with the reason of the first.
-        KeyboardInterrupt: Ctrl-C.
+        Stopped: a signal, when the ranks have written a checkpoint and ended.
     """
     with tempfile.TemporaryDirectory(prefix="octnas-ranks-") as folder, _quiet(), _signals():
         config = LaunchConfig(
@@ -46,15 +49,14 @@ def launch(function: Callable[..., None], *args: Any, workers: int, restarts: in
             local_addr=_LOOPBACK,
             max_restarts=restarts,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
+            shutdown_timeout=_END,
         )
         try:
             elastic_launch(config, function)(*args)
         except ChildFailedError as error:
             raise TrainingError(_reason(error)) from None
         except SignalException as error:
-            if error.sigval == signal.SIGINT:
-                raise KeyboardInterrupt from None
-            raise SystemExit(128 + int(error.sigval)) from None
+            raise Stopped(error.sigval) from None
 
 
 def _reason(error: ChildFailedError) -> str:

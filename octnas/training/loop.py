@@ -13,7 +13,9 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from octnas.data.images import Batch, TrainingBatches
+from octnas.device import device_errors
 from octnas.errors import SettingError, require
+from octnas.stopping import PATIENCE, PATIENCE_TOGETHER, Stopped, deferred, no_hurry
 from octnas.training.checkpoint import Checkpoints, Stateful
 from octnas.training.ranks import ALONE, Ranks
 from octnas.training.running import Running, own_randomness, seed_step
@@ -69,13 +71,16 @@ def train(
     Raises:
         SettingError: timm knows no such optimizer or scheduler.
         TrainingError: the loss became infinite or NaN, or the checkpoint is of another training.
+        DeviceError: the device has failed or is full.
+        Stopped: a signal (see `octnas.stopping`), behind the checkpoint that it has led to.
     """
     model.to(device).train()
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)
     log = log or _nowhere
     criterion = partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
-    with own_randomness(device):
+    patience = PATIENCE if ranks is ALONE else PATIENCE_TOGETHER
+    with own_randomness(device), device_errors(), deferred(patience) as asked:
         running = _begin(model, recipe, len(batches), device, state, ranks)
         _restore(running, checkpoints)
         for row in running.history:
@@ -94,10 +99,16 @@ def train(
             if running.step % len(batches) == 0:
                 running.end_epoch(len(batches))
                 log(running.history[-1])
-            if checkpoints is not None and time.monotonic() - written >= checkpoints.seconds:
+            stop = ranks.any(asked())
+            late = checkpoints is not None and time.monotonic() - written >= checkpoints.seconds
+            if checkpoints is not None and (stop or late):
                 written = time.monotonic()
                 if ranks.first:
+                    running.check()
+                    no_hurry()
                     checkpoints.write(running.step, running.state_dict())
+            if stop:
+                raise Stopped(stop)
     if running.ema is not None:
         model.load_state_dict(running.ema.module.state_dict())
     return running.history

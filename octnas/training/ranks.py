@@ -71,6 +71,15 @@ class Ranks:
             dist.all_reduce(values)
             values /= self.part.ranks
 
+    def any(self, number: int) -> int:
+        """The largest of the ranks' numbers, on every rank."""
+        if self.part.ranks == 1:
+            return number
+        # On the CPU, so that no GPU is waited for.
+        largest = torch.tensor(number)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return int(largest)
+
     def share(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""
         if self.part.ranks == 1:

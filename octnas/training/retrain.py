@@ -1,7 +1,6 @@
 """Training of fixed architectures from scratch, one after another or side by side."""
 
 import multiprocessing
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -10,6 +9,7 @@ from multiprocessing.queues import SimpleQueue
 from octnas.data.images import Data
 from octnas.errors import TrainingError
 from octnas.results import SeedResult
+from octnas.stopping import stoppable
 from octnas.training.fit import Settings, Training
 from octnas.training.one import OnEpoch, train_one
 from octnas.training.parent import exit_with_parent
@@ -83,9 +83,9 @@ def _train_in_processes(
 
 def _begin_worker(epochs: Epochs) -> None:
     """End with the process that started this one, however that ends, and say nothing then."""
-    # Ctrl-C reaches every process of a terminal; the first one says what there is to say.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     exit_with_parent()
+    # For as long as the process lives.
+    stoppable(leave=True).__enter__()
     # A queue can be handed to a process only as it starts, so it waits here for its trainings.
     global _epochs
     _epochs = epochs

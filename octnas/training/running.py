@@ -67,15 +67,24 @@ class Running:
         self.ranks.average(loss)
         self.total += loss
 
+    def check(self) -> None:
+        """Refuse what no checkpoint may hold, since nothing can go on from it.
+
+        Raises:
+            TrainingError: the loss became infinite or NaN.
+        """
+        if not math.isfinite(total := float(self.total)):
+            epoch = len(self.history) + 1
+            raise TrainingError(f"the loss is {total} in epoch {epoch}; lower recipe.lr")
+
     def end_epoch(self, steps: int) -> None:
         """Add the epoch's row to the history.
 
         Raises:
             TrainingError: the loss became infinite or NaN.
         """
+        self.check()
         epoch, mean = len(self.history) + 1, float(self.total) / steps
-        if not math.isfinite(mean):
-            raise TrainingError(f"the loss is {mean} in epoch {epoch}; lower recipe.lr")
         self.history.append(
             {
                 "epoch": epoch,

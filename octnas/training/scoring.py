@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from octnas.data.images import Batch, Data, Images, open_images
-from octnas.device import choose_device
+from octnas.device import choose_device, device_errors
 from octnas.errors import TrainingError
 from octnas.nn.calibration import recalibrate
 from octnas.nn.supernet import TrainedSupernet, activate
@@ -69,7 +69,17 @@ class Scorer:
 
         Raises:
             TrainingError: the loss is no number.
+            DeviceError: the device has failed; memory that is too small for this candidate is
+                torch's own error.
         """
+        try:
+            return self._scored(alphas, limit)
+        except torch.AcceleratorError:
+            # Not the candidate's fault: whatever this process asks of the device fails from now on.
+            with device_errors():
+                raise
+
+    def _scored(self, alphas: Mapping[str, float], limit: float) -> dict[str, float]:
         activate(self._supernet, alphas)
         recalibrate(self._supernet, self._calibration)
         first = judge(self._supernet, self._first, self._device)

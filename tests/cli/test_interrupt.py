@@ -1,5 +1,7 @@
 """Breaking a run off, and going on."""
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.tiny import EXPERIMENT, TINY
+from octnas.lease import held
+from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
 
 # A process that is started in the background ignores Ctrl-C, and so would its children.
 PROGRAM = """
@@ -17,43 +20,86 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from octnas.cli.main import main
 main()
 """
-COMMAND = [
-    sys.executable,
-    "-c",
-    PROGRAM,
-    "run",
-    str(EXPERIMENT),
-    *(part for override in TINY for part in ("--set", override)),
-    *("--set", "retrain.workers=2", "--set", "tracking.enabled=false"),
-    *("--set", "retrain.recipe.epochs=200"),
-]
+LONG = ("supernet.recipe.epochs=3000", "retrain.recipe.epochs=3000", "search.trials=3000")
+BEGUN = {
+    "supernet": "supernet/stage.json",
+    "together": "supernet/together/progress.jsonl",
+    "search": "search/outcomes.jsonl",
+    "processes": "retrain/*/*",
+    "ranks": "retrain/*/*/together/progress.jsonl",
+}
+CHANGES = {
+    "together": ("supernet.workers=2",),
+    "processes": ("retrain.workers=2",),
+    "ranks": ("retrain.ranks=2",),
+}
 
 
 @pytest.mark.slow
-def test_ctrl_c_says_how_to_go_on_and_leaves_no_process(tmp_path: Path) -> None:
-    """In the middle of two trainings, which are processes of their own."""
+@pytest.mark.parametrize(
+    ("what", "number", "all_at_once"),
+    [
+        ("supernet", signal.SIGTERM, False),
+        ("together", signal.SIGTERM, False),
+        ("together", signal.SIGINT, True),
+        ("search", signal.SIGTERM, False),
+        ("processes", signal.SIGINT, True),
+        ("processes", signal.SIGTERM, False),
+        ("ranks", signal.SIGTERM, False),
+    ],
+)
+def test_a_signal_says_how_to_go_on_leaves_a_checkpoint_and_no_process(
+    finished: Path, tmp_path: Path, what: str, number: signal.Signals, all_at_once: bool
+) -> None:
+    """Between two checkpoints of every minute; a terminal signals all processes of a command."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    stage = BEGUN[what].split("/")[0]
+    open_tiny(tmp_path, fresh=stage)
+    long = [one for one in LONG if one.startswith(stage)]
+    changes = (*TINY, *long, *CHANGES.get(what, ()), "tracking.enabled=false")
+    settings = [part for one in changes for part in ("--set", one)]
     process = subprocess.Popen(
-        COMMAND, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", PROGRAM, stage, str(EXPERIMENT), *settings],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
-        plan = tmp_path / "runs" / "tiny" / "retrain" / "plan.json"
-        deadline = time.monotonic() + 120
-        while not plan.exists() or len(session(process.pid)) < 3:
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.2)
-        time.sleep(3)
-        process.send_signal(signal.SIGINT)
+        wait_until_at_work(process, tmp_path / "runs" / "tiny", BEGUN[what])
+        if all_at_once:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
         _, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130
-    assert "interrupted; the same command goes on from here" in err
+    assert process.returncode == 128 + number
+    said = f"octnas: {number.name}: stopped; the same command, without --fresh, goes on from here"
+    assert err.splitlines()[-1] == said
     assert "Traceback" not in err
+    checkpoints = list((tmp_path / "runs" / "tiny" / stage).rglob("*.checkpoint"))
+    assert len(checkpoints) >= (stage != "search")
     deadline = time.monotonic() + 20
     while session(process.pid):
         assert time.monotonic() < deadline
         time.sleep(0.2)
+    with held(tmp_path / "runs" / "tiny"):
+        pass
+
+
+def wait_until_at_work(process: subprocess.Popen[str], run: Path, begun: str) -> None:
+    """A moment after what tells that a stage is at work."""
+    deadline = time.monotonic() + 200
+    while not list(run.glob(begun)):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.2)
+    # Processes of their own begin by importing torch.
+    while begun.startswith("retrain") and len(session(process.pid)) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    time.sleep(10 if begun.startswith("retrain") else 3)
 
 
 def session(leader: int) -> list[int]:

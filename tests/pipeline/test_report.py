@@ -14,9 +14,10 @@ from octnas.pipeline.compare import compare_runs
 from octnas.pipeline.effects import effects_of_sites
 from octnas.pipeline.looking import look_at_run
 from octnas.pipeline.network_latency import time_retrained
+from octnas.pipeline.owning import where
 from octnas.pipeline.records import read_candidates
 from octnas.pipeline.report import gather
-from octnas.pipeline.watch import where, write_if_ready
+from octnas.pipeline.watch import write_if_ready
 from octnas.run_directory import read_json, write_json
 from tests.pipeline.tiny import open_tiny
 

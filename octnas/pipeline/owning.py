@@ -1,0 +1,50 @@
+"""A run that no other process works on meanwhile."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from octnas.lease import held
+from octnas.pipeline.opening import Run, default_directory, open_run, read_experiment
+from octnas.progress import Progress
+from octnas.run_directory import WHOLE_RUN
+
+
+def where(experiment: Path, overrides: Sequence[str], run_dir: Path | None) -> Path:
+    """The run directory that is meant; the experiment is not looked at where one is given.
+
+    Raises:
+        ConfigError: a mistake in the experiment file.
+    """
+    if run_dir is not None:
+        return run_dir
+    return default_directory(experiment, read_experiment(experiment, overrides)[1])
+
+
+@contextmanager
+def own_run(
+    experiment: Path,
+    *,
+    overrides: Sequence[str] = (),
+    run_dir: Path | None = None,
+    fresh: str | None = None,
+    stages: Sequence[str] = WHOLE_RUN,
+    progress: Progress,
+) -> Iterator[Run]:
+    """Open a run, see `open_run`, and be the only one who works on it within a ``with`` block.
+
+    Raises:
+        RunDirectoryError: another process works on it; or as `open_run`.
+        ConfigError: as `open_run`.
+    """
+    # Before anything is made: a mistake in the experiment file leaves no folder behind.
+    config = read_experiment(experiment, overrides)[1]
+    with held(run_dir or default_directory(experiment, config), progress.say):
+        yield open_run(
+            experiment,
+            overrides=overrides,
+            run_dir=run_dir,
+            fresh=fresh,
+            stages=stages,
+            progress=progress,
+        )

@@ -1,0 +1,139 @@
+"""SIGTERM, SIGHUP and Ctrl-C: where work is broken off, so that it can be gone on with.
+
+Everything on disk is whole at any moment, so that most work ends where it is. A training ends
+behind the step that it is at, with a checkpoint: it defers the signal, and asks after every step.
+"""
+
+import _thread
+import contextlib
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+# Seconds for the step that a training is at; of several processes, the slowest decides.
+PATIENCE, PATIENCE_TOGETHER = 3.0, 15.0
+# Within so many seconds a signal is the same one: a scheduler may signal a group of processes, and
+# their parent each of them once more.
+_SAME = 2.0
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopped(KeyboardInterrupt):
+    """The work is to stop; raised in the main thread, as Ctrl-C is by itself.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__(number)
+        self.number = number
+
+    def __str__(self) -> str:
+        return signal.Signals(self.number).name
+
+
+@dataclass
+class _State:
+    """What signals do in this process.
+
+    Attributes:
+        leave: whether they end it at once, rather than raise.
+        patience: seconds for which they are deferred; 0 for not at all.
+        asked: number of the signal that has come; 0 for none.
+        when: by the monotonic clock.
+        timer: ends the patience.
+    """
+
+    leave: bool = False
+    patience: float = 0.0
+    asked: int = 0
+    when: float = 0.0
+    timer: threading.Timer | None = None
+
+
+_state = _State()
+
+
+@contextlib.contextmanager
+def stoppable(*, leave: bool = False) -> Iterator[None]:
+    """Within the block, signals stop the work by raising `Stopped`; only in a main thread.
+
+    Args:
+        leave: they end the process at once, unless they are deferred: for one that another
+            process waits for, which says what there is to say.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # What is ignored stays so: nohup, a command in the background of a script.
+    mine = [one for one in _SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
+    before = {one: signal.signal(one, _on_signal) for one in mine}
+    _state.leave, _state.patience, _state.asked = leave, 0.0, 0
+    try:
+        yield
+    finally:
+        no_hurry()
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+@contextlib.contextmanager
+def raising() -> Iterator[None]:
+    """Within the block, signals raise also in a process that they would end otherwise."""
+    before, _state.leave = _state.leave, False
+    try:
+        yield
+    finally:
+        _state.leave = before
+
+
+@contextlib.contextmanager
+def deferred(patience: float = PATIENCE) -> Iterator[Callable[[], int]]:
+    """Within the block, a signal is noted.
+
+    Args:
+        patience: seconds after which it stops the work nevertheless, unless there is `no_hurry`.
+
+    Yields:
+        A function that returns the number of the signal that has come; 0 for none.
+    """
+    before, _state.patience = _state.patience, patience
+    try:
+        yield lambda: _state.asked
+    finally:
+        _state.patience = before
+        no_hurry()
+
+
+def no_hurry() -> None:
+    """What comes now is worth waiting for, such as a checkpoint that is being written."""
+    if _state.timer is not None:
+        _state.timer.cancel()
+        _state.timer = None
+
+
+def _on_signal(number: int, _: object) -> None:
+    now, first = time.monotonic(), not _state.asked
+    if not first and now - _state.when < _SAME:
+        return
+    _state.asked, _state.when = number, now
+    if first and _state.patience:
+        _state.timer = threading.Timer(_state.patience, _lose_patience, (number,))
+        _state.timer.daemon = True
+        _state.timer.start()
+    elif _state.leave:
+        os._exit(128 + number)
+    else:
+        raise Stopped(number)
+
+
+def _lose_patience(number: int) -> None:
+    """As if the signal had come again: an exception of this thread would stop nothing."""
+    _state.when = -math.inf
+    _thread.interrupt_main(number)

@@ -1,0 +1,145 @@
+"""A whole run that is killed at random moments, again and again, and what is left of it.
+
+``OCTNAS_KILLS=50`` kills more often than the 10 times of every day.
+"""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
+from safetensors.torch import load_file
+
+from octnas.front import Front
+from octnas.pipeline.records import read_candidates, read_chosen, read_results
+from octnas.pipeline.stages import run_stages
+from octnas.run_directory import MARKER, WHOLE_RUN
+from tests.pipeline.lives import PROGRAM, moments
+from tests.pipeline.test_going_on import assert_equal, weights
+from tests.pipeline.tiny import open_tiny
+from tests.training.resuming import timeless
+
+SETTINGS = (
+    *("supernet.recipe.epochs=12", "retrain.recipe.epochs=6", "retrain.seeds=[0]"),
+    *("supernet.recipe.checkpoint_seconds=0", "retrain.recipe.checkpoint_seconds=0"),
+)
+RAY = (
+    *("search.executor=ray", "search.workers=1", "supernet.recipe.epochs=2"),
+    *("retrain.recipe.epochs=2", "retrain.baselines=[uniform]", "retrain.seeds=[0]"),
+)
+KILLS = int(os.environ.get("OCTNAS_KILLS", "10"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800 + 60 * KILLS)
+@pytest.mark.parametrize(
+    ("kills", "settings"),
+    [pytest.param(KILLS, SETTINGS, id="here"), pytest.param(-(-KILLS // 5), RAY, id="ray")],
+)
+def test_a_run_that_is_killed_at_any_moment_loses_nothing_and_leaves_nothing_behind(
+    tmp_path: Path, kills: int, settings: tuple[str, ...]
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    killed.mkdir()
+    run_stages(open_tiny(whole, *settings))
+    seed = int(os.environ.get("OCTNAS_KILLS_SEED", "0"))
+    plan = {
+        "folder": str(killed),
+        "overrides": settings,
+        "moments": moments(seed, kills, seconds_of(whole)),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(plan)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    print(done.stdout)  # noqa: T201 - for whoever asks for more kills
+    assert done.returncode == 0, done.stderr
+    lives = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(lives) > kills // 2
+    assert "Traceback" not in done.stderr
+    assert_same_results(whole, killed, settings)
+    assert recorded(killed) == recorded(whole)
+    assert files(killed) == files(whole)
+
+
+def seconds_of(path: Path) -> dict[str, float]:
+    """How long each stage took."""
+    directory = path / "runs" / "tiny"
+    ends = [(directory / stage / MARKER).stat().st_mtime for stage in WHOLE_RUN]
+    begin = (directory / "config.yaml").stat().st_mtime
+    lengths = (end - start for start, end in itertools.pairwise([begin, *ends]))
+    return dict(zip(WHOLE_RUN, lengths, strict=True))
+
+
+def assert_same_results(whole: Path, killed: Path, settings: tuple[str, ...]) -> None:
+    """Weights, candidates, front, chosen networks, results."""
+    runs = [open_tiny(path, *settings) for path in (whole, killed)]
+    assert_equal(weights(killed), weights(whole))
+    expected, found = (read_candidates(run) for run in runs)
+    assert found == expected
+    assert Front.of(found).candidates == Front.of(expected).candidates
+    assert read_chosen(runs[0]).keys() == read_chosen(runs[1]).keys()
+    for one, other in zip(*(read_chosen(run).values() for run in runs), strict=True):
+        assert (one.id, one.loss) == (other.id, other.loss)
+    for one, other in zip(*(read_results(run) for run in runs), strict=True):
+        assert one.network == other.network
+        assert one.values("val_loss") == other.values("val_loss")
+        assert timeless(one.runs[0].history) == timeless(other.runs[0].history)
+
+
+def recorded(path: Path) -> dict[str, Any]:
+    """All that MLflow holds, but for times: by the name of the run, which no two have."""
+    client = MlflowClient(f"sqlite:///{path}/runs/mlflow.db")
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    runs = client.search_runs(
+        [experiment.experiment_id], run_view_type=ViewType.ALL, max_results=1000
+    )
+    names = {run.info.run_id: run.info.run_name for run in runs}
+    assert len(set(names.values())) == len(runs)
+    found: dict[str, Any] = {}
+    for run in runs:
+        metrics = {
+            name: [(point.step, point.value) for point in history(client, run.info.run_id, name)]
+            for name in run.data.metrics
+            if not name.endswith("seconds")
+        }
+        parent = run.data.tags.get("mlflow.parentRunId")
+        found[str(run.info.run_name)] = {
+            "status": (run.info.status, run.info.lifecycle_stage),
+            "parent": names[parent] if parent else None,
+            "params": run.data.params,
+            "metrics": metrics,
+            "artifacts": {entry.path for entry in client.list_artifacts(run.info.run_id)},
+        }
+    versions = client.search_model_versions("name='tiny'")
+    found["models"] = sorted(names[version.run_id] for version in versions)
+    return found
+
+
+def history(client: MlflowClient, run_id: str, name: str) -> list[Any]:
+    return sorted(client.get_metric_history(run_id, name), key=lambda point: point.step)
+
+
+def files(path: Path) -> set[str]:
+    """The names of all files of the run directory, each of which is whole."""
+    directory, found = path / "runs" / "tiny", set[str]()
+    for file in directory.rglob("*"):
+        if file.suffix == ".json":
+            json.loads(file.read_text())
+        elif file.suffix == ".jsonl":
+            assert [json.loads(line) for line in file.read_text().splitlines()]
+        elif file.suffix == ".safetensors":
+            assert load_file(file)
+        if file.is_file():
+            found.add(str(file.relative_to(directory)))
+    return found

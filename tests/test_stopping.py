@@ -1,0 +1,73 @@
+"""Signals at their moments, in processes of their own."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import sys, time
+from octnas.stopping import Stopped, deferred, no_hurry, stoppable
+
+def say(what): print(what, flush=True)
+
+def wait(seconds, asked=lambda: 0):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not asked(): time.sleep(0.01)
+
+try:
+    with stoppable(leave="leave" in sys.argv):
+        if "deferred" in sys.argv:
+            with deferred(1.0) as asked:
+                say("begun")
+                wait(60, asked)
+                say(f"asked {asked()}")
+                if "unhurried" in sys.argv:
+                    no_hurry()
+                wait(2.5)
+            say("at its end")
+        else:
+            say("begun")
+            wait(60)
+except Stopped as error:
+    say(f"stopped {error} {error.number}")
+"""
+
+
+def outcome(*words: str, number: signal.Signals = signal.SIGTERM, times: int = 1) -> list[str]:
+    """What a process says after a signal, and its exit code."""
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *words],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        for _ in range(times):
+            process.send_signal(number)
+            time.sleep(0.1)
+        out, _ = process.communicate(timeout=60)
+        return [*out.splitlines(), str(process.returncode)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_stops_the_work(number: signal.Signals) -> None:
+    assert outcome(number=number) == [f"stopped {number.name} {number:d}", "0"]
+
+
+def test_one_that_others_wait_for_says_nothing() -> None:
+    assert outcome("leave") == [str(128 + signal.SIGTERM)]
+
+
+def test_a_signal_is_deferred_for_so_long() -> None:
+    """The same one again, of the parent and of a scheduler, changes nothing."""
+    assert outcome("deferred", times=2) == ["asked 15", "stopped SIGTERM 15", "0"]
+    assert outcome("deferred", "leave") == ["asked 15", str(128 + signal.SIGTERM)]
+
+
+def test_what_is_worth_waiting_for_is_waited_for() -> None:
+    assert outcome("deferred", "unhurried") == ["asked 15", "at its end", "0"]
