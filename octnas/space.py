@@ -108,6 +108,14 @@ class SearchSpace:
             for site in self.sites
         }
 
+    def key(self, alphas: Mapping[str, float]) -> tuple[float, ...]:
+        """The same as the id of an architecture, within this space, and a tenth of its time.
+
+        Raises:
+            ArchitectureError: an unknown site, or α outside [0, 1].
+        """
+        return tuple(self.realise(alphas).values())
+
     def architecture(self, alphas: Mapping[str, float]) -> Architecture:
         """The architecture with these α by site, as realised after rounding.
 

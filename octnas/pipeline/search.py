@@ -53,10 +53,10 @@ def search(run: Run) -> None:
         run.progress.bar("search", total) as bar,
         cpu_threads(settings.threads),
     ):
-        told: list[Candidate] = []
-        driver = _driver(run, storage, _reporter(run, bar, told))
+        front: list[Candidate] = []
+        driver = _driver(run, storage, _reporter(run, bar, front))
         bar.advance(driver.told)
-        told += driver.candidates()
+        front += driver.candidates()
         with _clock(run):
             _evaluate(run, driver)
         # A process may have been killed between the study and the record.
@@ -179,31 +179,36 @@ def write_trials(candidates: Sequence[Candidate], path: Path) -> None:
     write_json(path, {"columns": columns, "data": rows})
 
 
-def _reporter(run: Run, bar: Bar, told: list[Candidate]) -> Callable[[Candidate], None]:
+def _reporter(run: Run, bar: Bar, front: list[Candidate]) -> Callable[[Candidate], None]:
+    """Tells the bar and MLflow of each candidate, and keeps the front, of all until then."""
+
     def on_told(candidate: Candidate) -> None:
         bar.advance(note=f"{candidate.macs / 1e6:,.2f} M MACs, loss {candidate.loss:.3f}")
-        told.append(candidate)
-        run.tracker.metrics(KEY, _metrics_of(run, candidate, told), candidate.trial)
+        front[:] = Front.of((*front, candidate)).candidates
+        run.tracker.metrics(
+            KEY, _metrics_of(run, candidate, Front(tuple(front))), candidate.trial
+        )
 
     return on_told
 
 
-def _metrics_of(run: Run, candidate: Candidate, told: Sequence[Candidate]) -> dict[str, float]:
-    """Metrics of a trial; the hypervolume is that of all up to it."""
+def _metrics_of(run: Run, candidate: Candidate, front: Front) -> dict[str, float]:
+    """Metrics of a trial; the front is that of all up to it."""
     # The area that the front dominates, up to the dearest budget and a guess among all classes.
     classes = float(run.space.backbone_args["num_classes"])
     reference = (float(bounds(run.budgets)[1]), log(classes))
-    hypervolume = Front.of(told).hypervolume(reference)
+    hypervolume = front.hypervolume(reference)
     return {"macs": float(candidate.macs), "hypervolume": hypervolume, **candidate.metrics}
 
 
 def _metrics_by_trial(
     run: Run, candidates: Sequence[Candidate]
 ) -> list[tuple[int, dict[str, float]]]:
-    return [
-        (one.trial, _metrics_of(run, one, candidates[: index + 1]))
-        for index, one in enumerate(candidates)
-    ]
+    front, found = Front(()), []
+    for one in candidates:
+        front = Front.of((*front.candidates, one))
+        found.append((one.trial, _metrics_of(run, one, front)))
+    return found
 
 
 def _evaluate(run: Run, driver: Driver) -> None:

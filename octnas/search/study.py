@@ -115,7 +115,7 @@ class Driver:
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             self._keep(self._candidate(trial))
         self._taken = {
-            self._space.architecture(self._realised(trial.params)).id
+            self._space.key(self._searchable(trial.params))
             for trial in self._study.get_trials(deepcopy=False, states=_TOLD)
         }
         self._batch: dict[int, _Asked] = {}
@@ -202,7 +202,7 @@ class Driver:
         asked = self._suggest(trial)
         twin = any(asked.identity == other.identity for other in self._batch.values())
         self._batch[trial.number] = asked
-        self._taken.add(asked.identity)
+        self._taken.add(self._space.key(asked.alphas))
         if asked.identity not in self._outcomes and not twin:
             self._reasons.pop(asked.identity, None)
             limit = math.inf if asked.rung is None else asked.rung.limit(asked.cost)
