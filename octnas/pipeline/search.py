@@ -12,6 +12,7 @@ from optuna.storages import BaseStorage
 
 from octnas.costs import Bound
 from octnas.device import cpu_threads
+from octnas.documents import read_as
 from octnas.errors import SearchError
 from octnas.front import Candidate, Front, best_under
 from octnas.levels import CostLevels
@@ -22,7 +23,7 @@ from octnas.pipeline.proxies import read_proxies
 from octnas.pipeline.records import PARENT, begin_tracking, write_candidates, write_chosen
 from octnas.pipeline.supernet import scorer
 from octnas.progress import Bar
-from octnas.run_directory import read_document, write_json
+from octnas.run_directory import read_document, reading, write_json
 from octnas.search.design import bounds, initial_design, ranges
 from octnas.search.proposals import Propose, Ranges, proposals
 from octnas.search.shrinkage import EXPECTED, with_expected_losses
@@ -95,7 +96,10 @@ def _clock(run: Run) -> Iterator[None]:
 def read_seconds(run: Run) -> float:
     """How long candidates were evaluated; 0 where that was not recorded."""
     path = run.directory.stage("search") / SECONDS_FILE
-    return float(read_document(path, SCHEMA, "seconds")["seconds"]) if path.exists() else 0.0
+    if not path.exists():
+        return 0.0
+    with reading(path):
+        return read_as(float, read_document(path, SCHEMA, "seconds")["seconds"])
 
 
 def _driver(run: Run, storage: BaseStorage, on_told: Callable[[Candidate], None]) -> Driver:
@@ -106,13 +110,15 @@ def _driver(run: Run, storage: BaseStorage, on_told: Callable[[Candidate], None]
         # Unique, since many runs may share one database.
         name = f"{run.config.name}-{uuid.uuid4().hex[:12]}"
         write_json(study, {"schema": SCHEMA, "study_name": name})
+    with reading(study):
+        name = read_as(str, read_document(study, SCHEMA, "study_name")["study_name"])
     learned = [distribution.alphas for distribution in read_distributions(run)]
     seed, levels, limits = run.config.seed, _levels(run), _limits(run)
     return Driver(
         run.space,
         settings,
         storage=storage,
-        study_name=read_document(study, SCHEMA, "study_name")["study_name"],
+        study_name=name,
         within=limits,
         design=initial_design(
             run.space,
@@ -185,9 +191,7 @@ def _reporter(run: Run, bar: Bar, front: list[Candidate]) -> Callable[[Candidate
     def on_told(candidate: Candidate) -> None:
         bar.advance(note=f"{candidate.macs / 1e6:,.2f} M MACs, loss {candidate.loss:.3f}")
         front[:] = Front.of((*front, candidate)).candidates
-        run.tracker.metrics(
-            KEY, _metrics_of(run, candidate, Front(tuple(front))), candidate.trial
-        )
+        run.tracker.metrics(KEY, _metrics_of(run, candidate, Front(tuple(front))), candidate.trial)
 
     return on_told
 

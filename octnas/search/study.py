@@ -16,7 +16,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from octnas.additive import AdditiveCost, macs_of
-from octnas.errors import SearchError
+from octnas.errors import ArchitectureError, SearchError
 from octnas.front import Candidate
 from octnas.search.outcomes import OutcomeLog
 from octnas.search.proposals import History, Propose, Ranges
@@ -112,16 +112,29 @@ class Driver:
                 self._searchable(alphas), user_attrs={_ORIGIN: origin}, skip_if_exists=True
             )
         self._found: dict[str, Candidate] = {}
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            self._keep(self._candidate(trial))
-        self._taken = {
-            self._space.key(self._searchable(trial.params))
-            for trial in self._study.get_trials(deepcopy=False, states=_TOLD)
-        }
+        self._taken: set[tuple[float, ...]] = set()
+        self._go_on()
         self._batch: dict[int, _Asked] = {}
         self._to_do: list[Job] = []
         self._reasons: dict[str, str] = {}
         self._rung: Rung | None = None
+
+    def _go_on(self) -> None:
+        """Take over the trials that the study holds.
+
+        Raises:
+            SearchError: they are of another search space.
+        """
+        try:
+            for trial in self._study.get_trials(deepcopy=False, states=_TOLD):
+                self._taken.add(self._space.key(self._searchable(trial.params)))
+                if trial.state is TrialState.COMPLETE:
+                    self._keep(self._candidate(trial))
+        except (ArchitectureError, LookupError, TypeError, ValueError) as error:
+            raise SearchError(
+                f"the study {self._study.study_name} holds trials of something else "
+                f"({type(error).__name__}: {error}); redo the search with --fresh search"
+            ) from error
 
     @property
     def done(self) -> bool:
