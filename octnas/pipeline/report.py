@@ -1,6 +1,6 @@
 """Stage 7: the report, from whatever the stages before have written."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from shlex import quote
 
