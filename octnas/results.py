@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from statistics import fmean, stdev
 from typing import Any
 
@@ -97,6 +98,18 @@ class Network:
         return found
 
 
+def check_history(rows: Sequence[Mapping[str, float]]) -> None:
+    """Refuse a history whose epochs cannot be told apart, or have no loss.
+
+    Raises:
+        TypeError, ValueError, LookupError: naming the row.
+    """
+    for row in rows:
+        if not (1 <= row["epoch"] < inf):
+            raise ValueError(f"epoch: found {row['epoch']}, allowed: 1 or more")
+        read_as(float, row["train_loss"])
+
+
 @dataclass(frozen=True)
 class SeedResult:
     """One training of a network from scratch.
@@ -132,6 +145,7 @@ class SeedResult:
         """
         if document["schema"] != SCHEMA:
             raise ValueError(f"schema: found {document['schema']!r}, allowed: {SCHEMA}")
+        check_history(document["history"])
         return read_as(SeedResult, {key: document[key] for key in document if key != "schema"})
 
 

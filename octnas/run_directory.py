@@ -116,7 +116,14 @@ def reading(path: Path, *others: type[Exception]) -> Iterator[None]:
     Raises:
         RunDirectoryError: naming the file.
     """
-    wrong = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, *others)
+    wrong: tuple[type[Exception], ...] = (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        *others,
+    )
     try:
         yield
     except wrong as error:

@@ -27,7 +27,7 @@ def bench_images(
     from octnas.config import check_config, load_document
     from octnas.data.settings import ImagesSettings
     from octnas.measure.data import bench_data
-    from octnas.pipeline.opening import absolute
+    from octnas.pipeline.paths import absolute
     from octnas.pipeline.space import space_of
 
     config = check_config(load_document(experiment, overrides))

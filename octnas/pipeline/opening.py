@@ -18,13 +18,12 @@ from octnas.config import RunConfig, check_config, load_document, resolved
 from octnas.costs import Budget
 from octnas.credentials import HIDDEN, redact, redact_all
 from octnas.data.images import Data
-from octnas.data.prepare import cache_folder
-from octnas.data.settings import ImagesSettings
 from octnas.documents import read_as
 from octnas.errors import ConfigError, LatencyError, RunDirectoryError, SettingError
 from octnas.latency import LatencyTable
 from octnas.levels import CostLevels
 from octnas.pipeline.fingerprints import fingerprint
+from octnas.pipeline.paths import resolved_paths
 from octnas.progress import Progress
 from octnas.run_directory import (
     STAGES,
@@ -36,7 +35,6 @@ from octnas.run_directory import (
     write_json,
     write_text,
 )
-from octnas.settings import PRETRAINED
 from octnas.space import SearchSpace
 from octnas.tracking.tracker import Tracker
 from octnas.yaml import Document
@@ -249,35 +247,6 @@ def _whole(key: str, url: str, variable: str) -> str:
             f"set the whole URL in the environment variable {variable}"
         )
     return os.environ[variable]
-
-
-def absolute(path: str) -> str:
-    """A path that means the same from any folder; none stays none."""
-    return str(Path(path).expanduser().absolute()) if path else ""
-
-
-def resolved_paths(config: RunConfig) -> RunConfig:
-    """Paths that mean the same from any folder."""
-    truth_from, table = absolute(config.ranking.truth_from), absolute(config.latency.table)
-    weights = config.supernet.weights
-    config = replace(
-        config,
-        ranking=replace(config.ranking, truth_from=truth_from),
-        latency=replace(config.latency, table=table),
-        supernet=replace(
-            config.supernet, weights=weights if weights == PRETRAINED else absolute(weights)
-        ),
-    )
-    data = config.data
-    if not isinstance(data, ImagesSettings):
-        return config
-    root = absolute(data.root)
-    kind, _, path = data.name.partition("/")
-    # A name on a hub stays as it is.
-    name = f"{kind}/{Path(path).absolute()}" if path and Path(path).is_dir() else data.name
-    # Ray's workers have another home.
-    cache = replace(data.cache, folder=str(cache_folder(data)))
-    return replace(config, data=replace(data, root=root, name=name, cache=cache))
 
 
 def _write_records(directory: RunDirectory, config: RunConfig, overrides: Sequence[str]) -> None:

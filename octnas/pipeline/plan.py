@@ -17,13 +17,14 @@ from octnas.measure.latency import machine_name
 from octnas.needs import Machine, Plan, needs
 from octnas.pipeline.fingerprints import fingerprint
 from octnas.pipeline.image_counts import count_images
-from octnas.pipeline.opening import CONFIG_FILE, resolved_paths
+from octnas.pipeline.opening import CONFIG_FILE
 from octnas.pipeline.pace import (
     WARM_UP,
     evaluation_pace,
     supernet_pace,
     training_pace,
 )
+from octnas.pipeline.paths import resolved_paths
 from octnas.pipeline.random_images import RandomImages
 from octnas.pipeline.space import read_table, space_of
 from octnas.pipeline.stage_work import (

@@ -29,7 +29,7 @@ from octnas.pipeline.supernet import HISTORY_FILE, SCHEMA
 from octnas.report.data import ReportData
 from octnas.report.page import write_page
 from octnas.report.write import FRONT_CSV, FRONT_JSON, MARKDOWN, PAGE_FILE, TABLE_FILE, write_all
-from octnas.results import Retrained
+from octnas.results import Retrained, check_history
 from octnas.run_directory import read_document, reading
 from octnas.training.one import JUDGED_FILE
 from octnas.verdict import Matrix
@@ -117,9 +117,9 @@ def _history(run: Run) -> tuple[dict[str, float], ...]:
         return ()
     path = run.directory.stage("supernet") / HISTORY_FILE
     with reading(path):
-        return read_as(
-            tuple[dict[str, float], ...], read_document(path, SCHEMA, "epochs")["epochs"]
-        )
+        rows = read_document(path, SCHEMA, "epochs")["epochs"]
+        check_history(rows)
+        return read_as(tuple[dict[str, float], ...], rows)
 
 
 def correct(run: Run, retrained: Sequence[Retrained]) -> dict[str, Matrix]:

@@ -25,10 +25,11 @@ from octnas.pipeline.supernet import scorer
 from octnas.progress import Bar
 from octnas.run_directory import read_document, reading, write_json
 from octnas.search.design import bounds, initial_design, ranges
+from octnas.search.local import run_local
 from octnas.search.proposals import Propose, Ranges, proposals
 from octnas.search.shrinkage import EXPECTED, with_expected_losses
 from octnas.search.storage import opened
-from octnas.search.study import Driver, quiet, run_local
+from octnas.search.study import Driver, quiet
 from octnas.search.surrogate import Features
 from octnas.settings import flatten
 

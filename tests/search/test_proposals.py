@@ -9,6 +9,7 @@ from octnas.costs import Budget
 from octnas.front import Candidate, Front
 from octnas.levels import CostLevels
 from octnas.search.design import bounds, initial_design
+from octnas.search.local import run_local
 from octnas.search.proposals import (
     History,
     _Known,
@@ -16,7 +17,7 @@ from octnas.search.proposals import (
     surrogate_proposals,
 )
 from octnas.search.settings import Sampler, SearchSettings
-from octnas.search.study import Driver, run_local
+from octnas.search.study import Driver
 from octnas.space import SearchSpace
 from tests.conftest import all_architectures
 from tests.search.conftest import Make, loss_of, table

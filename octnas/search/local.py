@@ -1,0 +1,27 @@
+"""Evaluating candidates one after another, in this process."""
+
+from octnas.search.study import Driver, Evaluate, Job, Outcome
+
+
+def run_local(driver: Driver, evaluate: Evaluate, *, retries: int = 0) -> None:
+    """Evaluate one candidate after another in this process until the study is done.
+
+    Args:
+        driver: asked and told.
+        evaluate: α by site and a limit to metrics.
+        retries: how often a candidate is tried again after an exception.
+    """
+    while (job := driver.ask()) is not None:
+        driver.tell(job.number, _attempts(evaluate, job, retries))
+
+
+def _attempts(evaluate: Evaluate, job: Job, retries: int) -> Outcome:
+    """What the first attempt without an exception returns, or the last one's reason."""
+    reason = ""
+    for _ in range(retries + 1):
+        try:
+            return evaluate(job.alphas, job.limit)
+        except Exception as error:  # noqa: BLE001
+            # One candidate that cannot be evaluated must not end the search.
+            reason = f"{type(error).__name__}: {error}"
+    return reason
