@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+from octnas.documents import parse_json
 from octnas.errors import ArchitectureError
 
 SCHEMA = 1
@@ -131,8 +132,8 @@ class Architecture:
             ArchitectureError: the file is missing, is not JSON, or does not hold an architecture.
         """
         try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            document = parse_json(Path(path).read_bytes())
+        except (OSError, ValueError) as error:
             raise ArchitectureError(f"{path}: cannot be read as JSON ({error})") from error
         try:
             return Architecture.from_dict(document)

@@ -1,13 +1,14 @@
 """Independent distributions over the α of every site: expected cost, draws, the likeliest."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import exp, log
 from typing import Any
 
 import numpy as np
 
 from octnas.costs import Budget, ConvShape, conv_macs
+from octnas.documents import read_as
 from octnas.levels import CostLevels
 from octnas.optimum import Scores, best_within
 from octnas.space import SearchSpace
@@ -60,8 +61,9 @@ class Distribution:
     @staticmethod
     def from_dict(document: Mapping[str, Any]) -> "Distribution":
         """Read what `to_dict` wrote."""
-        probabilities = {name: tuple(p) for name, p in document["probabilities"].items()}
-        return Distribution(**{**document, "probabilities": probabilities})
+        found = read_as(Distribution, document)
+        probabilities = {name: tuple(shares) for name, shares in found.probabilities.items()}
+        return replace(found, probabilities=probabilities)
 
 
 def expected_macs(space: SearchSpace, probabilities: Mapping[str, Any]) -> Any:

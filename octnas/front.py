@@ -6,6 +6,7 @@ from math import isnan
 from typing import Any
 
 from octnas.costs import Budget
+from octnas.documents import read_as
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Candidate:
     @staticmethod
     def from_dict(document: Mapping[str, Any]) -> "Candidate":
         """Read what `to_dict` wrote."""
-        return Candidate(**document)
+        return read_as(Candidate, document)
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from hashlib import sha256
-from math import ceil, isfinite
+from math import ceil
 from typing import Any
 
 import numpy as np
 
 from octnas.additive import AdditiveCost, integers, sum_terms
+from octnas.documents import read_as
 from octnas.errors import LatencyError
 from octnas.settings import HOW
 from octnas.space import SearchSpace
@@ -40,6 +41,10 @@ class LatencyUse:
     table: str = ""
     measure: bool = field(default=True, metadata=HOW)
     device: str = field(default="cpu", metadata=HOW)
+
+
+# Seconds: what takes longer is no time of a layer.
+_LONGEST = 1e6
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,15 @@ class LatencyTable:
                 f"(geometry {self.geometry}, the experiment's is {found}); measure it with "
                 "`octnas latency`"
             )
+        if wrong := [
+            layer.name
+            for layer in self.layers
+            if not {layer.site_in or layer.site_out, layer.site_out} <= set(space.site)
+        ]:
+            raise LatencyError(
+                f"the latency table ({self.device}, {self.backend}) has sites that the network "
+                f"does not have, at layer {wrong[0]}; measure it with `octnas latency`"
+            )
         terms = [self._term(layer, space) for layer in self.layers]
         constant = self._nanoseconds(self.constant)
         vanilla = sum(self._nanoseconds(self._at(layer, 0.0, 0.0)) for layer in self.layers)
@@ -221,14 +235,16 @@ class LatencyTable:
             found = document.get("schema") if isinstance(document, Mapping) else document
             raise LatencyError(f"latency table: schema: found {found!r}, allowed: {SCHEMA}")
         try:
-            values = {key: kind(document[key]) for key, kind in _PLAIN.items()}
+            values = {key: read_as(kind, document[key]) for key, kind in _PLAIN.items()}
             layers = tuple(_layer(entry) for entry in document["layers"])
-            quality = {name: Quality(**found) for name, found in document["quality"].items()}
-            networks = tuple(MeasuredNetwork(**entry) for entry in document["networks"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            quality = read_as(dict[str, Quality], document["quality"])
+            networks = read_as(tuple[MeasuredNetwork, ...], document["networks"])
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise LatencyError(f"latency table: does not hold what it should ({reason})") from None
-        if not (layers and isfinite(values["constant"]) and 0 < values["factor"] < float("inf")):
+        if not (
+            layers and abs(values["constant"]) <= _LONGEST and 0 < values["factor"] <= _LONGEST
+        ):
             raise LatencyError("latency table: found no layers, or a factor that is not above 0")
         return LatencyTable(**values, layers=layers, quality=quality, networks=networks)
 
@@ -247,9 +263,10 @@ _PLAIN: Mapping[str, Any] = {
 
 def _layer(entry: Mapping[str, Any]) -> LayerTimes:
     seconds = {(float(a), float(b)): float(time) for a, b, time in entry["seconds"]}
-    if not seconds or not all(isfinite(time) and time >= 0 for time in seconds.values()):
+    if not seconds or not all(0 <= time <= _LONGEST for time in seconds.values()):
         raise ValueError(f"seconds of layer {entry['name']!r}")
-    return LayerTimes(str(entry["name"]), entry["site_in"], str(entry["site_out"]), seconds)
+    ends = read_as(str | None, entry["site_in"]), read_as(str, entry["site_out"])  # type: ignore[arg-type]
+    return LayerTimes(read_as(str, entry["name"]), *ends, seconds)
 
 
 def geometry_of(space: SearchSpace) -> str:

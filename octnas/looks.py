@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 from octnas.architecture import Architecture
-from octnas.run_directory import append_line
+from octnas.documents import parse_json
+from octnas.run_directory import append_line, reading
 
 LOOKS_FILE = "looks.jsonl"
 """In a run directory; it stays when a stage is redone."""
@@ -32,5 +33,7 @@ def count_looks(path: Path, why: str) -> int:
     """How many looks there were for a reason."""
     if not path.exists():
         return 0
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return sum(json.loads(line)["why"] == why for line in lines)
+    # What is behind the last line break was cut off when its process died.
+    lines = path.read_bytes().split(b"\n")[:-1]
+    with reading(path):
+        return sum(parse_json(line)["why"] == why for line in lines)

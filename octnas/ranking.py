@@ -16,6 +16,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from octnas.costs import Budget
+from octnas.documents import read_as
 
 SCHEMA = 1
 CONFIDENCE = 0.95
@@ -103,16 +104,7 @@ class Ranking:
     @staticmethod
     def from_dict(document: Mapping[str, Any]) -> "Ranking":
         """Read what `to_dict` wrote."""
-        return Ranking(
-            tuple(
-                Ranked(**entry | {"truth": tuple(entry["truth"])})
-                for entry in document["architectures"]
-            ),
-            {name: Interval(**entry) for name, entry in document["statistics"].items()},
-            tuple(Regret(**entry) for entry in document["regrets"]),
-            document["seconds"],
-            document["epochs"],
-        )
+        return read_as(Ranking, {key: document[key] for key in document if key != "schema"})
 
 
 def kendall(a: Values, b: Values) -> float:

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from statistics import fmean, stdev
 from typing import Any
 
 from octnas.architecture import Architecture
 from octnas.costs import Cost
+from octnas.documents import read_as
 
 SCHEMA = 1
 
@@ -89,13 +91,23 @@ class Network:
     @staticmethod
     def from_dict(document: Mapping[str, Any]) -> "Network":
         """Read what `to_dict` wrote."""
-        return Network(
-            role=document["role"],
-            budget=document["budget"],
-            architecture=Architecture.from_dict(document["architecture"]),
-            cost=Cost(**document["cost"]),
-            number=document.get("number", 0),
-        )
+        found = read_as(Network, document)
+        # The name becomes that of a folder.
+        if found.role not in ROLES:
+            raise ValueError(f"role: found {found.role!r}, allowed: {', '.join(ROLES)}")
+        return found
+
+
+def check_history(rows: Sequence[Mapping[str, float]]) -> None:
+    """Refuse a history whose epochs cannot be told apart, or have no loss.
+
+    Raises:
+        TypeError, ValueError, LookupError: naming the row.
+    """
+    for row in rows:
+        if not (1 <= row["epoch"] < inf):
+            raise ValueError(f"epoch: found {row['epoch']}, allowed: 1 or more")
+        read_as(float, row["train_loss"])
 
 
 @dataclass(frozen=True)
@@ -133,7 +145,8 @@ class SeedResult:
         """
         if document["schema"] != SCHEMA:
             raise ValueError(f"schema: found {document['schema']!r}, allowed: {SCHEMA}")
-        return SeedResult(document["seed"], document["metrics"], document["history"])
+        check_history(document["history"])
+        return read_as(SeedResult, {key: document[key] for key in document if key != "schema"})
 
 
 @dataclass(frozen=True)
@@ -162,5 +175,4 @@ class Retrained:
     @staticmethod
     def from_dict(document: Mapping[str, Any]) -> "Retrained":
         """Read what `to_dict` wrote."""
-        runs = tuple(SeedResult.from_dict(run) for run in document["runs"])
-        return Retrained(Network.from_dict(document["network"]), runs)
+        return read_as(Retrained, document)

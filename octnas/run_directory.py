@@ -12,11 +12,13 @@ import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from octnas.documents import parse_json, read_as
 from octnas.errors import RunDirectoryError
 
 SCHEMA = 1
@@ -108,7 +110,7 @@ def read_json(path: Path) -> Any:
         RunDirectoryError: it is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except FileNotFoundError:
         raise RunDirectoryError(f"{path}: missing; run the stage that writes it") from None
     except (OSError, ValueError) as error:
@@ -131,19 +133,37 @@ def read_document(path: Path, schema: int, *keys: str) -> dict[str, Any]:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: Path, *others: type[Exception]) -> Iterator[None]:
     """Turn what goes wrong inside, where a file's contents are taken apart, into one clear error.
+
+    Args:
+        path: of the file.
+        others: what else may go wrong there.
 
     Raises:
         RunDirectoryError: naming the file.
     """
+    wrong: tuple[type[Exception], ...] = (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        *others,
+    )
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}"
+    except wrong as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise RunDirectoryError(
             f"{path}: does not hold what it should ({reason}); redo its stage with --fresh"
         ) from error
+
+
+@dataclass(frozen=True)
+class _Marker:
+    finished: str | None
+    fingerprint: Mapping[str, Any]
 
 
 class RunDirectory:
@@ -169,7 +189,10 @@ class RunDirectory:
         path = self.stage(stage) / MARKER
         if not path.exists():
             return None
-        return read_document(path, SCHEMA, "finished", "fingerprint")
+        document = read_document(path, SCHEMA, "finished", "fingerprint")
+        with reading(path):
+            read_as(_Marker, {key: document[key] for key in ("finished", "fingerprint")})
+        return document
 
     def finished(self, stage: str) -> str | None:
         """When a stage was finished; None if it was not."""

@@ -17,6 +17,7 @@ from octnas.costs import (
     conv_macs,
     low_channels,
 )
+from octnas.documents import read_as
 from octnas.errors import ArchitectureError
 
 SCHEMA = 1
@@ -107,6 +108,14 @@ class SearchSpace:
             site.name: realised(alphas.get(site.name, site.choices[0]), site, self.channel_multiple)
             for site in self.sites
         }
+
+    def key(self, alphas: Mapping[str, float]) -> tuple[float, ...]:
+        """The same as the id of an architecture, within this space, and a tenth of its time.
+
+        Raises:
+            ArchitectureError: an unknown site, or α outside [0, 1].
+        """
+        return tuple(self.realise(alphas).values())
 
     def architecture(self, alphas: Mapping[str, float]) -> Architecture:
         """The architecture with these α by site, as realised after rounding.
@@ -231,24 +240,41 @@ class SearchSpace:
 
     @staticmethod
     def from_dict(document: Mapping[str, Any]) -> "SearchSpace":
-        """Read what `to_dict` wrote, also after a round trip through JSON."""
+        """Read what `to_dict` wrote, also after a round trip through JSON.
+
+        Raises:
+            ArchitectureError: an unknown schema version.
+            TypeError, ValueError: it holds something else, or parts that do not fit each other.
+        """
         if document.get("schema") != SCHEMA:
             raise ArchitectureError(
                 f"search space schema: found {document.get('schema')!r}, allowed: {SCHEMA}"
             )
-        values = {key: value for key, value in document.items() if key != "schema"}
-        values["input_size"] = tuple(values["input_size"])
-        values["grid"] = tuple(values["grid"])
-        values["sites"] = tuple(
-            Site(**site | {"choices": tuple(site["choices"])}) for site in values["sites"]
-        )
-        values["convs"] = tuple(
-            ConvShape(
-                **conv | {"kernel": tuple(conv["kernel"]), "out_size": tuple(conv["out_size"])}
-            )
-            for conv in values["convs"]
-        )
-        return SearchSpace(**values)
+        space = read_as(SearchSpace, {key: document[key] for key in document if key != "schema"})
+        _check_parts(space)
+        return space
+
+
+def _check_parts(space: SearchSpace) -> None:
+    """Refuse a space of which nothing could be counted.
+
+    Raises:
+        ValueError: naming the part.
+    """
+    for site in space.sites:
+        choices = site.choices
+        if not choices or list(choices) != sorted(set(choices)) or not 0 <= choices[0] <= 1:
+            raise ValueError(f"choices of site {site.name!r}: found {choices}")
+        if not (choices[-1] <= 1 and site.channels >= 1 and site.groups >= 1):
+            raise ValueError(f"site {site.name!r}: found {site}")
+    for conv in space.convs:
+        if conv.site_in not in (None, *space.site) or conv.site_out not in space.site:
+            raise ValueError(f"convolution {conv.name!r}: a site that there is not")
+        sizes = (conv.in_channels, conv.out_channels, conv.groups, *conv.kernel, *conv.out_size)
+        if min(sizes) < 1:
+            raise ValueError(f"convolution {conv.name!r}: found {sizes}, allowed: 1 or more")
+    if not (space.sites and space.convs and space.channel_multiple >= 1):
+        raise ValueError("no sites, no convolutions, or a channel_multiple below 1")
 
 
 def realised(alpha: float, site: Site, channel_multiple: int) -> float:

@@ -136,4 +136,4 @@ def _on_signal(number: int, _: object) -> None:
 def _lose_patience(number: int) -> None:
     """As if the signal had come again: an exception of this thread would stop nothing."""
     _state.when = -math.inf
-    _thread.interrupt_main(number)
+    _thread.interrupt_main(signal.Signals(number))

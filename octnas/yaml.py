@@ -15,6 +15,8 @@ from octnas.errors import ConfigError
 
 Path = tuple[Any, ...]
 
+_MOST = 100_000
+
 
 @dataclass
 class Document:
@@ -88,22 +90,19 @@ def parse_yaml(text: str, name: str) -> Document:
     Raises:
         ConfigError: it is not YAML, not a mapping, or a key stands twice.
     """
-    loader = _Loader(text)
+    document = Document(name, {})
     try:
-        root = loader.get_single_node()
-        document = Document(name, {})
+        root = _compose(text)
         if not isinstance(root, yaml.MappingNode):
             raise ConfigError(f"{name}:1: found no settings, allowed: a mapping of sections")
         _note_lines(root, (), document, ())
-        document.values = loader.construct_document(root)
+        document.values = _construct(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = 1 if mark is None else mark.line + 1
         raise ConfigError(f"{name}:{line}: not valid YAML: {error.problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{name}: not valid YAML: {_one_line(error)}") from None
-    finally:
-        loader.dispose()
     return document
 
 
@@ -120,7 +119,7 @@ def parse_override(override: str, document: Document) -> None:
     if not equals or not dotted.strip() or "" in keys:
         raise ConfigError(f"--set: found {override!r}, allowed: section.key=value")
     try:
-        value = yaml.load(text, _Loader)  # noqa: S506  a safe loader
+        value = _parse_value(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"--set: {dotted}: not valid YAML: {_one_line(error)}") from None
     holder: Any = document.values
@@ -141,6 +140,35 @@ def parse_override(override: str, document: Document) -> None:
         document.lines.setdefault(keys[:length], None)
 
 
+def _parse_value(text: str) -> Any:
+    """The value of an override, checked as a file's."""
+    if (root := _compose(text)) is None:
+        return None
+    _note_lines(root, (), Document("--set", {}), ())
+    return _construct(root)
+
+
+def _compose(text: str) -> yaml.Node | None:
+    loader = _Loader(text)
+    try:
+        return loader.get_single_node()
+    finally:
+        loader.dispose()
+
+
+def _construct(root: yaml.Node) -> Any:
+    loader = _Loader("")
+    try:
+        return loader.construct_document(root)
+    finally:
+        loader.dispose()
+
+
+def _writable(text: str) -> bool:
+    """Whether UTF-8 and the names of files can hold it."""
+    return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= 200 else text[:200] + "…"
@@ -151,6 +179,11 @@ def _note_lines(
 ) -> None:
     """Note where each value stands; refuse keys that stand twice, and values inside themselves."""
     document.lines[path] = node.start_mark.line + 1
+    if len(document.lines) > _MOST:
+        # Aliases of aliases: a line may stand for more than any memory holds.
+        raise ConfigError(f"{document.name}: more than {_MOST:,} values, aliases counted each time")
+    if isinstance(node, yaml.ScalarNode) and not _writable(node.value):
+        raise ConfigError(f"{document.place(path)}: found a character that no text may hold")
     if node in inside:
         raise ConfigError(f"{document.place(path)}: refers to what it stands in")
     inside = (*inside, node)

@@ -1,11 +1,15 @@
 """What the README shows is what runs."""
 
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 import octnas
+from octnas.cli.main import app, main
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -37,11 +41,66 @@ def test_the_table_of_costs() -> None:
 
 
 def test_every_command_exists() -> None:
-    from typer.main import get_command
-
-    from octnas.cli.main import app
-
     commands = set(get_command(app).commands)  # type: ignore[attr-defined]
     shown = set(re.findall(r"`?octnas (\w+)", README)) - {"searches"}
     assert {"run", "init", "cost", "supernet"} <= shown
     assert shown - commands == set()
+
+
+def shown_commands() -> list[list[str]]:
+    """Every `octnas …` in a block that is not Python, its lines joined, comments left out."""
+    texts = [README, (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()]
+    found = []
+    for text in texts:
+        for language, block in re.findall(r"```(\w*)\n(.*?)```", text, flags=re.DOTALL):
+            if language:
+                continue
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if words[:1] == ["octnas"]:
+                    found.append(words[1:])
+    return found
+
+
+@pytest.mark.parametrize("words", shown_commands(), ids=" ".join)
+def test_every_command_is_taken_with_its_options(words: list[str]) -> None:
+    """The program parses it, without doing anything; files need not be there."""
+    command, context = get_command(app), None
+    rest = list(words)
+    while True:
+        name = rest.pop(0) if context is not None or rest else ""
+        if context is None:
+            context = command.make_context("octnas", [name, *rest], resilient_parsing=True)
+        command = command.commands[name]  # type: ignore[attr-defined]
+        if not hasattr(command, "commands"):
+            break
+        if rest[0] not in command.commands:  # `octnas latency EXPERIMENT` measures
+            rest.insert(0, "measure")
+    context = command.make_context(name, rest)
+    assert context.command is command
+
+
+def test_there_are_commands_to_parse() -> None:
+    assert len(shown_commands()) > 20
+    assert ["init", "experiments"] in shown_commands()
+
+
+def test_quick_commands_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in (["init", "experiments"], ["cost", "resnet50", "--alpha", "0.5"]):
+        assert f"octnas {' '.join(words)}" in " ".join(README.split())
+        monkeypatch.setattr(sys, "argv", ["octnas", *words])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        assert not caught.value.code
+    assert (tmp_path / "experiments" / "digits.yaml").exists()
+    assert "2.367 G" in capsys.readouterr().out
+
+
+def test_every_make_target_exists() -> None:
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text()
+    texts = README + (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    for target in set(re.findall(r"(?:^|`)make ([a-z-]+)", texts, flags=re.MULTILINE)):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target

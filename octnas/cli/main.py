@@ -10,6 +10,7 @@ from octnas.cli import (
     architecture,
     bench,
     cost,
+    doctor,
     export,
     init,
     latency,
@@ -43,6 +44,7 @@ bench.add_to(app)
 latency.add_to(app)
 sync.add_to(app)
 init.add_to(app)
+doctor.add_to(app)
 
 
 def _version(value: bool) -> None:

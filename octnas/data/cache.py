@@ -29,6 +29,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from octnas.data.decode import BrokenImageError, pixel_digest
+from octnas.documents import read_as
 from octnas.errors import DataError
 from octnas.run_directory import read_document, reading, write_json
 
@@ -121,7 +122,7 @@ class Cache:
             path = self._file(shard)
             with reading(path):
                 document = read_document(path, SCHEMA, "images")
-                everything += [Found(**entry) for entry in document["images"]]
+                everything += read_as(tuple[Found, ...], document["images"])
         return everything
 
     @cached_property

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from octnas.data.listing import Problem
+from octnas.documents import read_as
 from octnas.errors import RunDirectoryError
 from octnas.run_directory import read_document, reading, write_text
 
@@ -110,10 +111,10 @@ def read_images(folder: Path) -> ImageList:
         )
     with reading(path):
         return ImageList(
-            tuple(about["class_names"]),
+            read_as(tuple[str, ...], about["class_names"]),
             tuple(_entry(line.split("\t")) for line in content.decode().splitlines()[1:]),
-            tuple(Problem(**entry) for entry in about["problems"]),
-            about["key"],
+            read_as(tuple[Problem, ...], about["problems"]),
+            read_as(str, about["key"]),
         )
 
 
@@ -121,9 +122,22 @@ def _hash(content: bytes) -> str:
     return sha256(content).hexdigest()[:16]
 
 
+@dataclass(frozen=True)
+class _Summary:
+    digest: str
+    classes: int
+    counts: Mapping[str, int]
+    problems: tuple[Problem, ...]
+
+
 def read_summary(folder: Path) -> Mapping[str, Any]:
     """Counts, classes and digest, without the list itself; of digits too."""
-    return read_document(folder / ABOUT_FILE, SCHEMA, "digest", "classes", "counts", "problems")
+    path = folder / ABOUT_FILE
+    keys = [entry.name for entry in fields(_Summary)]
+    document = read_document(path, SCHEMA, *keys)
+    with reading(path):
+        read_as(_Summary, {key: document[key] for key in keys})
+    return document
 
 
 def _entry(fields: Sequence[str]) -> Entry:

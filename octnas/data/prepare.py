@@ -13,7 +13,7 @@ from octnas.data.digits import digest_of_digits
 from octnas.data.image_list import ABOUT_FILE, PARTS, ImageList, write_images
 from octnas.data.image_list import SCHEMA as LIST_SCHEMA
 from octnas.data.listing import SPLITS, Problem
-from octnas.data.settings import DataSettings, DigitsSettings, ImagesSettings
+from octnas.data.settings import CACHE, DataSettings, DigitsSettings, ImagesSettings
 from octnas.data.sort_out import broken_classes, sort_out
 from octnas.data.sources import list_images, open_reader, stamp_shards
 from octnas.errors import DataError, SettingError
@@ -87,7 +87,7 @@ def cache_resolution(settings: ImagesSettings, input_size: tuple[int, int, int])
 
 def cache_folder(settings: ImagesSettings) -> Path:
     """Where the caches of this node lie."""
-    return Path(settings.cache.folder or "~/.cache/octnas").expanduser().absolute()
+    return Path(settings.cache.folder or CACHE).expanduser().absolute()
 
 
 def open_cache(

@@ -17,6 +17,9 @@ OnError = Literal["fail", "skip"]
 # Of torchvision, which can download these.
 DOWNLOADED = ("imagenette", "cifar10", "cifar100")
 
+CACHE = "~/.cache/octnas"
+"""Where caches of images lie unless told otherwise."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DigitsSettings:

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from octnas.documents import read_as
 from octnas.export.check import Comparison
 from octnas.export.settings import Tolerance
 from octnas.export.source import Source
@@ -49,14 +50,11 @@ class Variant:
     @staticmethod
     def from_dict(document: dict[str, Any]) -> "Variant":
         """Read what `dataclasses.asdict` gave."""
-        return Variant(
-            **{
-                **document,
-                "files": tuple(document["files"]),
-                "comparison": Comparison(**document["comparison"]),
-                "tolerance": Tolerance(**document["tolerance"]),
-            }
-        )
+        found = read_as(Variant, document)
+        # They are removed where they no longer hold, so they must be those of the folder.
+        if wrong := [name for name in found.files if name != Path(name).name or name in ("", "..")]:
+            raise ValueError(f"files: found {wrong[0]!r}, allowed: names within the folder")
+        return found
 
 
 def write_record(source: Source, moved: int, variants: Sequence[Variant], folder: Path) -> None:

@@ -123,7 +123,14 @@ def read_answer(path: Path) -> LatencyTable:
         return _table(json.loads(file.read_text(encoding="utf-8")))
     except OctnasError as error:
         raise LatencyError(f"{file}: {error}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
         raise LatencyError(f"{file}: is no answer of {SCRIPT_FILE}'s ({reason})") from None
 

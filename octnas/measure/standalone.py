@@ -71,9 +71,9 @@ class Kept:
             os.truncate(path, len("".join(lines).encode()))
         try:
             head, *rest = [json.loads(line) for line in lines]
-            found = head["conditions"] if head["schema"] == SCHEMA else None
+            found = dict(head["conditions"]) if head["schema"] == SCHEMA else None
             self.entries = {entry["key"]: entry for entry in rest}
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise MeasureFileError(
                 f"{path}: holds no times of schema {SCHEMA}; remove it"
             ) from None
@@ -181,7 +181,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         keys = [manifest["reference"], *manifest["keys"]]
         fine = manifest["schema"] == SCHEMA and all(KEY.fullmatch(key) for key in keys)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise MeasureFileError(f"{path}: cannot be read as a manifest ({error})") from None
     if not fine:
         raise MeasureFileError(f"{path}: is no manifest of schema {SCHEMA}")

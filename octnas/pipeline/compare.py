@@ -3,11 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from octnas.errors import RunDirectoryError
 from octnas.pipeline.looking import look_at_run
-from octnas.pipeline.opening import CONFIG_FILE
 from octnas.pipeline.report import gather
 from octnas.report.runs import ComparedRun, differing, flat
 from octnas.report.runs_page import rank_rows, write_runs_page
@@ -37,7 +34,7 @@ def _read(path: Path, label: str) -> ComparedRun:
     if run.directory.finished("space") is None:
         raise RunDirectoryError(f"{path}: has no search space yet, so there is nothing to compare")
     # The file leaves passwords out.
-    settings = flat(yaml.safe_load((path / CONFIG_FILE).read_text(encoding="utf-8")))
+    settings = flat(run.document.values)
     return ComparedRun(label, gather(run), settings)
 
 

@@ -1,9 +1,11 @@
 """What a report says of a run besides its results: data, settings, versions, hours, links."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from shlex import quote
 
 from octnas.data.image_list import read_summary
+from octnas.documents import read_as
 from octnas.pipeline.opening import RUN_FILE, SCHEMA, Run
 from octnas.pipeline.rank import read_rankings
 from octnas.pipeline.search import JOURNAL_FILE
@@ -18,13 +20,26 @@ from octnas.settings import flatten
 _HOUR = 3600.0
 
 
+@dataclass(frozen=True)
+class _Record:
+    """What the report says of what `octnas.pipeline.opening` notes of a command."""
+
+    time: str
+    overrides: tuple[str, ...]
+    versions: Mapping[str, str]
+    python: str
+    platform: str
+
+
 def facts(run: Run) -> dict[str, str]:
     """What the report shows as it is: data, settings, versions."""
     path = run.directory.path / RUN_FILE
     with reading(path):
-        runs = read_document(path, SCHEMA, "runs")["runs"]
+        documents = read_document(path, SCHEMA, "runs")["runs"]
+        names = [entry.name for entry in fields(_Record)]
+        runs = [read_as(_Record, {name: one[name] for name in names}) for one in documents]
         first, last = runs[0], runs[-1]
-        overrides = dict.fromkeys(override for record in runs for override in record["overrides"])
+    overrides = dict.fromkeys(override for record in runs for override in record.overrides)
     config, images = run.config, read_summary(run.data.folder)
     return {
         "Data": f"{config.data.source}, digest {images['digest']}",
@@ -36,10 +51,10 @@ def facts(run: Run) -> dict[str, str]:
         "Search": f"{config.search.sampler}, {config.search.trials} trials",
         "Retraining": f"{config.retrain.recipe.epochs} epochs from scratch",
         "Device": config.device,
-        "Begun": first["time"],
+        "Begun": first.time,
         "Overrides": ", ".join(overrides) or "none",
-        "Versions": ", ".join(f"{name} {found}" for name, found in last["versions"].items()),
-        "Python": f"{last['python']} on {last['platform']}",
+        "Versions": ", ".join(f"{name} {found}" for name, found in last.versions.items()),
+        "Python": f"{last.python} on {last.platform}",
     }
 
 

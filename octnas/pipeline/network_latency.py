@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from octnas.documents import read_as
 from octnas.errors import ArchitectureError, RunDirectoryError
 from octnas.front import Candidate
 from octnas.latency import LatencyTable
@@ -107,8 +108,9 @@ def _predicted(
 def _read(path: Path) -> Latencies:
     with reading(path):
         document: dict[str, Any] = read_document(path, SCHEMA, "networks", *_CONDITIONS)
-        measured = {
-            name: Timing(float(one["median"]), float(one["p95"]))
-            for name, one in document["networks"].items()
-        }
-        return Latencies(**{key: document[key] for key in _CONDITIONS}, measured=measured)
+        kept = {key: document[key] for key in _CONDITIONS}
+        return read_as(Latencies, {**kept, "measured": _timings(document["networks"])})
+
+
+def _timings(networks: Any) -> dict[str, Any]:
+    return {name: {key: one[key] for key in ("median", "p95")} for name, one in networks.items()}

@@ -18,7 +18,8 @@ from octnas.config import RunConfig, check_config, load_document, resolved
 from octnas.costs import Budget
 from octnas.credentials import HIDDEN, redact, redact_all
 from octnas.data.images import Data
-from octnas.errors import ConfigError, RunDirectoryError, SettingError
+from octnas.documents import read_as
+from octnas.errors import ConfigError, LatencyError, RunDirectoryError, SettingError
 from octnas.latency import LatencyTable
 from octnas.levels import CostLevels
 from octnas.pipeline.fingerprints import fingerprint
@@ -75,7 +76,9 @@ class Run:
         """The search space that the space stage has written."""
         path = self.directory.stage("space") / "space.json"
         with reading(path):
-            return SearchSpace.from_dict(read_json(path))
+            space = SearchSpace.from_dict(read_json(path))
+            read_as(int, space.backbone_args["num_classes"])
+        return space
 
     @cached_property
     def budgets(self) -> tuple[Budget, ...]:
@@ -91,7 +94,10 @@ class Run:
     def table(self) -> LatencyTable | None:
         """The latency table that the space stage has taken over; None where there is none."""
         path = self.directory.stage("space") / TABLE_FILE
-        return LatencyTable.from_dict(read_json(path)) if self.config.latency.table else None
+        if not self.config.latency.table:
+            return None
+        with reading(path, LatencyError):
+            return LatencyTable.from_dict(read_json(path))
 
     @cached_property
     def costs(self) -> Costs:
@@ -266,6 +272,7 @@ def _write_records(directory: RunDirectory, config: RunConfig, overrides: Sequen
         "platform": platform.platform(),
     }
     with reading(path):
+        read_as(list[dict[str, Any]], record["runs"])
         last = {key: value for key, value in (record["runs"] or [{}])[-1].items() if key != "time"}
         if last != this:
             now = datetime.now(UTC).isoformat(timespec="seconds")

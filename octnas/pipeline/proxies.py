@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from octnas.documents import read_as
 from octnas.front import Candidate
 from octnas.pipeline.opening import Run
 from octnas.pipeline.records import PARENT, begin_tracking
@@ -75,7 +76,7 @@ def read_proxies(run: Run) -> Proxies:
     with reading(path):
         document = read_document(path, SCHEMA, "seconds", "candidates")
         found = tuple(Candidate.from_dict(entry) for entry in document["candidates"])
-        return Proxies(found, float(document["seconds"]))
+        return Proxies(found, read_as(float, document["seconds"]))
 
 
 Score = Callable[[Mapping[str, float]], Mapping[str, float]]

@@ -1,6 +1,6 @@
 """What several stages write and read: candidates, chosen networks, results; and MLflow's parent."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,20 @@ def read_candidates(run: Run) -> tuple[Candidate, ...]:
     path = run.directory.stage("search") / CANDIDATES_FILE
     with reading(path):
         document = read_document(path, SCHEMA, "candidates")
-        return tuple(Candidate.from_dict(entry) for entry in document["candidates"])
+        return tuple(_candidate(run, entry) for entry in document["candidates"])
+
+
+def _candidate(run: Run, entry: Mapping[str, Any]) -> Candidate:
+    """A candidate, each α one of its site's choices.
+
+    Raises:
+        ValueError: it is of another search space.
+    """
+    found = Candidate.from_dict(entry)
+    for name, alpha in found.alphas.items():
+        if alpha not in run.space.site[name].choices:
+            raise ValueError(f"candidate {found.id}: α of site {name}: found {alpha}")
+    return found
 
 
 def write_chosen(run: Run, chosen: dict[str, Candidate]) -> None:
@@ -62,7 +75,7 @@ def read_chosen(run: Run) -> dict[str, Candidate]:
     path = run.directory.stage("search") / CHOSEN_FILE
     with reading(path):
         document = read_document(path, SCHEMA, "chosen")
-        return {name: Candidate.from_dict(entry) for name, entry in document["chosen"].items()}
+        return {name: _candidate(run, entry) for name, entry in document["chosen"].items()}
 
 
 def write_results(run: Run, results: Sequence[Retrained]) -> None:

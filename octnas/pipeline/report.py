@@ -5,9 +5,11 @@ from pathlib import Path
 from shlex import quote
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from octnas.data.image_list import ABOUT_FILE, read_summary
+from octnas.documents import read_as
 from octnas.front import Front
 from octnas.looks import LOOKS_FILE, count_looks
 from octnas.pipeline.effects import effects_of_sites
@@ -27,8 +29,8 @@ from octnas.pipeline.supernet import HISTORY_FILE, SCHEMA
 from octnas.report.data import ReportData
 from octnas.report.page import write_page
 from octnas.report.write import FRONT_CSV, FRONT_JSON, MARKDOWN, PAGE_FILE, TABLE_FILE, write_all
-from octnas.results import Retrained
-from octnas.run_directory import read_document
+from octnas.results import Retrained, check_history
+from octnas.run_directory import read_document, reading
 from octnas.training.one import JUDGED_FILE
 from octnas.verdict import Matrix
 
@@ -114,7 +116,10 @@ def _history(run: Run) -> tuple[dict[str, float], ...]:
     if run.directory.finished("supernet") is None:
         return ()
     path = run.directory.stage("supernet") / HISTORY_FILE
-    return tuple(read_document(path, SCHEMA, "epochs")["epochs"])
+    with reading(path):
+        rows = read_document(path, SCHEMA, "epochs")["epochs"]
+        check_history(rows)
+        return read_as(tuple[dict[str, float], ...], rows)
 
 
 def correct(run: Run, retrained: Sequence[Retrained]) -> dict[str, Matrix]:
@@ -152,4 +157,24 @@ def _judged(
         identity = one.network.architecture.id
         files = [folder / identity / f"seed-{result.seed}" / JUDGED_FILE for result in one.runs]
         if all(file.exists() for file in files):
-            yield identity, [load_file(file) for file in files]
+            yield identity, [_answers(file, len(class_names(run))) for file in files]
+
+
+def _answers(path: Path, classes: int) -> dict[str, Matrix]:
+    """The classes that a training has predicted, and those that are right.
+
+    Raises:
+        RunDirectoryError: the file holds something else.
+    """
+    with reading(path, SafetensorError, OSError):
+        found = load_file(path)
+        predicted, target = found["predicted"], found["target"]
+        if predicted.ndim != 1 or predicted.shape != target.shape:
+            raise ValueError(f"found shapes {predicted.shape} and {target.shape}")
+        if (
+            not len(target)
+            or target.dtype.kind != "i"
+            or not 0 <= target.min() <= target.max() < classes
+        ):
+            raise ValueError(f"found no classes, or others than 0 to {classes - 1}")
+    return found

@@ -12,6 +12,7 @@ from optuna.storages import BaseStorage
 
 from octnas.costs import Bound
 from octnas.device import cpu_threads
+from octnas.documents import read_as
 from octnas.errors import SearchError
 from octnas.front import Candidate, Front, best_under
 from octnas.levels import CostLevels
@@ -22,12 +23,13 @@ from octnas.pipeline.proxies import read_proxies
 from octnas.pipeline.records import PARENT, begin_tracking, write_candidates, write_chosen
 from octnas.pipeline.supernet import scorer
 from octnas.progress import Bar
-from octnas.run_directory import read_document, write_json
+from octnas.run_directory import read_document, reading, write_json
 from octnas.search.design import bounds, initial_design, ranges
+from octnas.search.local import run_local
 from octnas.search.proposals import Propose, Ranges, proposals
 from octnas.search.shrinkage import EXPECTED, with_expected_losses
 from octnas.search.storage import opened
-from octnas.search.study import Driver, quiet, run_local
+from octnas.search.study import Driver, quiet
 from octnas.search.surrogate import Features
 from octnas.settings import flatten
 
@@ -53,10 +55,10 @@ def search(run: Run) -> None:
         run.progress.bar("search", total) as bar,
         cpu_threads(settings.threads),
     ):
-        told: list[Candidate] = []
-        driver = _driver(run, storage, _reporter(run, bar, told))
+        front: list[Candidate] = []
+        driver = _driver(run, storage, _reporter(run, bar, front))
         bar.advance(driver.told)
-        told += driver.candidates()
+        front += driver.candidates()
         with _clock(run):
             _evaluate(run, driver)
         # A process may have been killed between the study and the record.
@@ -95,7 +97,10 @@ def _clock(run: Run) -> Iterator[None]:
 def read_seconds(run: Run) -> float:
     """How long candidates were evaluated; 0 where that was not recorded."""
     path = run.directory.stage("search") / SECONDS_FILE
-    return float(read_document(path, SCHEMA, "seconds")["seconds"]) if path.exists() else 0.0
+    if not path.exists():
+        return 0.0
+    with reading(path):
+        return read_as(float, read_document(path, SCHEMA, "seconds")["seconds"])
 
 
 def _driver(run: Run, storage: BaseStorage, on_told: Callable[[Candidate], None]) -> Driver:
@@ -106,13 +111,15 @@ def _driver(run: Run, storage: BaseStorage, on_told: Callable[[Candidate], None]
         # Unique, since many runs may share one database.
         name = f"{run.config.name}-{uuid.uuid4().hex[:12]}"
         write_json(study, {"schema": SCHEMA, "study_name": name})
+    with reading(study):
+        name = read_as(str, read_document(study, SCHEMA, "study_name")["study_name"])
     learned = [distribution.alphas for distribution in read_distributions(run)]
     seed, levels, limits = run.config.seed, _levels(run), _limits(run)
     return Driver(
         run.space,
         settings,
         storage=storage,
-        study_name=read_document(study, SCHEMA, "study_name")["study_name"],
+        study_name=name,
         within=limits,
         design=initial_design(
             run.space,
@@ -179,31 +186,34 @@ def write_trials(candidates: Sequence[Candidate], path: Path) -> None:
     write_json(path, {"columns": columns, "data": rows})
 
 
-def _reporter(run: Run, bar: Bar, told: list[Candidate]) -> Callable[[Candidate], None]:
+def _reporter(run: Run, bar: Bar, front: list[Candidate]) -> Callable[[Candidate], None]:
+    """Tells the bar and MLflow of each candidate, and keeps the front, of all until then."""
+
     def on_told(candidate: Candidate) -> None:
         bar.advance(note=f"{candidate.macs / 1e6:,.2f} M MACs, loss {candidate.loss:.3f}")
-        told.append(candidate)
-        run.tracker.metrics(KEY, _metrics_of(run, candidate, told), candidate.trial)
+        front[:] = Front.of((*front, candidate)).candidates
+        run.tracker.metrics(KEY, _metrics_of(run, candidate, Front(tuple(front))), candidate.trial)
 
     return on_told
 
 
-def _metrics_of(run: Run, candidate: Candidate, told: Sequence[Candidate]) -> dict[str, float]:
-    """Metrics of a trial; the hypervolume is that of all up to it."""
+def _metrics_of(run: Run, candidate: Candidate, front: Front) -> dict[str, float]:
+    """Metrics of a trial; the front is that of all up to it."""
     # The area that the front dominates, up to the dearest budget and a guess among all classes.
     classes = float(run.space.backbone_args["num_classes"])
     reference = (float(bounds(run.budgets)[1]), log(classes))
-    hypervolume = Front.of(told).hypervolume(reference)
+    hypervolume = front.hypervolume(reference)
     return {"macs": float(candidate.macs), "hypervolume": hypervolume, **candidate.metrics}
 
 
 def _metrics_by_trial(
     run: Run, candidates: Sequence[Candidate]
 ) -> list[tuple[int, dict[str, float]]]:
-    return [
-        (one.trial, _metrics_of(run, one, candidates[: index + 1]))
-        for index, one in enumerate(candidates)
-    ]
+    front, found = Front(()), []
+    for one in candidates:
+        front = Front.of((*front.candidates, one))
+        found.append((one.trial, _metrics_of(run, one, front)))
+    return found
 
 
 def _evaluate(run: Run, driver: Driver) -> None:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from octnas.documents import read_as
 from octnas.errors import SearchError
 from octnas.front import Candidate, best_under
 from octnas.pipeline.opening import Run
@@ -45,7 +46,9 @@ def candidates_so_far(run: Run) -> tuple[Candidate, ...]:
         for name in (JOURNAL_FILE, OUTCOMES_FILE):
             if (folder / name).exists():
                 shutil.copy(folder / name, copies)
-        name = read_document(folder / STUDY_FILE, SCHEMA, "study_name")["study_name"]
+        with reading(folder / STUDY_FILE):
+            document = read_document(folder / STUDY_FILE, SCHEMA, "study_name")
+            name = read_as(str, document["study_name"])
         try:
             driver = Driver(
                 run.space,

@@ -10,6 +10,7 @@ from octnas.cluster.settings import RaySettings
 from octnas.data.images import Images, open_images
 from octnas.data.order import Part
 from octnas.device import choose_device
+from octnas.documents import read_as
 from octnas.errors import ConfigError, require
 from octnas.nn.supernet import TrainedSupernet
 from octnas.nn.weights import save_weights
@@ -169,7 +170,7 @@ def read_seconds(run: Run) -> float:
     """How long the supernet was trained."""
     path = run.directory.stage("supernet") / HISTORY_FILE
     with reading(path):
-        return float(read_document(path, SCHEMA, "seconds")["seconds"])
+        return read_as(float, read_document(path, SCHEMA, "seconds")["seconds"])
 
 
 def trained_supernet(run: Run) -> TrainedSupernet:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from octnas.data.image_list import read_summary
+from octnas.documents import read_as
 from octnas.errors import BudgetError, RunDirectoryError
 from octnas.pipeline.opening import Run
 from octnas.pipeline.trainings import train_several
@@ -88,7 +89,7 @@ def read_design(run: Run) -> list[Drawn]:
     path = run.directory_of("truth").stage("truth") / DESIGN_FILE
     with reading(path):
         document = read_document(path, SCHEMA, "architectures")
-        design = [Drawn(**entry) for entry in document["architectures"]]
+        design = read_as(list[Drawn], document["architectures"])
     if document.get("images", _digest(run)) != _digest(run):
         raise RunDirectoryError(
             f"{path}: this ground truth was trained on other images, of digest "

@@ -3,9 +3,12 @@
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TypeVar
 
+from octnas.documents import parse_json, read_as
 from octnas.errors import SearchError
 from octnas.run_directory import append_line
 
@@ -42,11 +45,20 @@ def read_lines(path: Path, what: str, read: Callable[[str], Entry]) -> list[Entr
     return found
 
 
+@dataclass(frozen=True)
+class _Line:
+    schema: int
+    id: str
+    metrics: Mapping[str, float]
+
+
 def _outcome(line: str) -> tuple[str, dict[str, float]]:
-    document = json.loads(line)
-    if document["schema"] != SCHEMA:
-        raise ValueError(document["schema"])
-    return document["id"], document["metrics"]
+    found = read_as(_Line, parse_json(line))
+    if found.schema != SCHEMA:
+        raise ValueError(found.schema)
+    if not isfinite(found.metrics["loss"]):
+        raise ValueError(found.metrics["loss"])
+    return found.id, dict(found.metrics)
 
 
 class OutcomeLog:

@@ -12,7 +12,7 @@ from octnas.front import Candidate, Front
 from octnas.levels import CostLevels
 from octnas.optimum import best_front
 from octnas.search.settings import Sampler
-from octnas.search.surrogate import Drawn, Features, Surrogate, fit, scores_of
+from octnas.search.surrogate import Drawn, Features, Surrogate, Values, fit, scores_of
 
 # Streams of random numbers.
 _RANDOM, _SURROGATE = 1, 2
@@ -31,12 +31,12 @@ class History:
     Attributes:
         number: of the trial.
         told: the candidates that were told before its batch, without the failed ones.
-        taken: ids of all architectures that were proposed before it.
+        taken: all architectures that were proposed before it, see `SearchSpace.key`.
     """
 
     number: int
     told: Sequence[Candidate]
-    taken: Collection[str]
+    taken: Collection[tuple[float, ...]]
 
 
 Ranges = Sequence[tuple[int, int]]
@@ -100,8 +100,9 @@ def surrogate_proposals(
         seed: of the draws.
         others: with the loss of a second source, such as short stand-alone trainings.
     """
-    fitted: dict[int, Surrogate] = {}
+    fitted: dict[int, tuple[Surrogate, _Known]] = {}
     features = Features(levels.space, pairs=True)
+    cost = _cached_cost(levels)
 
     def propose(history: History) -> dict[str, float]:
         rng, told = np.random.default_rng((_SURROGATE, seed, history.number)), history.told
@@ -109,9 +110,12 @@ def surrogate_proposals(
             return _new(levels, within, rng, history)
         if len(told) not in fitted:
             fitted.clear()
-            fitted[len(told)] = fit(features, scores_of(told), second=scores_of(others))
+            model = fit(features, scores_of(told), second=scores_of(others))
+            rows = features([one.alphas for one in told])
+            fitted[len(told)] = model, _Known(rows, np.array([cost(one) for one in told], float))
+        model, known = fitted[len(told)]
         for _ in range(_MODELS):
-            found = _best_new(levels, within, fitted[len(told)].draw(rng), history)
+            found = _best_new(levels, within, model.draw(rng), known, history.taken)
             if found is not None:
                 return found
         return _new(levels, within, rng, history)
@@ -119,30 +123,65 @@ def surrogate_proposals(
     return propose
 
 
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """The candidates that a model was fitted to.
+
+    Attributes:
+        rows: their features, shape ``(n, columns)``.
+        costs: shape ``(n,)``.
+    """
+
+    rows: Values
+    costs: Values
+
+    def front(self, values: Values) -> list[Candidate]:
+        """Those that none as cheap beats, as a model sees them; shape of the values ``(n,)``."""
+        order = np.lexsort((values, self.costs))
+        best = np.minimum.accumulate(values[order])
+        kept = order[np.flatnonzero(np.diff(best, prepend=np.inf) < 0)]
+        return [
+            Candidate("known", {}, int(self.costs[index]), float(values[index])) for index in kept
+        ]
+
+
+def _cached_cost(levels: CostLevels) -> Callable[[Candidate], int]:
+    """What a candidate costs, worked out once for each."""
+    known: dict[str, int] = {}
+
+    def cost(candidate: Candidate) -> int:
+        if candidate.id not in known:
+            known[candidate.id] = levels.cost.of(candidate.alphas)
+        return known[candidate.id]
+
+    return cost
+
+
 def _best_new(
-    levels: CostLevels, within: Ranges, model: Drawn, history: History
+    levels: CostLevels,
+    within: Ranges,
+    model: Drawn,
+    known: _Known,
+    taken: Collection[tuple[float, ...]],
 ) -> dict[str, float] | None:
     """The architecture on a model's front that adds most; None if all were proposed before."""
-    space = levels.space
     scores = {sites: -score for sites, score in model.scores.items()}
     front = [
         alphas
         for low, high in within
         for alphas in best_front(levels, scores, low, high, most=_FRONT)
-        if space.architecture(alphas).id not in history.taken
+        if levels.space.key(alphas) not in taken
     ]
     if not front:
         return None
-    known = [candidate.alphas for candidate in history.told]
-    values = model([*known, *front])
-    reference = (float(within[-1][1] + 1), float(values.max()) + 1e-9)
-    points = [
-        Candidate(str(index), alphas, levels.cost.of(alphas), value)
-        for index, (alphas, value) in enumerate(zip([*known, *front], values.tolist(), strict=True))
+    before, values = known.rows @ model.weights, model(front)
+    reference = (float(within[-1][1] + 1), float(max(before.max(), values.max())) + 1e-9)
+    best = known.front(before)
+    gains = [
+        Front.of([*best, Candidate("new", alphas, levels.cost.of(alphas), value)])
+        for alphas, value in zip(front, values.tolist(), strict=True)
     ]
-    before = Front.of(points[: len(known)]).candidates
-    gains = [Front.of([*before, one]).hypervolume(reference) for one in points[len(known) :]]
-    return dict(front[int(np.argmax(gains))])
+    return dict(front[int(np.argmax([one.hypervolume(reference) for one in gains]))])
 
 
 def _new(
@@ -151,7 +190,7 @@ def _new(
     """Any architecture that was not proposed before, if one is found."""
     for _ in range(_TRIES):
         alphas = _drawn(levels, within, rng)
-        if levels.space.architecture(alphas).id not in history.taken:
+        if levels.space.key(alphas) not in history.taken:
             break
     return alphas
 

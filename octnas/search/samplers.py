@@ -65,7 +65,12 @@ class SiteBySite(BaseSampler):
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """The other sampler's."""
-        return self._whole.infer_relative_search_space(study, trial)
+        if not isinstance(self._whole, NSGAIISampler):
+            return self._whole.infer_relative_search_space(study, trial)
+        # What Optuna finds by comparing all trials with each other, at every ask: here each has
+        # the same sites.
+        told = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return dict(sorted(told[-1].distributions.items())) if told else {}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]

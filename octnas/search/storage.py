@@ -11,9 +11,13 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
 from octnas.credentials import redact
+from octnas.documents import parse_json, read_as
 from octnas.errors import SearchError
 from octnas.run_directory import naming
 from octnas.search.outcomes import read_lines
+
+# What Optuna raises over lines that it has not written.
+_SPOILT = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 
 
 class Journal(JournalStorage):
@@ -27,17 +31,28 @@ class Journal(JournalStorage):
         path: of the file; made anew, or gone on with.
 
     Raises:
-        SearchError: a line that is no JSON.
+        SearchError: a line that is no JSON, or that Optuna does not understand.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._buffer = _Buffer(path)
-        super().__init__(self._buffer)
+        try:
+            super().__init__(self._buffer)
+        except _SPOILT as error:
+            raise SearchError(
+                f"{path}: is no journal of a study ({type(error).__name__}: {error}); redo the "
+                "search with --fresh search"
+            ) from error
 
     def flush(self) -> None:
         """Write what is waiting, in one piece."""
         self._buffer.flush()
+
+
+def _entry(line: str) -> dict[str, Any]:
+    found: dict[str, Any] = read_as(dict[str, Any], parse_json(line))
+    return found
 
 
 class _Buffer(BaseJournalBackend):
@@ -45,7 +60,7 @@ class _Buffer(BaseJournalBackend):
 
     def __init__(self, path: Path) -> None:
         # Optuna would pass over a last line that it cannot read.
-        self._written = len(read_lines(path, "one of a study", json.loads))
+        self._written = len(read_lines(path, "one of a study", _entry))
         self._path, self._file = path, JournalFileBackend(str(path))
         self._waiting: list[dict[str, Any]] = []
 

@@ -16,7 +16,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from octnas.additive import AdditiveCost, macs_of
-from octnas.errors import DeviceError, SearchError
+from octnas.errors import ArchitectureError, SearchError
 from octnas.front import Candidate
 from octnas.search.outcomes import OutcomeLog
 from octnas.search.proposals import History, Propose, Ranges
@@ -112,16 +112,29 @@ class Driver:
                 self._searchable(alphas), user_attrs={_ORIGIN: origin}, skip_if_exists=True
             )
         self._found: dict[str, Candidate] = {}
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            self._keep(self._candidate(trial))
-        self._taken = {
-            self._space.architecture(self._realised(trial.params)).id
-            for trial in self._study.get_trials(deepcopy=False, states=_TOLD)
-        }
+        self._taken: set[tuple[float, ...]] = set()
+        self._go_on()
         self._batch: dict[int, _Asked] = {}
         self._to_do: list[Job] = []
         self._reasons: dict[str, str] = {}
         self._rung: Rung | None = None
+
+    def _go_on(self) -> None:
+        """Take over the trials that the study holds.
+
+        Raises:
+            SearchError: they are of another search space.
+        """
+        try:
+            for trial in self._study.get_trials(deepcopy=False, states=_TOLD):
+                self._taken.add(self._space.key(self._searchable(trial.params)))
+                if trial.state is TrialState.COMPLETE:
+                    self._keep(self._candidate(trial))
+        except (ArchitectureError, LookupError, TypeError, ValueError) as error:
+            raise SearchError(
+                f"the study {self._study.study_name} holds trials of something else "
+                f"({type(error).__name__}: {error}); redo the search with --fresh search"
+            ) from error
 
     @property
     def done(self) -> bool:
@@ -202,7 +215,7 @@ class Driver:
         asked = self._suggest(trial)
         twin = any(asked.identity == other.identity for other in self._batch.values())
         self._batch[trial.number] = asked
-        self._taken.add(asked.identity)
+        self._taken.add(self._space.key(asked.alphas))
         if asked.identity not in self._outcomes and not twin:
             self._reasons.pop(asked.identity, None)
             limit = math.inf if asked.rung is None else asked.rung.limit(asked.cost)
@@ -274,33 +287,3 @@ class Driver:
 
     def _searchable(self, alphas: Mapping[str, float]) -> dict[str, float]:
         return {site.name: alphas[site.name] for site in self._space.searchable}
-
-
-def run_local(driver: Driver, evaluate: Evaluate, *, retries: int = 0) -> None:
-    """Evaluate one candidate after another in this process until the study is done.
-
-    Args:
-        driver: asked and told.
-        evaluate: α by site and a limit to metrics.
-        retries: how often a candidate is tried again after an exception.
-
-    Raises:
-        DeviceError: no candidate can be evaluated any more.
-    """
-    while (job := driver.ask()) is not None:
-        driver.tell(job.number, _attempts(evaluate, job, retries))
-
-
-def _attempts(evaluate: Evaluate, job: Job, retries: int) -> Outcome:
-    """What the first attempt without an exception returns, or the last one's reason."""
-    reason = ""
-    for _ in range(retries + 1):
-        try:
-            return evaluate(job.alphas, job.limit)
-        except DeviceError:
-            # It would fail all others, too, for ever, since a failed trial stays one.
-            raise
-        except Exception as error:  # noqa: BLE001
-            # One candidate that cannot be evaluated must not end the search.
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-    return reason

@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from octnas.documents import parse_json, read_as
 from octnas.errors import TrackingError
 from octnas.run_directory import append_line
+from octnas.tracking.records import check_record
 
 SCHEMA = 1
 FILE = "outbox.jsonl"
@@ -120,10 +122,13 @@ class Outbox:
 
     def _entry(self, line: bytes, end: int) -> Entry:
         try:
-            values = json.loads(line)
+            values = parse_json(line)
             if (found := values.pop("schema")) != SCHEMA:
                 raise ValueError(f"schema: found {found!r}, allowed: {SCHEMA}")
             known = {name: values.pop(name) for name in ("id", "time", "kind", "key")}
+            read_as(dict[str, str], {name: known[name] for name in ("id", "kind", "key")})
+            read_as(int, known["time"])
+            check_record(known["id"], known["kind"], values)
             return Entry(**known, values=values, end=end)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise TrackingError(
@@ -132,10 +137,15 @@ class Outbox:
             ) from None
 
     def file(self, entry: Entry) -> Path | None:
-        """The file of a record as it was then; else as it is now; None if it is gone."""
-        path = self.folder.parent / entry.values["path"]
+        """The file of a record as it was then; else as it is now; None if it is gone.
+
+        Only what lies in the run directory, links followed: one from elsewhere must not be able to
+        send what else there is on this machine.
+        """
+        home = self.folder.parent.resolve()
+        path = home / entry.values["path"]
         kept = self.folder / FILES / entry.id / path.name
-        return next((found for found in (kept, path) if found.exists()), None)
+        return next((found for found in (kept, path) if _within(found, home)), None)
 
     def discard(self, entry: Entry) -> None:
         """Let go of the file of a record that was sent."""
@@ -162,6 +172,13 @@ class Outbox:
             yield
 
 
+def _within(path: Path, home: Path) -> bool:
+    """Whether a file, or all of a folder, is there and in a folder."""
+    return path.exists() and all(
+        one.resolve().is_relative_to(home) for one in (path, *path.rglob("*"))
+    )
+
+
 def _locked(file: IO[str]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -184,6 +201,7 @@ def _keep(path: Path, place: Path) -> None:
 
 def _link(source: str, target: str) -> None:
     try:
-        os.link(source, target)
+        # A link to a file would be linked itself.
+        os.link(Path(source).resolve(), target)
     except OSError:
         shutil.copy2(source, target)

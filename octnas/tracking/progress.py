@@ -1,9 +1,11 @@
 """How far an outbox was sent to a store, and which MLflow runs belong to the run directory."""
 
-import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from octnas.documents import parse_json, read_as
 from octnas.errors import TrackingError
 from octnas.run_directory import write_json
 from octnas.tracking.outbox import Entry, Outbox
@@ -11,6 +13,24 @@ from octnas.tracking.outbox import Entry, Outbox
 FILE = "tracking.json"
 SCHEMA = 2
 _READ = (1, SCHEMA)  # 1 knew of no outbox
+
+
+@dataclass(frozen=True)
+class _Refused:
+    id: str
+    kind: str
+    key: str
+    why: str
+
+
+@dataclass(frozen=True)
+class _Document:
+    runs: Mapping[str, str]
+    sent: int = 0
+    refused: tuple[_Refused, ...] = ()
+
+
+_NAMES = frozenset(entry.name for entry in fields(_Document))
 
 
 class SentProgress:
@@ -100,12 +120,12 @@ def read_progress(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        found = document["schema"]
-        valid = found not in _READ or isinstance(document["runs"], dict)
+        document = parse_json(path.read_bytes())
+        if (found := document["schema"]) in _READ:
+            read_as(_Document, {key: document[key] for key in document if key in _NAMES})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrackingError(f"{path}: cannot be read ({error}); {remedy}") from None
-    if found not in _READ or not valid:
+    if found not in _READ:
         raise TrackingError(f"{path}: schema: found {found!r}, allowed: {SCHEMA}; {remedy}")
     return dict(document)
 

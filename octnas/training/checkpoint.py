@@ -3,6 +3,7 @@
 import io
 import pickle
 import shutil
+import struct
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,21 @@ SCHEMA = 1
 # Behind torch's file stands the digest of its bytes.
 _DIGEST = 32
 _KEPT = 2
+
+
+# What torch raises over a file that holds something else.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 
 @runtime_checkable
@@ -116,7 +132,7 @@ def _read(path: Path) -> dict[str, Any]:
             # Torch wonders about files that it did not write itself before it refuses them.
             warnings.simplefilter("ignore")
             document = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except _UNREADABLE as error:
         reason = " ".join(str(error).split())[:200]
         raise BrokenCheckpointError(reason) from error
     if not isinstance(document, dict):

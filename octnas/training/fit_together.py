@@ -1,6 +1,5 @@
 """One network that several processes train together, each with its share of every batch."""
 
-import json
 import shutil
 import time
 import uuid
@@ -18,10 +17,11 @@ from torch.multiprocessing.spawn import (
 
 from octnas.data.images import Data
 from octnas.device import choose_device
+from octnas.documents import read_as
 from octnas.errors import TrainingError
 from octnas.nn.supernet import build
 from octnas.nn.weights import load_weights, save_weights
-from octnas.run_directory import write_json
+from octnas.run_directory import read_json, reading, write_json
 from octnas.stopping import raising, stoppable
 from octnas.training.fit import Settings, Training, fit, images_for
 from octnas.training.loop import Log
@@ -77,7 +77,8 @@ def fit_together(
         meeting.unlink(missing_ok=True)
     model = build(training.architecture, seed=training.seed)
     load_weights(model, folder / _WEIGHTS)
-    history: list[dict[str, float]] = json.loads((folder / _HISTORY).read_text())
+    with reading(folder / _HISTORY):
+        history = read_as(list[dict[str, float]], read_json(folder / _HISTORY))
     shutil.rmtree(folder)
     return model.to(choose_device(device)), history
 

@@ -17,8 +17,9 @@ from octnas.costs import Budget
 from octnas.data.images import Data, open_images
 from octnas.device import choose_device
 from octnas.distribution import Probabilities
+from octnas.documents import read_as
 from octnas.nn.weights import save_weights
-from octnas.run_directory import write_json
+from octnas.run_directory import read_json, reading, write_json
 from octnas.space import SearchSpace
 from octnas.stopping import Stopped, stoppable
 from octnas.training.checkpoint import Checkpoints
@@ -112,8 +113,9 @@ def train_rank(job: SupernetJob, rank: int, ranks: int, meeting: str) -> None:
 
 def read_result(job: SupernetJob) -> Together:
     """What rank 0 has written at the end."""
-    document = json.loads((job.folder / RESULT_FILE).read_text())
-    return Together(document["history"], document["learned"])
+    path = job.folder / RESULT_FILE
+    with reading(path):
+        return read_as(Together, read_json(path))
 
 
 class Teller:

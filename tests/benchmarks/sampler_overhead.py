@@ -18,8 +18,9 @@ from samplers import SAMPLERS, make_driver
 from octnas.costs import Budget
 from octnas.levels import CostLevels
 from octnas.nn.shapes import search_space
+from octnas.search.local import run_local
 from octnas.search.settings import Sampler, SearchSettings
-from octnas.search.study import quiet, run_local
+from octnas.search.study import quiet
 from octnas.space import SearchSpace
 
 

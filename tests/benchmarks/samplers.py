@@ -28,10 +28,11 @@ from octnas.costs import Budget
 from octnas.front import Candidate
 from octnas.levels import CostLevels
 from octnas.search.design import bounds, initial_design
+from octnas.search.local import run_local
 from octnas.search.proposals import proposals
 from octnas.search.settings import ChooseBy, Sampler, SearchSettings
 from octnas.search.storage import open_storage
-from octnas.search.study import Driver, quiet, run_local
+from octnas.search.study import Driver, quiet
 
 SAMPLERS: tuple[Sampler, ...] = ("surrogate", "nsga2", "tpe", "random")
 WAYS: tuple[ChooseBy, ...] = ("loss", "expected")

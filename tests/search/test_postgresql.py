@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from octnas.errors import SearchError
+from octnas.search.local import run_local
 from octnas.search.storage import open_storage
-from octnas.search.study import run_local
 from tests.search.conftest import SETTINGS, Make, loss_of, table
 
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))

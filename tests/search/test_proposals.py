@@ -6,12 +6,18 @@ import pytest
 from scipy.stats import chisquare
 
 from octnas.costs import Budget
-from octnas.front import Candidate
+from octnas.front import Candidate, Front
 from octnas.levels import CostLevels
 from octnas.search.design import bounds, initial_design
-from octnas.search.proposals import History, random_proposals, surrogate_proposals
+from octnas.search.local import run_local
+from octnas.search.proposals import (
+    History,
+    _Known,
+    random_proposals,
+    surrogate_proposals,
+)
 from octnas.search.settings import Sampler, SearchSettings
-from octnas.search.study import Driver, run_local
+from octnas.search.study import Driver
 from octnas.space import SearchSpace
 from tests.conftest import all_architectures
 from tests.search.conftest import Make, loss_of, table
@@ -44,13 +50,12 @@ def test_random_is_even_among_the_architectures_inside_the_budget(
 def test_the_surrogate_proposes_nothing_twice(space: SearchSpace, budget: Budget) -> None:
     propose = surrogate_proposals(CostLevels(space), [bounds([budget])], seed=0)
     told = evaluated(space, budget, 8)
-    taken = {candidate.id for candidate in told}
+    taken = {space.key(candidate.alphas) for candidate in told}
     for number in range(30):
         alphas = propose(History(number, told, taken))
         assert budget.admits(space.cost(alphas).macs)
-        identity = space.architecture(alphas).id
-        assert identity not in taken
-        taken.add(identity)
+        assert space.key(alphas) not in taken
+        taken.add(space.key(alphas))
 
 
 @pytest.mark.parametrize("loss", [0.0, 1.0])
@@ -59,9 +64,9 @@ def test_the_surrogate_goes_on_where_all_losses_are_equal(
 ) -> None:
     propose = surrogate_proposals(CostLevels(space), [bounds([budget])], seed=0)
     told = [replace(candidate, loss=loss) for candidate in evaluated(space, budget, 8)]
-    taken = {candidate.id for candidate in told}
+    taken = {space.key(candidate.alphas) for candidate in told}
     found = propose(History(20, told, taken))
-    assert space.architecture(found).id not in taken
+    assert space.key(found) not in taken
 
 
 def test_the_surrogate_goes_on_where_everything_was_proposed(
@@ -69,7 +74,7 @@ def test_the_surrogate_goes_on_where_everything_was_proposed(
 ) -> None:
     propose = surrogate_proposals(CostLevels(space), [bounds([budget])], seed=0)
     told = evaluated(space, budget, 8)
-    taken = {space.architecture(alphas).id for alphas in all_architectures(space)}
+    taken = {space.key(alphas) for alphas in all_architectures(space)}
     assert budget.admits(space.cost(propose(History(0, told, taken))).macs)
 
 
@@ -150,7 +155,20 @@ def test_the_surrogate_keeps_out_of_the_gap(space: SearchSpace) -> None:
         alphas = propose(History(number, told, taken))
         identity, macs = space.architecture(alphas).id, space.cost(alphas).macs
         assert any(low <= macs <= high for low, high in within)
-        taken.add(identity)
+        taken.add(space.key(alphas))
         told = [*told, Candidate(identity, alphas, macs, loss_of(alphas)["loss"])]
     assert len(taken) == 40
     assert all(any(low <= one.macs <= high for one in told) for low, high in within)
+
+
+def test_the_front_of_known_candidates_is_that_of_all(space: SearchSpace) -> None:
+    rng = np.random.default_rng(0)
+    costs, values = rng.integers(0, 9, 60).astype(float), rng.integers(0, 9, 60).astype(float)
+    points = [
+        Candidate(str(index), {}, int(cost), value)
+        for index, (cost, value) in enumerate(zip(costs, values, strict=True))
+    ]
+    found = _Known(np.empty((60, 0)), costs).front(values)
+    expected = Front.of(points).candidates
+    assert [(one.macs, one.loss) for one in found] == [(one.macs, one.loss) for one in expected]
+    assert len(expected) > 2

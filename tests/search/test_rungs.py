@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from octnas.front import Candidate, Front
+from octnas.search.local import run_local
 from octnas.search.rungs import Rung, expected_loss, rung_of
-from octnas.search.study import run_local
 from tests.search.conftest import SETTINGS, Make, loss_of, table
 
 

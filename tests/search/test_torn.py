@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from optuna.storages.journal._storage import JournalOperation
 
+from octnas.search.local import run_local
 from octnas.search.settings import Sampler, SearchSettings
-from octnas.search.study import run_local
 from tests.search.conftest import Make, table
 from tests.search.test_rungs import noisy
 
