@@ -111,6 +111,14 @@ def deferred(patience: float = PATIENCE) -> Iterator[Callable[[], int]]:
         no_hurry()
 
 
+def last_signal() -> int:
+    """The number of the signal that has come; that of Ctrl-C where none has.
+
+    Libraries put a plain KeyboardInterrupt in the place of `Stopped`.
+    """
+    return _state.asked or signal.SIGINT
+
+
 def no_hurry() -> None:
     """What comes now is worth waiting for, such as a checkpoint that is being written."""
     if _state.timer is not None:
@@ -136,4 +144,4 @@ def _on_signal(number: int, _: object) -> None:
 def _lose_patience(number: int) -> None:
     """As if the signal had come again: an exception of this thread would stop nothing."""
     _state.when = -math.inf
-    _thread.interrupt_main(number)
+    _thread.interrupt_main(signal.Signals(number))
