@@ -75,7 +75,9 @@ def held(path: Path, say: Callable[[str], None] = lambda _: None) -> Iterator[No
         OSError: nothing can be written there.
     """
     folder = path / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
+    # In two steps: what is wrong with the place is wrong with the run directory itself.
+    path.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     me = _this_process()
     mine = _take(folder, me, say)
     done = threading.Event()

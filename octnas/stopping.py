@@ -111,6 +111,14 @@ def deferred(patience: float = PATIENCE) -> Iterator[Callable[[], int]]:
         no_hurry()
 
 
+def last_signal() -> int:
+    """The number of the signal that has come; that of Ctrl-C where none has.
+
+    Libraries put a plain KeyboardInterrupt in the place of `Stopped`.
+    """
+    return _state.asked or signal.SIGINT
+
+
 def no_hurry() -> None:
     """What comes now is worth waiting for, such as a checkpoint that is being written."""
     if _state.timer is not None:

@@ -61,9 +61,8 @@ def _watch(
 
     from octnas.pipeline.owning import where
     from octnas.pipeline.watch import write_if_ready
-    from octnas.shipped import default_experiment
 
-    path, said = where(experiment or default_experiment(), overrides or (), run_dir), ""
+    path, said = where(experiment, overrides or (), run_dir), ""
     try:
         while True:
             state, finished = write_if_ready(path, overrides or (), tables, seconds)

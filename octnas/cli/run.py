@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from octnas.stopping import Stopped, stoppable
+from octnas.stopping import Stopped, last_signal, stoppable
 
 if TYPE_CHECKING:
     from octnas.pipeline.opening import Run
@@ -189,8 +189,8 @@ def _stopped_with_a_line() -> Iterator[None]:
     with stoppable():
         try:
             yield
-        except KeyboardInterrupt as error:
-            stopped = error if isinstance(error, Stopped) else Stopped()
+        except KeyboardInterrupt:
+            stopped = Stopped(last_signal())
             typer.echo(
                 f"octnas: {stopped}: stopped; the same command, without --fresh, goes on from here",
                 err=True,

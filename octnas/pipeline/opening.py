@@ -166,8 +166,7 @@ def open_run(
     """
     document, config = read_experiment(experiment, overrides)
     directory = RunDirectory(run_dir or default_directory(experiment, config))
-    if fresh is not None and fresh not in stages:
-        raise ConfigError(f"--fresh: found {fresh!r}, allowed here: {', '.join(stages)}")
+    check_fresh(fresh, stages)
     if fresh is not None:
         if _directory_of(config, directory, fresh) is not directory:
             raise ConfigError(
@@ -183,6 +182,16 @@ def open_run(
         config.tracking, experiment=config.name, directory=directory.path, say=progress.say
     )
     return Run(document, config, directory, tracker, progress)
+
+
+def check_fresh(fresh: str | None, stages: Sequence[str]) -> None:
+    """Refuse to do a stage anew that is none of those that are going to be done.
+
+    Raises:
+        ConfigError: naming those.
+    """
+    if fresh is not None and fresh not in stages:
+        raise ConfigError(f"--fresh: found {fresh!r}, allowed here: {', '.join(stages)}")
 
 
 def default_directory(experiment: Path, config: RunConfig) -> Path:

@@ -5,19 +5,32 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from octnas.lease import held
-from octnas.pipeline.opening import Run, default_directory, open_run, read_experiment
+from octnas.pipeline.opening import (
+    Run,
+    check_fresh,
+    default_directory,
+    open_run,
+    read_experiment,
+)
 from octnas.progress import Progress
 from octnas.run_directory import WHOLE_RUN
+from octnas.shipped import default_experiment
 
 
-def where(experiment: Path, overrides: Sequence[str], run_dir: Path | None) -> Path:
+def where(experiment: Path | None, overrides: Sequence[str], run_dir: Path | None) -> Path:
     """The run directory that is meant; the experiment is not looked at where one is given.
+
+    Args:
+        experiment: by default the shipped digits.
+        overrides: ``section.key=value``.
+        run_dir: in the place of the experiment's own.
 
     Raises:
         ConfigError: a mistake in the experiment file.
     """
     if run_dir is not None:
         return run_dir
+    experiment = experiment or default_experiment()
     return default_directory(experiment, read_experiment(experiment, overrides)[1])
 
 
@@ -37,7 +50,8 @@ def own_run(
         RunDirectoryError: another process works on it; or as `open_run`.
         ConfigError: as `open_run`.
     """
-    # Before anything is made: a mistake in the experiment file leaves no folder behind.
+    # Before anything is made: a mistake leaves no folder behind.
+    check_fresh(fresh, stages)
     config = read_experiment(experiment, overrides)[1]
     with held(run_dir or default_directory(experiment, config), progress.say):
         yield open_run(
