@@ -105,8 +105,8 @@ def check_history(rows: Sequence[Mapping[str, float]]) -> None:
         TypeError, ValueError, LookupError: naming the row.
     """
     for row in rows:
-        if not (1 <= row["epoch"] < inf):
-            raise ValueError(f"epoch: found {row['epoch']}, allowed: 1 or more")
+        if not (0 <= row["epoch"] < inf):
+            raise ValueError(f"epoch: found {row['epoch']}, allowed: 0 or more")
         read_as(float, row["train_loss"])
 
 

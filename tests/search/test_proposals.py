@@ -163,7 +163,8 @@ def test_the_surrogate_keeps_out_of_the_gap(space: SearchSpace) -> None:
 
 def test_the_front_of_known_candidates_is_that_of_all(space: SearchSpace) -> None:
     rng = np.random.default_rng(0)
-    costs, values = rng.integers(0, 9, 60).astype(float), rng.integers(0, 9, 60).astype(float)
+    costs = rng.integers(0, 9, 60).astype(float)
+    values = rng.integers(0, 9, 60) - 2 * costs
     points = [
         Candidate(str(index), {}, int(cost), value)
         for index, (cost, value) in enumerate(zip(costs, values, strict=True))
