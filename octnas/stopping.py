@@ -11,8 +11,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 # Seconds for the step that a training is at; of several processes, the slowest decides.
 PATIENCE, PATIENCE_TOGETHER = 3.0, 15.0
@@ -65,22 +66,43 @@ def stoppable(*, leave: bool = False) -> Iterator[None]:
     """Within the block, signals stop the work by raising `Stopped`; only in a main thread.
 
     Args:
-        leave: they end the process at once, unless they are deferred: for one that another
-            process waits for, which says what there is to say.
+        leave: they end the process, unless they are deferred: for one that another process waits
+            for, which says what there is to say.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    # What is ignored stays so: nohup, a command in the background of a script.
-    mine = [one for one in _SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
-    before = {one: signal.signal(one, _on_signal) for one in mine}
-    _state.leave, _state.patience, _state.asked = leave, 0.0, 0
+    before = from_now_on(leave=leave)
     try:
         yield
+    except Stopped as stopped:
+        if leave:
+            # At once: torch's launcher waits for what other ends of a process bring.
+            os._exit(128 + stopped.number)
+        raise
     finally:
         no_hurry()
         for one, handler in before.items():
             signal.signal(one, handler)
+
+
+def from_now_on(*, leave: bool = False) -> Mapping[signal.Signals, Any]:
+    """Let signals stop the work until the process ends, see `stoppable`; what they did before."""
+    # What is ignored stays so: nohup, a command in the background of a script.
+    mine = [one for one in _SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
+    before = {one: signal.signal(one, _on_signal) for one in mine}
+    _state.leave, _state.patience, _state.asked = leave, 0.0, 0
+    return before
+
+
+@contextlib.contextmanager
+def blocked(number: signal.Signals) -> Iterator[None]:
+    """Begin processes within the block that a signal never reaches; here it comes afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

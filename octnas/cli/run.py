@@ -189,8 +189,8 @@ def _stopped_with_a_line() -> Iterator[None]:
     with stoppable():
         try:
             yield
-        except KeyboardInterrupt:
-            stopped = Stopped(last_signal())
+        except KeyboardInterrupt as error:
+            stopped = error if isinstance(error, Stopped) else Stopped(last_signal())
             typer.echo(
                 f"octnas: {stopped}: stopped; the same command, without --fresh, goes on from here",
                 err=True,

@@ -1,6 +1,7 @@
 """Training of fixed architectures from scratch, one after another or side by side."""
 
 import multiprocessing
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -9,7 +10,7 @@ from multiprocessing.queues import SimpleQueue
 from octnas.data.images import Data
 from octnas.errors import TrainingError
 from octnas.results import SeedResult
-from octnas.stopping import stoppable
+from octnas.stopping import blocked, from_now_on
 from octnas.training.fit import Settings, Training
 from octnas.training.one import OnEpoch, train_one
 from octnas.training.parent import exit_with_parent
@@ -61,10 +62,12 @@ def _train_in_processes(
     epochs: Epochs = context.SimpleQueue()
     others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(workers, context, _begin_worker, (epochs,)) as pool:
-        futures = {
-            pool.submit(_train_in_worker, index, training, data, settings, device): training
-            for index, training in enumerate(todo)
-        }
+        with blocked(signal.SIGINT):
+            # Ctrl-C reaches every process of a terminal, also while it begins by importing torch.
+            futures = {
+                pool.submit(_train_in_worker, index, training, data, settings, device): training
+                for index, training in enumerate(todo)
+            }
         try:
             yield from _drain(futures, todo, epochs, on_epoch)
         except BrokenProcessPool as error:
@@ -84,8 +87,7 @@ def _train_in_processes(
 def _begin_worker(epochs: Epochs) -> None:
     """End with the process that started this one, however that ends, and say nothing then."""
     exit_with_parent()
-    # For as long as the process lives.
-    stoppable(leave=True).__enter__()
+    from_now_on(leave=True)
     # A queue can be handed to a process only as it starts, so it waits here for its trainings.
     global _epochs
     _epochs = epochs

@@ -1,6 +1,5 @@
 """A supernet that several processes train together, and what they tell the one that waits."""
 
-import contextlib
 import json
 import os
 import threading
@@ -21,7 +20,7 @@ from octnas.documents import read_as
 from octnas.nn.weights import save_weights
 from octnas.run_directory import read_json, reading, write_json
 from octnas.space import SearchSpace
-from octnas.stopping import Stopped, stoppable
+from octnas.stopping import stoppable
 from octnas.training.checkpoint import Checkpoints
 from octnas.training.ranks import joined
 from octnas.training.settings import SupernetSettings
@@ -66,7 +65,7 @@ class Together:
 
 def train_elastic_rank(job: SupernetJob) -> None:
     """One process under torch's elastic launcher."""
-    with stoppable(leave=True), contextlib.suppress(Stopped):
+    with stoppable(leave=True):
         train_rank(job, *elastic_place(job.folder))
 
 
