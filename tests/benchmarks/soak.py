@@ -4,8 +4,8 @@
 
 The search is that of `octnas search`, with its study, its outcomes on disk and its records in
 MLflow; only scoring costs nothing: a candidate's loss is a sum over its sites. No supernet is
-trained. Printed is, after so many candidates, what was taken since the row before. Times are of the CPU, for
-one candidate, so that a busy machine does not count.
+trained. Printed is, after so many candidates, what was taken since the row before. Times are of the
+CPU, for one candidate, so that a busy machine does not count.
 """
 
 import os
