@@ -30,6 +30,17 @@ _UNREADABLE = (
     struct.error,
 )
 
+# What timm and torch raise over arguments that make no network.
+_NOT_TAKEN = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
 
 def create_backbone(
     backbone: str, args: Mapping[str, Any], *, meta: bool = False, weights: str = ""
@@ -58,7 +69,7 @@ def create_backbone(
             model: nn.Module = timm.create_model(backbone, pretrained=False, **args)
     except SettingError:
         raise
-    except (TypeError, ValueError, RuntimeError, AssertionError, IndexError) as error:
+    except _NOT_TAKEN as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SettingError(
             "backbone_args", dict(args), f"what {backbone} takes: {reason}"

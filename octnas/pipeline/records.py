@@ -17,6 +17,8 @@ PARENT = "experiment"
 CANDIDATES_FILE = "candidates.json"
 CHOSEN_FILE = "chosen.json"
 RESULTS_FILE = "results.json"
+JUDGED = ("val_top1", "val_loss", "seconds")
+"""What is measured of every retrained network."""
 
 
 def begin_tracking(run: Run) -> None:
@@ -75,7 +77,10 @@ def read_chosen(run: Run) -> dict[str, Candidate]:
     path = run.directory.stage("search") / CHOSEN_FILE
     with reading(path):
         document = read_document(path, SCHEMA, "chosen")
-        return {name: _candidate(run, entry) for name, entry in document["chosen"].items()}
+        chosen = {name: _candidate(run, entry) for name, entry in document["chosen"].items()}
+        for one in chosen.values():
+            require_metrics(one.metrics, "read_loss")
+    return chosen
 
 
 def write_results(run: Run, results: Sequence[Retrained]) -> None:
@@ -91,4 +96,18 @@ def read_results(run: Run) -> tuple[Retrained, ...]:
     path = run.directory.stage("retrain") / RESULTS_FILE
     with reading(path):
         document = read_document(path, SCHEMA, "networks")
-        return tuple(Retrained.from_dict(entry) for entry in document["networks"])
+        results = tuple(Retrained.from_dict(entry) for entry in document["networks"])
+        for result in (result for one in results for result in one.runs):
+            require_metrics(result.metrics, *JUDGED)
+    return results
+
+
+def require_metrics(metrics: Mapping[str, float], *names: str) -> None:
+    """Refuse what was measured where something is missing.
+
+    Raises:
+        KeyError: naming it.
+    """
+    for name in names:
+        if name not in metrics:
+            raise KeyError(name)

@@ -10,7 +10,13 @@ from octnas.documents import read_as
 from octnas.errors import SearchError
 from octnas.front import Candidate, best_under
 from octnas.pipeline.opening import Run
-from octnas.pipeline.records import read_candidates, read_chosen, read_results
+from octnas.pipeline.records import (
+    JUDGED,
+    read_candidates,
+    read_chosen,
+    read_results,
+    require_metrics,
+)
 from octnas.pipeline.retrain import PLAN_FILE, SCHEMA
 from octnas.pipeline.search import JOURNAL_FILE, OUTCOMES_FILE, STUDY_FILE, chosen_by
 from octnas.results import Network, Retrained
@@ -93,6 +99,10 @@ def results_so_far(run: Run) -> tuple[Retrained, ...]:
             Training(network.architecture, seed, folder / identity / f"seed-{seed}")
             for seed in run.config.retrain.seeds
         ]
-        if results := [one.result for one in trainings if one.result is not None]:
+        results = [one.result for one in trainings if one.result is not None]
+        with reading(folder / identity):
+            for result in results:
+                require_metrics(result.metrics, *JUDGED)
+        if results:
             found.append(Retrained(network, tuple(results)))
     return tuple(found)
