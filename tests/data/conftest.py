@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from octnas.data.digits import DigitImages
-from octnas.data.settings import ImagesSettings
+from octnas.data.settings import CacheSettings, ImagesSettings
 from tests.data.trees import make_tree
 from tests.training.small import digits
 
@@ -22,3 +22,17 @@ def image_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def settings(image_tree: Path, tmp_path: Path) -> ImagesSettings:
     return ImagesSettings(root=str(image_tree), rank_per_class=3, read_per_class=2, workers=0)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A tree that a test may change."""
+    return make_tree(tmp_path / "tree")
+
+
+@pytest.fixture
+def own(root: Path, tmp_path: Path) -> ImagesSettings:
+    cache = CacheSettings(enabled=True, folder=str(tmp_path / "cache"))
+    return ImagesSettings(
+        root=str(root), rank_per_class=3, read_per_class=2, workers=0, cache=cache
+    )

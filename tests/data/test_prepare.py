@@ -6,12 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from octnas.data import sources
-from octnas.data.image_list import COPY, PARTS, SKIPPED, ImageList, read_images, read_summary
+from octnas.data.image_list import PARTS, SKIPPED, read_images, read_summary
 from octnas.data.images import open_images
 from octnas.data.prepare import CHECKED_FOLDER, PROBLEMS_FILE
 from octnas.data.settings import (
@@ -21,27 +20,7 @@ from octnas.data.settings import (
     SubsetSettings,
 )
 from octnas.errors import DataError
-from tests.data.trees import make_tree, prepared
-
-SIZE = (3, 16, 16)
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A tree that a test may change."""
-    return make_tree(tmp_path / "tree")
-
-
-@pytest.fixture
-def own(root: Path, tmp_path: Path) -> ImagesSettings:
-    cache = CacheSettings(enabled=True, folder=str(tmp_path / "cache"))
-    return ImagesSettings(
-        root=str(root), rank_per_class=3, read_per_class=2, workers=0, cache=cache
-    )
-
-
-def looked(settings: ImagesSettings, folder: Path, size: tuple[int, int, int] = SIZE) -> ImageList:
-    return read_images(prepared(settings, folder, size).folder)
+from tests.data.trees import SIZE, looked, prepared
 
 
 def touch(root: Path) -> None:
@@ -248,31 +227,6 @@ def test_what_was_left_out_may_differ_elsewhere(
     (root / "train/red/0.jpeg").write_bytes(good)
     node = replace(own, cache=replace(own.cache, folder=str(tmp_path / "node")))
     assert open_images(replace(data, settings=node), SIZE).count("train") == 13
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_images_under_two_names_never_land_in_two_parts(
-    own: ImagesSettings, root: Path, tmp_path: Path, seed: int
-) -> None:
-    for split, name in (("train", "red"), ("train", "blue"), ("val", "red")):
-        again = root / split / name / "again.jpeg"
-        again.write_bytes((root / "train/red/3.jpeg").read_bytes())
-    (root / "train/blue/twin.jpeg").write_bytes((root / "train/red/4.jpeg").read_bytes())
-    (root / "train/red/link.jpeg").symlink_to(root / "train/red/5.jpeg")
-    with Image.open(root / "train/blue/6.jpeg") as image:
-        image.save(root / "train/blue/6.png")
-    found = looked(replace(own, seed=seed), tmp_path / "data")
-    parts: dict[str, set[str]] = {}
-    for entry in found.entries:
-        if entry.part in PARTS:
-            parts.setdefault(entry.digest, set()).add(entry.part)
-    assert {len(where) for where in parts.values()} == {1}
-    left_out = {entry.name for entry in found.entries if entry.part == COPY}
-    assert left_out == {"train/red/3.jpeg", "train/red/again.jpeg", "train/blue/again.jpeg"}
-    assert not any(entry.part == SKIPPED for entry in found.entries)
-    for part, count in (("rank", 3), ("read", 2)):
-        labels = [entry.label for entry in found.entries if entry.part == part]
-        assert np.bincount(labels).tolist() == [count, count]
 
 
 def test_the_list_does_not_depend_on_the_cache(own: ImagesSettings, tmp_path: Path) -> None:

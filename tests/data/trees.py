@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from octnas.data.image_list import ImageList, read_images
 from octnas.data.images import Data
 from octnas.data.prepare import prepare_images
-from octnas.data.settings import DataSettings
+from octnas.data.settings import DataSettings, ImagesSettings
 from octnas.progress import Quiet
 
 COLOURS = ("blue", "red")
+SIZE = (3, 16, 16)
 
 
 def make_tree(root: Path, train: int = 12, val: int = 4) -> Path:
@@ -37,3 +39,7 @@ def prepared(
     said = [] if lines is None else lines
     prepare_images(settings, input_size, folder, Quiet(said.append))
     return Data(settings, folder)
+
+
+def looked(settings: ImagesSettings, folder: Path, size: tuple[int, int, int] = SIZE) -> ImageList:
+    return read_images(prepared(settings, folder, size).folder)

@@ -14,7 +14,6 @@ import torch
 
 import octnas.run_directory as run_directory
 import octnas.training.fit as trainings
-from octnas.data.loader import load
 from octnas.errors import DataError, DeviceError, RunDirectoryError, SearchError, TrainingError
 from octnas.lease import held
 from octnas.pipeline.opening import Run, open_run
@@ -188,22 +187,6 @@ def test_images_that_vanish_in_the_middle(tmp_path: Path, monkeypatch: pytest.Mo
     again = opened()
     run_stages(again, ("supernet",))
     assert again.directory.finished("supernet")
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)",
-        "DataLoader worker (pid 7) is killed by signal: Bus error. ",
-    ],
-)
-def test_no_shared_memory(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
-    def broken(*_: object, **__: object) -> Any:
-        raise RuntimeError(said)
-
-    monkeypatch.setattr("torch.utils.data.DataLoader.__iter__", broken)
-    with pytest.raises(DataError, match=r"/dev/shm has too little here; set data.workers=0"):
-        list(load([1, 2], 0))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("stage", ["supernet", "search/outcomes.jsonl", "search/study.journal"])
