@@ -112,12 +112,10 @@ class Driver:
                 self._searchable(alphas), user_attrs={_ORIGIN: origin}, skip_if_exists=True
             )
         self._found: dict[str, Candidate] = {}
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        for trial in self._trials(TrialState.COMPLETE):
             self._keep(self._candidate(trial))
-        self._taken = {
-            self._space.architecture(self._realised(trial.params)).id
-            for trial in self._study.get_trials(deepcopy=False, states=_TOLD)
-        }
+        told = self._trials(*_TOLD)
+        self._taken = {space.architecture(self._realised(trial.params)).id for trial in told}
         self._batch: dict[int, _Asked] = {}
         self._to_do: list[Job] = []
         self._reasons: dict[str, str] = {}
@@ -157,16 +155,16 @@ class Driver:
 
     def failures(self) -> list[str]:
         """The reasons of the trials that failed."""
-        failed = self._study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        failed = self._trials(TrialState.FAIL)
         return [str(trial.user_attrs.get("reason", "unknown")) for trial in failed]
 
     @property
     def told(self) -> int:
         """Trials that are finished, one way or the other."""
-        return self._count(_TOLD)
+        return len(self._trials(*_TOLD))
 
-    def _count(self, states: tuple[TrialState, ...]) -> int:
-        return len(self._study.get_trials(deepcopy=False, states=states))
+    def _trials(self, *states: TrialState) -> list[optuna.trial.FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=states)
 
     def _ask_batch(self) -> None:
         """Ask for one batch; what a broken-off process left running comes first."""
@@ -175,11 +173,11 @@ class Driver:
         before = [one for one in self._found.values() if one.trial < start]
         self._rung = rung_of(before, lambda one: self._cost.of(one.alphas))
         end = min(start + self._settings.batch_size, self._settings.trials)
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        for trial in self._trials(TrialState.RUNNING):
             self._study.sampler = self._sampler(trial.number)
             # There is no public way from a trial of the past to one that can be told.
             self._hand_out(optuna.Trial(self._study, trial._trial_id))
-        while (number := self._count(_ASKED)) < end:
+        while (number := len(self._trials(*_ASKED))) < end:
             self._study.sampler = self._sampler(number)
             self._hand_out(self._study.ask())
         self._flush()
@@ -282,10 +280,7 @@ def run_local(driver: Driver, evaluate: Evaluate, *, retries: int = 0) -> None:
     Args:
         driver: asked and told.
         evaluate: α by site and a limit to metrics.
-        retries: how often a candidate is tried again after an exception.
-
-    Raises:
-        DeviceError: no candidate can be evaluated any more.
+        retries: how often a candidate is tried again after an exception; a `DeviceError` is final.
     """
     while (job := driver.ask()) is not None:
         driver.tell(job.number, _attempts(evaluate, job, retries))
@@ -300,7 +295,6 @@ def _attempts(evaluate: Evaluate, job: Job, retries: int) -> Outcome:
         except DeviceError:
             # It would fail all others, too, for ever, since a failed trial stays one.
             raise
-        except Exception as error:  # noqa: BLE001
-            # One candidate that cannot be evaluated must not end the search.
+        except Exception as error:  # noqa: BLE001 - one candidate must not end the search
             reason = " ".join(f"{type(error).__name__}: {error}".split())
     return reason
