@@ -131,6 +131,9 @@ def deferred(patience: float = PATIENCE) -> Iterator[Callable[[], int]]:
     finally:
         _state.patience = before
         no_hurry()
+    if _state.asked and not before:
+        # It came too late to be asked for.
+        _stop(_state.asked)
 
 
 def last_signal() -> int:
@@ -157,10 +160,14 @@ def _on_signal(number: int, _: object) -> None:
         _state.timer = threading.Timer(_state.patience, _lose_patience, (number,))
         _state.timer.daemon = True
         _state.timer.start()
-    elif _state.leave:
-        os._exit(128 + number)
     else:
-        raise Stopped(number)
+        _stop(number)
+
+
+def _stop(number: int) -> None:
+    if _state.leave:
+        os._exit(128 + number)
+    raise Stopped(number)
 
 
 def _lose_patience(number: int) -> None:

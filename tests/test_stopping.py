@@ -28,7 +28,7 @@ try:
                 if "unhurried" in sys.argv:
                     no_hurry()
                 wait(2.5)
-            say("at its end")
+                say("at its end")
         else:
             say("begun")
             wait(60)
@@ -70,4 +70,4 @@ def test_a_signal_is_deferred_for_so_long() -> None:
 
 
 def test_what_is_worth_waiting_for_is_waited_for() -> None:
-    assert outcome("deferred", "unhurried") == ["asked 15", "at its end", "0"]
+    assert outcome("deferred", "unhurried") == ["asked 15", "at its end", "stopped SIGTERM 15", "0"]

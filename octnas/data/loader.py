@@ -1,6 +1,8 @@
 """Torch's loader, whose processes may be killed."""
 
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,10 +15,19 @@ from octnas.errors import DataError
 _NO_SHARED_MEMORY = ("shared memory", "unable to open shared", "torch_shm_manager", "Bus error")
 
 
-def _ignore_signals(_: int) -> None:
+def _heed_parent_alone(_: int) -> None:
     """A signal to a whole group of processes: the step that is at work needs its images still."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    # The parent ends with it what it has left behind, and then waits.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def load(dataset: Dataset[Any], workers: int, **settings: Any) -> Iterator[Any]:
@@ -35,7 +46,7 @@ def load(dataset: Dataset[Any], workers: int, **settings: Any) -> Iterator[Any]:
         num_workers=workers,
         # Else a number is drawn from the global one.
         generator=torch.Generator(),
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=_heed_parent_alone,
         **settings,
     )
     try:

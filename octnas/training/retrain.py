@@ -1,6 +1,7 @@
 """Training of fixed architectures from scratch, one after another or side by side."""
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -10,7 +11,7 @@ from multiprocessing.queues import SimpleQueue
 from octnas.data.images import Data
 from octnas.errors import TrainingError
 from octnas.results import SeedResult
-from octnas.stopping import blocked, from_now_on
+from octnas.stopping import Stopped, blocked, from_now_on
 from octnas.training.fit import Settings, Training
 from octnas.training.one import OnEpoch, train_one
 from octnas.training.parent import exit_with_parent
@@ -102,7 +103,11 @@ def _train_in_worker(
         assert _epochs is not None
         _epochs.put((index, row))
 
-    return train_one(training, data, settings, device, on_epoch)
+    try:
+        return train_one(training, data, settings, device, on_epoch)
+    except Stopped as stopped:
+        # Another one that has ended may hold the lock at which this one would wait for more work.
+        os._exit(128 + stopped.number)
 
 
 def _drain(

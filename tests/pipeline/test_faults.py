@@ -14,7 +14,7 @@ import torch
 
 import octnas.run_directory as run_directory
 import octnas.training.fit as trainings
-from octnas.errors import DataError, DeviceError, RunDirectoryError, SearchError, TrainingError
+from octnas.errors import DataError, DeviceError, SearchError, TrainingError
 from octnas.lease import held
 from octnas.pipeline.opening import Run, open_run
 from octnas.pipeline.records import read_candidates, read_chosen
@@ -197,7 +197,6 @@ def test_a_disk_that_gets_full(
     octnas: Octnas,  # noqa: F811
     stage: str,
 ) -> None:
-    """Whatever is written, fsync says that there is no room; the same command goes on."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     first, sync = stage.split("/")[0], os.fsync
     settings = [part for one in (*TINY, OFF) for part in ("--set", one)]
@@ -269,15 +268,12 @@ def test_the_second_command_is_refused(
             assert found.err.count("\n") == 1
         assert octnas("report", str(run), "--watch", "--seconds", "1").code == 0
         assert octnas("sync", str(run)).code == 0
-        with pytest.raises(RunDirectoryError, match="works on it"), held(run):
-            pass
     assert open_tiny(tmp_path).directory.finished("search")
 
 
 def test_scorers_say_what_is_wrong_with_the_device(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also in Ray's workers, where another process may have more luck."""
     run = open_tiny(finished)
     failing(torch.AcceleratorError(LOST), range(1), monkeypatch)
     score = scorer(run, "rank")()
