@@ -55,7 +55,7 @@ def measure_table(
         clock = _Clock(space, settings, kept_file, log)
         plan = plan_layers(space, settings.batch)
         clock.time("layers", {key: _layer(plan, key) for key in plan.modules})
-        table = bare_table(space, settings, plan, clock.kept.seconds())
+        table = bare_table(space, settings, plan, clock.kept.seconds(plan.modules))
         drawn = draw_networks(table.cost(space), settings)
         measured = clock.networks(drawn)
     return fit_table(table, space, measured)
@@ -149,7 +149,9 @@ class _Clock:
             for key, (_, alphas) in zip(keys, drawn, strict=True)
         }
         self.time("networks", work)
-        return as_networks(drawn, keys, self.kept.seconds)
+        # In terms of their own reference: which networks are drawn goes by the layers' times, and
+        # may not change with what has been timed since.
+        return as_networks(drawn, keys, lambda which: self.kept.seconds(work, which))
 
     def _step(self, make: Make) -> Step:
         engine, (module, inputs) = self._settings.engine, make()

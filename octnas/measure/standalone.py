@@ -18,7 +18,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,16 +90,18 @@ class Kept:
         self._write({"key": key, **entry})
         self.entries[key] = dict(entry)
 
-    def seconds(self, which: str = "ratio") -> dict[str, float]:
+    def seconds(self, keys: Collection[str], which: str = "ratio") -> dict[str, float]:
         """Seconds by key, all in terms of one reference.
 
         Args:
+            keys: of what; what else is kept does not matter.
             which: ``ratio``, ``even`` or ``odd``.
         """
-        if not self.entries:
+        entries = {key: self.entries[key] for key in keys}
+        if not entries:
             return {}
-        reference = statistics.median(entry["seconds"] for entry in self.entries.values())
-        return {key: entry[which] * reference for key, entry in self.entries.items()}
+        reference = statistics.median(entry["seconds"] for entry in entries.values())
+        return {key: entry[which] * reference for key, entry in entries.items()}
 
     def _write(self, document: Mapping[str, Any]) -> None:
         with self._path.open("a", encoding="utf-8") as file:
@@ -241,7 +243,7 @@ def _measure(folder: Path, name: str, threads: int, repeats: int) -> None:
         "device": name,
         "threads": threads,
         "onnxruntime": onnxruntime.__version__,
-        "seconds": {which: kept.seconds(which) for which in ("ratio", "even", "odd")},
+        "seconds": {w: kept.seconds(manifest["keys"], w) for w in ("ratio", "even", "odd")},
         "manifest": manifest,
     }
     (folder / ANSWER_FILE).write_text(json.dumps(answer), encoding="utf-8")

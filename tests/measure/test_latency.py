@@ -132,17 +132,34 @@ def test_a_machine_that_is_too_noisy_is_said_so(space: SearchSpace, made_up: Lat
 def test_a_table_is_measured_and_gone_on_with(
     space: SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(latency_module, "fit_table", lambda table, space, networks: networks)
+    monkeypatch.setattr(latency_module, "fit_table", lambda table, _, networks: (table, networks))
     kept, lines = tmp_path / "kept.jsonl", []
-    networks: Any = measure_table(space, SMALL, kept, lines.append)
+    measured: Any = measure_table(space, SMALL, kept, lines.append)
+    networks = measured[1]
     assert {one.use for one in networks} == {FIT, CHECK, NARROW}
     assert all(one.seconds > 0 for one in networks)
     whole = kept.read_text().splitlines()
     kept.write_text("\n".join(whole[: len(whole) // 2]) + "\n" + whole[-1][:7])
-    assert len(measure_table(space, SMALL, kept)) == len(networks)  # type: ignore[arg-type]
+    again: Any = measure_table(space, SMALL, kept)
+    assert len(again[1]) == len(networks)
     assert kept.read_text().splitlines()[: len(whole) // 2] == whole[: len(whole) // 2]
+    # Which networks are drawn goes by the layers' times, however slow the machine was since.
     monkeypatch.setattr(latency_module, "inference", None)
-    measure_table(space, SMALL, kept)
+    head, *entries = [json.loads(line) for line in kept.read_text().splitlines()]
+    for number, entry in enumerate(entries):
+        entry["seconds"] = 1.0 + number / len(entries)
+    _rewrite(kept, [head, *entries])
+    again = measure_table(space, SMALL, kept)
+    for entry in entries[-len(networks) :]:
+        entry["seconds"] /= 8
+    _rewrite(kept, [head, *entries])
+    last: Any = measure_table(space, SMALL, kept)
+    assert last[0] == again[0]
+    assert [one.alphas for one in last[1]] == [one.alphas for one in again[1]]
+
+
+def _rewrite(file: Path, documents: list[dict[str, Any]]) -> None:
+    file.write_text("".join(json.dumps(document) + "\n" for document in documents))
 
 
 def test_what_was_kept_of_other_settings_is_refused(space: SearchSpace, tmp_path: Path) -> None:
