@@ -96,9 +96,13 @@ def from_now_on(*, leave: bool = False) -> Mapping[signal.Signals, Any]:
 
 
 @contextlib.contextmanager
-def blocked(number: signal.Signals) -> Iterator[None]:
-    """Begin processes within the block that a signal never reaches; here it comes afterwards."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+def blocked(*numbers: signal.Signals) -> Iterator[None]:
+    """Begin processes within the block that signals never reach; here they come afterwards.
+
+    Args:
+        numbers: of the signals; all that stop work if none is given.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers or _SIGNALS)
     try:
         yield
     finally:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 PROGRAM = """
-import sys, time
+import signal, sys, time
+# Is ignored, and stays so, where a script runs the tests in its background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from octnas.stopping import Stopped, deferred, no_hurry, stoppable
 
 def say(what): print(what, flush=True)

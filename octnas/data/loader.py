@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from octnas.errors import DataError
+from octnas.stopping import blocked
 
 # What torch says where /dev/shm is too small, is missing, or tears down who writes to it.
 _NO_SHARED_MEMORY = ("shared memory", "unable to open shared", "torch_shm_manager", "Bus error")
@@ -19,8 +20,8 @@ def _heed_parent_alone(_: int) -> None:
     """A signal to a whole group of processes: the step that is at work needs its images still."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    # The parent ends with it what it has left behind, and then waits.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    # SIGTERM is blocked since the process began. The parent ends with it what it has left behind,
+    # and then waits.
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
@@ -50,7 +51,10 @@ def load(dataset: Dataset[Any], workers: int, **settings: Any) -> Iterator[Any]:
         **settings,
     )
     try:
-        yield from loader
+        # A process that begins hears no signal before it knows what to do at one.
+        with blocked():
+            batches = iter(loader)
+        yield from batches
     except RuntimeError as error:
         if any(sign in str(error) for sign in _NO_SHARED_MEMORY):
             raise DataError(
