@@ -85,6 +85,18 @@ def test_there_are_commands_to_parse() -> None:
     assert ["init", "experiments"] in shown_commands()
 
 
+def test_every_benchmark_has_the_options_that_are_shown() -> None:
+    """Of its own or of all of them; what follows ``--set`` is octnas's."""
+    folder = Path(__file__).parent / "benchmarks"
+    joined = README.replace("\\\n", " ")
+    shown = re.findall(r"^python tests/benchmarks/(\w+\.py) (.*)", joined, flags=re.MULTILINE)
+    assert len({script for script, _ in shown}) >= 5
+    for script, rest in shown:
+        source = (folder / script).read_text() + (folder / "arguments.py").read_text()
+        for option in re.findall(r"--[a-z-]+", rest):
+            assert f'"{option}"' in source, f"{script} {option}"
+
+
 def test_quick_commands_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
