@@ -1,6 +1,8 @@
 """The same study, whoever evaluates."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from octnas.pipeline.records import read_candidates, read_chosen, read_results
 from octnas.pipeline.retrain import STOPPED_FILE
 from octnas.pipeline.stages import run_stages
 from octnas.results import FRONT
-from tests.pipeline.tiny import open_tiny
+from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
 
 
 def test_ray_gives_the_candidates_that_this_process_gives(finished: Path, tmp_path: Path) -> None:
@@ -24,11 +26,14 @@ def test_ray_gives_the_candidates_that_this_process_gives(finished: Path, tmp_pa
 
 @pytest.mark.slow
 def test_networks_are_retrained_by_ray_as_by_this_process(finished: Path, tmp_path: Path) -> None:
+    """From the command line, as users do it."""
     shutil.copytree(finished, tmp_path / "copy")
-    run = open_tiny(
-        tmp_path / "copy", "retrain.executor=ray", "tracking.enabled=false", fresh="retrain"
-    )
-    run_stages(run, ("retrain",))
+    changes = ("retrain.executor=ray", "tracking.enabled=false")
+    settings = [part for one in (*TINY, *changes) for part in ("--set", one)]
+    octnas = Path(sys.executable).with_name("octnas")
+    command = [octnas, "retrain", EXPERIMENT, "--fresh", "retrain", *settings]
+    subprocess.run(command, cwd=tmp_path / "copy", check=True)
+    run = open_tiny(tmp_path / "copy", *changes)
     found, expected = read_results(run), read_results(open_tiny(finished))
     assert [one.network for one in found] == [one.network for one in expected]
     for one, other in zip(found, expected, strict=True):
