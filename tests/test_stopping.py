@@ -10,8 +10,9 @@ import pytest
 
 PROGRAM = """
 import signal, sys, time
-# Is ignored, and stays so, where a script runs the tests in its background.
+# Are ignored, and stay so, where a script runs the tests in its background, or by nohup.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from octnas.stopping import Stopped, deferred, no_hurry, stoppable
 
 def say(what): print(what, flush=True)

@@ -148,8 +148,10 @@ def test_no_credentials_in_anything_that_is_written(
     url = "postgresql://me:pa55word@host/db?password=pa55word"
     params = {"storage": url, "list": [url], "deep": {"uri": url}}
     tracker.start("a", url, params=params, tags={"url": url})
-    make_tracker().start("a", "A", params={**params, "storage": url + "2"}, tags={"again": url})
+    other = make_tracker()
+    other.start("a", "A", params={**params, "storage": url + "2"}, tags={"again": url})
     tracker.close()
+    other.close()
     assert "postgresql://me:***@host" in found(runs, "a").data.params["storage"]
     assert_nowhere("pa55word", runs)
     assert "pa55word" not in "".join(capfd.readouterr())
