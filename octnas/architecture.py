@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,10 @@ _KEYS = (
     "channel_multiple",
     "stride_mode",
 )
+
+
+MOST = 65_536
+"""The largest side of an image in pixels, and the largest multiple of channels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +59,12 @@ class Architecture:
         for site, alpha in self.alphas.items():
             if not 0.0 <= alpha <= 1.0:
                 raise ArchitectureError(f"α of site {site!r}: found {alpha}, allowed: 0 to 1")
-        if self.channel_multiple < 1:
-            raise ArchitectureError(
-                f"channel_multiple: found {self.channel_multiple}, allowed: 1 or more"
-            )
+        for key, found in (
+            ("channel_multiple", self.channel_multiple),
+            ("input_size", max(self.input_size)),
+        ):
+            if not 1 <= found <= MOST:
+                raise ArchitectureError(f"{key}: found {reprlib.repr(found)}, allowed: 1 to {MOST}")
         if self.stride_mode not in STRIDE_MODES:
             raise ArchitectureError(
                 f"stride_mode: found {self.stride_mode!r}, allowed: {', '.join(STRIDE_MODES)}"

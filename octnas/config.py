@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
-from octnas.architecture import StrideMode
+from octnas.architecture import MOST, StrideMode
 from octnas.budgets import BudgetSettings
 from octnas.cluster.settings import RaySettings
 from octnas.credentials import redact_all
@@ -68,7 +68,8 @@ class SpaceSettings:
     stride_mode: StrideMode = "paper"
 
     def __post_init__(self) -> None:
-        require(min(self.input_size) >= 1, "input_size", self.input_size, "numbers of 1 or more")
+        sides, allowed = self.input_size, f"1 to {MOST}"
+        require(min(sides) >= 1 and max(sides) <= MOST, "input_size", sides, allowed)
         require(
             len(self.alphas) > 0 and all(0 <= alpha <= 1 for alpha in self.alphas),
             "alphas",
@@ -78,7 +79,8 @@ class SpaceSettings:
         require(len(self.budgets) > 0, "budgets", self.budgets, "one or more")
         names = [budget.name for budget in self.budgets]
         require(len(set(names)) == len(names), "budgets", names, "distinct budgets")
-        require(self.channel_multiple >= 1, "channel_multiple", self.channel_multiple, "1 or more")
+        multiple = self.channel_multiple
+        require(1 <= multiple <= MOST, "channel_multiple", multiple, allowed)
 
 
 @dataclass(frozen=True, kw_only=True)

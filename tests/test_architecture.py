@@ -184,6 +184,8 @@ def test_only_json_is_taken_as_backbone_arguments(value: object) -> None:
         (changed(alphas={"layer1": None}), "'alphas'"),
         (changed(alphas={"layer1": 2}), "α of site 'layer1': found 2"),
         (changed(channel_multiple=0), "channel_multiple: found 0"),
+        (changed(channel_multiple=10**400), "0000, allowed: 1 to 65536"),
+        (changed(input_size=[3, 224, 65_537]), "input_size: found 65537, allowed: 1 to 65536"),
         (changed(channel_multiple=1.0), "'channel_multiple'"),
         (changed(channel_multiple=None), "'channel_multiple'"),
         (changed(stride_mode="fast"), "stride_mode: found 'fast', allowed: paper, timm"),
