@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from octnas.architecture import STRIDE_MODES, StrideMode
+from octnas.architecture import MOST, STRIDE_MODES, StrideMode
 from octnas.costs import low_channels
 from octnas.errors import UnsupportedModelError, require
 from octnas.nn.octave import Features, OctaveTensor, empty_high, resplit
@@ -202,8 +202,8 @@ def unfit(conv: nn.Conv2d) -> str | None:
 
 def require_multiple(channel_multiple: object) -> None:
     """Raise `SettingError` unless channels can be rounded to a multiple of this."""
-    fits = isinstance(channel_multiple, Integral) and int(channel_multiple) >= 1
-    require(fits, "channel_multiple", channel_multiple, "1 or more, a whole number")
+    fits = isinstance(channel_multiple, Integral) and 1 <= int(channel_multiple) <= MOST
+    require(fits, "channel_multiple", channel_multiple, f"1 to {MOST}, a whole number")
 
 
 def _check(

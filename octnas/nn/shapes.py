@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from octnas.architecture import STRIDE_MODES, StrideMode
+from octnas.architecture import MOST, STRIDE_MODES, StrideMode
 from octnas.costs import ConvShape, low_channels
 from octnas.errors import UnsupportedModelError, require
 from octnas.nn.backbone import create_backbone
@@ -48,6 +48,7 @@ def search_space(
     within = len(choices) > 0 and all(0.0 <= alpha <= 1.0 for alpha in choices)
     require(within, "choices", choices, "one or more, each 0 to 1")
     require_multiple(channel_multiple)
+    require(max(input_size) <= MOST, "input_size", input_size, f"1 to {MOST}")
     require(stride_mode in STRIDE_MODES, "stride_mode", stride_mode, ", ".join(STRIDE_MODES))
     args = {"in_chans": input_size[0], **(backbone_args or {})}
     model = create_backbone(backbone, args, meta=True)

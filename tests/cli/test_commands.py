@@ -85,6 +85,10 @@ def test_cost_of_an_architecture_file(octnas: Octnas, tmp_path: Path) -> None:
         (["run", str(EXPERIMENT), "--set", "serch.trials=3"], "--set: serch: unknown key"),
         (["supernet", str(EXPERIMENT), "--workers", "0"], "supernet.workers: found 0, allowed: 1"),
         (
+            ["cost", "resnet18", "--input-size", "1" + 30 * "0"],
+            "allowed: 1 to 65536",
+        ),
+        (
             ["search", str(EXPERIMENT), "--address", "auto", "--set", "ray.gpus=1.5"],
             "--set: ray.gpus: found 1.5, allowed: 0 to 1, or a whole number",
         ),
