@@ -38,7 +38,8 @@ def experiment_space(experiment: Path, overrides: tuple[str, ...] = ()) -> Searc
 def default_file(settings: LatencySettings) -> Path:
     """Where a table goes unless the user says."""
     machine = settings.name or machine_name(settings.device)
-    text = f"{machine}-{settings.backend}-{settings.precision}-{settings.batch}"
+    where = (machine, settings.backend, settings.precision, settings.batch, settings.threads)
+    text = "-".join(map(str, where))
     return Path("latency") / f"{_slug(text)}.json"
 
 

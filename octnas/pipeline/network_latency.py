@@ -15,7 +15,7 @@ from octnas.measure.whole import time_networks
 from octnas.pipeline.latency import default_file, kept_file
 from octnas.pipeline.opening import Run
 from octnas.pipeline.so_far import results_so_far
-from octnas.report.latencies import Latencies, Timing
+from octnas.report.latencies import Latencies, Timing, most_known_first
 from octnas.results import PLAIN, Retrained
 from octnas.run_directory import read_document, reading, write_json
 
@@ -56,7 +56,7 @@ def latencies(
     retrained: Sequence[Retrained],
     tables: Sequence[LatencyTable] = (),
 ) -> tuple[Latencies, ...]:
-    """What is known of every device: the run's own table first, then others, then measurements.
+    """What is known of every device, that which knows most of the retrained networks first.
 
     Args:
         run: whose folder ``latency`` holds what was measured.
@@ -75,7 +75,9 @@ def latencies(
         one = _read(path)
         before = found.get(one.conditions, one)
         found[one.conditions] = replace(before, measured={**before.measured, **one.measured})
-    return tuple(found.values())
+    return most_known_first(
+        list(found.values()), {one.network.architecture.id for one in retrained}
+    )
 
 
 def _predicted(
@@ -102,7 +104,7 @@ def _predicted(
         for one in candidates
         if here and "measured_latency" in one.metrics
     }
-    return Latencies(**where, measured=measured, predicted=predicted)
+    return Latencies(**where, measured=measured, predicted=predicted, own=table is run.table)
 
 
 def _read(path: Path) -> Latencies:

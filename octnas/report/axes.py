@@ -1,6 +1,6 @@
 """What the front may be drawn over: MACs, activation memory, latency on each device."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,8 @@ class Axis:
 
     Attributes:
         key: by which the page knows it.
-        title: of the axis.
+        title: of the axis, as plotly takes it.
+        label: among the choices; plain text.
         cost: of an architecture by its id, its MACs and its activation bytes; None where it is
             not known.
         bounds: budgets in its unit: name, upper bound, lower bound (0 for none).
@@ -30,6 +31,7 @@ class Axis:
 
     key: str
     title: str
+    label: str
     cost: Callable[[str, int, int], float | None]
     bounds: tuple[tuple[str, float, float], ...]
 
@@ -38,31 +40,36 @@ def axes(data: ReportData) -> list[Axis]:
     """All axes that something is known of; MACs first."""
     macs = tuple((one.name, one.max_macs, one.min_macs) for one in data.budgets)
     found = [
-        Axis(MACS, "MACs", lambda _, macs, __: macs, macs),
+        Axis(MACS, "MACs", "MACs", lambda _, macs, __: macs, macs),
         Axis(
             "activation",
+            "activation memory of one image, bytes",
             "activation memory of one image, bytes",
             lambda _, __, size: size,
             _bounds(data.budgets, "activation", 1.0),
         ),
     ]
     for number, one in enumerate(data.latencies):
+        measured = {identity: timing.median for identity, timing in one.measured.items()}
         # A run's own table is the one that its budgets are in.
-        own = _bounds(data.budgets, "latency", 1e-6) if number == 0 and one.predicted else ()
-        found.append(Axis(f"latency{number}", _latency_title(one.name), _latency(one.seconds), own))
+        own = _bounds(data.budgets, "latency", 1e-6) if one.own else ()
+        for key, kind, known in (
+            (f"measured{number}", "measured on", measured),
+            (f"predicted{number}", "predicted for", one.predicted),
+        ):
+            if known:
+                # A long name of a device must not push out what tells two apart.
+                where = f"ms {kind} {plot_text(one.device, 2 * LABEL_LIMIT)}"
+                title = f"{where},<br>{plot_text(one.settings)}"
+                found.append(Axis(key, title, f"ms {kind} {one.name}", _latency(known), own))
     return found
 
 
-def _latency(seconds: Callable[[str], float | None]) -> Callable[[str, int, int], float | None]:
+def _latency(known: Mapping[str, float]) -> Callable[[str, int, int], float | None]:
     def cost(identity: str, _: int, __: int) -> float | None:
-        found = seconds(identity)
-        return None if found is None else 1e3 * found
+        return 1e3 * known[identity] if identity in known else None
 
     return cost
-
-
-def _latency_title(name: str) -> str:
-    return f"ms on {plot_text(name, 2 * LABEL_LIMIT)}"
 
 
 def _bounds(
@@ -96,6 +103,7 @@ def add_axes(
         shapes, labels = _lines(axis, known)
         meta[axis.key] = {
             "title": axis.title,
+            "label": axis.label,
             "x": [list(trace) for trace in by_trace],
             "shapes": shapes,
             "annotations": labels,

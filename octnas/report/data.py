@@ -58,8 +58,8 @@ class ReportData:
         rankings: the ranking check by source of the scores; empty where there was none.
         supernet_history: per epoch: ``epoch``, ``train_loss``, ``lr``; may be empty.
         facts: shown as they are: data, seeds, device, versions, configuration file.
-        latencies: of the networks, by device; the first one is of the run's own table, if it has
-            one. Empty where nothing was measured.
+        latencies: of the networks, by device; tables begin with the first one. Empty where nothing
+            was measured.
         effects: by site; empty where there are too few candidates to tell.
         by_class: accuracy by class (0 to 1), mean over seeds, by architecture id; shape
             ``(classes,)``.

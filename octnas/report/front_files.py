@@ -19,6 +19,7 @@ COLUMNS = (
     "macs",
     "macs_share",
     "activation_bytes",
+    "latency_device",
     "latency_predicted_ms",
     "loss",
     "expected_loss",
@@ -63,7 +64,10 @@ def write_front_json(data: ReportData, path: Path) -> None:
 
 
 def _front_row(data: ReportData, one: Candidate) -> dict[str, Any]:
-    predicted = next((c.predicted[one.id] for c in data.latencies if one.id in c.predicted), None)
+    clock = next((c for c in data.latencies if c.own), None) or next(
+        (c for c in data.latencies if c.predicted), None
+    )
+    predicted = clock.predicted.get(one.id) if clock else None
     trained = [r for r in data.retrained if r.network.architecture.id == one.id]
     realised = data.space.realise(one.alphas)
     values = (
@@ -71,6 +75,7 @@ def _front_row(data: ReportData, one: Candidate) -> dict[str, Any]:
         one.macs,
         data.share(one.macs),
         data.space.cost(realised).activation_bytes,
+        clock.name if clock else "",
         None if predicted is None else 1e3 * predicted,
         one.loss,
         one.metrics.get("expected_loss"),

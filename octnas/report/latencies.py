@@ -1,6 +1,6 @@
 """How long the networks of a report take, on some devices."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -19,13 +19,14 @@ class Timing:
 
 @dataclass(frozen=True)
 class Latencies:
-    """What is known of one device with one backend, precision and batch size.
+    """What is known of one device with one backend, precision, batch size and count of threads.
 
     Attributes:
         device: its name.
         backend, precision, batch, threads: as `octnas latency` names them.
         measured: by architecture id.
         predicted: seconds by architecture id, from a table of layer times.
+        own: whether that is the run's own table, which its budgets on latency are held to.
     """
 
     device: str
@@ -35,6 +36,7 @@ class Latencies:
     threads: int
     measured: Mapping[str, Timing] = field(default_factory=dict)
     predicted: Mapping[str, float] = field(default_factory=dict)
+    own: bool = False
 
     @property
     def conditions(self) -> tuple[str, str, str, int, int]:
@@ -43,11 +45,27 @@ class Latencies:
 
     @property
     def name(self) -> str:
-        """Such as ``"laptop, onnxruntime, float32, batch 1"``."""
-        return f"{self.device}, {self.backend}, {self.precision}, batch {self.batch}"
+        """Such as ``"laptop, onnxruntime, float32, batch 1, threads 4"``."""
+        return f"{self.device}, {self.settings}"
 
-    def seconds(self, identity: str) -> float | None:
-        """The measured median, or else what is predicted; None where neither is known."""
-        if identity in self.measured:
-            return self.measured[identity].median
-        return self.predicted.get(identity)
+    @property
+    def settings(self) -> str:
+        """The same without the device."""
+        threads = self.threads or "any"
+        return f"{self.backend}, {self.precision}, batch {self.batch}, threads {threads}"
+
+
+def most_known_first(
+    latencies: Sequence[Latencies], identities: Collection[str]
+) -> tuple[Latencies, ...]:
+    """The devices that have measured most of some networks first, then those that predict most.
+
+    A table shows one device at a time, and begins with the first.
+    """
+
+    asked = set(identities)
+
+    def known(one: Latencies) -> tuple[int, int]:
+        return len(asked & one.measured.keys()), len(asked & one.predicted.keys())
+
+    return tuple(sorted(latencies, key=known, reverse=True))

@@ -13,10 +13,9 @@ from octnas.report.formats import (
     format_points,
     format_top1,
 )
-from octnas.report.tables import RetrainedRow, retrained_rows
+from octnas.report.tables import RetrainedRow, latency_words, retrained_rows
 from octnas.report.words import searched_what, story
 
-NOT_MEASURED = "not measured"
 _COLUMNS = ("network", "MACs", "of vanilla", "memory", "latency, ms", "top-1, %", "to uniform")
 _CAPTIONS = {
     "front": "Candidates and front (supernet scores)",
@@ -97,7 +96,7 @@ def _table(data: ReportData) -> list[str]:
 
 
 def _cells(row: RetrainedRow, name: str) -> list[str]:
-    latency, difference = row.latency_median_ms, row.difference_to_uniform_points
+    difference = row.difference_to_uniform_points
     half = row.difference_half_width_points
     interval = "" if half is None else f" ± {half:.2f}"
     return [
@@ -105,7 +104,7 @@ def _cells(row: RetrainedRow, name: str) -> list[str]:
         format_macs(row.macs),
         format_percent(row.macs_share),
         format_bytes(row.activation_bytes),
-        NOT_MEASURED if latency is None else f"{latency:.3f}",
+        latency_words(row),
         format_top1(row.val_top1_mean_percent, row.val_top1_std_points),
         "–" if difference is None else format_points(difference) + interval,
     ]

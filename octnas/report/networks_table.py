@@ -16,9 +16,14 @@ from octnas.report.formats import (
     format_seconds,
     format_top1,
 )
-from octnas.report.tables import RetrainedRow, retrained_rows
+from octnas.report.tables import (
+    NOT_MEASURED,
+    RetrainedRow,
+    latency_ms,
+    latency_words,
+    retrained_rows,
+)
 
-NOT_MEASURED = "not measured"
 _NOT_COMPARED = "–"
 
 
@@ -47,16 +52,6 @@ def _difference(row: RetrainedRow) -> str:
     half = row.difference_half_width_points
     interval = "" if half is None else f" ± {half:.2f}"
     return format_points(row.difference_to_uniform_points) + interval
-
-
-def _latency(row: RetrainedRow) -> float | None:
-    return row.latency_predicted_ms if row.latency_median_ms is None else row.latency_median_ms
-
-
-def _latency_words(row: RetrainedRow) -> str:
-    found = _latency(row)
-    predicted = " predicted" if row.latency_median_ms is None else ""
-    return NOT_MEASURED if found is None else f"{found:.3f}{predicted}"
 
 
 def _or_not(value: float | None, form: str) -> str:
@@ -89,7 +84,7 @@ COLUMNS = (
         lambda row: format_bytes(row.activation_bytes),
         lambda row: row.activation_bytes,
     ),
-    _Column("latency, median", _latency_words, _latency, "median", style=""),
+    _Column("latency, median", latency_words, latency_ms, "median", style=""),
     _Column(
         "latency, p95",
         lambda row: _or_not(row.latency_p95_ms, ".3f"),

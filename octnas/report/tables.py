@@ -14,6 +14,7 @@ from octnas.results import UNIFORM, VANILLA, Retrained
 from octnas.run_directory import write_text
 
 NOT_COMPARED = (UNIFORM, VANILLA)  # roles of which no difference to the uniform network is given
+NOT_MEASURED = "not measured"
 SHOWN_CLASSES = 3  # those that lost most
 
 
@@ -36,7 +37,8 @@ class RetrainedRow:
         difference_half_width_points: of its interval; None where none can be given.
         val_top5_mean_percent: None where it was not kept.
         val_top1_by_size_percent: mean top-1 by side of the test images: ``"32: 71.2; 48: 73.0"``.
-        latency_device: with backend, precision and batch size; empty where nothing was measured.
+        latency_device: with backend, precision, batch size and threads; the same in all rows, empty
+            where nothing was measured.
         latency_median_ms, latency_p95_ms: measured, of a batch; None where they were not.
         latency_predicted_ms: from the table of layer times.
         classes_lost: those that lost most accuracy against vanilla, in points.
@@ -87,6 +89,18 @@ def retrained_rows(data: ReportData) -> tuple[RetrainedRow, ...]:
     return tuple(rows)
 
 
+def latency_ms(row: RetrainedRow) -> float | None:
+    """The measured median, or else what is predicted."""
+    return row.latency_predicted_ms if row.latency_median_ms is None else row.latency_median_ms
+
+
+def latency_words(row: RetrainedRow) -> str:
+    """The same in words, which tell one from the other."""
+    found = latency_ms(row)
+    predicted = " predicted" if row.latency_median_ms is None else ""
+    return NOT_MEASURED if found is None else f"{found:.3f}{predicted}"
+
+
 def write_csv(rows: Sequence[RetrainedRow], path: Path) -> None:
     """Write rows as CSV with a header; numbers in full precision, None as an empty field."""
     text = io.StringIO()
@@ -100,7 +114,8 @@ def _row(data: ReportData, one: Retrained, uniform: Retrained | None) -> Retrain
     network, cost = one.network, one.network.cost
     std, identity = one.std("val_top1"), network.architecture.id
     difference = between(data, one, (uniform,)) if uniform else None
-    clock = next((c for c in data.latencies if c.seconds(identity) is not None), None)
+    # One device for all rows, else they could not be compared.
+    clock = data.latencies[0] if data.latencies else None
     timing = clock.measured.get(identity) if clock else None
     return RetrainedRow(
         role=network.role,

@@ -176,9 +176,26 @@ def test_the_axis_switches(file: Path, data: ReportData) -> None:
         assert page.evaluate(title).startswith("activation memory")
         assert page.evaluate(xs) == [data.retrained[0].network.cost.activation_bytes]
         assert page.evaluate(lines) == 0
-        page.locator("#axis").select_option("latency0")
+        page.locator("#axis").select_option("measured0")
         page.wait_for_timeout(200)
         assert page.evaluate(xs) == [1.0]
+        assert (
+            page.evaluate(title) == "ms measured on laptop,<br>eager, float32, batch 1, threads 1"
+        )
+        other = title.replace("retrained", "front")
+        assert page.evaluate(other) == page.evaluate(title)
+        # Where nothing of a figure is known, it stays one of MACs.
+        page.evaluate("plots.find((one) => one.id === 'front').axes.measured1.x = [[null]]")
+        page.locator("#axis").select_option("measured1")
+        page.wait_for_timeout(200)
+        assert page.evaluate(title).startswith("ms measured on laptop")
+        assert page.evaluate(other) == "MACs"
+        choices = page.locator("#axis option").all_inner_texts()
+        assert choices[2:] == [
+            "ms measured on laptop, eager, float32, batch 1, threads 1",
+            "ms measured on laptop, eager, float32, batch 8, threads 1",
+            "ms predicted for phone, onnxruntime, float32, batch 1, threads 1",
+        ]
 
 
 def test_picking_what_has_won(file: Path, data: ReportData) -> None:

@@ -82,11 +82,11 @@ def test_the_front_can_be_drawn_over_what_is_known(full: ReportData) -> None:
     figure = retrained_figure(replace(full, latencies=(known,)))
     assert figure is not None
     axes = figure.layout.meta["axes"]
-    assert list(axes) == ["macs", "activation", "latency0"]
+    assert list(axes) == ["macs", "activation", "measured0"]
     assert [list(trace.x) for trace in figure.data] == axes["macs"]["x"]
     assert axes["activation"]["x"][0] == [one.cost.activation_bytes]
-    assert axes["latency0"]["x"] == [[2.0], [None], [None], [None]]
-    assert "phone &amp; co" in axes["latency0"]["title"]
+    assert axes["measured0"]["x"] == [[2.0], [None], [None], [None]]
+    assert "ms measured on phone &amp; co" in axes["measured0"]["title"]
     # A budget on MACs is no line over anything else.
     assert len(axes["macs"]["annotations"]) == len(full.budgets)
     assert axes["activation"]["shapes"] == []

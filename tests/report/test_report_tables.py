@@ -10,9 +10,16 @@ import pytest
 from scipy.stats import t
 
 from octnas.report.data import ReportData
-from octnas.report.latencies import Latencies, Timing
+from octnas.report.latencies import Latencies, Timing, most_known_first
+from octnas.report.markdown import markdown
 from octnas.report.networks_table import retrained_table
-from octnas.report.tables import COLUMNS, retrained_rows, write_csv
+from octnas.report.tables import (
+    COLUMNS,
+    NOT_MEASURED,
+    latency_words,
+    retrained_rows,
+    write_csv,
+)
 from octnas.results import Retrained
 from octnas.space import SearchSpace
 
@@ -118,7 +125,7 @@ def test_what_was_measured_stands_in_the_row(full: ReportData) -> None:
     row, uniform, *_ = retrained_rows(data)
     assert row.val_top5_mean_percent == pytest.approx(90)
     assert row.val_top1_by_size_percent == "24: 51.0"
-    assert row.latency_device == "phone, eager, float32, batch 8"
+    assert row.latency_device == "phone, eager, float32, batch 8, threads 1"
     assert (row.latency_median_ms, row.latency_p95_ms) == (2.0, 2.5)
     # In the order of the loss, and none that gained.
     assert row.classes_lost == "cat -40.0; owl -5.0"
@@ -137,3 +144,20 @@ def test_a_prediction_is_no_measurement(full: ReportData) -> None:
     row = retrained_rows(data)[0]
     assert (row.latency_median_ms, row.latency_predicted_ms) == (None, 4.0)
     assert "4.000 predicted" in retrained_table(data)
+
+
+def test_a_table_is_of_one_device(full: ReportData) -> None:
+    """Never a row of one beside a row of another, whichever knows what."""
+    first, second, *_ = (one.network.architecture.id for one in full.retrained)
+    desk = Latencies("desk", "eager", "float32", 1, 1, predicted={first: 0.004, second: 0.003})
+    phone = Latencies("phone", "eager", "float32", 1, 1, {first: Timing(0.1), second: Timing(0.2)})
+    guess = replace(desk, threads=2, measured={second: Timing(0.5)})
+    assert most_known_first([desk, guess, phone], [first, second]) == (phone, guess, desk)
+    data = replace(full, latencies=(guess, phone, desk))
+    rows = retrained_rows(data)
+    assert {row.latency_device for row in rows} == {"desk, eager, float32, batch 1, threads 2"}
+    assert [latency_words(row) for row in rows[:3]] == ["4.000 predicted", "500.000", NOT_MEASURED]
+    text = markdown(data, ())
+    assert "| 4.000 predicted |" in text
+    assert "| 500.000 |" in text
+    assert "desk, eager, float32, batch 1, threads 2" in text

@@ -101,7 +101,9 @@ function markSelected(plot) {
 
 function switchAxis(key) {
   for (const plot of plots.filter((one) => one.axes)) {
-    const axis = plot.axes[key];
+    // Of nothing that this figure shows, as where only retrained networks were measured.
+    const known = plot.axes[key].x.flat().some((value) => value !== null);
+    const axis = plot.axes[known ? key : "macs"];
     const traces = [...Array(plot.traces).keys()];
     const layout = {
       "xaxis.title.text": axis.title, "xaxis.autorange": true,
@@ -115,9 +117,9 @@ const axisChoice = document.getElementById("axis");
 const withAxes = plots.find((plot) => plot.axes);
 if (axisChoice !== null && withAxes) {
   for (const [key, axis] of Object.entries(withAxes.axes)) {
-    axisChoice.append(new Option(plain(axis.title), key));
+    axisChoice.append(new Option(axis.label, key));
   }
-  if (!("latency0" in withAxes.axes)) {
+  if (!model.devices.length) {
     const missing = new Option("latency: not measured", "");
     missing.disabled = true;
     axisChoice.append(missing);
