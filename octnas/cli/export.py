@@ -84,7 +84,13 @@ def export(
     if not changed and architecture is None and budget is None and out is None:
         carry_out(experiment, overrides, run_dir, fresh, ("export",))
         return
-    with opened_for(experiment, overrides, run_dir, fresh, ("export",)) as run:
+    if fresh is not None:
+        from octnas.errors import ConfigError
+
+        raise ConfigError(
+            "octnas export: --fresh does all networks anew; leave it out, or what is asked of one"
+        )
+    with opened_for(experiment, overrides, run_dir, None, ("export",)) as run:
         from octnas.export.formats import check_installed
         from octnas.pipeline.export import export_some, read_finished_results
 

@@ -41,6 +41,10 @@ def report(
     """Write the report anew, from as much as there is."""
     tables = tuple(latency or ())
     if watch:
+        if png:
+            from octnas.errors import ConfigError
+
+            raise ConfigError("octnas report: --png goes without --watch, which writes the page")
         _watch(experiment, overrides, run_dir, tables, seconds)
         return
     from octnas.pipeline.stages import rewrite_report

@@ -12,6 +12,7 @@ from octnas.nn.cost import cost
 
 CARD_FILE = "README.md"
 UNKNOWN = "unknown"
+_CLASSES_SHOWN = 100
 
 
 def model_card(source: Source, moved: int, variants: Sequence[Variant]) -> str:
@@ -68,7 +69,7 @@ def _head(source: Source) -> str:
     return (
         f"# {network.name}\n\n"
         f"An octave network ({network.architecture.backbone}, images of {size}, "
-        f"{source.num_classes} classes), whose channels are in part kept at half resolution "
+        f"{len(source.class_names)} classes), whose channels are in part kept at half resolution "
         "([Chen et al. 2019](https://arxiv.org/abs/1904.05049)). Found and trained by octnas; "
         f"architecture `{network.architecture.id}`.\n\n"
         f"{network.cost.macs / 1e6:,.3f} M multiply-adds for one image ({share:.1%} of those at "
@@ -183,8 +184,20 @@ def _data(source: Source) -> str:
     counts = ", ".join(f"{count:,} {part}" for part, count in source.data["counts"].items())
     return (
         f"## Data\n\n{source.data['source']}, {source.data['classes']:,} classes; images: "
-        f"{counts}; digest `{source.data['digest']}`."
+        f"{counts}; digest `{source.data['digest']}`.\n\n"
+        f"Classes, in the order of the logits: {_classes(source.class_names)}."
     )
+
+
+def _classes(names: Sequence[str]) -> str:
+    """By number, as code, in which Markdown interprets nothing; of many the first ones."""
+    shown = [f"{number} `{_line(name)}`" for number, name in enumerate(names[:_CLASSES_SHOWN])]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f", and {more:,} more in `export.json`" if more else "")
+
+
+def _line(name: str) -> str:
+    return " ".join(name.replace("`", "'").split())
 
 
 def _licence(source: Source) -> str:

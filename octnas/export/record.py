@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from octnas.documents import read_as
+from octnas.errors import ExportError
 from octnas.export.check import Comparison
 from octnas.export.settings import Tolerance
 from octnas.export.source import Source
@@ -74,7 +75,7 @@ def write_record(source: Source, moved: int, variants: Sequence[Variant], folder
         "architecture": network.architecture.to_dict(),
         "cost": {**asdict(network.cost), "vanilla_macs": source.vanilla_macs},
         "macs_upsampled_first": moved,
-        "num_classes": source.num_classes,
+        "class_names": list(source.class_names),
         "weights": {
             "sha256": weights_digest(source),
             "seed": source.seed,
@@ -114,6 +115,28 @@ def read_variants(source: Source, folder: Path) -> tuple[Variant, ...]:
             remove(variant, folder)
         return ()
     return tuple(v for v in found if all((folder / name).exists() for name in v.files))
+
+
+def check_room(source: Source, folder: Path) -> None:
+    """Refuse a folder that holds anything but an export of the same weights.
+
+    Raises:
+        ExportError: it does.
+        RunDirectoryError: its record cannot be read or has an unknown schema version.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    path, own = folder / RECORD_FILE, source.network.architecture.id
+    if not path.exists():
+        raise ExportError(f"{folder}: holds other files; give a new folder or an empty one")
+    with reading(path):
+        document = read_document(path, SCHEMA, "id", "weights")
+        found = (document["id"], document["weights"]["sha256"])
+    if found != (own, weights_digest(source)):
+        raise ExportError(
+            f"{folder}: holds an export of {found[0]}, or of other weights, and this is one of "
+            f"{own}; give a new folder or an empty one"
+        )
 
 
 def remove(variant: Variant, folder: Path) -> None:

@@ -23,7 +23,7 @@ class Source:
         retrained: the network with the results of all its seeds.
         seed: whose weights these are.
         weights: a safetensors file with its state dict.
-        num_classes: of the classifier.
+        class_names: in the order of the logits.
         preparation: of images, in the terms of a timm pretrained config.
         data: what it was trained on: ``source``, ``digest``, ``classes``, ``counts`` by part and
             the ``settings``.
@@ -36,7 +36,7 @@ class Source:
     retrained: Retrained
     seed: int
     weights: Path
-    num_classes: int
+    class_names: tuple[str, ...]
     preparation: Mapping[str, Any]
     data: Mapping[str, Any]
     vanilla_macs: int

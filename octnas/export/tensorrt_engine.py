@@ -47,7 +47,7 @@ def export_tensorrt(original: Original, precision: str, folder: Path) -> Exporte
     graph, path = onnx_graph(original, precision), folder / FILES[precision]
     path.write_bytes(_build(graph, original.source.network.architecture.input_size))
     # An engine tells nothing of its layers' shapes; the graph that it was built from does.
-    return Exported((path.name,), _run(path, original.source.num_classes), onnx_macs(graph))
+    return Exported((path.name,), _run(path, len(original.source.class_names)), onnx_macs(graph))
 
 
 def _build(graph: Path, input_size: tuple[int, int, int]) -> bytes:

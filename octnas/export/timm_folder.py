@@ -1,6 +1,6 @@
 """A folder that timm loads: config, weights and architecture."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def export_timm(original: Original, precision: str, folder: Path) -> Exported:  
         source.network.architecture,
         source.weights,
         folder,
-        num_classes=source.num_classes,
+        class_names=source.class_names,
         data_config=source.preparation,
     )
     network = _by_timm(folder)
@@ -44,7 +44,7 @@ def write_timm(
     weights: Path,
     folder: Path,
     *,
-    num_classes: int,
+    class_names: Sequence[str],
     data_config: Mapping[str, Any],
 ) -> None:
     """Write a network as a folder for ``timm.create_model("local-dir:…", pretrained=True)``.
@@ -56,7 +56,7 @@ def write_timm(
         architecture: of the network.
         weights: a safetensors file with its state dict.
         folder: gets ``config.json``, ``model.safetensors`` and ``architecture.json``.
-        num_classes: of the classifier.
+        class_names: in the order of the logits; timm's ``label_names``.
         data_config: how images are prepared: ``mean``, ``std``, ``crop_pct``, ``interpolation``.
 
     Raises:
@@ -66,7 +66,7 @@ def write_timm(
     stated = pretrained_cfg(backbone)
     config = {
         "input_size": architecture.input_size,
-        "num_classes": num_classes,
+        "num_classes": len(class_names),
         "first_conv": stated.get("first_conv", "conv1"),
         "classifier": stated.get("classifier", "fc"),
         **data_config,
@@ -75,7 +75,8 @@ def write_timm(
         "octnas_network", architecture=architecture.to_dict(), pretrained_cfg=config
     )
     load_weights(source, weights)
-    save_for_hf(source, str(folder), safe_serialization=True)
+    names = {"label_names": list(class_names)}
+    save_for_hf(source, str(folder), model_config=names, safe_serialization=True)
     # timm's writer leaves the weights readable for their owner alone.
     (folder / WEIGHTS_FILE).chmod((folder / "config.json").stat().st_mode)
     architecture.save(folder / ARCHITECTURE_FILE)

@@ -16,13 +16,14 @@ from octnas.data.image_list import read_summary
 from octnas.data.images import Images, open_images, preparation
 from octnas.errors import ExportError, RunDirectoryError
 from octnas.export.formats import Outcome, export_network
+from octnas.export.record import check_room
 from octnas.export.settings import ExportSettings
 from octnas.export.source import Source
 from octnas.looks import LOOKS_FILE, note_look
 from octnas.nn.supernet import build
 from octnas.nn.weights import load_weights
 from octnas.pipeline.opening import Run
-from octnas.pipeline.records import begin_tracking, read_results
+from octnas.pipeline.records import begin_tracking, class_names, read_results
 from octnas.pipeline.retrain import track_network, tracking_key
 from octnas.results import SEARCHED, Network, Retrained
 from octnas.settings import flatten
@@ -111,16 +112,24 @@ def export_some(
 
     Returns:
         What came of it, by folder.
+
+    Raises:
+        ExportError: ``out`` holds something else; nothing was written.
     """
+    made: dict[Path, tuple[Retrained, Source]] = {}
+    for result in results:
+        folder = (out or run.directory.stage("export")) / result.network.slug
+        if out is not None and len(results) == 1:
+            folder = out
+        made[folder] = result, source(run, result, settings)
+        if out is not None:
+            check_room(made[folder][1], folder)
     written, opened = dict[Path, Outcome](), dict[Size, Images]()
     with run.progress.bar("export", len(results) * len(settings.variants)) as bar:
-        for result in results:
-            folder = (out or run.directory.stage("export")) / result.network.slug
-            if out is not None and len(results) == 1:
-                folder = out
-            made, images = source(run, result, settings), _images(run, result, opened)
+        for folder, (result, one) in made.items():
+            images = _images(run, result, opened)
             written[folder] = export_network(
-                made, images, settings, folder, lambda variant: bar.advance(note=variant)
+                one, images, settings, folder, lambda variant: bar.advance(note=variant)
             )
     return written
 
@@ -148,7 +157,7 @@ def source(run: Run, result: Retrained, settings: ExportSettings) -> Source:
         retrained=result,
         seed=seed,
         weights=folder / WEIGHTS_FILE,
-        num_classes=architecture.backbone_args["num_classes"],
+        class_names=class_names(run),
         preparation=preparation(run.config.data),
         data=_data(run),
         vanilla_macs=run.space.vanilla_macs,

@@ -18,6 +18,7 @@ from octnas.config import RunConfig, check_config, load_document, resolved
 from octnas.costs import Budget
 from octnas.credentials import HIDDEN, redact, redact_all
 from octnas.data.images import Data
+from octnas.device import choose_device
 from octnas.documents import read_as
 from octnas.errors import ConfigError, LatencyError, RunDirectoryError, SettingError
 from octnas.latency import LatencyTable
@@ -279,6 +280,7 @@ def _write_records(directory: RunDirectory, config: RunConfig, overrides: Sequen
         "versions": versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "device": str(choose_device("auto")) if config.device == "auto" else config.device,
     }
     with reading(path):
         read_as(list[dict[str, Any]], record["runs"])

@@ -35,6 +35,12 @@ def begin_tracking(run: Run) -> None:
         run.tracker.artifact(PARENT, run.directory.path / name)
 
 
+def class_names(run: Run) -> tuple[str, ...]:
+    """Of the data, in the order of the logits; their numbers where they have no names."""
+    about = read_summary(run.data.folder)
+    return tuple(map(str, about.get("class_names", range(int(about["classes"])))))
+
+
 def write_candidates(run: Run, candidates: Sequence[Candidate]) -> None:
     """Everything that the search has evaluated."""
     write_json(

@@ -8,7 +8,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from octnas.data.image_list import ABOUT_FILE, read_summary
+from octnas.data.image_list import read_summary
 from octnas.documents import read_as
 from octnas.front import Front
 from octnas.looks import LOOKS_FILE, count_looks
@@ -17,7 +17,7 @@ from octnas.pipeline.facts import facts, links, recipe_digest, stage_times
 from octnas.pipeline.network_latency import latencies
 from octnas.pipeline.opening import Run
 from octnas.pipeline.rank import read_rankings
-from octnas.pipeline.records import PARENT, begin_tracking
+from octnas.pipeline.records import PARENT, begin_tracking, class_names
 from octnas.pipeline.so_far import (
     candidates_so_far,
     chosen_so_far,
@@ -139,13 +139,6 @@ def by_class(run: Run, retrained: Sequence[Retrained]) -> dict[str, Matrix]:
         there = np.bincount(targets, minlength=classes)
         found[identity] = np.bincount(targets, right, classes) / np.maximum(there, 1)
     return found
-
-
-def class_names(run: Run) -> tuple[str, ...]:
-    """Of the data; their numbers where they have none."""
-    about = read_document(run.data.folder / ABOUT_FILE, SCHEMA, "classes")
-    names = about.get("class_names", range(int(about["classes"])))
-    return tuple(str(name) for name in names)
 
 
 def _judged(

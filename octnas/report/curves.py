@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from math import log
 from statistics import fmean
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -19,6 +20,7 @@ LOSS_TICKS = [step * 10.0**power for power in range(-5, 3) for step in (1, 2, 5)
 # Where the losses lie so close that few of those fall between them.
 FINE_TICKS = [step / 10 * 10.0**power for power in range(-5, 3) for step in range(10, 100, 2)]
 _CLOSE = 8
+_FEWEST = 2
 _EPOCHS_SHOWN = 12
 
 
@@ -82,12 +84,19 @@ def training_figure(data: ReportData) -> go.Figure | None:
     if not figure.data:
         return None
     losses = [loss for trace in figure.data for loss in trace.y]
-    ticks = FINE_TICKS if max(losses) < _CLOSE * min(losses) else LOSS_TICKS
     # On a linear axis the ends of training would all look alike.
-    figure.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:.3g}" for tick in ticks])
+    figure.update_yaxes(type="log", **_ticks(min(losses), max(losses)))
     epochs = max(epoch for trace in figure.data for epoch in trace.x)
     figure.update_xaxes(dtick=max(1, round(epochs / _EPOCHS_SHOWN)))
     return figure
+
+
+def _ticks(low: float, high: float) -> dict[str, Any]:
+    """Of a logarithmic axis; plotly's own where the losses lie too close for round ones."""
+    ticks = FINE_TICKS if high < _CLOSE * low else LOSS_TICKS
+    if sum(low <= tick <= high for tick in ticks) < _FEWEST:
+        return {}
+    return {"tickvals": ticks, "ticktext": [f"{tick:.3g}" for tick in ticks]}
 
 
 def _add_losses(

@@ -1,5 +1,6 @@
 """The page's table of retrained networks, which its script sorts, filters and selects from."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
@@ -108,7 +109,8 @@ COLUMNS = (
     ),
     _Column(
         "classes that lost most",
-        lambda row: row.classes_lost.replace("-", MINUS) or _NOT_COMPARED,
+        # The points, and not a hyphen in a name.
+        lambda row: re.sub(r" -(?=[\d.]+(;|$))", f" {MINUS}", row.classes_lost) or _NOT_COMPARED,
         lambda row: row.classes_lost,
         style="more wide",
     ),

@@ -88,6 +88,41 @@ def test_mistakes_are_one_line(
     assert len(done.err.splitlines()) == 1
 
 
+def test_what_is_in_a_folder_stays(octnas: Octnas, tiny: Path, tmp_path: Path) -> None:
+    """An export goes where there is nothing, or beside another one of the same weights."""
+    first, last = (
+        one.network.architecture.id
+        for one in (read_results(open_tiny(tiny.parents[1]))[i] for i in (0, -1))
+    )
+    to = ("--to", "pt2", "--out", str(tmp_path / "out"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "README.md").write_text("mine")
+    done = octnas("export", str(tiny), "--architecture", first, *to)
+    assert done.code == 2
+    assert "out: holds other files; give a new folder or an empty one" in done.err
+    assert (tmp_path / "out" / "README.md").read_text() == "mine"
+    (tmp_path / "out" / "README.md").unlink()
+    assert octnas("export", str(tiny), "--architecture", first, *to).code == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    done = octnas("export", str(tiny), "--architecture", last, *to)
+    assert done.code == 2
+    assert f"out: holds an export of {first}" in done.err
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    to = ("--to", "timm", *to[2:])
+    assert octnas("export", str(tiny), "--architecture", first, *to).code == 0
+    assert {"model.pt2", "model.safetensors"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
+
+
+def test_fresh_is_for_all_networks(octnas: Octnas, tiny: Path) -> None:
+    before = sorted(tiny.rglob("*"))
+    done = octnas("export", str(tiny), "--budget", "1x", "--fresh", "export")
+    assert done.code == 2
+    assert "--fresh does all networks anew" in done.err
+    assert sorted(tiny.rglob("*")) == before
+
+
 def test_what_was_not_retrained_cannot_be_exported(octnas: Octnas, tiny: Path) -> None:
     for stage in ("retrain", "export", "report"):
         shutil.rmtree(tiny / stage)

@@ -46,6 +46,15 @@ def test_results_are_by_seed(source: Source) -> None:
     assert "Mean over seeds: 55.00 ± 7.07 % top-1." in text
 
 
+def test_the_classes_are_in_the_order_of_the_logits(source: Source) -> None:
+    card = model_card(source, 0, ())
+    assert "0 `class 0`, 1 `class 1`" in card
+    odd = replace(source, class_names=("a`b\n# c", *(f"n{number}" for number in range(150))))
+    card = model_card(odd, 0, ())
+    assert "0 `a'b # c`, 1 `n0`" in card
+    assert "99 `n98`, and 51 more in `export.json`." in card
+
+
 def test_every_site_has_its_alpha(source: Source) -> None:
     text = model_card(source, 0, ())
     assert "| stem | 0.5 | 8 of 16 |" in text

@@ -13,7 +13,7 @@ from octnas.architecture import Architecture
 from octnas.errors import ArchitectureError, ExportError
 from octnas.export.timm_folder import write_timm
 from octnas.nn import build
-from tests.export.trained import ARCHITECTURE, randomised
+from tests.export.trained import ARCHITECTURE, CLASSES, randomised
 
 DATA_CONFIG = {"mean": (0.1,), "std": (0.3,), "crop_pct": 1.0, "interpolation": "bilinear"}
 
@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ARCHITECTURE,
         path / "weights.safetensors",
         path / "network",
-        num_classes=10,
+        class_names=CLASSES,
         data_config=DATA_CONFIG,
     )
     return path / "network"
@@ -70,6 +70,7 @@ def test_the_config_says_how_images_are_prepared(folder: Path) -> None:
     assert tuple(config["mean"]) == (0.1,)
     assert tuple(config["std"]) == (0.3,)
     assert config["crop_pct"] == 1.0
+    assert model.pretrained_cfg["label_names"] == list(CLASSES)
 
 
 def test_another_number_of_classes_keeps_the_features(folder: Path) -> None:
@@ -101,7 +102,7 @@ def test_a_network_that_was_never_trained_is_refused(tmp_path: Path) -> None:
             ARCHITECTURE,
             tmp_path / "weights.safetensors",
             tmp_path / "network",
-            num_classes=10,
+            class_names=CLASSES,
             data_config=DATA_CONFIG,
         )
 

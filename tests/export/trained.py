@@ -39,6 +39,9 @@ def images() -> DigitImages:
     return DigitImages(DATA)
 
 
+CLASSES = tuple(f"class {number}" for number in range(10))
+
+
 def make_source(folder: Path, **known: str) -> Source:
     """The network above, its weights in a folder."""
     weights = folder / "weights.safetensors"
@@ -53,7 +56,7 @@ def make_source(folder: Path, **known: str) -> Source:
         retrained=Retrained(network, runs),
         seed=0,
         weights=weights,
-        num_classes=10,
+        class_names=CLASSES,
         preparation=preparation(DATA),
         data={"source": "digits", "digest": "0123", "classes": 10, "counts": {"val": 75}},
         vanilla_macs=found.vanilla_macs,

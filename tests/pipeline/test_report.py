@@ -2,16 +2,21 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from octnas.data.settings import CacheSettings, ImagesSettings
 from octnas.errors import RunDirectoryError
 from octnas.front import Candidate
 from octnas.measure.settings import LatencySettings
 from octnas.pipeline.compare import compare_runs
 from octnas.pipeline.effects import effects_of_sites
+from octnas.pipeline.facts import recipe_digest
 from octnas.pipeline.looking import look_at_run
 from octnas.pipeline.network_latency import time_retrained
 from octnas.pipeline.owning import where
@@ -56,8 +61,9 @@ def test_a_finished_run_is_gathered_whole(finished: Path) -> None:
     one = data.retrained[0]
     mean = data.correct[one.network.architecture.id].mean()
     assert mean == pytest.approx(one.mean("val_top1"))
-    assert set(data.times) == {"supernet", "search", "retrain"}
-    assert all(time.hours for time in data.times.values())
+    assert list(data.times) == ["data", "supernet", "search", "retrain", "export"]
+    assert {name for name, time in data.times.items() if time.hours is None} == {"data", "export"}
+    assert data.times["supernet"].what == "1 process of 1 CPU thread"
     assert data.digest == read_json(run.data.folder / "images.json")["digest"]
     assert "optuna-dashboard" in data.links["Optuna’s dashboard"]
     assert "mlflow.db" in data.links["MLflow"]
@@ -162,6 +168,36 @@ def test_nothing_to_measure(copied: Path) -> None:
     shutil.rmtree(copied / "retrain")
     with pytest.raises(RunDirectoryError, match="no network was retrained yet"):
         time_retrained(look_at_run(copied), LatencySettings(repeats=4))
+
+
+def test_what_was_computed_on_a_gpu_says_so(copied: Path) -> None:
+    """Also where the report is written elsewhere, and in a run that noted no devices."""
+    record = read_json(copied / "run.json")
+    [first] = record["runs"]
+    assert first.pop("device") == ("cuda" if torch.cuda.is_available() else "cpu")
+    cases = ((["cuda", "cpu"], "1 process on cuda"), ([None], "1 process of 1 CPU thread"))
+    for devices, words in cases:
+        runs = [first | ({"device": device} if device else {}) for device in devices]
+        write_json(copied / "run.json", {**record, "runs": runs})
+        data = gather(look_at_run(copied))
+        assert data.times["supernet"].what == words
+        assert data.facts["Device"] == devices[0] or devices == [None]
+
+
+@pytest.mark.parametrize(
+    "change", [{"crop_pct": 0.5}, {"mean": (0.1,) * 3}, {"cache": CacheSettings(enabled=True)}]
+)
+def test_other_images_of_the_same_files_are_another_recipe(
+    finished: Path, change: dict[str, Any]
+) -> None:
+    run = look_at_run(finished / "runs" / "tiny")
+
+    def digest(data: ImagesSettings) -> str:
+        return recipe_digest(replace(run, config=replace(run.config, data=data)))
+
+    data = ImagesSettings(source="folder", root="x")
+    assert digest(replace(data, **change)) != digest(data)
+    assert digest(replace(data, workers=7)) == digest(data)
 
 
 def test_runs_are_compared(finished: Path, copied: Path, tmp_path: Path) -> None:

@@ -74,6 +74,20 @@ def test_training_figure_averages_over_seeds(full: ReportData) -> None:
     assert losses["searched, half"] == [2.0 / 1 + (0 + 1 + 2) / 3, 2.0 / 2 + (0 + 1 + 2) / 3]
 
 
+@pytest.mark.parametrize(("losses", "own"), [((2.304, 2.327), False), ((2.5, 0.1), True)])
+def test_an_axis_of_losses_has_numbers(
+    full: ReportData, losses: tuple[float, float], own: bool
+) -> None:
+    """Where no round number is among them, plotly chooses."""
+    rows = [{"epoch": n, "train_loss": loss, "lr": 0.1} for n, loss in enumerate(losses, 1)]
+    data = replace(full, supernet_history=tuple(rows), retrained=())
+    figure = training_figure(data)
+    assert figure is not None
+    ticks = figure.layout.yaxis.tickvals
+    assert (ticks is not None) == own
+    assert not own or sum(min(losses) <= tick <= max(losses) for tick in ticks) >= 2
+
+
 def test_the_front_can_be_drawn_over_what_is_known(full: ReportData) -> None:
     one = full.retrained[0].network
     known = Latencies(
