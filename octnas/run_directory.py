@@ -5,6 +5,7 @@ and inputs. A finished stage is skipped if its fingerprint matches what is asked
 does not, the run is refused and the changed key named, so that results are never stale.
 """
 
+import glob
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from octnas.errors import RunDirectoryError
 SCHEMA = 1
 MARKER = "stage.json"
 _FORGOTTEN = ".forgotten-"
+_DRAFT = ".draft-"
 
 # Each stage with those that it builds on, in the order of a run.
 STAGES: Mapping[str, tuple[str, ...]] = {
@@ -55,7 +57,7 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
         OSError: it cannot be written; with its name, so that it can be said in one line.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}{_DRAFT}")
     try:
         with naming(path), os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -67,6 +69,15 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def remove_drafts(path: Path) -> None:
+    """Remove what processes that were killed while they wrote a file have left beside it.
+
+    For who alone writes the file now.
+    """
+    for draft in path.parent.glob(f".{glob.escape(path.name)}{_DRAFT}*"):
+        draft.unlink(missing_ok=True)
 
 
 def append_line(path: Path, line: str) -> None:
@@ -179,6 +190,18 @@ class RunDirectory:
     def stage(self, stage: str) -> Path:
         """The folder of a stage."""
         return self.path / stage
+
+    def remove_drafts(self, *others: str) -> None:
+        """Remove what processes that were killed have left of the files they were writing.
+
+        For who holds the run directory.
+
+        Args:
+            others: names of files that others may be writing at the moment.
+        """
+        for draft in self.path.rglob(f".*{_DRAFT}*"):
+            if draft.name[1:].partition(_DRAFT)[0] not in others:
+                draft.unlink(missing_ok=True)
 
     def marker(self, stage: str) -> dict[str, Any] | None:
         """What a stage's marker says; None where the stage has not begun.

@@ -19,7 +19,9 @@ from octnas.pipeline.search import search
 from octnas.pipeline.space import make_space
 from octnas.pipeline.supernet import supernet
 from octnas.pipeline.truth import truth
+from octnas.report.write import PAGE_FILE
 from octnas.run_directory import WHOLE_RUN, RunDirectory
+from octnas.tracking.progress import FILE as SENT_FILE
 
 STOP_WAIT = 1.0  # seconds that a signal leaves for MLflow
 
@@ -106,6 +108,8 @@ def _do_stage(run: Run, stage: str) -> None:
                 f"{run.directory.path}: {stage} builds on {base}, which is not finished; "
                 f"run `octnas {base}` first, or `octnas run` for everything"
             )
+    # The page may be written by `octnas report --watch`, and records be sent by `octnas sync`.
+    run.directory_of(stage).remove_drafts(PAGE_FILE, SENT_FILE)
     _WORK[stage](run)
     run.directory_of(stage).finish(stage, run.fingerprint(stage))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from octnas.documents import parse_json, read_as
 from octnas.errors import TrackingError
-from octnas.run_directory import write_json
+from octnas.run_directory import remove_drafts, write_json
 from octnas.tracking.outbox import Entry, Outbox
 
 FILE = "tracking.json"
@@ -60,6 +60,8 @@ class SentProgress:
         self.sent: int = 0
         self.refused: list[dict[str, str]] = []
         self._runs: dict[str, str] = {}
+        # Only one process sends, and only that one has this.
+        remove_drafts(path)
         self.read()
 
     def read(self) -> None:
