@@ -59,7 +59,7 @@ def axes(data: ReportData) -> list[Axis]:
         ):
             if known:
                 # A long name of a device must not push out what tells two apart.
-                where = f"ms {kind} {plot_text(one.device, 2 * LABEL_LIMIT)}"
+                where = f"ms {kind} {plot_text(one.device, LABEL_LIMIT)}"
                 title = f"{where},<br>{plot_text(one.settings)}"
                 found.append(Axis(key, title, f"ms {kind} {one.name}", _latency(known), own))
     return found

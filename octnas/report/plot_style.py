@@ -51,6 +51,7 @@ NEUTRAL = "#8a8a8a"
 FAINT = "rgba(128, 128, 128, 0.5)"
 GRID = "rgba(128, 128, 128, 0.22)"
 CLEAR = "rgba(0, 0, 0, 0)"
+FONT_SIZE = 13
 TOP = 30  # pixels above a plot: room for the mode bar
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 # The lowest share is still visible on white, the highest on black.
@@ -68,14 +69,15 @@ def new_figure(x_title: str, y_title: str, top: int = TOP) -> go.Figure:
         "automargin": True,
         "exponentformat": "SI",
     }
+    looks = {"standoff": 10, "font": {"size": FONT_SIZE}}  # plotly's larger ones fit on no phone
     figure = go.Figure(layout_template="none")
     figure.update_layout(
         paper_bgcolor=CLEAR,
         plot_bgcolor=CLEAR,
-        font={"family": "system-ui, sans-serif", "size": 13, "color": NEUTRAL},
+        font={"family": "system-ui, sans-serif", "size": FONT_SIZE, "color": NEUTRAL},
         margin={"l": 56, "r": 12, "t": top, "b": 48},
-        xaxis=axis | {"title": {"text": x_title, "standoff": 10}},
-        yaxis=axis | {"title": {"text": y_title, "standoff": 10}},
+        xaxis=axis | {"title": {"text": x_title, **looks}},
+        yaxis=axis | {"title": {"text": y_title, **looks}},
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
         hovermode="closest",
         modebar={"bgcolor": CLEAR, "color": NEUTRAL, "activecolor": ROLE_COLOURS[UNIFORM]},
