@@ -20,12 +20,20 @@ def parse_json(text: str | bytes) -> Any:
     """A JSON document.
 
     Raises:
-        ValueError: it is none, or is nested too deeply.
+        ValueError: it is none, has a key twice, or is nested too deeply.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_with_distinct_keys)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _with_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key in found if sum(key == other for other, _ in pairs) > 1)
+        raise ValueError(f"key {twice!r} is there twice")
+    return found
 
 
 def read_as(kind: type[Value], document: Any) -> Value:

@@ -82,6 +82,13 @@ def test_what_is_missing_is_named() -> None:
         read_as(Outer, {key: value for key, value in GOOD.items() if key != "count"})
 
 
+def test_a_key_that_is_there_twice_is_refused() -> None:
+    """Python would take the last one, others the first."""
+    with pytest.raises(ValueError, match="key 'a' is there twice"):
+        parse_json('[{"b": {"a": 1, "c": 2, "a": 1}}]')
+    assert parse_json('{"a": {"a": 1}, "b": {"a": 2}}') == {"a": {"a": 1}, "b": {"a": 2}}
+
+
 def test_deep_nesting_is_no_json() -> None:
     with pytest.raises(ValueError, match="nested too deeply"):
         parse_json(DEEP)
