@@ -38,8 +38,8 @@ def experiment_space(experiment: Path, overrides: tuple[str, ...] = ()) -> Searc
 def default_file(settings: LatencySettings) -> Path:
     """Where a table goes unless the user says."""
     machine = settings.name or machine_name(settings.device)
-    where = (machine, settings.backend, settings.precision, settings.batch, settings.threads)
-    text = "-".join(map(str, where))
+    where = f"batch-{settings.batch}-threads-{settings.threads}"
+    text = f"{machine}-{settings.backend}-{settings.precision}-{where}"
     return Path("latency") / f"{_slug(text)}.json"
 
 

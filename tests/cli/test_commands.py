@@ -242,7 +242,7 @@ def test_reports_of_a_run_and_of_several(octnas: Octnas, finished: Path, tmp_pat
     assert "the run is finished" in octnas("report", one, "--watch").out
     timed = octnas("latency", "networks", one, "--repeats", "4", "--name", "desk")
     assert timed.code == 0
-    assert "desk-eager-float32-1.json" in timed.out
+    assert "desk-eager-float32-batch-1-threads-1.json" in timed.out
     assert octnas("report", one).code == 0
     assert "desk, eager" in (Path(one) / "report" / "index.html").read_text()
     page = tmp_path / "page.html"

@@ -152,7 +152,7 @@ def test_measured_networks_are_in_the_report(copied: Path) -> None:
     run = look_at_run(copied)
     settings = LatencySettings(name="desk", repeats=4)
     path, found = time_retrained(run, settings)
-    assert path == copied / "latency" / "desk-eager-float32-1-1.json"
+    assert path == copied / "latency" / "desk-eager-float32-batch-1-threads-1.json"
     data = gather(look_at_run(copied))
     assert data.latencies == (found,)
     assert set(found.measured) == {one.network.architecture.id for one in data.retrained}
