@@ -183,7 +183,7 @@ def test_all_backends() -> None:
         ({"alphas": {"2": 2.0}}, ArchitectureError, "α for .* found 2.0, allowed: 0 to 1"),
         ({"alphas": {"x": {"layer9*": 0.5}}}, ArchitectureError, "'layer9.*' names no site"),
         ({"device": "nonsense"}, SettingError, "device: found 'nonsense'"),
-        ({"channel_multiple": 0}, SettingError, "channel_multiple: found 0, allowed: 1 or more"),
+        ({"channel_multiple": 0}, SettingError, "channel_multiple: found 0, allowed: 1 to 65536"),
         ({"device": "meta"}, SettingError, "device: found 'meta'"),
     ],
 )
