@@ -4,7 +4,6 @@ Everything on disk is whole at any moment, so that most work ends where it is. A
 behind the step that it is at, with a checkpoint: it defers the signal, and asks after every step.
 """
 
-import _thread
 import contextlib
 import math
 import os
@@ -49,6 +48,7 @@ class _State:
         asked: number of the signal that has come; 0 for none.
         when: by the monotonic clock.
         timer: ends the patience.
+        before: called in a thread with the number of the signal, and stops the work.
     """
 
     leave: bool = False
@@ -56,6 +56,7 @@ class _State:
     asked: int = 0
     when: float = 0.0
     timer: threading.Timer | None = None
+    before: Callable[[int], None] | None = None
 
 
 _state = _State()
@@ -140,6 +141,41 @@ def deferred(patience: float = PATIENCE) -> Iterator[Callable[[], int]]:
         _stop(_state.asked)
 
 
+@contextlib.contextmanager
+def before_stop(act: Callable[[int], None]) -> Iterator[None]:
+    """Within the block, something is done first when a signal comes, while the work goes on.
+
+    Args:
+        act: called in a thread with the number of the signal; the work stops when it returns, or
+            when another signal comes.
+    """
+    ended = threading.Event()
+
+    def act_and_stop(number: int) -> None:
+        act(number)
+        if not ended.is_set():
+            _lose_patience(number)
+
+    before, _state.before = _state.before, act_and_stop
+    try:
+        yield
+    finally:
+        ended.set()
+        _state.before = before
+    if _state.asked:
+        _stop(_state.asked)
+
+
+def ask(number: int) -> bool:
+    """Note a signal that another process has got.
+
+    Returns:
+        Whether there is work that defers signals, and so will stop by itself.
+    """
+    _state.asked, _state.when = number, time.monotonic()
+    return _state.patience > 0
+
+
 def last_signal() -> int:
     """The number of the signal that has come; that of Ctrl-C where none has.
 
@@ -164,6 +200,8 @@ def _on_signal(number: int, _: object) -> None:
         _state.timer = threading.Timer(_state.patience, _lose_patience, (number,))
         _state.timer.daemon = True
         _state.timer.start()
+    elif first and _state.before is not None:
+        threading.Thread(target=_state.before, args=(number,), daemon=True).start()
     else:
         _stop(number)
 
@@ -177,4 +215,6 @@ def _stop(number: int) -> None:
 def _lose_patience(number: int) -> None:
     """As if the signal had come again: an exception of this thread would stop nothing."""
     _state.when = -math.inf
-    _thread.interrupt_main(signal.Signals(number))
+    main = threading.main_thread().ident
+    assert main is not None
+    signal.pthread_kill(main, number)  # wakes it, too, where it waits

@@ -13,7 +13,7 @@ import signal, sys, time
 # Are ignored, and stay so, where a script runs the tests in its background, or by nohup.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
-from octnas.stopping import Stopped, deferred, no_hurry, stoppable
+from octnas.stopping import Stopped, before_stop, deferred, no_hurry, stoppable
 
 def say(what): print(what, flush=True)
 
@@ -32,6 +32,19 @@ try:
                     no_hurry()
                 wait(2.5)
                 say("at its end")
+        elif "before" in sys.argv:
+            acting = []
+
+            def act(number):
+                say(f"acting on {number}")
+                acting.append(number)
+                wait(60 if "long" in sys.argv else 1)
+                say("acted")
+
+            with before_stop(act):
+                say("begun")
+                wait(60, lambda: len(acting) if "ending" in sys.argv else 0)
+                say("at its end")
         else:
             say("begun")
             wait(60)
@@ -40,8 +53,10 @@ except Stopped as error:
 """
 
 
-def outcome(*words: str, number: signal.Signals = signal.SIGTERM, times: int = 1) -> list[str]:
-    """What a process says after a signal, and its exit code."""
+def outcome(
+    *words: str, number: signal.Signals = signal.SIGTERM, times: int = 1, pause: float = 0.1
+) -> list[str]:
+    """What a process says after a signal, or several, and its exit code."""
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *words],
         cwd=Path(__file__).parents[1],
@@ -52,7 +67,7 @@ def outcome(*words: str, number: signal.Signals = signal.SIGTERM, times: int = 1
         assert process.stdout.readline() == "begun\n"
         for _ in range(times):
             process.send_signal(number)
-            time.sleep(0.1)
+            time.sleep(pause)
         out, _ = process.communicate(timeout=60)
         return [*out.splitlines(), str(process.returncode)]
 
@@ -74,3 +89,15 @@ def test_a_signal_is_deferred_for_so_long() -> None:
 
 def test_what_is_worth_waiting_for_is_waited_for() -> None:
     assert outcome("deferred", "unhurried") == ["asked 15", "at its end", "stopped SIGTERM 15", "0"]
+
+
+def test_something_is_done_first_while_the_work_goes_on() -> None:
+    assert outcome("before") == ["acting on 15", "acted", "stopped SIGTERM 15", "0"]
+    # The work comes to its end meanwhile.
+    expected = ["acting on 15", "at its end", "stopped SIGTERM 15", "0"]
+    assert outcome("before", "ending") == expected
+
+
+def test_a_second_signal_breaks_that_off() -> None:
+    found = outcome("before", "long", times=2, pause=2.5)
+    assert found == ["acting on 15", "stopped SIGTERM 15", "0"]

@@ -42,13 +42,13 @@ def run_ranks(
     """
     if not ray.is_initialized():
         raise ClusterError("Ray does not run; use octnas.cluster.join.ray_cluster")
-    task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(function)
+    task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_call)
     folder.mkdir(parents=True, exist_ok=True)
     reason = ""
     for _ in range(restarts + 1):
         # Another file for every attempt: what those that died have left in it misleads the next.
         meeting = folder / f"meeting-{uuid.uuid4().hex}"
-        ranks = [task.remote(job, rank, workers, str(meeting)) for rank in range(workers)]
+        ranks = [task.remote(function, job, rank, workers, str(meeting)) for rank in range(workers)]
         try:
             reason = _wait(ranks)
         finally:
@@ -59,6 +59,10 @@ def run_ranks(
         f"a worker of the training failed ({reason}); the same command goes on from the last "
         "checkpoint"
     )
+
+
+def _call(function: Callable[..., None], *args: Any) -> None:
+    function(*args)  # which may be any callable, and Ray wants a function
 
 
 def _wait(ranks: list[Any]) -> str:

@@ -120,6 +120,7 @@ def _with_tune(
 ) -> Iterable[object]:
     """Trials of Ray Tune; networks of the front that others dominate may be stopped."""
     from octnas.cluster.join import ray_cluster
+    from octnas.cluster.stops import telling_stops
     from octnas.cluster.tune_trainings import Halving, train_with_tune
 
     assert isinstance(settings, RetrainSettings)
@@ -141,9 +142,12 @@ def _with_tune(
         device=run.config.device,
         watch="" if halving is None else "rank",
     )
-    with ray_cluster(settings.workers * settings.ranks, run.config.ray):
+    with (
+        ray_cluster(settings.workers * settings.ranks, run.config.ray),
+        telling_stops(run.directory.path) as stops,
+    ):
         stopped = train_with_tune(
-            train,
+            stops.reach(train),
             todo,
             on_epoch,
             workers=settings.workers,

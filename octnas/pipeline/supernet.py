@@ -6,7 +6,6 @@ from functools import partial
 
 import torch
 
-from octnas.cluster.settings import RaySettings
 from octnas.data.images import Images, open_images
 from octnas.data.order import Part
 from octnas.device import choose_device
@@ -137,7 +136,7 @@ def _train_together(run: Run, log: Log, on_step: Callable[[int], None]) -> list[
         if settings.executor == "local":
             launch(train_elastic_rank, job, workers=settings.workers, restarts=settings.restarts)
         else:
-            _train_with_ray(job, run.config.ray)
+            _train_with_ray(run, job)
     result = read_result(job)
     if result.learned is not None:
         write_distributions(run, result.learned)
@@ -145,14 +144,15 @@ def _train_together(run: Run, log: Log, on_step: Callable[[int], None]) -> list[
     return result.history
 
 
-def _train_with_ray(job: SupernetJob, ray: RaySettings) -> None:
+def _train_with_ray(run: Run, job: SupernetJob) -> None:
     from octnas.cluster.join import ray_cluster
     from octnas.cluster.ranks import run_ranks
+    from octnas.cluster.stops import telling_stops
 
-    workers = job.settings.workers
-    with ray_cluster(workers, ray):
+    workers, ray = job.settings.workers, run.config.ray
+    with ray_cluster(workers, ray), telling_stops(run.directory.path) as stops:
         run_ranks(
-            train_rank,
+            stops.reach(train_rank),
             job,
             workers=workers,
             restarts=job.settings.restarts,

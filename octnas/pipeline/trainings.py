@@ -76,12 +76,14 @@ def _with_ray(
 ) -> Iterator[tuple[Training, SeedResult]]:
     """Epochs are told when a training is finished."""
     from octnas.cluster.join import ray_cluster
+    from octnas.cluster.stops import telling_stops
     from octnas.cluster.tasks import run_tasks
 
     train = partial(train_one, data=run.data, settings=settings, device=run.config.device)
     workers, ray = settings.workers, run.config.ray
-    with ray_cluster(workers, ray):
-        for training, result in run_tasks(train, todo, workers=workers, gpus=ray.gpus):
+    with ray_cluster(workers, ray), telling_stops(run.directory.path) as stops:
+        found = run_tasks(stops.reach(train), todo, workers=workers, gpus=ray.gpus)
+        for training, result in found:
             for row in result.history:
                 on_epoch(training, row)
             yield training, result

@@ -22,7 +22,7 @@ from octnas.errors import TrainingError
 from octnas.nn.supernet import build
 from octnas.nn.weights import load_weights, save_weights
 from octnas.run_directory import read_json, reading, write_json
-from octnas.stopping import raising, stoppable
+from octnas.stopping import Stopped, deferred, raising, stoppable
 from octnas.training.fit import Settings, Training, fit, images_for
 from octnas.training.loop import Log
 from octnas.training.parent import exit_with_parent
@@ -31,8 +31,8 @@ from octnas.training.together import PROGRESS_FILE, Teller, told
 
 FOLDER = "together"
 _WEIGHTS, _HISTORY = "weights.safetensors", "history.json"
-# Seconds for the last step and checkpoint.
-_END = 20.0
+# Seconds between two looks at the ranks, and for their last step and checkpoint.
+_LOOK, _END = 0.3, 20.0
 
 
 def fit_together(
@@ -86,8 +86,10 @@ def fit_together(
 def _wait(ranks: ProcessContext) -> None:
     """Until all have come to their end; on a signal, until they have written a checkpoint."""
     try:
-        while not ranks.join():
-            pass
+        with deferred() as asked:
+            while not ranks.join(_LOOK):
+                if stop := asked():
+                    raise Stopped(stop)
     except KeyboardInterrupt:
         end = time.monotonic() + _END
         for process in ranks.processes:

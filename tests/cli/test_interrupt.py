@@ -12,6 +12,7 @@ import pytest
 
 from octnas.lease import held
 from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
+from tests.pipeline.tiny_ranking import TINY_RANKING
 
 # A process that is started in the background ignores Ctrl-C, and so would its children.
 PROGRAM = """
@@ -20,16 +21,33 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from octnas.cli.main import main
 main()
 """
-LONG = ("supernet.recipe.epochs=3000", "retrain.recipe.epochs=3000", "search.trials=3000")
+LONG = {
+    "supernet": "supernet.recipe.epochs=3000",
+    "truth": "ranking.recipe.epochs=3000",
+    "search": "search.trials=3000",
+    "retrain": "retrain.recipe.epochs=3000",
+}
 BEGUN = {
     "supernet": "supernet/stage.json",
     "together": "supernet/together/progress.jsonl",
     "search": "search/outcomes.jsonl",
     "processes": "retrain/*/*",
     "ranks": "retrain/*/*/together/progress.jsonl",
+    "by Ray together": "supernet/together/progress.jsonl",
+    "by Ray": "stops/*",
+    "by Tune": "stops/*",
 }
+STAGES = {"by Ray": "truth", "by Tune": "retrain"}
 CHANGES = {
     "together": ("supernet.workers=2",),
+    "by Ray together": ("supernet.workers=2", "supernet.executor=ray"),
+    "by Ray": (
+        *TINY_RANKING,
+        "supernet.recipe.epochs=2",
+        "ranking.workers=2",
+        "ranking.executor=ray",
+    ),
+    "by Tune": ("retrain.workers=2", "retrain.executor=ray"),
     "processes": ("retrain.workers=2",),
     "ranks": ("retrain.ranks=2",),
 }
@@ -46,6 +64,10 @@ CHANGES = {
         ("processes", signal.SIGINT, True),
         ("processes", signal.SIGTERM, False),
         ("ranks", signal.SIGTERM, False),
+        ("by Ray together", signal.SIGTERM, False),
+        ("by Ray", signal.SIGTERM, False),
+        ("by Ray", signal.SIGINT, True),
+        ("by Tune", signal.SIGTERM, False),
     ],
 )
 def test_a_signal_says_how_to_go_on_leaves_a_checkpoint_and_no_process(
@@ -53,10 +75,10 @@ def test_a_signal_says_how_to_go_on_leaves_a_checkpoint_and_no_process(
 ) -> None:
     """Between two checkpoints of every minute; a terminal signals all processes of a command."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    stage = BEGUN[what].split("/")[0]
-    open_tiny(tmp_path, fresh=stage)
-    long = [one for one in LONG if one.startswith(stage)]
-    changes = (*TINY, *long, *CHANGES.get(what, ()), "tracking.enabled=false")
+    stage = STAGES.get(what) or BEGUN[what].split("/")[0]
+    if stage != "truth":
+        open_tiny(tmp_path, fresh=stage)
+    changes = (*TINY, *CHANGES.get(what, ()), LONG[stage], "tracking.enabled=false")
     settings = [part for one in changes for part in ("--set", one)]
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, stage, str(EXPERIMENT), *settings],
@@ -93,13 +115,13 @@ def wait_until_at_work(process: subprocess.Popen[str], run: Path, begun: str) ->
     deadline = time.monotonic() + 200
     while not list(run.glob(begun)):
         assert time.monotonic() < deadline
-        assert process.poll() is None
+        assert process.poll() is None, process.communicate()
         time.sleep(0.2)
     # Processes of their own begin by importing torch.
-    while begun.startswith("retrain") and len(session(process.pid)) < 3:
+    while begun.endswith("*") and len(session(process.pid)) < 3:
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    time.sleep(10 if begun.startswith("retrain") else 3)
+    time.sleep(3 if begun.startswith(("supernet", "search")) else 10)
 
 
 def session(leader: int) -> list[int]:
