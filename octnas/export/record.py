@@ -104,13 +104,9 @@ def read_variants(source: Source, folder: Path) -> tuple[Variant, ...]:
     if not path.exists():
         return ()
     with reading(path):
-        document = read_document(path, SCHEMA, "id", "weights", "variants")
+        document = read_document(path, SCHEMA, "variants")
         found = tuple(Variant.from_dict(entry) for entry in document["variants"])
-        same = (document["id"], document["weights"]["sha256"]) == (
-            source.network.architecture.id,
-            weights_digest(source),
-        )
-    if not same:
+    if _origin(path) != _own_origin(source):
         for variant in found:
             remove(variant, folder)
         return ()
@@ -126,17 +122,26 @@ def check_room(source: Source, folder: Path) -> None:
     """
     if not folder.is_dir() or not any(folder.iterdir()):
         return
-    path, own = folder / RECORD_FILE, source.network.architecture.id
+    path = folder / RECORD_FILE
     if not path.exists():
         raise ExportError(f"{folder}: holds other files; give a new folder or an empty one")
-    with reading(path):
-        document = read_document(path, SCHEMA, "id", "weights")
-        found = (document["id"], document["weights"]["sha256"])
-    if found != (own, weights_digest(source)):
+    found, own = _origin(path), _own_origin(source)
+    if found != own:
         raise ExportError(
             f"{folder}: holds an export of {found[0]}, or of other weights, and this is one of "
-            f"{own}; give a new folder or an empty one"
+            f"{own[0]}; give a new folder or an empty one"
         )
+
+
+def _origin(path: Path) -> tuple[str, str]:
+    """Which network a record is of, and with which weights."""
+    with reading(path):
+        document = read_document(path, SCHEMA, "id", "weights")
+        return document["id"], document["weights"]["sha256"]
+
+
+def _own_origin(source: Source) -> tuple[str, str]:
+    return source.network.architecture.id, weights_digest(source)
 
 
 def remove(variant: Variant, folder: Path) -> None:
