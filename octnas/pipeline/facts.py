@@ -47,9 +47,9 @@ def _records(run: Run) -> tuple[_Record, ...]:
         return (found[0], *found[1:])
 
 
-def _device(run: Run) -> str:
+def _device(records: Sequence[_Record]) -> str:
     """What the run computed on; stages that compute little may run where there is no GPU."""
-    devices = [record.device for record in _records(run)]
+    devices = [record.device for record in records]
     return next((one for one in reversed(devices) if one != "cpu"), "cpu")
 
 
@@ -68,7 +68,7 @@ def facts(run: Run) -> dict[str, str]:
         "Supernet": f"{config.supernet.recipe.epochs} epochs, {config.supernet.sampling}",
         "Search": f"{config.search.sampler}, {config.search.trials} trials",
         "Retraining": f"{config.retrain.recipe.epochs} epochs from scratch",
-        "Device": _device(run),
+        "Device": _device(runs),
         "Begun": first.time,
         "Overrides": ", ".join(overrides) or "none",
         "Versions": ", ".join(f"{name} {found}" for name, found in last.versions.items()),
@@ -100,7 +100,8 @@ def recipe_digest(run: Run) -> str:
 
 def stage_times(run: Run, retrained: Sequence[Retrained]) -> dict[str, StageTime]:
     """What the stages took, by name; None where a stage has begun and nothing is recorded."""
-    config, found, device = run.config, dict[str, StageTime](), _device(run)
+    config, found = run.config, dict[str, StageTime]()
+    device = _device(_records(run))
     if run.directory.finished("data") is not None:
         found["data"] = StageTime(None, "1 process")
     if run.directory.finished("supernet") is not None:
