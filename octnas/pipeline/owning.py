@@ -1,6 +1,6 @@
 """A run that no other process works on meanwhile."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,8 +13,10 @@ from octnas.pipeline.opening import (
     read_experiment,
 )
 from octnas.progress import Progress
-from octnas.run_directory import WHOLE_RUN
+from octnas.report.write import PAGE_FILE
+from octnas.run_directory import WHOLE_RUN, RunDirectory
 from octnas.shipped import default_experiment
+from octnas.tracking.progress import FILE as SENT_FILE
 
 
 def where(experiment: Path | None, overrides: Sequence[str], run_dir: Path | None) -> Path:
@@ -32,6 +34,23 @@ def where(experiment: Path | None, overrides: Sequence[str], run_dir: Path | Non
         return run_dir
     experiment = experiment or default_experiment()
     return default_directory(experiment, read_experiment(experiment, overrides)[1])
+
+
+@contextmanager
+def owned(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Be the only process that works on a run directory, rid of what killed ones were writing.
+
+    Args:
+        directory: its path; see `held`.
+        say: as of `held`.
+
+    Raises:
+        RunDirectoryError: as `held`.
+    """
+    with held(directory, say):
+        # The page may be written by `octnas report --watch`, and records be sent by `octnas sync`.
+        RunDirectory(directory).remove_drafts(PAGE_FILE, SENT_FILE)
+        yield
 
 
 @contextmanager
@@ -53,7 +72,7 @@ def own_run(
     # Before anything is made: a mistake leaves no folder behind.
     check_fresh(fresh, stages)
     config = read_experiment(experiment, overrides)[1]
-    with held(run_dir or default_directory(experiment, config), progress.say):
+    with owned(run_dir or default_directory(experiment, config), progress.say):
         yield open_run(
             experiment,
             overrides=overrides,

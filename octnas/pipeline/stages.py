@@ -6,11 +6,11 @@ from pathlib import Path
 
 from octnas.errors import RunDirectoryError
 from octnas.export.formats import check_installed
-from octnas.lease import held
 from octnas.pipeline.data import prepare_data
 from octnas.pipeline.export import export
 from octnas.pipeline.fingerprints import inputs, with_inputs
 from octnas.pipeline.opening import Run
+from octnas.pipeline.owning import owned
 from octnas.pipeline.proxies import proxies
 from octnas.pipeline.rank import rank
 from octnas.pipeline.report import report
@@ -19,9 +19,7 @@ from octnas.pipeline.search import search
 from octnas.pipeline.space import make_space
 from octnas.pipeline.supernet import supernet
 from octnas.pipeline.truth import truth
-from octnas.report.write import PAGE_FILE
 from octnas.run_directory import WHOLE_RUN, RunDirectory
-from octnas.tracking.progress import FILE as SENT_FILE
 
 STOP_WAIT = 1.0  # seconds that a signal leaves for MLflow
 
@@ -97,7 +95,7 @@ def _run_stage(run: Run, stage: str) -> None:
         _do_stage(run, stage)
         return
     run.progress.say(f"{stage}: goes to {directory.path}, where it is not finished yet")
-    with held(directory.path, run.progress.say):
+    with owned(directory.path, run.progress.say):
         _do_stage(run, stage)
 
 
@@ -108,8 +106,6 @@ def _do_stage(run: Run, stage: str) -> None:
                 f"{run.directory.path}: {stage} builds on {base}, which is not finished; "
                 f"run `octnas {base}` first, or `octnas run` for everything"
             )
-    # The page may be written by `octnas report --watch`, and records be sent by `octnas sync`.
-    run.directory_of(stage).remove_drafts(PAGE_FILE, SENT_FILE)
     _WORK[stage](run)
     run.directory_of(stage).finish(stage, run.fingerprint(stage))
 
