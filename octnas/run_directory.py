@@ -199,9 +199,12 @@ class RunDirectory:
         Args:
             others: names of files that others may be writing at the moment.
         """
-        for draft in self.path.rglob(f".*{_DRAFT}*"):
-            if draft.name[1:].partition(_DRAFT)[0] not in others:
-                draft.unlink(missing_ok=True)
+        # Unlike `Path.rglob`, it takes no offence at folders that are removed meanwhile.
+        for folder, _, names in os.walk(self.path):
+            for name in names:
+                written, draft, _ = name.removeprefix(".").partition(_DRAFT)
+                if draft and written not in others:
+                    (Path(folder) / name).unlink(missing_ok=True)
 
     def marker(self, stage: str) -> dict[str, Any] | None:
         """What a stage's marker says; None where the stage has not begun.

@@ -83,6 +83,7 @@ def stoppable(*, leave: bool = False) -> Iterator[None]:
         raise
     finally:
         no_hurry()
+        _state.asked = 0
         for one, handler in before.items():
             signal.signal(one, handler)
 
@@ -142,25 +143,34 @@ def deferred(patience: float = PATIENCE) -> Iterator[Callable[[], int]]:
 
 
 @contextlib.contextmanager
-def before_stop(act: Callable[[int], None]) -> Iterator[None]:
+def before_stop(act: Callable[[int], None]) -> Iterator[Callable[[], int]]:
     """Within the block, something is done first when a signal comes, while the work goes on.
+
+    Not together with `deferred`, in either order.
 
     Args:
         act: called in a thread with the number of the signal; the work stops when it returns, or
             when another signal comes.
+
+    Yields:
+        A function that returns the number of the signal that has come; 0 for none.
     """
-    ended = threading.Event()
+    ended, lock = threading.Event(), threading.Lock()
 
     def act_and_stop(number: int) -> None:
-        act(number)
-        if not ended.is_set():
-            _lose_patience(number)
+        try:
+            act(number)
+        finally:
+            with lock:
+                if not ended.is_set():
+                    _lose_patience(number)
 
     before, _state.before = _state.before, act_and_stop
     try:
-        yield
+        yield lambda: _state.asked
     finally:
-        ended.set()
+        with lock:
+            ended.set()
         _state.before = before
     if _state.asked:
         _stop(_state.asked)

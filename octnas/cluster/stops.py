@@ -3,8 +3,13 @@
 A file says that they are to stop: all nodes share the run directory, and Ray's own way to break off
 a task is to kill its process. A training that is told so writes a checkpoint, as one does that gets
 the signal itself.
+
+Files are written over in place and opened for every look: a shared file system may say for a minute
+that there is no such file where there was none, but gives what an open one holds now. A worker
+writes a beat into a file of its own, so that one that was killed is not waited for.
 """
 
+import os
 import shutil
 import threading
 import time
@@ -16,18 +21,19 @@ from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from octnas.run_directory import write_text
+from octnas.errors import ClusterError
 from octnas.stopping import Stopped, ask, before_stop
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
 _FOLDER, _STOP = "stops", "stop"
-# Seconds between two looks of a worker, and for which the driver waits for its workers' last steps
-# and checkpoints.
-_PAUSE, _END = 0.3, 20.0
+_PAUSE = 0.3  # seconds between two looks
+# Seconds for the workers' last steps and checkpoints, and without a beat until one counts as dead.
+_END, _DEAD = 25.0, 5.0
 # Seconds after which a worker that has stopped ends even if the driver's end has not ended it.
 _REST = 60.0
+_AT_REST = 0  # in the place of a beat
 
 
 @dataclass(frozen=True)
@@ -56,47 +62,86 @@ def telling_stops(directory: Path) -> Iterator[Stops]:
     Args:
         directory: the run directory, which all nodes share and nobody else works on.
     """
-    folder = directory.resolve() / _FOLDER
+    place = directory.resolve() / _FOLDER
     # A driver that was killed has left it.
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(place, ignore_errors=True)
+    folder = place / uuid.uuid4().hex
     folder.mkdir(parents=True)
+    _write(folder / _STOP, 0, os.O_CREAT)
     try:
-        with before_stop(partial(_tell, folder)):
-            yield Stops(folder)
+        with before_stop(partial(_tell, folder)) as asked:
+            try:
+                yield Stops(folder)
+            except ClusterError as error:
+                # A signal to all processes of a job ends Ray, too.
+                if number := asked():
+                    raise Stopped(number) from error
+                raise
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _listening(
     folder: Path, function: Callable[P, Result], *args: P.args, **kwargs: P.kwargs
 ) -> Result:
     own, done = folder / uuid.uuid4().hex, threading.Event()
-    own.touch()
-    threading.Thread(target=_listen, args=(folder, own, done), daemon=True).start()
+    thread = threading.Thread(target=_listen, args=(folder, own, done), daemon=True)
+    thread.start()
     try:
         return function(*args, **kwargs)
     except Stopped:
         # Ray would take the end of this process, or an exception, as a failure, and begin again.
-        own.unlink(missing_ok=True)
+        done.set()
+        thread.join()
         time.sleep(_REST)
         raise
     finally:
         done.set()
-        own.unlink(missing_ok=True)
+
+
+def _listen(folder: Path, own: Path, done: threading.Event) -> None:
+    """Beat until the work is done, and pass word of a signal on."""
+    beat, told = _AT_REST, False
+    while not done.is_set():
+        beat += 1
+        # What goes wrong now may go well the next time.
+        with suppress(OSError, ValueError):
+            _write(own, beat, os.O_CREAT)
+            number = _read(folder / _STOP)
+            if number and not told:
+                told = True
+                if not ask(number):
+                    break
+        done.wait(_PAUSE)
+    with suppress(OSError):
+        _write(own, _AT_REST)
 
 
 def _tell(folder: Path, number: int) -> None:
     """Tell the workers, and wait until none of them is at work."""
-    write_text(folder / _STOP, str(number))
-    end = time.monotonic() + _END
-    with suppress(FileNotFoundError):  # the driver has come to its end meanwhile
-        while {path.name for path in folder.iterdir()} != {_STOP} and time.monotonic() < end:
+    with suppress(OSError):
+        _write(folder / _STOP, number)
+        end, beats = time.monotonic() + _END, dict[str, tuple[int, float]]()
+        while time.monotonic() < end:
+            now = time.monotonic()
+            for name in set(os.listdir(folder)) - {_STOP}:  # noqa: PTH208 - names are all it takes
+                with suppress(OSError, ValueError):
+                    beat = _read(folder / name)
+                    if beat != beats.get(name, (None, now))[0]:
+                        beats[name] = (beat, now)
+            if all(beat == _AT_REST or now - since > _DEAD for beat, since in beats.values()):
+                return
             time.sleep(_PAUSE)
 
 
-def _listen(folder: Path, own: Path, done: threading.Event) -> None:
-    while not done.wait(_PAUSE):
-        if (folder / _STOP).exists():
-            if not ask(int((folder / _STOP).read_text())):
-                own.unlink(missing_ok=True)
-            return
+def _write(path: Path, number: int, flags: int = 0) -> None:
+    """Write a number over the one in a file; in one piece, so that no reader meets half of one."""
+    handle = os.open(path, os.O_WRONLY | flags, 0o666)
+    try:
+        os.pwrite(handle, f"{number:20d}".encode(), 0)
+    finally:
+        os.close(handle)
+
+
+def _read(path: Path) -> int:
+    return int(path.read_text())

@@ -1,6 +1,6 @@
 """``export.json``: what an exported folder holds, where it comes from, and how it was checked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import file_digest
 from importlib.metadata import PackageNotFoundError, version
@@ -104,9 +104,10 @@ def read_variants(source: Source, folder: Path) -> tuple[Variant, ...]:
     if not path.exists():
         return ()
     with reading(path):
-        document = read_document(path, SCHEMA, "variants")
+        document = read_document(path, SCHEMA, "id", "weights", "variants")
         found = tuple(Variant.from_dict(entry) for entry in document["variants"])
-    if _origin(path) != _own_origin(source):
+        origin = _origin(document)
+    if origin != _own_origin(source):
         for variant in found:
             remove(variant, folder)
         return ()
@@ -125,22 +126,22 @@ def check_room(source: Source, folder: Path) -> None:
     path = folder / RECORD_FILE
     if not path.exists():
         raise ExportError(f"{folder}: holds other files; give a new folder or an empty one")
-    found, own = _origin(path), _own_origin(source)
-    if found != own:
+    with reading(path):
+        found = _origin(read_document(path, SCHEMA, "id", "weights"))
+    if found != (own := _own_origin(source)):
         raise ExportError(
             f"{folder}: holds an export of {found[0]}, or of other weights, and this is one of "
             f"{own[0]}; give a new folder or an empty one"
         )
 
 
-def _origin(path: Path) -> tuple[str, str]:
+def _origin(document: Mapping[str, Any]) -> tuple[str, str]:
     """Which network a record is of, and with which weights."""
-    with reading(path):
-        document = read_document(path, SCHEMA, "id", "weights")
-        return document["id"], document["weights"]["sha256"]
+    return document["id"], document["weights"]["sha256"]
 
 
 def _own_origin(source: Source) -> tuple[str, str]:
+    """What the record of a source says there."""
     return source.network.architecture.id, weights_digest(source)
 
 

@@ -48,9 +48,15 @@ def owned(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
         RunDirectoryError: as `held`.
     """
     with held(directory, say):
-        # The page may be written by `octnas report --watch`, and records be sent by `octnas sync`.
-        RunDirectory(directory).remove_drafts(PAGE_FILE, SENT_FILE)
+        _remove_drafts(directory)
         yield
+        # Of workers that were killed meanwhile.
+        _remove_drafts(directory)
+
+
+def _remove_drafts(directory: Path) -> None:
+    # The page may be written by `octnas report --watch`, and records be sent by `octnas sync`.
+    RunDirectory(directory).remove_drafts(PAGE_FILE, SENT_FILE)
 
 
 @contextmanager

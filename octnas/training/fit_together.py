@@ -3,6 +3,7 @@
 import shutil
 import time
 import uuid
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def _wait(ranks: ProcessContext) -> None:
     """Until all have come to their end; on a signal, until they have written a checkpoint."""
     try:
         with deferred() as asked:
-            while not ranks.join(_LOOK):
+            while not _ended(ranks, asked):
                 if stop := asked():
                     raise Stopped(stop)
     except KeyboardInterrupt:
@@ -97,6 +98,17 @@ def _wait(ranks: ProcessContext) -> None:
         for process in ranks.processes:
             process.join(max(0.0, end - time.monotonic()))
             process.kill()
+        raise
+
+
+def _ended(ranks: ProcessContext, asked: Callable[[], int]) -> bool:
+    """Whether all have come to their end, after a moment."""
+    try:
+        return bool(ranks.join(_LOOK))
+    except (ProcessRaisedException, ProcessExitedException):
+        # A terminal signals all processes of a command.
+        if stop := asked():
+            raise Stopped(stop) from None
         raise
 
 

@@ -34,8 +34,8 @@ BEGUN = {
     "processes": "retrain/*/*",
     "ranks": "retrain/*/*/together/progress.jsonl",
     "by Ray together": "supernet/together/progress.jsonl",
-    "by Ray": "stops/*",
-    "by Tune": "stops/*",
+    "by Ray": "stops/*/*",
+    "by Tune": "stops/*/*",
 }
 STAGES = {"by Ray": "truth", "by Tune": "retrain"}
 CHANGES = {
@@ -64,6 +64,7 @@ CHANGES = {
         ("processes", signal.SIGINT, True),
         ("processes", signal.SIGTERM, False),
         ("ranks", signal.SIGTERM, False),
+        ("ranks", signal.SIGINT, True),
         ("by Ray together", signal.SIGTERM, False),
         ("by Ray", signal.SIGTERM, False),
         ("by Ray", signal.SIGINT, True),

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from octnas.cluster.stops import telling_stops
 
 PROGRAM = """
-import multiprocessing, signal, sys, time
+import multiprocessing, os, signal, sys, time
 from pathlib import Path
 import octnas.cluster.stops as stops
 from octnas.stopping import Stopped, deferred, stoppable
@@ -22,6 +23,9 @@ def work(how):
     if how == "deaf":
         with deferred():
             time.sleep(60)
+    if how == "dies":
+        time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)
     if how == "trains":
         with deferred() as asked:
             while not asked():
@@ -30,7 +34,7 @@ def work(how):
     else:
         time.sleep(60)
 
-stops._END = 2.0
+stops._END, stops._DEAD = (30.0, 1.5) if sys.argv[2] == "dies" else (2.0, 30.0)
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 worker = None
 try:
@@ -40,6 +44,7 @@ try:
         worker = context.Process(target=word.reach(work), args=(sys.argv[2],))
         worker.start()
         worker.join()
+        time.sleep(60)
 except Stopped as error:
     say(f"stopped {error}, the worker {'lives' if worker.is_alive() else 'has ended'}")
     worker.kill()
@@ -47,7 +52,8 @@ except Stopped as error:
 
 
 @pytest.mark.parametrize(
-    ("how", "says"), [("trains", ["checkpoint for 15"]), ("judges", []), ("deaf", [])]
+    ("how", "says"),
+    [("trains", ["checkpoint for 15"]), ("judges", []), ("deaf", []), ("dies", [])],
 )
 def test_a_training_writes_its_checkpoint_and_nothing_else_is_waited_for_in_vain(
     tmp_path: Path, how: str, says: list[str]
@@ -61,9 +67,14 @@ def test_a_training_writes_its_checkpoint_and_nothing_else_is_waited_for_in_vain
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
+        # A worker is known by its first beat.
+        time.sleep(3 if how == "dies" else 1)
         process.send_signal(signal.SIGTERM)
+        begun = time.monotonic()
         out, _ = process.communicate(timeout=60)
-    assert out.splitlines() == [*says, "stopped SIGTERM, the worker lives"]
+        assert time.monotonic() - begun < 20
+    end = "has ended" if how == "dies" else "lives"
+    assert out.splitlines() == [*says, f"stopped SIGTERM, the worker {end}"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -71,7 +82,6 @@ def test_what_a_killed_driver_has_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / "stops").mkdir()
     (tmp_path / "stops" / "stop").write_text("15")
     with telling_stops(tmp_path) as word:
-        assert list((tmp_path / "stops").iterdir()) == []
+        assert [path.name for path in (tmp_path / "stops").iterdir()] == [word.folder.name]
         assert word.reach(divmod)(7, 2) == (3, 1)
-        assert list((tmp_path / "stops").iterdir()) == []
     assert list(tmp_path.iterdir()) == []
