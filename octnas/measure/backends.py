@@ -15,6 +15,7 @@ from octnas.errors import MeasureError, SettingError, require
 from octnas.measure.settings import BACKENDS, BenchSettings, Engine
 from octnas.nn.deploy import deploy
 from octnas.nn.engines import openvino_core
+from octnas.nn.layout import to_channels_last
 from octnas.nn.onnx import save_onnx
 
 Step = Callable[[], None]
@@ -164,7 +165,8 @@ def sgd_step(
         precision: ``float32``, or ``bfloat16`` by autocast.
         call: takes the model's place in the forward pass, as what a compiler made of it.
     """
-    network: nn.Module = model.train().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = model.train().to(device)
+    to_channels_last(network)
     forward = network if call is None else call
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
     place = torch.device(device)

@@ -3,11 +3,13 @@
 from numbers import Integral
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from octnas.architecture import MOST, STRIDE_MODES, StrideMode
 from octnas.costs import low_channels
 from octnas.errors import UnsupportedModelError, require
+from octnas.nn.layout import sound_layout
 from octnas.nn.octave import Features, OctaveTensor, empty_high, resplit
 from octnas.nn.paths import Geometry, octave_conv, scale_kernel
 
@@ -119,7 +121,10 @@ class OctaveConv2d(nn.Conv2d):
         if isinstance(x, Tensor):
             how = self.geometry()
             if not self.low_channels and not how.pools:
-                plain: Tensor = self._conv_forward(x, self._kernel(how), self.bias)
+                kernel = self._kernel(how)
+                if torch.is_grad_enabled():
+                    x, kernel = sound_layout(x, kernel, self.stride)
+                plain: Tensor = self._conv_forward(x, kernel, self.bias)
                 return plain
             source, low_in = x, None
         else:

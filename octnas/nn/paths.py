@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from octnas.nn.layout import sound_layout
 from octnas.nn.octave import (
     add_upsampled,
     low_mask,
@@ -244,8 +245,7 @@ class _OctaveConv(torch.autograd.Function):
             times = max(steps, 0)
             grad_x, grad_kernel, _ = torch.ops.aten.convolution_backward.default(
                 grad,
-                inputs[source][times],
-                kernel,
+                *sound_layout(inputs[source][times], kernel, how.stride),
                 None,
                 how.stride,
                 how.padding,

@@ -38,6 +38,7 @@ from octnas.nn.layers import (
     OctaveGlobalPool2d,
     OctaveMaxPool2d,
 )
+from octnas.nn.layout import sound_layout
 from octnas.nn.norm import OctaveBatchNorm2d, OctaveBatchNormAct2d
 from octnas.nn.octave import OctaveTensor, low_mask, pool, upsample
 from octnas.nn.roles import RoleBatchNorm2d, RoleBatchNormAct2d
@@ -175,11 +176,11 @@ def _scales(conv: OctaveConv2d) -> tuple[Any, Any, Any, Any]:
 def _convolve(
     conv: OctaveConv2d, x: Tensor, scale: Any = 1.0, strides: bool = False, bias: bool = True
 ) -> Tensor:
+    stride = conv.stride if strides or not _pools(conv) else (1, 1)
     return F.conv2d(
-        x,
-        conv.weight * scale,
+        *sound_layout(x, conv.weight * scale, stride),
         conv.bias if bias else None,
-        conv.stride if strides or not _pools(conv) else 1,
+        stride,
         conv.padding,
         conv.dilation,
         conv.groups,

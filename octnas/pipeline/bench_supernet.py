@@ -13,6 +13,7 @@ from octnas.data.settings import DigitsSettings
 from octnas.device import cpu_threads
 from octnas.measure.backends import check_device, wait
 from octnas.measure.steps import StepBenchResult, StepBenchSettings, Steps, bench_steps
+from octnas.nn.layout import to_channels_last
 from octnas.nn.supernet import build, build_supernet
 from octnas.pipeline.space import space_of
 from octnas.training.sampled import sampling_steps
@@ -69,7 +70,7 @@ def _steps(
 ) -> Steps:
     """Steps with channels last, as `octnas bench` times a training step."""
     place = torch.device(settings.device)
-    network.to(place).train().to(memory_format=torch.channels_last)
+    to_channels_last(network.to(place).train())
     images, labels = images.to(place, memory_format=torch.channels_last), labels.to(place)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9)
     half = settings.precision == "bfloat16"

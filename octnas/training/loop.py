@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from octnas.data.images import Batch, TrainingBatches
 from octnas.device import device_errors
 from octnas.errors import SettingError, require
+from octnas.nn.layout import to_channels_last
 from octnas.stopping import PATIENCE, PATIENCE_TOGETHER, Stopped, deferred, no_hurry
 from octnas.training.checkpoint import Checkpoints, Stateful
 from octnas.training.ranks import ALONE, Ranks
@@ -76,7 +77,7 @@ def train(
     """
     model.to(device).train()
     if recipe.channels_last:
-        model.to(memory_format=torch.channels_last)
+        to_channels_last(model)
     log = log or _nowhere
     criterion = partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
     patience = PATIENCE if ranks is ALONE else PATIENCE_TOGETHER
