@@ -15,6 +15,7 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
+from scipy.stats import t
 
 Matrix = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -68,8 +69,6 @@ def difference(first: Matrix, second: Matrix, confidence: float = 0.95) -> Diffe
     variance = sum(square for square, _ in parts)
     if variance == 0:
         return Difference(points, None, None, Verdict.NO_SPREAD)
-    from scipy.stats import t
-
     freedom = variance**2 / sum(square**2 / count for square, count in parts if square)
     error = 100 * sqrt(variance)
     quantile = float(t.ppf((1 + confidence) / 2, freedom))
@@ -83,8 +82,6 @@ def difference(first: Matrix, second: Matrix, confidence: float = 0.95) -> Diffe
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float | None]:
     """A mean over seeds and half of its interval by Student's t; None with one value."""
-    from scipy.stats import t
-
     found = np.asarray(values, dtype=np.float64)
     if len(found) < 2:
         return float(found.mean()), None

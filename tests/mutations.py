@@ -2,12 +2,10 @@
 
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from hypothesis import strategies as st
-
-Mutation = Callable[[bytes], bytes]
 
 DEEP = "[" * 100_000 + "]" * 100_000
 _STRANGE = (

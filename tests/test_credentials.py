@@ -37,7 +37,6 @@ PIECES = [
     '"',
 ]
 URL_LIKE = st.lists(st.sampled_from([*PIECES, " "]), max_size=30).map("".join)
-NO_EQUALS = st.text(alphabet=st.characters(exclude_characters="="))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def bench_steps(
     repeats: int,
     as_json: bool,
 ) -> None:
-    """Time the supernet's training steps of every sampling, and the vanilla network's.
+    """Time the supernet's training steps of the sampled strategies, and the vanilla network's.
 
     Args:
         experiment: file of the experiment.

@@ -18,7 +18,9 @@ Name = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(help="The file; by default latency/DEVICE-BACKEND-PRECISION-BATCH.json."),
+    typer.Option(
+        help="The file; by default latency/DEVICE-BACKEND-PRECISION-batch-N-threads-N.json."
+    ),
 ]
 Backend = Annotated[str, typer.Option(help="eager, compile, onnxruntime or openvino.")]
 Device = Annotated[str, typer.Option(help="As torch names it, such as cuda.")]

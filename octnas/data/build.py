@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from PIL import Image
 from torch.utils.data import Dataset
 
-from octnas.data.cache import Cache, Found, Images
+from octnas.data.cache import Cache, Found, ReadImage
 from octnas.data.decode import BrokenImageError, pixel_digest, read_rgb
 from octnas.data.loader import load
 from octnas.data.sources import Reader, StreamReader
@@ -148,7 +148,7 @@ def _fill_from_stream(
             yield shard
 
 
-def _as_listed(images: Images, names: Sequence[str], digests: Sequence[str]) -> Images:
+def _as_listed(images: ReadImage, names: Sequence[str], digests: Sequence[str]) -> ReadImage:
     """The same images, each refused if it is not the one that a list has."""
     if not digests:
         return images

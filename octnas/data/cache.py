@@ -41,7 +41,7 @@ _SHARD = 512
 # Seconds after which another process may do a shard that was claimed.
 _PATIENCE = 120.0
 
-Images = Callable[[int], Image.Image]
+ReadImage = Callable[[int], Image.Image]
 """An RGB image by its position; raises `BrokenImageError`."""
 
 
@@ -176,7 +176,7 @@ class Cache:
         except (OSError, ValueError):
             return True
 
-    def fill(self, shard: int, images: Images) -> None:
+    def fill(self, shard: int, images: ReadImage) -> None:
         """Decode the images of a shard and write them.
 
         Raises:

@@ -20,6 +20,7 @@ from octnas.data.settings import ImagesSettings
 from octnas.device import cpu_threads
 from octnas.errors import DataError, MeasureError, require
 from octnas.measure.backends import check_device, sgd_step, wait
+from octnas.measure.settings import PRECISIONS
 from octnas.measure.timing import Ratio, compare, spread, take_turns
 from octnas.nn.supernet import build
 from octnas.progress import Progress
@@ -52,6 +53,10 @@ class DataBenchSettings:
     repeats: int = 7
 
     def __post_init__(self) -> None:
+        require(self.batch_size >= 2, "batch", self.batch_size, "2 or more")
+        require(self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS))
+        require(self.threads >= 0, "threads", self.threads, "0 or more")
+        require(self.batches >= 1, "batches", self.batches, "1 or more")
         require(self.repeats >= 6, "repeats", self.repeats, "6 or more")
 
 

@@ -28,7 +28,12 @@ _CONDITIONS = ("backend", "precision", "batch", "threads", "repeats")
 
 
 def machine_name(device: str) -> str:
-    """A name for what computes: the machine's, and the GPU's where it is one."""
+    """A name for what computes: the machine's, and the GPU's where it is one.
+
+    Raises:
+        SettingError: a device that is not there.
+    """
+    check_device(device)
     name = platform.node() or platform.machine()
     on_gpu = device.startswith("cuda")
     return f"{name} {torch.cuda.get_device_name(device)}" if on_gpu else name

@@ -9,6 +9,7 @@ from octnas.data.images import preparation
 from octnas.data.settings import ImagesSettings
 from octnas.documents import read_as
 from octnas.pipeline.opening import RUN_FILE, SCHEMA, Run
+from octnas.pipeline.proxies import read_proxies
 from octnas.pipeline.rank import read_rankings
 from octnas.pipeline.search import JOURNAL_FILE
 from octnas.pipeline.search import read_seconds as search_seconds
@@ -83,8 +84,6 @@ def recipe_digest(run: Run) -> str:
     retraining, and size and preparation of the images.
     """
     settings = flatten(run.config.retrain.recipe, "recipe")
-    # How often a checkpoint is written changes nothing.
-    settings.pop("recipe.checkpoint_seconds", None)
     augment = run.config.retrain.augment or getattr(run.config.data, "augment", None)
     settings |= flatten(augment, "augment") if augment is not None else {}
     data = run.config.data
@@ -122,6 +121,8 @@ def stage_times(run: Run, retrained: Sequence[Retrained]) -> dict[str, StageTime
         each = _processes(ranks, config.retrain.threads, device)
         what = f"{plural(trainings, 'training')}, {each} each"
         found["retrain"] = StageTime(ranks * seconds / _HOUR, what)
+    if run.directory.finished("proxies") is not None:
+        found["proxies"] = StageTime(read_proxies(run).seconds / _HOUR, "short trainings")
     if run.directory.finished("rank") is not None:
         ranking = next(iter(read_rankings(run).values()))
         what = "ground truth of the ranking check"

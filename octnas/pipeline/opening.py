@@ -43,6 +43,7 @@ from octnas.yaml import Document
 SCHEMA = 1
 CONFIG_FILE = "config.yaml"
 RUN_FILE = "run.json"
+SPACE_FILE = "space.json"
 TABLE_FILE = "latency.json"
 STORAGE_VARIABLE = "OCTNAS_STORAGE"
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
@@ -75,7 +76,7 @@ class Run:
     @cached_property
     def space(self) -> SearchSpace:
         """The search space that the space stage has written."""
-        path = self.directory.stage("space") / "space.json"
+        path = self.directory.stage("space") / SPACE_FILE
         with reading(path):
             space = SearchSpace.from_dict(read_json(path))
             read_as(int, space.backbone_args["num_classes"])

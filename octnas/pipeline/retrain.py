@@ -40,9 +40,7 @@ def retrain(run: Run) -> None:
         document = {"schema": SCHEMA, "networks": [network.to_dict() for network in networks]}
         write_json(path, document)
     else:
-        with reading(path):
-            planned = read_document(path, SCHEMA, "networks")["networks"]
-            networks = [Network.from_dict(entry) for entry in planned]
+        networks = read_plan(run)
     begin_tracking(run)
     for network in networks:
         track_network(run, network, anew=anew)
@@ -60,6 +58,14 @@ def retrain(run: Run) -> None:
             f"  {result.network.name}: {100 * result.mean('val_top1'):.1f}{spread} % top-1, "
             f"{result.network.cost.macs / 1e6:,.3f} M MACs"
         )
+
+
+def read_plan(run: Run) -> list[Network]:
+    """The networks that are retrained."""
+    path = run.directory.stage("retrain") / PLAN_FILE
+    with reading(path):
+        planned = read_document(path, SCHEMA, "networks")["networks"]
+        return [Network.from_dict(entry) for entry in planned]
 
 
 def _train(run: Run, networks: list[Network]) -> dict[tuple[str, int], SeedResult]:

@@ -103,6 +103,13 @@ def read_seconds(run: Run) -> float:
         return read_as(float, read_document(path, SCHEMA, "seconds")["seconds"])
 
 
+def read_study_name(run: Run) -> str:
+    """The name of the search's Optuna study."""
+    path = run.directory.stage("search") / STUDY_FILE
+    with reading(path):
+        return read_as(str, read_document(path, SCHEMA, "study_name")["study_name"])
+
+
 def _driver(run: Run, storage: BaseStorage, on_told: Callable[[Candidate], None]) -> Driver:
     settings, folder = run.config.search, run.directory.stage("search")
     study = folder / STUDY_FILE
@@ -111,8 +118,7 @@ def _driver(run: Run, storage: BaseStorage, on_told: Callable[[Candidate], None]
         # Unique, since many runs may share one database.
         name = f"{run.config.name}-{uuid.uuid4().hex[:12]}"
         write_json(study, {"schema": SCHEMA, "study_name": name})
-    with reading(study):
-        name = read_as(str, read_document(study, SCHEMA, "study_name")["study_name"])
+    name = read_study_name(run)
     learned = [distribution.alphas for distribution in read_distributions(run)]
     seed, levels, limits = run.config.seed, _levels(run), _limits(run)
     return Driver(

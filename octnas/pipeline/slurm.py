@@ -12,7 +12,7 @@ from octnas.pipeline.fingerprints import with_inputs
 from octnas.pipeline.opening import CONFIG_FILE
 from octnas.run_directory import write_text
 
-STAGES = ("data", "supernet", "search", "retrain", "export", "report")
+JOBS = ("data", "supernet", "search", "retrain", "export", "report")
 SUBMIT_FILE = "submit.sh"
 _ON_GPU = ("supernet", "proxies", "search", "retrain")
 
@@ -51,7 +51,7 @@ def write_jobs(
     Part(0, max(1, settings.gpus)).check(config.supernet.recipe.batch_size)
     own = experiment if experiment.is_dir() else Path("runs") / config.name
     given = [word for one in overrides for word in ("--set", redact(one))]
-    stages = with_inputs(config, STAGES)
+    stages = with_inputs(config, JOBS)
     for stage in stages:
         words = [program or _program(), stage, str(experiment.absolute())]
         words += ["--run-dir", str((run_dir or own).absolute()), *given]

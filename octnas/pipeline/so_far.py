@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from octnas.documents import read_as
 from octnas.errors import SearchError
 from octnas.front import Candidate, best_under
 from octnas.pipeline.opening import Run
@@ -17,10 +16,10 @@ from octnas.pipeline.records import (
     read_results,
     require_metrics,
 )
-from octnas.pipeline.retrain import PLAN_FILE, SCHEMA
-from octnas.pipeline.search import JOURNAL_FILE, OUTCOMES_FILE, STUDY_FILE, chosen_by
-from octnas.results import Network, Retrained
-from octnas.run_directory import WHOLE_RUN, read_document, reading
+from octnas.pipeline.retrain import PLAN_FILE, read_plan
+from octnas.pipeline.search import JOURNAL_FILE, OUTCOMES_FILE, chosen_by, read_study_name
+from octnas.results import Retrained
+from octnas.run_directory import WHOLE_RUN, reading
 from octnas.search.storage import Journal
 from octnas.search.study import Driver, quiet
 from octnas.training.fit import Training
@@ -52,15 +51,12 @@ def candidates_so_far(run: Run) -> tuple[Candidate, ...]:
         for name in (JOURNAL_FILE, OUTCOMES_FILE):
             if (folder / name).exists():
                 shutil.copy(folder / name, copies)
-        with reading(folder / STUDY_FILE):
-            document = read_document(folder / STUDY_FILE, SCHEMA, "study_name")
-            name = read_as(str, document["study_name"])
         try:
             driver = Driver(
                 run.space,
                 run.config.search,
                 storage=Journal(Path(copies) / JOURNAL_FILE),
-                study_name=name,
+                study_name=read_study_name(run),
                 within=((0, run.space.dearest_macs),),
                 design=(),
                 seed=run.config.seed,
@@ -89,11 +85,8 @@ def results_so_far(run: Run) -> tuple[Retrained, ...]:
     folder = run.directory.stage("retrain")
     if not (folder / PLAN_FILE).exists():
         return ()
-    with reading(folder / PLAN_FILE):
-        planned = read_document(folder / PLAN_FILE, SCHEMA, "networks")["networks"]
-        networks = [Network.from_dict(entry) for entry in planned]
     found = []
-    for network in networks:
+    for network in read_plan(run):
         identity = network.architecture.id
         trainings = [
             Training(network.architecture, seed, folder / identity / f"seed-{seed}")

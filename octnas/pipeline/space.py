@@ -10,8 +10,9 @@ from octnas.device import choose_device
 from octnas.errors import LatencyError
 from octnas.latency import LatencyTable
 from octnas.levels import CostLevels
+from octnas.measure.backends import check_device
 from octnas.nn.shapes import search_space
-from octnas.pipeline.opening import TABLE_FILE, Run
+from octnas.pipeline.opening import SPACE_FILE, TABLE_FILE, Run
 from octnas.run_directory import read_json, write_json
 from octnas.space import SearchSpace
 
@@ -51,8 +52,12 @@ def make_space(run: Run) -> None:
     with run.settings_of("space"):
         space = space_of(run.config, classes)
     folder = run.directory.stage("space")
-    write_json(folder / "space.json", space.to_dict())
+    write_json(folder / SPACE_FILE, space.to_dict())
     if run.config.latency.table:
+        if run.config.latency.measure:
+            # Now, and not after the search.
+            with run.settings_of("latency"):
+                check_device(run.config.latency.device)
         # The run goes on with what it began with, wherever the file is then.
         table = read_table(Path(run.config.latency.table))
         write_json(folder / TABLE_FILE, table.to_dict())

@@ -15,7 +15,7 @@ from octnas.nn.supernet import TrainedSupernet
 from octnas.nn.weights import save_weights
 from octnas.pipeline.learned import write_distributions
 from octnas.pipeline.opening import Run
-from octnas.pipeline.records import begin_tracking
+from octnas.pipeline.records import PARENT, begin_tracking
 from octnas.run_directory import read_document, reading, write_json
 from octnas.settings import flatten
 from octnas.training.checkpoint import Checkpoints
@@ -58,7 +58,7 @@ def supernet(run: Run) -> None:
         check_workers(config.supernet.workers, device)
     begin_tracking(run)
     params, anew = flatten(config.supernet, KEY), run.directory.marker("supernet") is None
-    run.tracker.start(KEY, "supernet", params=params, parent="experiment", again=anew)
+    run.tracker.start(KEY, "supernet", params=params, parent=PARENT, again=anew)
     if anew:
         # What is there is of a removal that was broken off, perhaps with other settings.
         _checkpoints(run).remove()

@@ -15,7 +15,7 @@ class TrackingSettings:
             holds the run directories (``runs/``), with the artifacts beside it in
             ``runs/mlartifacts``. There go the artifacts too if another database is given; a server
             has a place of its own.
-        experiment: the MLflow experiment; empty: named after the experiment file.
+        experiment: the MLflow experiment; empty: the ``name`` of the experiment.
     """
 
     enabled: bool = True

@@ -129,6 +129,9 @@ class SupernetSettings:
         by_role: batch-norm values by a channel's use as high or low, and a learned scale on each
             path of a convolution; in the supernet only.
         threads: CPU threads; 0 for all cores, whose number then decides the last digits.
+        workers: processes that train together, each with a GPU of its own where there are any.
+        executor: of several: ``local`` under torch's elastic launcher, or ``ray``.
+        restarts: how often they begin again from their checkpoint after one has died.
         recipe: optimizer and schedule.
         learnable: of the sampling of that name.
     """

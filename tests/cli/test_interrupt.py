@@ -27,6 +27,8 @@ LONG = {
     "search": "search.trials=3000",
     "retrain": "retrain.recipe.epochs=3000",
 }
+# A file of each of Ray's workers, beside that of the driver.
+WORKERS = f"stops/*/{'?' * 32}"
 BEGUN = {
     "supernet": "supernet/stage.json",
     "together": "supernet/together/progress.jsonl",
@@ -34,8 +36,8 @@ BEGUN = {
     "processes": "retrain/*/*",
     "ranks": "retrain/*/*/together/progress.jsonl",
     "by Ray together": "supernet/together/progress.jsonl",
-    "by Ray": "stops/*/*",
-    "by Tune": "stops/*/*",
+    "by Ray": WORKERS,
+    "by Tune": WORKERS,
 }
 STAGES = {"by Ray": "truth", "by Tune": "retrain"}
 CHANGES = {
@@ -119,7 +121,7 @@ def wait_until_at_work(process: subprocess.Popen[str], run: Path, begun: str) ->
         assert process.poll() is None, process.communicate()
         time.sleep(0.2)
     # Processes of their own begin by importing torch.
-    while begun.endswith("*") and len(session(process.pid)) < 3:
+    while begun.endswith(("*", "?")) and len(session(process.pid)) < 3:
         assert time.monotonic() < deadline
         time.sleep(0.2)
     time.sleep(3 if begun.startswith(("supernet", "search")) else 10)

@@ -62,6 +62,7 @@ def test_a_measured_table_is_of_the_experiment(octnas: Octnas, tmp_path: Path) -
         ((str(EXPERIMENT), "--batch", "0"), "batch: found 0, allowed: 1 or more"),
         ((str(EXPERIMENT), "--repeats", "1"), "repeats: found 1, allowed: 4 or more"),
         ((str(EXPERIMENT), "--device", "nonsense"), "device: found 'nonsense'"),
+        ((str(EXPERIMENT), "--device", "cuda:99"), "device: found 'cuda:99'"),
         ((str(EXPERIMENT), "--set", "space.alphas=3"), "space.alphas"),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from octnas.pipeline.slurm import STAGES
+from octnas.pipeline.slurm import JOBS
 from tests.cli.conftest import Octnas
 from tests.pipeline.tiny import EXPERIMENT, TINY
 
@@ -69,8 +69,8 @@ def test_the_tiny_experiment_with_a_job_that_is_put_back(octnas: Octnas, tmp_pat
     out = Path(f"{calls}.out").read_text()
     assert out.count("scontrol requeue 2") == 1
     assert "Traceback" not in out
-    assert len(calls.read_text().splitlines()) == len(STAGES)
-    for stage in STAGES:
+    assert len(calls.read_text().splitlines()) == len(JOBS)
+    for stage in JOBS:
         assert json.loads((run / stage / "stage.json").read_text())["finished"]
     history = json.loads((run / "supernet" / "history.json").read_text())["epochs"]
     assert [row["epoch"] for row in history] == [*range(1, 31)]
@@ -90,7 +90,7 @@ def test_files_for_gpus(octnas: Octnas, tmp_path: Path, monkeypatch: pytest.Monk
     result = octnas("slurm", str(EXPERIMENT), "--out", "a b", *options)
     assert (result.code, result.out) == (0, "bash 'a b/submit.sh'\n")
     assert not (tmp_path / "runs").exists()
-    gpus = {stage: (Path("a b") / f"{stage}.sbatch").read_text() for stage in STAGES}
+    gpus = {stage: (Path("a b") / f"{stage}.sbatch").read_text() for stage in JOBS}
     assert "--gpus-per-node=4" in gpus["supernet"]
     assert "--workers" in gpus["supernet"]
     for stage in ("search", "retrain"):

@@ -37,6 +37,21 @@ SECONDS = {
 SETTINGS = DataBenchSettings(batch_size=6, threads=1, batches=3, repeats=6)
 
 
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("batch", {"batch_size": 1}),
+        ("precision", {"precision": "int8"}),
+        ("threads", {"threads": -1}),
+        ("batches", {"batches": 0}),
+        ("repeats", {"repeats": 5}),
+    ],
+)
+def test_settings_out_of_range(key: str, change: dict[str, object]) -> None:
+    with pytest.raises(SettingError, match=f"^{key}: "):
+        DataBenchSettings(**change)  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def images(tmp_path: Path) -> ImagesSettings:
     """A tree of 14 training images of two classes."""

@@ -67,6 +67,15 @@ def test_budgets_on_other_costs_are_searched(
         open_tiny(tmp_path, BUDGETS, f"latency.table={table}", stages=STAGES)
 
 
+def test_a_device_that_is_not_there_is_said_before_anything_is_trained(
+    table: Path, tmp_path: Path
+) -> None:
+    write_json(table, table_of(experiment_space(EXPERIMENT, TINY), device="made up").to_dict())
+    settings = (BUDGETS, f"latency.table={table}", "latency.device=cuda:99")
+    with pytest.raises(ConfigError, match=r"latency\.device: found 'cuda:99'"):
+        run_stages(open_tiny(tmp_path, *settings, stages=("data",)), ("data",))
+
+
 @pytest.mark.parametrize("sampler", ["surrogate", "nsga2"])
 def test_latency_is_made_small_beside_the_loss(
     tmp_path: Path, sampler: str, monkeypatch: pytest.MonkeyPatch

@@ -12,7 +12,7 @@ from octnas.nn.supernet import build_supernet
 from octnas.training.ranks import joined
 from octnas.training.sampled import sampling_steps
 from octnas.training.step import Step
-from octnas.training.together import SupernetJob, elastic_place, train_elastic_rank, train_rank
+from octnas.training.together import SupernetJob, elastic_place, train_elastic_rank
 
 
 def first_batch(job: SupernetJob, rank: int, ranks: int) -> Batch:
@@ -69,15 +69,6 @@ def dies_once(job: SupernetJob) -> None:
 
         module.sampling_steps = deadly  # type: ignore[assignment]
     train_elastic_rank(job)
-
-
-def dies_once_under_ray(job: SupernetJob, rank: int, ranks: int, meeting: str) -> None:
-    os.environ["RANK"] = str(rank)
-    flag = job.folder / "died"
-    if rank == 1 and not flag.exists():
-        flag.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    train_rank(job, rank, ranks, meeting)
 
 
 def refuses(job: SupernetJob) -> None:
