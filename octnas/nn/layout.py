@@ -34,9 +34,12 @@ def sound_layout(x: Tensor, kernel: Tensor, stride: Sequence[int]) -> tuple[Tens
         kernel: ``(C_out, C_in / groups, k, k)``.
         stride: by dimension.
     """
-    if x.device.type == "cpu" and _is_spoilt(kernel, stride):
+    if x.device.type != "cpu":
+        return x, kernel
+    if _is_spoilt(kernel, stride):
         return x.contiguous(), _contiguous(kernel)
-    return x, kernel
+    # Torch's own gradient, where oneDNN has none of such numbers, refuses some parts of kernels.
+    return x, kernel.contiguous() if kernel.dtype in (torch.bfloat16, torch.float16) else kernel
 
 
 def _is_spoilt(kernel: Tensor, stride: Sequence[int]) -> bool:

@@ -9,6 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
+
+from octnas.nn.conv import OctaveConv2d
+from octnas.nn.layout import to_channels_last
 
 PROGRAM = """
 import sys, torch, torch.nn.functional as F
@@ -57,3 +62,22 @@ def test_gradients_are_sound_with_few_channels(what: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_parts_of_kernels_have_gradients_in_bfloat16() -> None:
+    """One channel of four is high: its kernel is what torch's own gradient refuses as it is."""
+    torch.manual_seed(0)
+    conv = OctaveConv2d(4, 4, 3, padding=1, alpha=0.75)
+    to_channels_last(conv)
+    x = torch.randn(6, 4, 8, 8).to(memory_format=torch.channels_last)
+
+    def gradient(enabled: bool) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            y = conv(x)
+        total = y.high.float().square().sum() + y.low.float().square().sum()
+        (found,) = torch.autograd.grad(total, [conv.weight])
+        return found
+
+    wanted = gradient(enabled=False)
+    assert float(wanted.norm()) > 1
+    assert (gradient(enabled=True) - wanted).norm() / wanted.norm() < 0.03
