@@ -5,9 +5,10 @@
     python tests/benchmarks/ground_truth.py longer FILE FILE   # does longer training change it?
 
 A file holds the architectures, their accuracies by seed, and the settings they were trained with;
-no weights. `octnas rank` refuses it where it is asked for other settings. `longer` holds the
-architectures that two files share against each other: a training that is long enough is followed
-by a longer one in the same order, as far as another seed of either is.
+no weights. `octnas rank` refuses it where it is asked for other settings. One that is not finished
+can be packed, too; behind `unpack`, `octnas truth` goes on with the other trainings. `longer` holds
+the architectures that two files share against each other: a training that is long enough is
+followed by a longer one in the same order, as far as another seed of either is.
 """
 
 import argparse
