@@ -9,6 +9,7 @@ import ray
 from ray.exceptions import RayError
 
 from octnas.cluster.evaluation import one_line
+from octnas.cluster.tasks import call
 from octnas.errors import ClusterError, OctnasError
 
 Job = TypeVar("Job")
@@ -42,7 +43,7 @@ def run_ranks(
     """
     if not ray.is_initialized():
         raise ClusterError("Ray does not run; use octnas.cluster.join.ray_cluster")
-    task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_call)
+    task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(call)
     folder.mkdir(parents=True, exist_ok=True)
     reason = ""
     for _ in range(restarts + 1):
@@ -59,10 +60,6 @@ def run_ranks(
         f"a worker of the training failed ({reason}); the same command goes on from the last "
         "checkpoint"
     )
-
-
-def _call(function: Callable[..., None], *args: Any) -> None:
-    function(*args)  # which may be any callable, and Ray wants a function
 
 
 def _wait(ranks: list[Any]) -> str:

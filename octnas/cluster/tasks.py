@@ -43,7 +43,7 @@ def run_tasks(
     if not ray.is_initialized():
         raise ClusterError("Ray does not run; use octnas.cluster.join.ray_cluster")
     shared = ray.put(function)
-    task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=retries)(_call)
+    task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=retries)(call)
     left, waiting = iter(items), dict[Any, Item]()
     while True:
         for item in islice(left, workers - len(waiting)):
@@ -54,8 +54,9 @@ def run_tasks(
         yield waiting.pop(done), _result(done)
 
 
-def _call(function: Callable[[Item], Result], item: Item) -> Result:
-    return function(item)
+def call(function: Callable[..., Result], *args: Any) -> Result:
+    """Call any callable: Ray's tasks are functions."""
+    return function(*args)
 
 
 def _result(reference: "ray.ObjectRef[Result]") -> Result:
