@@ -20,7 +20,7 @@ from octnas.data.settings import ImagesSettings
 from octnas.device import cpu_threads
 from octnas.errors import DataError, MeasureError, require
 from octnas.measure.backends import check_device, sgd_step, wait
-from octnas.measure.settings import PRECISIONS
+from octnas.measure.settings import TrainingBenchSettings
 from octnas.measure.timing import Ratio, compare, spread, take_turns
 from octnas.nn.supernet import build
 from octnas.progress import Progress
@@ -33,31 +33,19 @@ _TIMES = {CACHE: 8}
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataBenchSettings:
+class DataBenchSettings(TrainingBenchSettings):
     """How long a benchmark of the data looks.
 
     Attributes:
-        batch_size: images of a batch.
-        device: that trains, as torch names it.
-        precision: of the training step: ``float32``, or ``bfloat16`` by autocast.
-        threads: of the CPU; 0 leaves it to torch.
         batches: of one turn; many more than a loader's processes keep ready.
-        repeats: turns.
     """
 
-    batch_size: int = 64
-    device: str = "cpu"
-    precision: str = "float32"
-    threads: int = 0
     batches: int = 32
     repeats: int = 7
 
     def __post_init__(self) -> None:
-        require(self.batch_size >= 2, "batch", self.batch_size, "2 or more")
-        require(self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS))
-        require(self.threads >= 0, "threads", self.threads, "0 or more")
+        super().__post_init__()
         require(self.batches >= 1, "batches", self.batches, "1 or more")
-        require(self.repeats >= 6, "repeats", self.repeats, "6 or more")
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,32 @@ class BenchSettings:
         require(self.repeats >= 6, "repeats", self.repeats, "6 or more")
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingBenchSettings:
+    """How long a benchmark looks in which training steps take turns with something.
+
+    Attributes:
+        batch_size: images of a step.
+        device: that trains, as torch names it.
+        precision: of the step: ``float32``, or ``bfloat16`` by autocast.
+        threads: of the CPU; 0 leaves it to torch.
+        repeats: turns.
+    """
+
+    batch_size: int = 64
+    device: str = "cpu"
+    precision: str = "float32"
+    threads: int = 0
+    repeats: int = 20
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 2, "batch", self.batch_size, "2 or more")
+        require(self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS))
+        require(self.threads >= 0, "threads", self.threads, "0 or more")
+        # The fewest for a 95 % interval without assumptions.
+        require(self.repeats >= 6, "repeats", self.repeats, "6 or more")
+
+
 @dataclass(frozen=True)
 class Engine:
     """What carries out a network: see `BenchSettings`."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from octnas.errors import require
-from octnas.measure.settings import PRECISIONS
+from octnas.measure.settings import TrainingBenchSettings
 from octnas.measure.timing import Ratio, compare, spread, take_turns
 
 Steps = Callable[[int, int], int]
@@ -16,32 +16,18 @@ Steps = Callable[[int, int], int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepBenchSettings:
+class StepBenchSettings(TrainingBenchSettings):
     """How long a benchmark of training steps looks.
 
     Attributes:
-        batch_size: images of a step.
-        device: that trains, as torch names it.
-        precision: ``float32``, or ``bfloat16`` by autocast.
-        threads: of the CPU; 0 leaves it to torch.
         steps: of one turn, so that a turn holds architectures of several costs.
-        repeats: turns.
     """
 
-    batch_size: int = 64
-    device: str = "cpu"
-    precision: str = "float32"
-    threads: int = 0
     steps: int = 4
-    repeats: int = 20
 
     def __post_init__(self) -> None:
-        require(self.batch_size >= 2, "batch", self.batch_size, "2 or more")
-        require(self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS))
-        require(self.threads >= 0, "threads", self.threads, "0 or more")
+        super().__post_init__()
         require(self.steps >= 1, "steps", self.steps, "1 or more")
-        # The fewest for a 95 % interval without assumptions.
-        require(self.repeats >= 6, "repeats", self.repeats, "6 or more")
 
 
 @dataclass(frozen=True)
