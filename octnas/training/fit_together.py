@@ -23,7 +23,7 @@ from octnas.errors import TrainingError
 from octnas.nn.supernet import build
 from octnas.nn.weights import load_weights, save_weights
 from octnas.run_directory import read_json, reading, write_json
-from octnas.stopping import Stopped, deferred, raising, stoppable
+from octnas.stopping import deferred, raising, stoppable
 from octnas.training.fit import Settings, Training, fit, images_for
 from octnas.training.loop import Log
 from octnas.training.parent import exit_with_parent
@@ -88,9 +88,8 @@ def _wait(ranks: ProcessContext) -> None:
     """Until all have come to their end; on a signal, until they have written a checkpoint."""
     try:
         with deferred() as asked:
-            while not _ended(ranks, asked):
-                if stop := asked():
-                    raise Stopped(stop)
+            while not asked() and not _ended(ranks, asked):
+                pass
     except KeyboardInterrupt:
         end = time.monotonic() + _END
         for process in ranks.processes:
@@ -107,8 +106,8 @@ def _ended(ranks: ProcessContext, asked: Callable[[], int]) -> bool:
         return bool(ranks.join(_LOOK))
     except (ProcessRaisedException, ProcessExitedException):
         # A terminal signals all processes of a command.
-        if stop := asked():
-            raise Stopped(stop) from None
+        if asked():
+            return True
         raise
 
 
