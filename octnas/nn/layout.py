@@ -51,5 +51,6 @@ def _contiguous(kernel: Tensor) -> Tensor:
     return kernel.clone(memory_format=torch.contiguous_format)
 
 
-def _before_conv(conv: nn.Conv2d, args: tuple[Tensor]) -> tuple[Tensor]:
-    return (sound_layout(args[0], conv.weight, conv.stride)[0],)
+def _before_conv(_: nn.Conv2d, args: tuple[Tensor]) -> tuple[Tensor]:
+    (x,) = args
+    return (x.contiguous() if x.device.type == "cpu" else x,)

@@ -23,6 +23,7 @@ from octnas.nn.shapes import search_space
 from octnas.nn.supernet import build
 
 torch.set_num_threads(1)
+torch.manual_seed(0)
 size, args = (3, 16, 16), {"layers": [1, 1, 1], "channels": [4, 8, 8], "num_classes": 2}
 space = search_space("thumbnail_resnet", size, (0, 0.5), backbone_args=args, stride_mode="timm")
 if sys.argv[1] == "timm":
@@ -31,8 +32,6 @@ else:
     network = build(space.uniform(float(sys.argv[1])), seed=0)
 network.train()
 images, labels = torch.randn(6, *size), torch.tensor([0, 1, 0, 1, 0, 1])
-
-torch.manual_seed(0)
 
 def gradients(images):
     network.zero_grad()
