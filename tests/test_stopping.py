@@ -1,12 +1,11 @@
 """Signals at their moments, in processes of their own."""
 
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
+
+from tests.programs import begun
 
 PROGRAM = """
 import signal, sys, time
@@ -57,14 +56,7 @@ def outcome(
     *words: str, number: signal.Signals = signal.SIGTERM, times: int = 1, pause: float = 0.1
 ) -> list[str]:
     """What a process says after a signal, or several, and its exit code."""
-    with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *words],
-        cwd=Path(__file__).parents[1],
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n"
+    with begun(PROGRAM, *words) as process:
         for _ in range(times):
             process.send_signal(number)
             time.sleep(pause)

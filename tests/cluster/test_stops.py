@@ -1,14 +1,13 @@
 """A driver that gets a signal, and a worker that it tells: both processes, without Ray."""
 
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from octnas.cluster.stops import telling_stops
+from tests.programs import begun
 
 PROGRAM = """
 import multiprocessing, os, signal, sys, time
@@ -59,20 +58,13 @@ def test_a_training_writes_its_checkpoint_and_nothing_else_is_waited_for_in_vain
     tmp_path: Path, how: str, says: list[str]
 ) -> None:
     """A worker that came to rest lives on: its end would be a failure to Ray."""
-    with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(tmp_path), how],
-        cwd=Path(__file__).parents[2],
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n"
+    with begun(PROGRAM, str(tmp_path), how) as process:
         # A worker is known by its first beat.
         time.sleep(3 if how == "dies" else 1)
         process.send_signal(signal.SIGTERM)
-        begun = time.monotonic()
+        signalled = time.monotonic()
         out, _ = process.communicate(timeout=60)
-        assert time.monotonic() - begun < 20
+        assert time.monotonic() - signalled < 20
     end = "has ended" if how == "dies" else "lives"
     assert out.splitlines() == [*says, f"stopped SIGTERM, the worker {end}"]
     assert list(tmp_path.iterdir()) == []
