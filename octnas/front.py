@@ -1,6 +1,6 @@
 """Candidates, and the front of those that no other candidate beats."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
 from typing import Any
@@ -110,6 +110,21 @@ class Front:
                 area += (macs_end - candidate.macs) * (loss_end - candidate.loss)
                 loss_end = candidate.loss
         return area
+
+
+def hypervolumes(
+    candidates: Iterable[Candidate], reference: tuple[float, float]
+) -> Iterator[float]:
+    """The hypervolume of all until then, after each of the candidates.
+
+    Args:
+        candidates: as they were evaluated.
+        reference: see `Front.hypervolume`.
+    """
+    front = Front(())
+    for one in candidates:
+        front = Front.of([*front.candidates, one])
+        yield front.hypervolume(reference)
 
 
 def best_under(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from octnas.costs import Budget
-from octnas.front import Candidate, Front, best_under
+from octnas.front import Candidate, Front, best_under, hypervolumes
 
 LOSSES = st.integers(0, 8).map(lambda value: value / 4)
 
@@ -75,6 +75,17 @@ def test_hypervolume_agrees_with_random_points() -> None:
     share = Front.of(given_candidates).hypervolume((900, 2.0)) / (900 * 2.0)
     assert 0.2 < share < 0.999
     assert share == pytest.approx(beaten.mean(), abs=5 * math.sqrt(0.25 / len(points)))
+
+
+@given(candidates(), st.integers(1, 10), st.integers(1, 10))
+def test_hypervolumes_are_those_of_all_until_then(
+    given_candidates: list[Candidate], macs_end: int, loss_end: int
+) -> None:
+    reference = (float(macs_end), loss_end / 4)
+    assert list(hypervolumes(iter(given_candidates), reference)) == [
+        Front.of(given_candidates[:count]).hypervolume(reference)
+        for count in range(1, len(given_candidates) + 1)
+    ]
 
 
 def test_front_of_nothing() -> None:

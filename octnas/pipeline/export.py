@@ -28,7 +28,7 @@ from octnas.pipeline.retrain import track_network, tracking_key
 from octnas.results import SEARCHED, Network, Retrained
 from octnas.settings import flatten
 from octnas.tracking.models import save_model
-from octnas.training.fit import WEIGHTS_FILE
+from octnas.training.fit import WEIGHTS_FILE, training_folder
 
 MODELS_FOLDER = "models"
 
@@ -152,7 +152,7 @@ def source(run: Run, result: Retrained, settings: ExportSettings) -> Source:
     """A retrained network, and what there is to know of it."""
     seed = run.config.retrain.seeds[0]
     architecture = result.network.architecture
-    folder = run.directory.stage("retrain") / architecture.id / f"seed-{seed}"
+    folder = training_folder(run.directory.stage("retrain"), architecture.id, seed)
     return Source(
         retrained=result,
         seed=seed,

@@ -1,10 +1,9 @@
 """An experiment and its run directory, checked against each other before anything runs."""
 
-import os
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -16,7 +15,7 @@ import yaml
 from octnas.budgets import Costs, check_budgets, costs_of
 from octnas.config import RunConfig, check_config, load_document, resolved
 from octnas.costs import Budget
-from octnas.credentials import HIDDEN, redact, redact_all
+from octnas.credentials import redact, redact_all
 from octnas.data.images import Data
 from octnas.device import choose_device
 from octnas.documents import read_as
@@ -24,6 +23,7 @@ from octnas.errors import ConfigError, LatencyError, RunDirectoryError, SettingE
 from octnas.latency import LatencyTable
 from octnas.levels import CostLevels
 from octnas.pipeline.fingerprints import fingerprint
+from octnas.pipeline.passwords import with_passwords
 from octnas.pipeline.paths import resolved_paths
 from octnas.progress import Progress
 from octnas.run_directory import (
@@ -45,8 +45,6 @@ CONFIG_FILE = "config.yaml"
 RUN_FILE = "run.json"
 SPACE_FILE = "space.json"
 TABLE_FILE = "latency.json"
-STORAGE_VARIABLE = "OCTNAS_STORAGE"
-TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 _VERSIONS = ("octnas", "torch", "torchvision", "timm", "optuna", "ray", "mlflow", "numpy")
 
 
@@ -202,7 +200,18 @@ def default_directory(experiment: Path, config: RunConfig) -> Path:
 
 
 def read_experiment(experiment: Path, overrides: Sequence[str]) -> tuple[Document, RunConfig]:
-    """The settings of an experiment file or a run directory, checked, with their passwords.
+    """As `load_experiment`, with the passwords.
+
+    Raises:
+        ConfigError: a mistake in the file, or a password that the environment does not give.
+        RunDirectoryError: a directory that is none of a run.
+    """
+    document, config = load_experiment(experiment, overrides)
+    return document, with_passwords(config)
+
+
+def load_experiment(experiment: Path, overrides: Sequence[str]) -> tuple[Document, RunConfig]:
+    """The settings of an experiment file or a run directory, checked; its paths are absolute.
 
     Raises:
         ConfigError: a mistake in the file.
@@ -212,7 +221,7 @@ def read_experiment(experiment: Path, overrides: Sequence[str]) -> tuple[Documen
     if experiment.is_dir() and not source.exists():
         raise RunDirectoryError(f"{experiment}: is not a run directory, it has no {CONFIG_FILE}")
     document = load_document(source, overrides)
-    return document, resolved_paths(_with_passwords(check_config(document)))
+    return document, resolved_paths(check_config(document))
 
 
 def versions() -> dict[str, str]:
@@ -236,34 +245,6 @@ def _directory_of(config: RunConfig, directory: RunDirectory, stage: str) -> Run
     if not other or stage not in shared or Path(other).resolve() == directory.path.resolve():
         return directory
     return RunDirectory(Path(other))
-
-
-def _with_passwords(config: RunConfig) -> RunConfig:
-    """The URLs of study and tracking, from the environment where it gives them."""
-    url = config.search.storage or os.environ.get(STORAGE_VARIABLE, "")
-    storage = _whole("search.storage", url, STORAGE_VARIABLE)
-    uri = _whole("tracking.uri", config.tracking.uri, TRACKING_VARIABLE)
-    return replace(
-        config,
-        search=replace(config.search, storage=storage),
-        tracking=replace(config.tracking, uri=uri),
-    )
-
-
-def _whole(key: str, url: str, variable: str) -> str:
-    """A URL with its password, which a run directory leaves out.
-
-    Raises:
-        ConfigError: it was left out, and the environment does not give it.
-    """
-    if HIDDEN not in url:
-        return url
-    if not os.environ.get(variable):
-        raise ConfigError(
-            f"{key}: found {url!r}, whose password was left out of the run directory; "
-            f"set the whole URL in the environment variable {variable}"
-        )
-    return os.environ[variable]
 
 
 def _write_records(directory: RunDirectory, config: RunConfig, overrides: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from octnas.baselines import baseline
 from octnas.budgets import check_budgets, costs_of
-from octnas.config import RunConfig, check_config, load_document
+from octnas.config import RunConfig
 from octnas.costs import Budget
 from octnas.data.settings import ImagesSettings
 from octnas.device import choose_device
@@ -17,14 +17,13 @@ from octnas.measure.latency import machine_name
 from octnas.needs import Machine, Plan, needs
 from octnas.pipeline.fingerprints import fingerprint
 from octnas.pipeline.image_counts import count_images
-from octnas.pipeline.opening import CONFIG_FILE
+from octnas.pipeline.opening import default_directory, load_experiment
 from octnas.pipeline.pace import (
     WARM_UP,
     evaluation_pace,
     supernet_pace,
     training_pace,
 )
-from octnas.pipeline.paths import resolved_paths
 from octnas.pipeline.random_images import RandomImages
 from octnas.pipeline.space import read_table, space_of
 from octnas.pipeline.stage_work import (
@@ -65,16 +64,16 @@ def plan_run(
 
     Raises:
         ConfigError: a mistake in the file.
-        RunDirectoryError: the run directory holds stages that were made with other settings.
+        RunDirectoryError: a directory that is none of a run, or one that holds stages that were
+            made with other settings.
         DataError: the images cannot be found.
         SettingError: fewer than 2 steps, or a device that is not there.
         BudgetError: a budget that no architecture meets.
     """
     require(steps >= 2, "steps", steps, "2 or more")
-    source = experiment / CONFIG_FILE if experiment.is_dir() else experiment
-    config = resolved_paths(check_config(load_document(source, overrides)))
-    own = experiment if experiment.is_dir() else Path("runs") / config.name
-    measured = _measure(config, RunDirectory(run_dir or own), steps)
+    _, config = load_experiment(experiment, overrides)
+    directory = RunDirectory(run_dir or default_directory(experiment, config))
+    measured = _measure(config, directory, steps)
     short = (proxies_work,) if measured.proxies else ()
     stages = (data_work, supernet_work, *short, search_work, retrain_work)
     return Plan(

@@ -31,6 +31,7 @@ from octnas.report.page import write_page
 from octnas.report.write import FRONT_CSV, FRONT_JSON, MARKDOWN, PAGE_FILE, TABLE_FILE, write_all
 from octnas.results import Retrained, check_history
 from octnas.run_directory import read_document, reading
+from octnas.training.fit import training_folder
 from octnas.training.one import JUDGED_FILE
 from octnas.verdict import Matrix
 
@@ -148,7 +149,9 @@ def _judged(
     folder = run.directory.stage("retrain")
     for one in retrained:
         identity = one.network.architecture.id
-        files = [folder / identity / f"seed-{result.seed}" / JUDGED_FILE for result in one.runs]
+        files = [
+            training_folder(folder, identity, result.seed) / JUDGED_FILE for result in one.runs
+        ]
         if all(file.exists() for file in files):
             yield identity, [_answers(file, len(class_names(run))) for file in files]
 

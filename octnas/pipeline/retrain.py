@@ -16,7 +16,7 @@ from octnas.pipeline.trainings import Settings, finished, train_several
 from octnas.results import FRONT, SEARCHED, Network, Retrained, SeedResult
 from octnas.run_directory import read_document, reading, write_json
 from octnas.settings import flatten
-from octnas.training.fit import Training
+from octnas.training.fit import Training, training_folder
 from octnas.training.one import OnEpoch, train_one
 from octnas.training.retrain_settings import RetrainSettings
 
@@ -74,7 +74,7 @@ def _train(run: Run, networks: list[Network]) -> dict[tuple[str, int], SeedResul
     architectures = {network.architecture.id: network.architecture for network in networks}
     looks = run.directory.path.resolve() / LOOKS_FILE
     trainings = [
-        Training(architecture, seed, folder / identity / f"seed-{seed}", looks=looks)
+        Training(architecture, seed, training_folder(folder, identity, seed), looks=looks)
         for seed in settings.seeds
         for identity, architecture in architectures.items()
     ]

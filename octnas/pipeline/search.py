@@ -14,7 +14,7 @@ from octnas.costs import Bound
 from octnas.device import cpu_threads
 from octnas.documents import read_as
 from octnas.errors import SearchError
-from octnas.front import Candidate, Front, best_under
+from octnas.front import Candidate, Front, best_under, hypervolumes
 from octnas.levels import CostLevels
 from octnas.pipeline.latency import latency_words, measure_chosen, with_costs
 from octnas.pipeline.learned import learned_proposals, read_distributions
@@ -198,28 +198,29 @@ def _reporter(run: Run, bar: Bar, front: list[Candidate]) -> Callable[[Candidate
     def on_told(candidate: Candidate) -> None:
         bar.advance(note=f"{candidate.macs / 1e6:,.2f} M MACs, loss {candidate.loss:.3f}")
         front[:] = Front.of((*front, candidate)).candidates
-        run.tracker.metrics(KEY, _metrics_of(run, candidate, Front(tuple(front))), candidate.trial)
+        area = Front(tuple(front)).hypervolume(_reference(run))
+        run.tracker.metrics(KEY, _metrics_of(candidate, area), candidate.trial)
 
     return on_told
 
 
-def _metrics_of(run: Run, candidate: Candidate, front: Front) -> dict[str, float]:
-    """Metrics of a trial; the front is that of all up to it."""
-    # The area that the front dominates, up to the dearest budget and a guess among all classes.
-    classes = float(run.space.backbone_args["num_classes"])
-    reference = (float(bounds(run.budgets)[1]), log(classes))
-    hypervolume = front.hypervolume(reference)
+def _reference(run: Run) -> tuple[float, float]:
+    """Of hypervolumes: the dearest budget, and the loss of a guess among all classes."""
+    return float(bounds(run.budgets)[1]), log(float(run.space.backbone_args["num_classes"]))
+
+
+def _metrics_of(candidate: Candidate, hypervolume: float) -> dict[str, float]:
+    """Metrics of a trial; the hypervolume is that of all up to it."""
     return {"macs": float(candidate.macs), "hypervolume": hypervolume, **candidate.metrics}
 
 
 def _metrics_by_trial(
     run: Run, candidates: Sequence[Candidate]
 ) -> list[tuple[int, dict[str, float]]]:
-    front, found = Front(()), []
-    for one in candidates:
-        front = Front.of((*front.candidates, one))
-        found.append((one.trial, _metrics_of(run, one, front)))
-    return found
+    areas = hypervolumes(candidates, _reference(run))
+    return [
+        (one.trial, _metrics_of(one, area)) for one, area in zip(candidates, areas, strict=True)
+    ]
 
 
 def _evaluate(run: Run, driver: Driver) -> None:

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from octnas.cluster.slurm import SlurmSettings, batch_file, submit_file
-from octnas.config import RunConfig, check_config, load_document
+from octnas.config import RunConfig
 from octnas.credentials import redact
 from octnas.data.order import Part
 from octnas.pipeline.fingerprints import with_inputs
-from octnas.pipeline.opening import CONFIG_FILE
+from octnas.pipeline.opening import default_directory, load_experiment
 from octnas.run_directory import write_text
 
 JOBS = ("data", "supernet", "search", "retrain", "export", "report")
@@ -44,17 +44,17 @@ def write_jobs(
 
     Raises:
         ConfigError: a mistake in the experiment.
+        RunDirectoryError: a directory that is none of a run.
         SettingError: a batch that so many GPUs cannot share evenly.
     """
-    source = experiment / CONFIG_FILE if experiment.is_dir() else experiment
-    config = check_config(load_document(source, overrides))
+    _, config = load_experiment(experiment, overrides)
     Part(0, max(1, settings.gpus)).check(config.supernet.recipe.batch_size)
-    own = experiment if experiment.is_dir() else Path("runs") / config.name
+    own = run_dir or default_directory(experiment, config)
     given = [word for one in overrides for word in ("--set", redact(one))]
     stages = with_inputs(config, JOBS)
     for stage in stages:
         words = [program or _program(), stage, str(experiment.absolute())]
-        words += ["--run-dir", str((run_dir or own).absolute()), *given]
+        words += ["--run-dir", str(own.absolute()), *given]
         text = batch_file(
             f"{config.name}-{stage}",
             [*words, *_device(config, settings, stage)],

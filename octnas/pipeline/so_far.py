@@ -22,7 +22,7 @@ from octnas.results import Retrained
 from octnas.run_directory import WHOLE_RUN, reading
 from octnas.search.storage import Journal
 from octnas.search.study import Driver, quiet
-from octnas.training.fit import Training
+from octnas.training.fit import Training, training_folder
 
 
 def stages_left(run: Run) -> dict[str, str]:
@@ -89,7 +89,7 @@ def results_so_far(run: Run) -> tuple[Retrained, ...]:
     for network in read_plan(run):
         identity = network.architecture.id
         trainings = [
-            Training(network.architecture, seed, folder / identity / f"seed-{seed}")
+            Training(network.architecture, seed, training_folder(folder, identity, seed))
             for seed in run.config.retrain.seeds
         ]
         results = [one.result for one in trainings if one.result is not None]

@@ -11,7 +11,7 @@ from octnas.errors import BudgetError, RunDirectoryError
 from octnas.pipeline.opening import Run
 from octnas.pipeline.trainings import train_several
 from octnas.run_directory import read_document, reading, write_json
-from octnas.training.fit import Training
+from octnas.training.fit import Training, training_folder
 
 SCHEMA = 1
 DESIGN_FILE = "design.json"
@@ -109,6 +109,6 @@ def trainings(run: Run) -> list[Training]:
     for drawn in read_design(run):
         architecture = run.space.architecture(drawn.alphas)
         for seed in run.config.ranking.seeds:
-            place = folder / architecture.id / f"seed-{seed}"
+            place = training_folder(folder, architecture.id, seed)
             found.append(Training(architecture, seed, place, PART))
     return found

@@ -8,7 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from octnas.front import Candidate, Front
+from octnas.front import Candidate, hypervolumes
 from octnas.report.axes import LABEL_LIMIT
 from octnas.report.data import ReportData
 from octnas.report.formats import format_percent, plot_text
@@ -60,12 +60,7 @@ def hypervolumes_so_far(data: ReportData, order: Sequence[Candidate]) -> list[fl
     classes = data.space.backbone_args.get("num_classes")
     worst = log(classes) if classes else max(one.loss for one in order)
     reference = (float(max(one.max_macs for one in data.budgets)), worst)
-    found: list[float] = []
-    front = Front(())
-    for one in order:
-        front = Front.of([*front.candidates, one])
-        found.append(front.hypervolume(reference))
-    return found
+    return list(hypervolumes(order, reference))
 
 
 def training_figure(data: ReportData) -> go.Figure | None:

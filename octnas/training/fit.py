@@ -28,6 +28,17 @@ CHECKPOINTS_FOLDER = "checkpoints"
 Settings = RetrainSettings | RankingSettings | ProxySettings
 
 
+def training_folder(stage: Path, identity: str, seed: int) -> Path:
+    """Where a training is kept that its stage repeats with several seeds.
+
+    Args:
+        stage: the stage's folder.
+        identity: of the architecture.
+        seed: of the training.
+    """
+    return stage / identity / f"seed-{seed}"
+
+
 @dataclass(frozen=True)
 class Training:
     """One network to train with one seed, and where its results go.

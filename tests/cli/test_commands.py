@@ -80,6 +80,8 @@ def test_cost_of_an_architecture_file(octnas: Octnas, tmp_path: Path) -> None:
         (["init", __file__], "test_commands.py: File exists"),
         (["run", str(EXPERIMENT), "--run-dir", __file__], "test_commands.py: File exists"),
         (["run", "."], "is not a run directory"),
+        (["plan", "."], "is not a run directory"),
+        (["slurm", ".", "--out", "jobs"], "is not a run directory"),
         (["sync", "."], "is not a run directory"),
         (["sync", "missing"], "missing: is not a run directory"),
         (["run", str(EXPERIMENT), "--set", "serch.trials=3"], "--set: serch: unknown key"),
