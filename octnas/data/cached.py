@@ -8,9 +8,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from octnas.data.augment import BatchAugment, Normalise
+from octnas.data.batches import Batch
 from octnas.data.order import Part, epoch_order
-
-Batch = tuple[Tensor, Tensor]
 
 
 class CachedImages:
@@ -93,7 +92,7 @@ class CachedTraining:
         return len(self._images) // self._batch_size
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """See `octnas.data.images.TrainingBatches.epoch`."""
+        """See `octnas.data.batches.TrainingBatches.epoch`."""
         order, seeds = epoch_order(len(self._images), self._batch_size, self._seed, number)
         chosen = [self._part.of(batch) for batch in order[start:]]
         batches = self._images.ahead(iter(chosen))

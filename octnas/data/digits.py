@@ -136,7 +136,7 @@ class _Shuffled:
         return len(self._labels) // self._batch_size
 
     def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """See `octnas.data.images.TrainingBatches.epoch`."""
+        """See `octnas.data.batches.TrainingBatches.epoch`."""
         order, _ = epoch_order(len(self._labels), self._batch_size, self._seed, number)
         generator = epoch_generator(self._seed, number, stream=1)
         corners = torch.randint(self._shifts, (*order.shape, 2), generator=generator)

@@ -9,6 +9,7 @@ from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from octnas.data.batches import Batch
 from octnas.data.decode import BrokenImageError
 from octnas.data.loader import load
 from octnas.data.order import Part, epoch_order
@@ -19,7 +20,6 @@ from octnas.errors import DataError
 
 INTERPOLATION = "bilinear"
 Transform = Callable[[Image], Tensor]
-Batch = tuple[Tensor, Tensor]
 
 
 def transforms(
@@ -101,7 +101,7 @@ class FileTraining:
         return len(self._images) // self._batch_size
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """See `octnas.data.images.TrainingBatches.epoch`."""
+        """See `octnas.data.batches.TrainingBatches.epoch`."""
         order, seeds = epoch_order(len(self._images), self._batch_size, self._seed, number)
         pairs = torch.stack([order, seeds], dim=2)[start:]
         chosen = [[(index, seed) for index, seed in self._part.of(b).tolist()] for b in pairs]

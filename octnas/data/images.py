@@ -1,14 +1,14 @@
 """The four parts of a data set as batches: train, rank, read and val."""
 
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from octnas.data.augment import BatchAugment, BatchMixup, Normalise
+from octnas.data.batches import Batch, Batches, TrainingBatches
 from octnas.data.cache import Cache
 from octnas.data.cached import CachedEvaluation, CachedImages, CachedTraining
 from octnas.data.digits import MEAN, STD, DigitImages
@@ -25,31 +25,6 @@ from octnas.data.prepare import CHECKED_FOLDER, build_missing, open_cache
 from octnas.data.settings import DataSettings, DigitsSettings, ImagesSettings
 from octnas.data.sources import open_reader
 from octnas.errors import require
-
-Batch = tuple[Tensor, Tensor]
-"""Images ``(n, C, H, W)``, normalised float32, and labels ``(n,)`` int64.
-
-With Mixup or CutMix, labels are shares of the classes, ``(n, classes)`` float32.
-"""
-
-
-class Batches(Sized, Protocol):
-    """Batches that are the same in every iteration."""
-
-    def __iter__(self) -> Iterator[Batch]: ...
-
-
-class TrainingBatches(Sized, Protocol):
-    """Batches of any epoch; an epoch has ``len`` of them."""
-
-    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch, decided by the seed and the epoch's number alone.
-
-        Args:
-            number: of the epoch, from 0; each has an order and augmentation of its own.
-            start: how many of its batches are left out; their images are not decoded.
-        """
-        ...
 
 
 class Images(Protocol):

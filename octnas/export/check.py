@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from octnas.data.images import Batch
+from octnas.data.batches import Batch
 from octnas.errors import ExportError
 from octnas.export.settings import Tolerance
 

@@ -6,7 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from octnas.data.images import Batches, Images
+from octnas.data.batches import Batches
+from octnas.data.images import Images
 from octnas.errors import ExportError
 from octnas.export.card import CARD_FILE, model_card
 from octnas.export.check import Answers, answers, compare

@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from octnas.data.images import Batches
+from octnas.data.batches import Batches
 
 # What computes in int8. Residual sums, pooling and upsampling, which hold next to none of the
 # arithmetic, stay in float32: quantising them too changed twice as many answers.

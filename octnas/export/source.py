@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from octnas.data.images import Batches
+from octnas.data.batches import Batches
 from octnas.nn.deploy import deploy
 from octnas.nn.supernet import build
 from octnas.nn.weights import load_weights

@@ -13,8 +13,9 @@ import numpy as np
 from torch import Tensor
 
 from octnas.architecture import Architecture
+from octnas.data.batches import TrainingBatches
 from octnas.data.image_list import read_summary
-from octnas.data.images import Data, TrainingBatches, open_images
+from octnas.data.images import Data, open_images
 from octnas.data.prepare import PROBLEMS_FILE, prepare_images
 from octnas.data.settings import ImagesSettings
 from octnas.device import cpu_threads

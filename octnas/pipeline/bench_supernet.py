@@ -8,22 +8,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octnas.config import RunConfig
-from octnas.data.digits import CLASSES
-from octnas.data.settings import DigitsSettings
 from octnas.device import cpu_threads
 from octnas.measure.backends import check_device, wait
 from octnas.measure.steps import StepBenchResult, StepBenchSettings, Steps, bench_steps
 from octnas.nn.layout import to_channels_last
 from octnas.nn.supernet import build, build_supernet
-from octnas.pipeline.space import space_of
+from octnas.pipeline.space import space_without_data
 from octnas.training.sampled import sampling_steps
 from octnas.training.settings import Sampling
 from octnas.training.step import Backward, Step, plain
 
 VANILLA = "vanilla"
 SAMPLINGS: tuple[Sampling, ...] = ("uniform", "by_macs", "sandwich")
-# Where the data is not looked at.
-_CLASSES = 1000
 
 
 def bench_supernet(config: RunConfig, settings: StepBenchSettings) -> StepBenchResult:
@@ -44,8 +40,7 @@ def bench_supernet(config: RunConfig, settings: StepBenchSettings) -> StepBenchR
 
 
 def _ways(config: RunConfig, settings: StepBenchSettings) -> Iterator[tuple[str, Steps]]:
-    digits = isinstance(config.data, DigitsSettings)
-    space = space_of(config, len(CLASSES) if digits else _CLASSES)
+    space = space_without_data(config)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(settings.batch_size, *space.input_size, generator=generator)
     classes = int(space.backbone_args["num_classes"])

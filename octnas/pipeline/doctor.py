@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from octnas.data.settings import CACHE
+from octnas.report.browser import find_browser
 
 REQUIRED: Mapping[str, str] = {
     "torch": "torch",
@@ -55,7 +56,6 @@ OPTIONAL: Mapping[str, tuple[str, Mapping[str, str]]] = {
 }
 """What else it can do, with the command that installs what it takes."""
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _SECONDS = 120
 # Worth a try: importing the others takes seconds and says no more than that their files are there.
 _FRAGILE = ("torch", "onnxruntime", "openvino", "psycopg", "tensorrt")
@@ -128,7 +128,7 @@ def _optional(what: str, broken: Mapping[str, str]) -> str:
 
 
 def _browser() -> str:
-    if found := next(filter(None, map(shutil.which, BROWSERS)), None):
+    if found := find_browser():
         return f"figures as PNG: {found}"
     return "figures as PNG: no Chromium or Chrome on the PATH; apt-get install chromium"
 

@@ -28,6 +28,7 @@ from octnas.pipeline.retrain import track_network, tracking_key
 from octnas.results import SEARCHED, Network, Retrained
 from octnas.settings import flatten
 from octnas.tracking.models import save_model
+from octnas.tracking.tracker import FOLDER
 from octnas.training.fit import WEIGHTS_FILE, training_folder
 
 MODELS_FOLDER = "models"
@@ -86,7 +87,7 @@ def _track(run: Run, network: Network, folder: Path, weights: Path) -> None:
 
 def _mlflow_model(run: Run, network: Network, weights: Path) -> Path:
     """Write the network as an MLflow model beside the outbox."""
-    path = run.directory.path / "mlflow" / MODELS_FOLDER / network.slug
+    path = run.directory.path / FOLDER / MODELS_FOLDER / network.slug
     # Of an export that was broken off, or of other weights.
     shutil.rmtree(path, ignore_errors=True)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,33 +6,28 @@ from dataclasses import replace
 from math import inf
 from pathlib import Path
 
-from octnas.config import RunConfig, check_config, load_document
 from octnas.costs import Budget
-from octnas.data.digits import CLASSES
-from octnas.data.settings import DigitsSettings
 from octnas.front import Candidate
 from octnas.latency import LatencyTable
 from octnas.measure.latency import Log, machine_name, measure_networks, measure_table
 from octnas.measure.settings import LatencySettings
-from octnas.pipeline.opening import Run
-from octnas.pipeline.space import space_of
+from octnas.pipeline.opening import Run, load_experiment
+from octnas.pipeline.space import space_without_data
 from octnas.run_directory import write_json
 from octnas.space import SearchSpace
 
-# Where the data is not looked at; the classifier is no part of a table.
-_CLASSES = 1000
 KEPT_SUFFIX = ".measured.jsonl"
 
 
 def experiment_space(experiment: Path, overrides: tuple[str, ...] = ()) -> SearchSpace:
-    """The search space of an experiment file, without a look at its data.
+    """The search space of an experiment file or a run directory, without a look at its data.
 
     Raises:
         ConfigError: a mistake in the file.
+        RunDirectoryError: a directory that is none of a run.
     """
-    config: RunConfig = check_config(load_document(experiment, overrides))
-    digits = isinstance(config.data, DigitsSettings)
-    return space_of(config, len(CLASSES) if digits else _CLASSES)
+    _, config = load_experiment(experiment, overrides)
+    return space_without_data(config)
 
 
 def default_file(settings: LatencySettings) -> Path:

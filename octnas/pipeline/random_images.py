@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from octnas.data.images import Batch, Batches, TrainingBatches
+from octnas.data.batches import Batch, Batches, TrainingBatches
 from octnas.data.order import WHOLE, Part
 
 

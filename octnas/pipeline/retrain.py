@@ -12,11 +12,11 @@ from octnas.pipeline.records import (
     begin_tracking,
     write_results,
 )
-from octnas.pipeline.trainings import Settings, finished, train_several
+from octnas.pipeline.trainings import finished, train_several
 from octnas.results import FRONT, SEARCHED, Network, Retrained, SeedResult
 from octnas.run_directory import read_document, reading, write_json
 from octnas.settings import flatten
-from octnas.training.fit import Training, training_folder
+from octnas.training.fit import Settings, Training, training_folder
 from octnas.training.one import OnEpoch, train_one
 from octnas.training.retrain_settings import RetrainSettings
 

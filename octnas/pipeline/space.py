@@ -5,7 +5,9 @@ from pathlib import Path
 
 from octnas.config import RunConfig
 from octnas.costs import Budget
+from octnas.data.digits import CLASSES
 from octnas.data.image_list import read_summary
+from octnas.data.settings import DigitsSettings
 from octnas.device import choose_device
 from octnas.errors import LatencyError
 from octnas.latency import LatencyTable
@@ -17,6 +19,19 @@ from octnas.run_directory import read_json, write_json
 from octnas.space import SearchSpace
 
 SCHEMA = 1
+_CLASSES = 1000  # where nothing says how many
+
+
+def space_without_data(config: RunConfig) -> SearchSpace:
+    """The search space of an experiment whose data is not looked at.
+
+    The number of classes is a guess, unless the settings say it or the data is made here.
+
+    Raises:
+        SettingError: see `space_of`.
+    """
+    digits = isinstance(config.data, DigitsSettings)
+    return space_of(config, len(CLASSES) if digits else _CLASSES)
 
 
 def space_of(config: RunConfig, classes: int) -> SearchSpace:

@@ -19,6 +19,7 @@ from octnas.pipeline.records import PARENT, begin_tracking
 from octnas.run_directory import read_document, reading, write_json
 from octnas.settings import flatten
 from octnas.training.checkpoint import Checkpoints
+from octnas.training.fit import CHECKPOINTS_FOLDER, WEIGHTS_FILE
 from octnas.training.launch import launch
 from octnas.training.loop import Log, check_recipe
 from octnas.training.scoring import Scorer, make_scorer
@@ -34,8 +35,6 @@ from octnas.training.together import (
 SCHEMA = 1
 KEY = "supernet"
 HISTORY_FILE = "history.json"
-WEIGHTS_FILE = "weights.safetensors"
-CHECKPOINTS_FOLDER = "checkpoints"
 TOGETHER_FOLDER = "together"
 
 

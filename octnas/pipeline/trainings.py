@@ -9,14 +9,10 @@ from octnas.errors import RunDirectoryError
 from octnas.pipeline.opening import Run
 from octnas.pipeline.supernet import check_classes
 from octnas.results import SeedResult
-from octnas.training.fit import Training
+from octnas.training.fit import Settings, Training
 from octnas.training.loop import check_recipe
 from octnas.training.one import OnEpoch, train_one
 from octnas.training.retrain import train_all
-from octnas.training.retrain_settings import RetrainSettings
-from octnas.training.settings import ProxySettings, RankingSettings
-
-Settings = ProxySettings | RankingSettings | RetrainSettings
 
 Train = Callable[[Run, Sequence[Training], Settings, OnEpoch], Iterable[object]]
 """Trains what is not on disk yet; what it yields does not matter."""

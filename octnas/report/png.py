@@ -3,7 +3,6 @@
 import base64
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -12,9 +11,9 @@ from pathlib import Path
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from octnas.report.browser import BROWSERS, find_browser
 from octnas.run_directory import write_bytes
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 WIDTH, HEIGHT = 960, 540  # pixels
 _SCALE = 2
 _SECONDS = 120
@@ -34,11 +33,6 @@ Promise.all(figures.map(async ([name, figure, height]) => {{
 
 class PngError(Exception):
     """Figures that cannot be drawn here, with the reason."""
-
-
-def find_browser() -> str | None:
-    """The path of a Chromium or Chrome; None where there is none."""
-    return next((found for name in BROWSERS if (found := shutil.which(name))), None)
 
 
 def write_pngs(figures: Mapping[str, go.Figure], folder: Path) -> list[Path]:

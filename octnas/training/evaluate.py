@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octnas.data.images import Batch
+from octnas.data.batches import Batch
 
 _TOP = 5
 

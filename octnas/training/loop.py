@@ -12,7 +12,7 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from octnas.data.images import Batch, TrainingBatches
+from octnas.data.batches import Batch, TrainingBatches
 from octnas.device import device_errors
 from octnas.errors import SettingError, require
 from octnas.nn.layout import to_channels_last

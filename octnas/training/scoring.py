@@ -7,7 +7,8 @@ from itertools import islice
 import torch
 from torch import nn
 
-from octnas.data.images import Batch, Data, Images, open_images
+from octnas.data.batches import Batch
+from octnas.data.images import Data, Images, open_images
 from octnas.device import choose_device, device_errors
 from octnas.errors import TrainingError
 from octnas.nn.calibration import recalibrate

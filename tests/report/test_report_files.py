@@ -7,6 +7,7 @@ import pytest
 
 from octnas.architecture import Architecture
 from octnas.report import png
+from octnas.report.browser import find_browser
 from octnas.report.data import ReportData
 from octnas.report.document import page_document, to_script
 from octnas.report.front_files import COLUMNS
@@ -92,7 +93,7 @@ def test_without_a_browser_it_says_what_is_missing(
     assert not list(tmp_path.glob("figures/*.png"))
 
 
-@pytest.mark.skipif(png.find_browser() is None, reason="no Chromium or Chrome is installed")
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium or Chrome is installed")
 def test_figures_as_png(full: ReportData, tmp_path: Path) -> None:
     assert write_all(full, tmp_path, png=True) == []
     names = {path.name for path in tmp_path.glob("figures/*.png")}

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from octnas.data.images import Batch, open_images
+from octnas.data.batches import Batch
+from octnas.data.images import open_images
 from octnas.nn.supernet import build_supernet
 from octnas.training.ranks import joined
 from octnas.training.sampled import sampling_steps

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from octnas.data.batches import Batch, TrainingBatches
 from octnas.data.digits import DigitImages
-from octnas.data.images import Batch, TrainingBatches
 from octnas.device import choose_device, cpu_threads
 from octnas.errors import SettingError, TrainingError
 from octnas.settings import flatten

@@ -10,8 +10,9 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from octnas.data.batches import TrainingBatches
 from octnas.data.digits import DigitImages
-from octnas.data.images import TrainingBatches, open_images
+from octnas.data.images import open_images
 from octnas.data.settings import AugmentSettings, CacheSettings, ImagesSettings
 from octnas.errors import TrainingError
 from octnas.training.checkpoint import Checkpoints
