@@ -112,7 +112,7 @@ class Front:
         return area
 
 
-def hypervolumes(
+def hypervolume_curve(
     candidates: Iterable[Candidate], reference: tuple[float, float]
 ) -> Iterator[float]:
     """The hypervolume of all until then, after each of the candidates.

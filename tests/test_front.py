@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from octnas.costs import Budget
-from octnas.front import Candidate, Front, best_under, hypervolumes
+from octnas.front import Candidate, Front, best_under, hypervolume_curve
 
 LOSSES = st.integers(0, 8).map(lambda value: value / 4)
 
@@ -82,7 +82,7 @@ def test_hypervolumes_are_those_of_all_until_then(
     given_candidates: list[Candidate], macs_end: int, loss_end: int
 ) -> None:
     reference = (float(macs_end), loss_end / 4)
-    assert list(hypervolumes(iter(given_candidates), reference)) == [
+    assert list(hypervolume_curve(iter(given_candidates), reference)) == [
         Front.of(given_candidates[:count]).hypervolume(reference)
         for count in range(1, len(given_candidates) + 1)
     ]

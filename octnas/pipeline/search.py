@@ -14,7 +14,7 @@ from octnas.costs import Bound
 from octnas.device import cpu_threads
 from octnas.documents import read_as
 from octnas.errors import SearchError
-from octnas.front import Candidate, Front, best_under, hypervolumes
+from octnas.front import Candidate, Front, best_under, hypervolume_curve
 from octnas.levels import CostLevels
 from octnas.pipeline.latency import latency_words, measure_chosen, with_costs
 from octnas.pipeline.learned import learned_proposals, read_distributions
@@ -205,7 +205,7 @@ def _reporter(run: Run, bar: Bar, front: list[Candidate]) -> Callable[[Candidate
 
 
 def _reference(run: Run) -> tuple[float, float]:
-    """Of hypervolumes: the dearest budget, and the loss of a guess among all classes."""
+    """Of hypervolume_curve: the dearest budget, and the loss of a guess among all classes."""
     return float(bounds(run.budgets)[1]), log(float(run.space.backbone_args["num_classes"]))
 
 
@@ -217,7 +217,7 @@ def _metrics_of(candidate: Candidate, hypervolume: float) -> dict[str, float]:
 def _metrics_by_trial(
     run: Run, candidates: Sequence[Candidate]
 ) -> list[tuple[int, dict[str, float]]]:
-    areas = hypervolumes(candidates, _reference(run))
+    areas = hypervolume_curve(candidates, _reference(run))
     return [
         (one.trial, _metrics_of(one, area)) for one, area in zip(candidates, areas, strict=True)
     ]

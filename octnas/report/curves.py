@@ -8,7 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from octnas.front import Candidate, hypervolumes
+from octnas.front import Candidate, hypervolume_curve
 from octnas.report.axes import LABEL_LIMIT
 from octnas.report.data import ReportData
 from octnas.report.formats import format_percent, plot_text
@@ -60,7 +60,7 @@ def hypervolumes_so_far(data: ReportData, order: Sequence[Candidate]) -> list[fl
     classes = data.space.backbone_args.get("num_classes")
     worst = log(classes) if classes else max(one.loss for one in order)
     reference = (float(max(one.max_macs for one in data.budgets)), worst)
-    return list(hypervolumes(order, reference))
+    return list(hypervolume_curve(order, reference))
 
 
 def training_figure(data: ReportData) -> go.Figure | None:

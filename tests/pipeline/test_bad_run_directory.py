@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 import octnas
 from octnas.data.image_list import read_images
 from octnas.errors import OctnasError
+from octnas.export.record import check_room, read_variants
+from octnas.pipeline.export import source
 from octnas.pipeline.looking import look_at_run
 from octnas.pipeline.opening import Run
+from octnas.pipeline.records import read_results
 from octnas.pipeline.report import gather
 from octnas.pipeline.search import _driver
 from octnas.pipeline.so_far import results_so_far
@@ -66,6 +69,15 @@ def exported(path: Path) -> None:
     octnas.load(path / "export" / "vanilla")
 
 
+def exported_before(path: Path) -> None:
+    """What `octnas export` reads that adds formats."""
+    run = look_at_run(path)
+    result = next(one for one in read_results(run) if one.network.slug == "vanilla")
+    made, folder = source(run, result, run.config.export), path / "export" / "vanilla"
+    check_room(made, folder)
+    read_variants(made, folder)
+
+
 def images(path: Path) -> None:
     """The list of images; of digits there is a summary alone."""
     assert (path / "data" / "images.json").exists()
@@ -98,6 +110,7 @@ READERS: Mapping[str, Read] = {
     "supernet/weights.safetensors": supernet,
     "export/vanilla/architecture.json": exported,
     "export/vanilla/model.safetensors": exported,
+    "export/vanilla/export.json": exported_before,
 }
 
 

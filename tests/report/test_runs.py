@@ -10,7 +10,7 @@ from octnas.report.runs import ComparedRun, differing, flat, groups, ranked
 from octnas.report.runs_page import rank_rows, write_runs_page
 from octnas.results import SEARCHED
 from octnas.verdict import Verdict
-from tests.report.test_report_page import ATTACK, Page
+from tests.report.test_page import ATTACK, Page
 
 Make = Callable[..., ReportData]
 

@@ -11,7 +11,7 @@ from octnas.report.data import ReportData
 from octnas.report.page import page, write_ranking_page
 from octnas.report.ranking import COLUMNS, ranking_rows, ranking_text, write_ranking_csv
 from octnas.report.ranking_figure import ranking_figure
-from tests.report.test_report_page import ATTACK, Page
+from tests.report.test_page import ATTACK, Page
 
 Make = Callable[..., ReportData]
 

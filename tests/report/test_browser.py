@@ -12,7 +12,7 @@ from octnas.report.data import Effect, ReportData, StageTime
 from octnas.report.latencies import Latencies, Timing
 from octnas.report.page import write_page
 from tests.report.browser import opened
-from tests.report.test_report_ranking import ranking
+from tests.report.test_ranking import ranking
 
 DESK, PHONE = 1280, 390
 Make = Callable[..., ReportData]
