@@ -47,12 +47,14 @@ class ImageList:
         entries: in the order of the cache.
         problems: what was skipped, with the reasons.
         key: names the cache; it depends on the names, sizes and times of the files.
+        resolution: side of the cache's squares in pixels; 0 without a cache.
     """
 
     classes: tuple[str, ...]
     entries: tuple[Entry, ...]
     problems: tuple[Problem, ...]
     key: str
+    resolution: int
 
     @property
     def digest(self) -> str:
@@ -86,7 +88,11 @@ def write_images(images: ImageList, folder: Path) -> None:
     lines += [f"{e.part}\t{e.label}\t{e.digest}\t{_quoted(e.name)}" for e in images.entries]
     content = "\n".join(lines) + "\n"
     write_text(folder / LIST_FILE, content)
-    names = {"class_names": list(images.classes), "key": images.key}
+    names = {
+        "class_names": list(images.classes),
+        "key": images.key,
+        "resolution": images.resolution,
+    }
     # The order of the lines matters too: it is that of the cache.
     about = {"schema": SCHEMA, **images.summary(), **names, "list": _hash(content.encode())}
     # Escaped: names may be no UTF-8.
@@ -99,7 +105,8 @@ def read_images(folder: Path) -> ImageList:
     Raises:
         RunDirectoryError: the files are missing, or the list was changed.
     """
-    about = read_document(folder / ABOUT_FILE, SCHEMA, "class_names", "problems", "key", "list")
+    keys = ("class_names", "problems", "key", "resolution", "list")
+    about = read_document(folder / ABOUT_FILE, SCHEMA, *keys)
     path = folder / LIST_FILE
     try:
         content = path.read_bytes()
@@ -115,6 +122,7 @@ def read_images(folder: Path) -> ImageList:
             tuple(_entry(line.split("\t")) for line in content.decode().splitlines()[1:]),
             read_as(tuple[Problem, ...], about["problems"]),
             read_as(str, about["key"]),
+            read_as(int, about["resolution"]),
         )
 
 

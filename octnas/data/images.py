@@ -21,7 +21,7 @@ from octnas.data.files import (
 )
 from octnas.data.image_list import PARTS, ImageList, read_images
 from octnas.data.order import WHOLE, Part, epoch_generator, spread
-from octnas.data.prepare import CHECKED_FOLDER, build_missing, open_cache
+from octnas.data.prepare import build_missing, cache_folder, cache_suits
 from octnas.data.settings import DataSettings, DigitsSettings, ImagesSettings
 from octnas.data.sources import open_reader
 from octnas.errors import require
@@ -108,16 +108,16 @@ class ListedImages:
         # Half a gigabyte for ImageNet; with a cache only numbers of it are kept.
         found = read_images(folder)
         self.classes = found.classes
-        checked = folder / CHECKED_FOLDER
-        cache = open_cache(settings, input_size, found.key, len(found.entries), checked=checked)
-        if cache.resolution:
+        cache = None
+        if cache_suits(found, settings, input_size):
+            cache = Cache(cache_folder(settings) / found.key, len(found.entries), found.resolution)
             build_missing(cache, found, settings)
         self._parts = {part: self._part(found, part, cache) for part in PARTS}
 
-    def _part(self, found: ImageList, part: str, cache: Cache) -> "CachedImages | _Named":
+    def _part(self, found: ImageList, part: str, cache: Cache | None) -> "CachedImages | _Named":
         positions = found.positions(part)
         labels = [found.entries[position].label for position in positions]
-        if cache.resolution:
+        if cache is not None:
             return CachedImages(cache.pixels, positions, labels, self._device)
         return _Named([found.entries[position].name for position in positions], labels)
 

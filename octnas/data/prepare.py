@@ -51,8 +51,11 @@ def prepare_images(
     found = list_images(settings)
     listing = choose_subset(found, settings.subset, settings.seed)
     names = [name for split in SPLITS for name in listing.names[split]]
-    key = _key(settings, names, cache_resolution(settings, input_size))
-    cache = open_cache(settings, input_size, key, len(names), checked=folder / CHECKED_FOLDER)
+    resolution = cache_resolution(settings, input_size)
+    key = _key(settings, names, resolution)
+    # Without a cache it is noted here what was looked at.
+    where = cache_folder(settings) if resolution else folder / CHECKED_FOLDER
+    cache = Cache(where / key, len(names), resolution)
     if cache.resolution:
         size = gigabytes(len(names) * cache.image_bytes)
         progress.say(
@@ -67,7 +70,7 @@ def prepare_images(
     problems += [Problem(n, one.reason) for n, one in zip(names, looked, strict=True) if one.reason]
     _report_problems(settings, problems, folder)
     classes, entries = sort_out(settings, listing, looked, {problem.name for problem in gone})
-    write_images(ImageList(classes, entries, tuple(problems), key), folder)
+    write_images(ImageList(classes, entries, tuple(problems), key, resolution), folder)
 
 
 def cache_resolution(settings: ImagesSettings, input_size: tuple[int, int, int]) -> int:
@@ -79,29 +82,31 @@ def cache_resolution(settings: ImagesSettings, input_size: tuple[int, int, int])
     if not settings.cache.enabled:
         return 0
     side = max(input_size[1:])
-    resolution = settings.cache.resolution or min(math.floor(side / settings.crop_pct), 2 * side)
+    resolution = _wanted(settings, side)
     if not side <= resolution <= 2 * side:
         raise SettingError("cache.resolution", resolution, f"{side} to {2 * side}, or 0")
     return resolution
 
 
+def _wanted(settings: ImagesSettings, side: int) -> int:
+    """What is asked for, or what evaluation resizes images to."""
+    return settings.cache.resolution or min(math.floor(side / settings.crop_pct), 2 * side)
+
+
+def cache_suits(images: ImageList, settings: ImagesSettings, input_size: tuple[int, ...]) -> bool:
+    """Whether networks of this input size may take their images from the list's cache.
+
+    It was made for one size, and there are others: test sizes, plain networks on smaller images.
+    Those come from the files where the cached images are smaller than what evaluation resizes to,
+    or so large that crops would alias.
+    """
+    side = max(input_size[1:])
+    return max(side, _wanted(settings, side)) <= images.resolution <= 2 * side
+
+
 def cache_folder(settings: ImagesSettings) -> Path:
     """Where the caches of this node lie."""
     return Path(settings.cache.folder or CACHE).expanduser().absolute()
-
-
-def open_cache(
-    settings: ImagesSettings,
-    input_size: tuple[int, int, int],
-    key: str,
-    count: int,
-    *,
-    checked: Path,
-) -> Cache:
-    """The cache of an image list, or where it is noted what was looked at without one."""
-    resolution = cache_resolution(settings, input_size)
-    folder = cache_folder(settings)
-    return Cache(folder / key if resolution else checked / key, count, resolution)
 
 
 def build_missing(cache: Cache, images: ImageList, settings: ImagesSettings) -> None:

@@ -52,6 +52,28 @@ def test_batches_are_normalised_images(either: ImagesSettings, tmp_path: Path) -
     assert float(raw[7, 0].mean()) == pytest.approx(219.5 / 255, abs=0.02)
 
 
+@pytest.mark.parametrize("side", [8, 10, 12, 16, 20, 40])
+@pytest.mark.parametrize("crop_pct", [0.8, 1.0])
+def test_images_of_other_sizes_than_the_cache_was_made_for(
+    settings: ImagesSettings, tmp_path: Path, side: int, crop_pct: float
+) -> None:
+    """Of test sizes, and of plain networks on smaller images."""
+    cached = CacheSettings(enabled=True, folder=str(tmp_path / "cache"))
+    with_cache = replace(settings, cache=cached, crop_pct=crop_pct)
+    shape = (3, side, side)
+    images = open_images(prepared(with_cache, tmp_path / "data", SIZE), shape)
+    one = prepared(replace(settings, crop_pct=crop_pct), tmp_path / "other", SIZE)
+    for part in ("train", "val"):
+        (found, labels), *_ = images.batches(part, 8)
+        (expected, others), *_ = open_images(one, shape).batches(part, 8)
+        assert found.shape == (8, *shape)
+        assert labels.tolist() == others.tolist()
+        # What is larger than the cache keeps its sharpness: it comes from the files.
+        assert float((found - expected).abs().mean()) < (1e-6 if side > 16 else 0.05)
+    (training, _) = next(iter(images.train_batches(4, 0).epoch(0)))
+    assert training.shape == (4, *shape)
+
+
 @pytest.mark.parametrize("crop_pct", [0.8, 1.0, 0.7])
 def test_evaluation_from_the_cache_is_that_from_files(
     settings: ImagesSettings, tmp_path: Path, crop_pct: float
