@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 import octnas.training.fit as module
+from octnas.architecture import Architecture
 from octnas.data.images import Data, open_images
+from octnas.data.settings import CacheSettings, ImagesSettings
 from octnas.errors import TrainingError
 from octnas.looks import count_looks
 from octnas.nn.supernet import build
@@ -22,6 +24,7 @@ from octnas.training.one import JUDGED_FILE, train_one
 from octnas.training.retrain import train_all
 from octnas.training.retrain_settings import RetrainSettings
 from octnas.training.settings import Recipe
+from tests.data.trees import make_tree, prepared
 from tests.training.resuming import BrokenOffError, timeless, until
 from tests.training.small import digits
 
@@ -92,6 +95,30 @@ def test_what_is_made_of_every_image_is_kept_and_every_look_is_counted(
         assert batches[0][0].shape[2:] == (size, size)
         measured = evaluate(network, batches, torch.device("cpu"))
         assert measured["top1"] == metrics[f"val_top1@{size}"]
+
+
+def test_other_sizes_of_images_that_lie_in_a_cache(tmp_path: Path) -> None:
+    """Of the network that the cache was made for, and of one on smaller images."""
+    cache = CacheSettings(enabled=True, folder=str(tmp_path / "cache"))
+    tree = str(make_tree(tmp_path / "tree"))
+    data = prepared(
+        ImagesSettings(root=tree, rank_per_class=3, read_per_class=2, workers=0, cache=cache),
+        tmp_path / "data",
+    )
+    settings = RetrainSettings(recipe=replace(RECIPE, batch_size=4), test_sizes=(12, 24))
+    for side in (16, 12):
+        architecture = Architecture(
+            "thumbnail_resnet",
+            (3, side, side),
+            {},
+            backbone_args={"num_classes": 2, "channels": [4, 8, 8]},
+        )
+        training = Training(architecture, 0, tmp_path / f"{side}")
+        metrics = train_one(training, data, settings, "cpu").metrics
+        assert {"val_top1", "val_top1@12", "val_top1@24"} < metrics.keys()
+        # Blue and red.
+        assert metrics["val_top1"] == 1
+    assert metrics["val_top1@12"] == 1
 
 
 def test_finished_trainings_are_not_done_again(digit_space: SearchSpace, tmp_path: Path) -> None:
