@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,21 +23,19 @@ def bench_images(
     as_json: bool,
 ) -> None:
     """Time the images of an experiment, and the training of its vanilla network on them."""
-    from octnas.config import check_config, load_document
     from octnas.data.settings import ImagesSettings
     from octnas.measure.data import bench_data
-    from octnas.pipeline.paths import absolute
+    from octnas.pipeline.opening import load_experiment
     from octnas.pipeline.space import space_of
 
-    config = check_config(load_document(experiment, overrides))
+    _, config = load_experiment(experiment, overrides)
     if not isinstance(config.data, ImagesSettings):
         raise ConfigError(
             f"{experiment}: data.source: found {config.data.source}, which are made in memory; "
             "allowed: images on disk"
         )
-    data = replace(config.data, root=absolute(config.data.root))
     progress = Quiet(lambda line: typer.echo(line, err=True)) if as_json else RichProgress()
-    found = bench_data(data, lambda n: space_of(config, n).uniform(0.0), settings, progress)
+    found = bench_data(config.data, lambda n: space_of(config, n).uniform(0.0), settings, progress)
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2))
     else:

@@ -31,11 +31,11 @@ def bench_steps(
         device, precision, threads, repeats: see `octnas.measure.steps.StepBenchSettings`.
         as_json: instead of a table.
     """
-    from octnas.config import check_config, load_document
     from octnas.measure.steps import StepBenchSettings
     from octnas.pipeline.bench_supernet import bench_supernet
+    from octnas.pipeline.opening import load_experiment
 
-    config = check_config(load_document(experiment, overrides))
+    _, config = load_experiment(experiment, overrides)
     settings = StepBenchSettings(
         batch_size=batch_size or config.supernet.recipe.batch_size,
         device=device,

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from octnas.latency import LatencyTable
 
 _MEASURE = "measure"
-Experiment = Annotated[Path, typer.Argument(help="A YAML file.", show_default=False)]
+Experiment = Annotated[
+    Path, typer.Argument(help="A YAML file, or the directory of a run.", show_default=False)
+]
 Name = Annotated[
     str, typer.Option(help="Of the device; by default the machine's.", show_default=False)
 ]

@@ -74,6 +74,8 @@ class CachedTraining:
         seed: of order and augmentation.
         part: which share of every batch is this rank's.
         device: where batches go.
+        squares: side to which larger squares are brought before augmentation, which does not
+            smooth what it makes smaller.
     """
 
     def __init__(
@@ -84,9 +86,12 @@ class CachedTraining:
         seed: int,
         part: Part,
         device: torch.device,
+        *,
+        squares: int,
     ) -> None:
         self._images, self._augment, self._device = images, augment, device
         self._batch_size, self._seed, self._part = batch_size, seed, part
+        self._squares, self._shrink = squares, v2.Resize(squares, antialias=True)
 
     def __len__(self) -> int:
         return len(self._images) // self._batch_size
@@ -98,7 +103,17 @@ class CachedTraining:
         batches = self._images.ahead(iter(chosen))
         own = [int(self._part.of(batch)[0]) for batch in seeds[start:]]
         for (pixels, labels), seed in zip(batches, own, strict=True):
-            yield self._augment(pixels, seed), labels.to(self._device, non_blocking=True)
+            yield (
+                self._augment(self._shrunk(pixels), seed),
+                labels.to(self._device, non_blocking=True),
+            )
+
+    def _shrunk(self, pixels: Tensor) -> Tensor:
+        if pixels.shape[1] <= self._squares:
+            return pixels
+        moved = pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
+        shrunk: Tensor = self._shrink(moved)
+        return shrunk.permute(0, 2, 3, 1)
 
 
 class CachedEvaluation:

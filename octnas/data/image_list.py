@@ -48,6 +48,7 @@ class ImageList:
         problems: what was skipped, with the reasons.
         key: names the cache; it depends on the names, sizes and times of the files.
         resolution: side of the cache's squares in pixels; 0 without a cache.
+        side: of the images that the cache was made for, in pixels.
     """
 
     classes: tuple[str, ...]
@@ -55,6 +56,7 @@ class ImageList:
     problems: tuple[Problem, ...]
     key: str
     resolution: int
+    side: int
 
     @property
     def digest(self) -> str:
@@ -92,6 +94,7 @@ def write_images(images: ImageList, folder: Path) -> None:
         "class_names": list(images.classes),
         "key": images.key,
         "resolution": images.resolution,
+        "side": images.side,
     }
     # The order of the lines matters too: it is that of the cache.
     about = {"schema": SCHEMA, **images.summary(), **names, "list": _hash(content.encode())}
@@ -105,7 +108,7 @@ def read_images(folder: Path) -> ImageList:
     Raises:
         RunDirectoryError: the files are missing, or the list was changed.
     """
-    keys = ("class_names", "problems", "key", "resolution", "list")
+    keys = ("class_names", "problems", "key", "resolution", "side", "list")
     about = read_document(folder / ABOUT_FILE, SCHEMA, *keys)
     path = folder / LIST_FILE
     try:
@@ -117,12 +120,16 @@ def read_images(folder: Path) -> ImageList:
             f"{path}: is not the list that {ABOUT_FILE} is about; make it anew with --fresh data"
         )
     with reading(path):
+        resolution, side = read_as(int, about["resolution"]), read_as(int, about["side"])
+        if side < 1 or resolution not in (0, *range(side, 2 * side + 1)):
+            raise ValueError(f"a cache of {resolution} pixels for images of {side}")
         return ImageList(
             read_as(tuple[str, ...], about["class_names"]),
             tuple(_entry(line.split("\t")) for line in content.decode().splitlines()[1:]),
             read_as(tuple[Problem, ...], about["problems"]),
             read_as(str, about["key"]),
-            read_as(int, about["resolution"]),
+            resolution,
+            side,
         )
 
 

@@ -21,7 +21,7 @@ from octnas.data.files import (
 )
 from octnas.data.image_list import PARTS, ImageList, read_images
 from octnas.data.order import WHOLE, Part, epoch_generator, spread
-from octnas.data.prepare import build_missing, cache_folder, cache_suits
+from octnas.data.prepare import build_missing, cache_folder, cached_squares
 from octnas.data.settings import DataSettings, DigitsSettings, ImagesSettings
 from octnas.data.sources import open_reader
 from octnas.errors import require
@@ -105,11 +105,12 @@ class ListedImages:
         device: torch.device,
     ) -> None:
         self._settings, self._input_size, self._device = settings, input_size, device
-        # Half a gigabyte for ImageNet; with a cache only numbers of it are kept.
+        # Half a gigabyte for ImageNet; where images come from a cache only numbers of it are kept.
         found = read_images(folder)
         self.classes = found.classes
+        self._squares = cached_squares(found, settings, max(input_size[1:]))
         cache = None
-        if cache_suits(found, settings, input_size):
+        if self._squares:
             cache = Cache(cache_folder(settings) / found.key, len(found.entries), found.resolution)
             build_missing(cache, found, settings)
         self._parts = {part: self._part(found, part, cache) for part in PARTS}
@@ -140,7 +141,9 @@ class ListedImages:
             return FileTraining(files, settings.workers, batch_size, seed, part)
         size = self._input_size[1:]
         augment = BatchAugment(settings.augment, size, settings.mean, settings.std, self._device)
-        return CachedTraining(images, augment, batch_size, seed, part, self._device)
+        return CachedTraining(
+            images, augment, batch_size, seed, part, self._device, squares=self._squares
+        )
 
     def batches(self, part: str, batch_size: int, most: int = 0) -> Batches:
         """See `Images.batches`."""

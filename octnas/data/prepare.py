@@ -70,7 +70,9 @@ def prepare_images(
     problems += [Problem(n, one.reason) for n, one in zip(names, looked, strict=True) if one.reason]
     _report_problems(settings, problems, folder)
     classes, entries = sort_out(settings, listing, looked, {problem.name for problem in gone})
-    write_images(ImageList(classes, entries, tuple(problems), key, resolution), folder)
+    write_images(
+        ImageList(classes, entries, tuple(problems), key, resolution, max(input_size[1:])), folder
+    )
 
 
 def cache_resolution(settings: ImagesSettings, input_size: tuple[int, int, int]) -> int:
@@ -82,26 +84,26 @@ def cache_resolution(settings: ImagesSettings, input_size: tuple[int, int, int])
     if not settings.cache.enabled:
         return 0
     side = max(input_size[1:])
-    resolution = _wanted(settings, side)
+    resolution = settings.cache.resolution or min(math.floor(side / settings.crop_pct), 2 * side)
     if not side <= resolution <= 2 * side:
         raise SettingError("cache.resolution", resolution, f"{side} to {2 * side}, or 0")
     return resolution
 
 
-def _wanted(settings: ImagesSettings, side: int) -> int:
-    """What is asked for, or what evaluation resizes images to."""
-    return settings.cache.resolution or min(math.floor(side / settings.crop_pct), 2 * side)
+def cached_squares(images: ImageList, settings: ImagesSettings, side: int) -> int:
+    """Side of the squares that networks are trained on whose images have this side.
 
-
-def cache_suits(images: ImageList, settings: ImagesSettings, input_size: tuple[int, ...]) -> bool:
-    """Whether networks of this input size may take their images from the list's cache.
-
-    It was made for one size, and there are others: test sizes, plain networks on smaller images.
-    Those come from the files where the cached images are smaller than what evaluation resizes to,
-    or so large that crops would alias.
+    0 where their images come from the files: without a cache, and where they are larger than those
+    that it was made for, as at other test sizes. Smaller ones, of plain networks beside a search,
+    come from the cache, whose squares shrink as the images do: so all networks of a run see the
+    same share of an image, by the same augmentation.
     """
-    side = max(input_size[1:])
-    return max(side, _wanted(settings, side)) <= images.resolution <= 2 * side
+    if not settings.cache.enabled or not images.resolution:
+        return 0
+    if side > images.side:
+        # Shards have an order that batches cannot follow.
+        return images.resolution if settings.streamed else 0
+    return images.resolution * side // images.side
 
 
 def cache_folder(settings: ImagesSettings) -> Path:

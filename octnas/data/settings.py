@@ -108,6 +108,9 @@ class AugmentSettings:
 class CacheSettings:
     """Images decoded once, as a memory-mapped file of squares.
 
+    Smaller plain networks beside a search have theirs from it, too; at larger test sizes images
+    come from the files.
+
     Attributes:
         enabled: whether there is one; then augmentation works on batches, on the device.
         resolution: side of the squares; 0 for what evaluation resizes images to.
@@ -184,9 +187,14 @@ class ImagesSettings:
         can = not self.download or self.source in DOWNLOADED or self.name.startswith("hfds/")
         allowed = f"true only with source {', '.join(DOWNLOADED)} and timm's hfds/"
         require(can, "download", self.download, allowed)
-        # Shards are read from end to end, and batches need images in any order.
-        cached = self.cache.enabled or not self.name.startswith("wds/")
+        # Batches need images in any order.
+        cached = self.cache.enabled or not self.streamed
         require(cached, "cache", self.cache.enabled, "enabled: true with name wds/")
+
+    @property
+    def streamed(self) -> bool:
+        """Whether images can be read from end to end alone."""
+        return self.name.startswith("wds/")
 
 
 DataSettings = DigitsSettings | ImagesSettings

@@ -108,7 +108,7 @@ def open_reader(settings: ImagesSettings) -> FileReader | IndexReader | StreamRe
     """What opens the images of a source."""
     if _folders(settings) is not None:
         return FileReader(Path(settings.root))
-    return StreamReader(settings) if settings.name.startswith("wds/") else IndexReader(settings)
+    return StreamReader(settings) if settings.streamed else IndexReader(settings)
 
 
 def list_images(settings: ImagesSettings) -> Listing:
@@ -184,7 +184,7 @@ def open_dataset(settings: ImagesSettings, split: str) -> Any:
         kind = datasets.CIFAR10 if settings.source == "cifar10" else datasets.CIFAR100
         return kind(root, train, download=settings.download)
     name = settings.train if train else settings.val
-    if settings.name.startswith("wds/"):
+    if settings.streamed:
         logging.getLogger("timm.data.readers.reader_wds").setLevel(logging.ERROR)
         data = create_dataset("wds/", root, name, input_img_mode="")
         # Else each process of a training would see only its own shards.
@@ -201,7 +201,7 @@ def stamp_shards(settings: ImagesSettings) -> str:
     stamps: list[str] = []
     for split in SPLITS if settings.name else ():
         reader = open_dataset(settings, split).reader
-        if settings.name.startswith("wds/"):
+        if settings.streamed:
             files = FileReader(Path(settings.root))
             stamps += [f"{name} {files.stamp(name)}" for name in reader.split_info.filenames]
         else:
@@ -215,7 +215,7 @@ def _list_indexed(settings: ImagesSettings) -> Listing:
     classes: dict[int, str] = {}
     for split in SPLITS:
         data = open_dataset(settings, split)
-        if settings.name.startswith("wds/"):
+        if settings.streamed:
             found = [label for _, label in data]
             if lost := max(data.reader.num_samples - len(found), 0):
                 # One for each image, since reports count them; timm does not say which they are.

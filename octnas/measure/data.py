@@ -152,7 +152,7 @@ def _folder() -> Iterator[Path]:
 
 def _ways(data: ImagesSettings) -> dict[str, ImagesSettings]:
     """The settings of each way to get images."""
-    if data.name.startswith("wds/"):
+    if data.streamed:
         raise MeasureError(
             f"data.name: found {data.name!r}, whose images are read from end to end; allowed: "
             "images that a loader can read in any order, to compare the cache with"

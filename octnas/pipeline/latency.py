@@ -7,12 +7,13 @@ from math import inf
 from pathlib import Path
 
 from octnas.costs import Budget
+from octnas.data.image_list import ABOUT_FILE, read_summary
 from octnas.front import Candidate
 from octnas.latency import LatencyTable
 from octnas.measure.latency import Log, machine_name, measure_networks, measure_table
 from octnas.measure.settings import LatencySettings
 from octnas.pipeline.opening import Run, load_experiment
-from octnas.pipeline.space import space_without_data
+from octnas.pipeline.space import space_of, space_without_data
 from octnas.run_directory import write_json
 from octnas.space import SearchSpace
 
@@ -27,6 +28,8 @@ def experiment_space(experiment: Path, overrides: tuple[str, ...] = ()) -> Searc
         RunDirectoryError: a directory that is none of a run.
     """
     _, config = load_experiment(experiment, overrides)
+    if (experiment / "data" / ABOUT_FILE).exists():
+        return space_of(config, int(read_summary(experiment / "data")["classes"]))
     return space_without_data(config)
 
 

@@ -205,7 +205,7 @@ def _reporter(run: Run, bar: Bar, front: list[Candidate]) -> Callable[[Candidate
 
 
 def _reference(run: Run) -> tuple[float, float]:
-    """Of hypervolume_curve: the dearest budget, and the loss of a guess among all classes."""
+    """Of a hypervolume: the dearest budget, and the loss of a guess among all classes."""
     return float(bounds(run.budgets)[1]), log(float(run.space.backbone_args["num_classes"]))
 
 

@@ -19,7 +19,8 @@ from octnas.run_directory import read_json, write_json
 from octnas.space import SearchSpace
 
 SCHEMA = 1
-_CLASSES = 1000  # where nothing says how many
+# Where nothing says how many: the classifier is no part of what sites cost.
+_CLASSES = 1000
 
 
 def space_without_data(config: RunConfig) -> SearchSpace:

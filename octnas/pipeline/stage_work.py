@@ -138,7 +138,7 @@ def retrain_work(measured: Measured) -> StageWork:
     others += (settings.randoms - 1) * (RANDOM in settings.baselines)
 
     def training(macs: int) -> float:
-        return _training(measured, macs, settings.recipe, "val")
+        return _training(measured, macs, settings.recipe, "val") + _other_sizes(measured)
 
     work = [
         Work(f"trainings, {budget.name}", seeds * (1 + others), training(budget.max_macs))
@@ -148,6 +148,24 @@ def retrain_work(measured: Measured) -> StageWork:
         vanilla = training(measured.space.vanilla_macs)
         work.append(Work(f"trainings, {VANILLA}", seeds, vanilla))
     return _trainings(measured, "retrain", settings, work)
+
+
+def _other_sizes(measured: Measured) -> float:
+    """Seconds of the looks at val at other test sizes, behind one training."""
+    data, side = measured.config.data, max(measured.space.input_size[1:])
+    decoded = isinstance(data, ImagesSettings) and not data.streamed
+    seconds = 0.0
+    for size in measured.config.retrain.test_sizes:
+        # Larger images than its own come from the files even where there is a cache.
+        read = measured.images.seconds if decoded and size > side else _image_seconds(measured)
+        seconds += _score(measured) * (size / side) ** 2 + read
+    return seconds * measured.images.parts["val"]
+
+
+def _score(measured: Measured) -> float:
+    """Seconds of one image in evaluation."""
+    batch = min(measured.config.search.images_per_batch, measured.images.parts["rank"])
+    return measured.evaluation.score / batch
 
 
 def _trainings(
@@ -183,9 +201,7 @@ def _training(measured: Measured, macs: int, recipe: Recipe, part: str) -> float
     )
     step = _fed(measured, step * recipe.batch_size / batch_size, recipe.batch_size)
     steps = training_steps(parts["train"], recipe.batch_size, recipe.epochs)
-    batch = min(measured.config.search.images_per_batch, parts["rank"])
-    image = measured.evaluation.score / batch + _image_seconds(measured)
-    return steps * step + parts[part] * image
+    return steps * step + parts[part] * (_score(measured) + _image_seconds(measured))
 
 
 def _evaluation(measured: Measured, part: str) -> float:

@@ -32,7 +32,7 @@ def images(tmp_path: Path) -> CachedImages:
 
 def training(images: CachedImages, batch: int, part: Part = WHOLE) -> CachedTraining:
     augment = BatchAugment(AugmentSettings(), (SIDE, SIDE), *PLAIN, CPU)
-    return CachedTraining(images, augment, batch, 3, part, CPU)
+    return CachedTraining(images, augment, batch, 3, part, CPU, squares=SIDE)
 
 
 def numbers(pixels: torch.Tensor) -> list[int]:

@@ -26,7 +26,7 @@ ENTRIES = (
     Entry("skipped", 1, "", "train/y/2.png"),
     Entry("val", 1, "cc", "val/y/1.png"),
 )
-IMAGES = ImageList(("x", "y"), ENTRIES, (Problem("train/y/2.png", "cut off"),), "key", 8)
+IMAGES = ImageList(("x", "y"), ENTRIES, (Problem("train/y/2.png", "cut off"),), "key", 8, 8)
 # What os.fsdecode makes of bytes: any character, and surrogates for what is no UTF-8.
 NAMES = st.binary(min_size=1, max_size=12).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
 

@@ -5,9 +5,13 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from octnas.data.cached import CachedEvaluation, CachedTraining
+from octnas.data.files import FileEvaluation, FileTraining
 from octnas.data.image_list import Entry
 from octnas.data.images import ListedImages, open_images, preparation
 from octnas.data.order import Part
@@ -52,26 +56,59 @@ def test_batches_are_normalised_images(either: ImagesSettings, tmp_path: Path) -
     assert float(raw[7, 0].mean()) == pytest.approx(219.5 / 255, abs=0.02)
 
 
-@pytest.mark.parametrize("side", [8, 10, 12, 16, 20, 40])
-@pytest.mark.parametrize("crop_pct", [0.8, 1.0])
+@pytest.mark.parametrize("resolution", [0, 18, 32])
+@pytest.mark.parametrize("side", [7, 8, 12, 16, 20, 40])
 def test_images_of_other_sizes_than_the_cache_was_made_for(
-    settings: ImagesSettings, tmp_path: Path, side: int, crop_pct: float
+    settings: ImagesSettings, tmp_path: Path, side: int, resolution: int
 ) -> None:
     """Of test sizes, and of plain networks on smaller images."""
-    cached = CacheSettings(enabled=True, folder=str(tmp_path / "cache"))
-    with_cache = replace(settings, cache=cached, crop_pct=crop_pct)
+    cache = CacheSettings(enabled=True, resolution=resolution, folder=str(tmp_path / "cache"))
+    with_cache = replace(settings, cache=cache)
     shape = (3, side, side)
     images = open_images(prepared(with_cache, tmp_path / "data", SIZE), shape)
-    one = prepared(replace(settings, crop_pct=crop_pct), tmp_path / "other", SIZE)
-    for part in ("train", "val"):
-        (found, labels), *_ = images.batches(part, 8)
-        (expected, others), *_ = open_images(one, shape).batches(part, 8)
-        assert found.shape == (8, *shape)
-        assert labels.tolist() == others.tolist()
-        # What is larger than the cache keeps its sharpness: it comes from the files.
-        assert float((found - expected).abs().mean()) < (1e-6 if side > 16 else 0.05)
-    (training, _) = next(iter(images.train_batches(4, 0).epoch(0)))
-    assert training.shape == (4, *shape)
+    other = open_images(prepared(settings, tmp_path / "other", SIZE), shape)
+    assert len(images.batches("val", 8)) == 1
+    training = images.train_batches(4, 0)
+    # What is larger than the cache was made for keeps its sharpness: it comes from the files.
+    assert isinstance(images.batches("val", 8), FileEvaluation if side > 16 else CachedEvaluation)
+    assert isinstance(training, FileTraining if side > 16 else CachedTraining)
+    (found, labels), *_ = images.batches("val", 8)
+    (expected, others), *_ = other.batches("val", 8)
+    assert found.shape == expected.shape == (8, *shape)
+    assert labels.tolist() == others.tolist()
+    assert torch.equal(found, expected) == (side > 16)
+    (pixels, _) = next(iter(training.epoch(0)))
+    assert pixels.shape == (4, *shape)
+
+
+@pytest.mark.parametrize("side", [8, 11, 16])
+def test_smaller_images_are_as_smooth_in_training_as_in_evaluation(
+    root: Path, tmp_path: Path, side: int
+) -> None:
+    """Noise is evened out; merely picking pixels keeps it: three times as much at side 8."""
+    rng = np.random.default_rng(0)
+    for file in sorted(root.rglob("*.jpeg")):
+        noise = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(file, quality=100, subsampling=0)
+    augment = AugmentSettings(scale=1.0, hflip=0)
+    cache = CacheSettings(enabled=True, resolution=32, folder=str(tmp_path / "cache"))
+    settings = ImagesSettings(
+        root=str(root), rank_per_class=3, read_per_class=2, workers=0, cache=cache, augment=augment
+    )
+    data = prepared(settings, tmp_path / "data", (3, 16, 16))
+    images = open_images(data, (3, side, side))
+    (trained, _) = next(iter(images.train_batches(4, 0).epoch(0)))
+    (judged, _) = next(iter(images.batches("val", 4)))
+    assert 0.1 < float(judged.std(dim=3).mean()) < 1
+    assert trained.std(dim=3).mean() < 2.2 * judged.std(dim=3).mean()
+
+
+def test_a_cache_that_is_switched_off_is_not_used(own: ImagesSettings, tmp_path: Path) -> None:
+    """As `octnas bench --data` does, which holds one against the other."""
+    data = prepared(own, tmp_path / "data", SIZE)
+    off = replace(data, settings=replace(own, cache=replace(own.cache, enabled=False)))
+    assert isinstance(open_images(data, SIZE).train_batches(4, 0), CachedTraining)
+    assert isinstance(open_images(off, SIZE).train_batches(4, 0), FileTraining)
 
 
 @pytest.mark.parametrize("crop_pct", [0.8, 1.0, 0.7])

@@ -18,6 +18,9 @@ from torch import Tensor
 
 from octnas.architecture import Architecture
 from octnas.data import sources
+from octnas.data.batches import TrainingBatches
+from octnas.data.cached import CachedTraining
+from octnas.data.files import FileTraining
 from octnas.data.settings import AugmentSettings, CacheSettings, ImagesSettings
 from octnas.errors import DataError, MeasureError, SettingError
 from octnas.measure import data as module
@@ -142,8 +145,18 @@ def test_the_cache_is_built_by_one_look_at_every_image(
         return read(source)
 
     monkeypatch.setattr(sources, "read_rgb", counted)
-    monkeypatch.setattr(module, "_turns", lambda *_: dict.fromkeys(SECONDS, lambda: None))
+    ways: dict[str, TrainingBatches] = {}
+
+    def turns(loaders: Mapping[str, TrainingBatches], *_: object) -> dict[str, Any]:
+        ways.update(loaders)
+        return dict.fromkeys(SECONDS, lambda: None)
+
+    monkeypatch.setattr(module, "_turns", turns)
     measured(replace(images, cache=replace(images.cache, enabled=enabled)))
+    assert {what: type(way) for what, way in ways.items()} == {
+        "files": FileTraining,
+        "cache": CachedTraining,
+    }
     assert len(looks) == 32
     assert set(looks.values()) == {1}
     assert len(list(Path(images.cache.folder).glob("*/pixels.u8"))) == 1
