@@ -20,6 +20,7 @@ from octnas.documents import read_as
 
 SCHEMA = 1
 CONFIDENCE = 0.95
+_TAILS = (50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE))
 _FEWEST = 6  # architectures with an interval; of four, 95 % ones held the truth in 70 % (measured)
 _DIGITS = 12  # of a mean; those beyond depend on the order of the seeds
 Values = np.ndarray[Any, np.dtype[np.float64]]
@@ -70,12 +71,15 @@ class Regret:
         points: the best mean accuracy among them less that of the best-scored, in percent.
         std: of one training over seeds, in percent, pooled over the architectures; None with a
             single seed.
+        low, high: ends of the bootstrap interval of ``points``; None as in `Interval`.
     """
 
     budget: str
     architectures: int
     points: float
     std: float | None
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,8 @@ def statistics(
         of the ground truth; a good score has positive ones), ``tau_macs`` (MACs alone), ``gain``
         (``tau_loss`` less ``tau_macs``), ``partial_loss``, ``partial_top1`` (MACs partialled out),
         ``ceiling``, ``partial_ceiling`` (of the ground truth with itself); and inside the slice
-        of nearly equal MACs ``slice_loss``, ``slice_top1``, ``slice_ceiling``.
+        of nearly equal MACs ``slice_loss``, ``slice_top1``, ``slice_ceiling`` (τ) and
+        ``slice_rho_loss``, ``slice_rho_top1``.
     """
     rng = np.random.default_rng(seed)
     narrow = [entry for entry in ranked if entry.narrow]
@@ -190,12 +195,21 @@ def statistics(
     return found
 
 
-def regrets(ranked: Sequence[Ranked], budgets: Sequence[Budget]) -> tuple[Regret, ...]:
+def regrets(
+    ranked: Sequence[Ranked], budgets: Sequence[Budget], *, resamples: int = 0, seed: int = 0
+) -> tuple[Regret, ...]:
     """The regret of the pick by loss for each budget that admits at least two architectures.
 
     The best is the best of noisy means, so that even the best architecture, picked, may have some.
+
+    Args:
+        ranked: architectures with scores and ground truth.
+        budgets: within which one is picked.
+        resamples: how often those inside a budget are drawn with replacement, for the interval.
+        seed: of these draws.
     """
     found: list[Regret] = []
+    rng = np.random.default_rng(seed)
     spread = np.array([np.var(entry.truth, ddof=1) for entry in ranked if len(entry.truth) > 1])
     std = 100 * float(np.sqrt(spread.mean())) if len(spread) else None
     for budget in budgets:
@@ -204,11 +218,19 @@ def regrets(ranked: Sequence[Ranked], budgets: Sequence[Budget]) -> tuple[Regret
             continue
         inside = [entry for entry in ranked if budget.admits(entry.macs)]
         if len(inside) > 1:
-            pick = min(inside, key=lambda one: (isnan(one.loss), one.loss, one.id))
-            best = max(float(np.mean(entry.truth)) for entry in inside)
-            points = 100 * (best - float(np.mean(pick.truth)))
-            found.append(Regret(budget.name, len(inside), points, std))
+            times = resamples if len(inside) >= _FEWEST else 0
+            rows = (rng.integers(len(inside), size=len(inside)) for _ in range(times))
+            drawn = [_missed([inside[row] for row in some]) for some in rows]
+            ends = np.percentile(drawn, _TAILS).tolist() if drawn else (None, None)
+            found.append(Regret(budget.name, len(inside), _missed(inside), std, *ends))
     return tuple(found)
+
+
+def _missed(inside: Sequence[Ranked]) -> float:
+    """By how many points the pick by loss misses the best one."""
+    pick = min(inside, key=lambda one: (isnan(one.loss), one.loss, one.id))
+    best = max(float(np.mean(entry.truth)) for entry in inside)
+    return 100 * (best - float(np.mean(pick.truth)))
 
 
 @dataclass(frozen=True)
@@ -257,6 +279,8 @@ def _inside(table: _Table) -> dict[str, float]:
         "slice_loss": kendall(table.loss, mean),
         "slice_top1": kendall(table.top1, mean),
         "slice_ceiling": noise_ceiling(table.truth),
+        "slice_rho_loss": spearman(table.loss, mean),
+        "slice_rho_top1": spearman(table.top1, mean),
     }
 
 
@@ -272,12 +296,11 @@ def _bootstrap(
     times = resamples if len(ranked) >= _FEWEST else 0
     rows = (rng.integers(len(ranked), size=len(ranked)) for _ in range(times))
     drawn = [figures(table.take(row)) for row in rows if len(set(row)) > 1]
-    tail = 100 * (1 - CONFIDENCE) / 2
     found = {}
     for name in value:
         several = np.array([figure[name] for figure in drawn])
         several = several[np.isfinite(several)]
-        ends = np.percentile(several, [tail, 100 - tail]) if len(several) else (np.nan, np.nan)
+        ends = np.percentile(several, _TAILS) if len(several) else (np.nan, np.nan)
         found[name] = Interval(*(_defined(float(one)) for one in (value[name], *ends)))
     return found
 

@@ -94,7 +94,7 @@ def _ranking(run: Run, score: Score, seconds: float) -> Ranking:
     return Ranking(
         tuple(ranked),
         statistics(ranked, resamples=settings.resamples, seed=settings.seed),
-        regrets(ranked, run.budgets),
+        regrets(ranked, run.budgets, resamples=settings.resamples, seed=settings.seed),
         {"score": seconds, "scoring": scoring, "truth": trained},
         settings.recipe.epochs,
     )

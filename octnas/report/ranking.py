@@ -31,6 +31,8 @@ _ROWS = (
     ("partial_top1", "partial τ of the accuracy, MACs taken out"),
     ("slice_loss", "τ of the loss at nearly equal MACs"),
     ("slice_top1", "τ of the accuracy at nearly equal MACs"),
+    ("slice_rho_loss", "Spearman’s ρ of the loss at nearly equal MACs"),
+    ("slice_rho_top1", "Spearman’s ρ of the accuracy at nearly equal MACs"),
     ("ceiling", "noise ceiling: τ between halves of the seeds"),
     ("partial_ceiling", "noise ceiling of the partial τ"),
     ("slice_ceiling", "noise ceiling at nearly equal MACs"),
@@ -46,8 +48,10 @@ def ranking_rows(ranking: Ranking) -> list[tuple[str, str, str]]:
     ]
     for regret in ranking.regrets:
         of = f"regret, {regret.budget} (of {plural(regret.architectures, 'architecture')})"
+        ends = _interval(Interval(regret.points, regret.low, regret.high))
         noise = "" if regret.std is None else f"one seed’s std: {regret.std:.2f} points"
-        found.append((of, f"{regret.points:.2f} points", noise))
+        notes = "; ".join(filter(None, (ends, noise)))
+        found.append((of, f"{regret.points:.2f} points", notes))
     return found
 
 
@@ -66,7 +70,7 @@ def write_ranking_csv(rankings: Mapping[str, Ranking], path: Path) -> None:
             writer.writerow((source, name, one.value, one.low, one.high, None))
         for regret in ranking.regrets:
             name = f"regret_points/{regret.budget}"
-            writer.writerow((source, name, regret.points, None, None, regret.std))
+            writer.writerow((source, name, regret.points, regret.low, regret.high, regret.std))
     write_text(path, text.getvalue())
 
 
