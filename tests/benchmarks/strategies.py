@@ -18,7 +18,7 @@ from octnas.cli.progress import RichProgress
 from octnas.pipeline.opening import open_run
 from octnas.pipeline.rank import read_rankings
 from octnas.pipeline.stages import run_stages
-from octnas.ranking import Ranking
+from octnas.ranking import Interval, Ranking
 
 # Overrides of each strategy, and by how much it needs fewer epochs for the same compute.
 STRATEGIES: Mapping[str, tuple[Sequence[str], int]] = {
@@ -26,18 +26,19 @@ STRATEGIES: Mapping[str, tuple[Sequence[str], int]] = {
     "by MACs": (("sampling=by_macs", "by_role=false"), 1),
     "uniform, by role": (("sampling=uniform",), 1),
     "by MACs, by role": (("sampling=by_macs",), 1),
+    "learnable, by role": (("sampling=learnable",), 1),
     "sandwich": (("sampling=sandwich", "by_role=false"), 4),
     "sandwich, by role": (("sampling=sandwich",), 4),
     "sandwich, by role, labels": (("sampling=sandwich", "teacher=none"), 4),
     "sandwich, by role, taught by α .25": (("sampling=sandwich", "teacher=0.25"), 5),
 }
 COLUMNS = (
-    ("tau_loss", "τ"),
-    ("gain", "τ less MACs'"),
-    ("partial_loss", "partial τ"),
-    ("slice_loss", "slice τ"),
+    ("tau_loss", "τ", False),
+    ("gain", "less that of MACs (95 %)", True),
+    ("partial_loss", "partial τ", False),
+    ("slice_loss", "τ at nearly equal MACs", False),
 )
-SHARED = (("ceiling", "ceiling"), ("partial_ceiling", "partial"), ("slice_ceiling", "slice"))
+SHARED = (("ceiling", "all"), ("partial_ceiling", "partial"), ("slice_ceiling", "nearly equal"))
 
 
 def main() -> None:
@@ -75,32 +76,44 @@ def _rank(args: argparse.Namespace, name: str, seed: int) -> Mapping[str, Rankin
 
 
 def _print(rows: Mapping[str, Sequence[Mapping[str, Ranking]]]) -> None:
-    heads = [head for _, head in COLUMNS]
+    heads = [head for _, head, _ in COLUMNS]
     print("\n| strategy | source | " + " | ".join(heads) + " | regret, points | seconds |")
     print("|---" * (len(heads) + 4) + "|")
     for name, rankings in rows.items():
         for source in rankings[0]:
             _print_row(name, source, [found[source] for found in rankings])
     one = next(iter(rows.values()))[0]["supernet"]
-    shared = [f"{head} {_value(one, key):.2f}" for key, head in SHARED]
-    print(f"\nMACs alone: τ {_value(one, 'tau_macs'):.2f}; noise ceilings: {', '.join(shared)}\n")
+    shared = [f"{head} {_number(one.statistics[key].value)}" for key, head in SHARED]
+    print(f"\nMACs alone: τ {_number(one.statistics['tau_macs'].value)}")
+    print(f"Noise ceilings: {', '.join(shared)}")
+    inside = (f"{regret.architectures} inside {regret.budget}" for regret in one.regrets)
+    print(f"Architectures: {len(one.architectures)}, {', '.join(inside)}")
+    print(f"Standard deviation of one training, points: {_number(one.regrets[0].std)}\n")
 
 
 def _print_row(name: str, source: str, found: Sequence[Ranking]) -> None:
+    """Values by seed; regrets by budget, then by seed."""
     cells = []
-    for key, _ in COLUMNS:
-        values = [_value(ranking, key) for ranking in found]
-        several = " (" + ", ".join(f"{value:.2f}" for value in values) + ")"
-        cells.append(f"{fmean(values):.2f}{several if len(values) > 1 else ''}")
+    for key, _, ends in COLUMNS:
+        several = [ranking.statistics[key] for ranking in found]
+        cells.append(
+            ", ".join(_number(one.value) + (_ends(one) if ends else "") for one in several)
+        )
     budgets = zip(*(ranking.regrets for ranking in found), strict=True)
-    regret = ", ".join(f"{fmean(one.points for one in budget):.1f}" for budget in budgets)
+    cells.append(" / ".join(", ".join(f"{one.points:.1f}" for one in budget) for budget in budgets))
     seconds = fmean(ranking.seconds["score"] for ranking in found)
-    print(f"| {name} | {source} | {' | '.join(cells)} | {regret} | {seconds:.0f} |")
+    print(f"| {name} | {source} | {' | '.join(cells)} | {seconds:.0f} |")
 
 
-def _value(ranking: Ranking, key: str) -> float:
-    value = ranking.statistics[key].value
-    return float("nan") if value is None else value
+def _ends(one: Interval) -> str:
+    return "" if one.low is None else f" ({_number(one.low)}–{_number(one.high)})"
+
+
+def _number(value: float | None) -> str:
+    """As papers write it, without the zero in front."""
+    if value is None:
+        return "undefined"
+    return f"{round(value, 2) or 0.0:.2f}".replace("0.", ".", abs(value) < 1).replace("-", "−")
 
 
 if __name__ == "__main__":
