@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from octnas.documents import read_as
+from octnas.errors import require
 from octnas.front import Candidate
 from octnas.pipeline.opening import Run
 from octnas.pipeline.records import PARENT, begin_tracking
@@ -41,11 +42,14 @@ def proxies(run: Run) -> None:
     """Train a design of architectures for a few epochs each; what is on disk stays."""
     settings, directory = run.config.proxies, run.directory_of("proxies")
     folder = directory.stage("proxies")
+    design = proxy_design(run.levels, settings.architectures, settings.seed)
+    with run.settings_of(KEY):
+        allowed = "two or more, of a search space that holds as many"
+        require(len(design) > 1, "architectures", len(design), allowed)
     directory.begin("proxies", run.fingerprint("proxies"))
     begin_tracking(run)
     run.tracker.start(KEY, "proxies", params=flatten(settings, KEY), parent=PARENT)
     begin = trained_supernet(run) if settings.weights == "supernet" else None
-    design = proxy_design(run.levels, settings.architectures, settings.seed)
     trainings = []
     for alphas in design:
         architecture = run.space.architecture(alphas)

@@ -23,7 +23,7 @@ from octnas.training.fit import CHECKPOINTS_FOLDER, WEIGHTS_FILE
 from octnas.training.launch import launch
 from octnas.training.loop import Log, check_recipe
 from octnas.training.scoring import Scorer, make_scorer
-from octnas.training.supernet import train_supernet
+from octnas.training.supernet import check_supernet, train_supernet
 from octnas.training.together import (
     SupernetJob,
     read_result,
@@ -92,6 +92,8 @@ def _train(run: Run, images: Images, device: torch.device) -> list[dict[str, flo
             done = number + 1
 
         if config.supernet.workers > 1:
+            # Here, in one line: each of them would be started again and again.
+            check_supernet(run.space, config.supernet)
             # Now: what those processes tell arrives later than their first checkpoint.
             _begin(run)
             history = _train_together(run, log, on_step)

@@ -32,6 +32,8 @@ from octnas.training.step import Step
 
 # Streams of random numbers of one step.
 _WEIGHTS, _LOGITS, _EXPLORES = 0, 1, 2
+# Draws of a rank, of which it takes one.
+_TRIES = 8
 
 
 class Learner:
@@ -178,7 +180,16 @@ class LearnableSteps:
         chance = np.random.default_rng((self._seed, step.number, _EXPLORES)).random()
         if chance < self._settings.explore:
             return self._explore(step.number)
-        rng = np.random.default_rng((self._seed, step.number, _WEIGHTS, step.rank))
+        first = self._drawn(learner, step.number, 0)
+        if not step.rank:
+            return first
+        # The one of about the MACs of rank 0's, so that no rank waits for another.
+        macs = self._space.cost(first).macs
+        several = [self._drawn(learner, step.number, step.rank, n) for n in range(_TRIES)]
+        return min(several, key=lambda alphas: abs(self._space.cost(alphas).macs - macs))
+
+    def _drawn(self, learner: Learner, number: int, *stream: int) -> Mapping[str, float]:
+        rng = np.random.default_rng((self._seed, number, _WEIGHTS, *stream))
         return draw(self._space, learner.probabilities, rng)
 
     def _learn(self, learner: Learner, step: Step) -> None:

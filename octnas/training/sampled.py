@@ -85,6 +85,8 @@ def sandwich(
         drawn = [draw(step.number * samples + index) for index in range(samples)]
         share = 1 / (1 + len(fixed) + samples)
         targets = _targets(step, original)
+        if not fixed and not drawn:
+            return _train(supernet, limit(first, step.number), step, targets)[0]
         *others, last = (limit(alphas, step.number) for alphas in (*fixed, *drawn))
         with step.alone():
             total, logits = _train(supernet, limit(first, step.number), step, targets, share)
@@ -197,10 +199,10 @@ def architecture_draw(
     if settings.sampling == "uniform":
 
         def evenly(number: int) -> dict[str, float]:
-            rng = np.random.default_rng((seed, number, rank))
+            rng = np.random.default_rng((seed, number, 0))
             return {site.name: float(rng.choice(site.choices)) for site in space.sites}
 
-        return evenly
+        return _of_equal_macs(space, evenly, seed, rank) if rank else evenly
     levels = CostLevels(space)
     low, high = (round(share * space.vanilla_macs) for share in settings.macs)
     # Now, and not after an hour.
@@ -219,3 +221,15 @@ def architecture_draw(
         return levels.sample(rng, low, high, costs=costs)
 
     return by_macs
+
+
+def _of_equal_macs(space: SearchSpace, first: Draw, seed: int, rank: int) -> Draw:
+    """Draws evenly among the architectures of about the MACs that another draw has."""
+    levels = CostLevels(space)
+
+    def draw(number: int) -> dict[str, float]:
+        macs = space.cost(first(number)).macs
+        rng = np.random.default_rng((_ARCHITECTURE, seed, number, rank))
+        return levels.sample(rng, macs - levels.width, macs + levels.width, by_count=True)
+
+    return draw

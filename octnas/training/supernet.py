@@ -55,9 +55,9 @@ def train_supernet(
         The supernet, on ``device``, and its history per epoch.
 
     Raises:
-        SettingError: no architecture lies in the range of MACs that is to be sampled, or the
-            weights to begin with cannot be had.
+        SettingError: see `check_supernet`.
     """
+    _check_sites(space, settings)
     supernet = build_supernet(space, seed=seed, by_role=settings.by_role, weights=settings.weights)
     batches = images.train_batches(settings.recipe.batch_size, seed, ranks.part)
     learned, total = None, settings.recipe.epochs * len(batches)
@@ -103,6 +103,30 @@ def train_supernet(
     if learned is not None and on_learned is not None:
         on_learned(learned.probabilities)
     return supernet, history
+
+
+def check_supernet(space: SearchSpace, settings: SupernetSettings) -> None:
+    """Refuse settings that no training can begin with, for who starts processes that would.
+
+    Args:
+        space: what is sampled from.
+        settings: sampling, teacher and weights.
+
+    Raises:
+        SettingError: no architecture lies in the range of MACs that is to be sampled, the weights
+            to begin with cannot be had or cannot teach, or there is nothing to learn.
+    """
+    _check_sites(space, settings)
+    architecture_draw(space, settings, seed=0)
+    if settings.weights:
+        build_supernet(space, seed=0, by_role=settings.by_role, weights=settings.weights)
+    _original(space, settings, torch.device("cpu"))
+
+
+def _check_sites(space: SearchSpace, settings: SupernetSettings) -> None:
+    learns = settings.sampling == "learnable"
+    allowed = "another one: no site of this search space has two choices"
+    require(not learns or bool(space.searchable), "sampling", settings.sampling, allowed)
 
 
 def _original(

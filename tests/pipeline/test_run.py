@@ -7,6 +7,7 @@ import timm
 import torch
 
 import octnas
+import octnas.pipeline.supernet as module
 from octnas.errors import BudgetError, ConfigError, RunDirectoryError, SearchError
 from octnas.front import Front, best_under
 from octnas.pipeline.opening import open_run
@@ -113,6 +114,33 @@ def test_a_run_directory_can_be_opened_by_itself(finished: Path) -> None:
 
 def test_how_a_result_is_computed_may_change(finished: Path) -> None:
     open_tiny(finished, "retrain.workers=2", "search.executor=ray", "device=cpu")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (("supernet.macs=[0, 0.1]",), r"supernet\.macs: found \(0\.0, 0\.1\), allowed: a range"),
+        (
+            ("supernet.sampling=learnable", "space.alphas=[0.5]"),
+            r"supernet\.sampling: found 'learnable', allowed: another one: no site",
+        ),
+    ],
+)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_no_training_can_begin_with_is_one_line_and_can_be_mended(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: int,
+    wrong: tuple[str, ...],
+    message: str,
+) -> None:
+    """Also by several processes, each of which would find it out and be started again."""
+    monkeypatch.setattr(module, "launch", lambda *_, **__: pytest.fail("processes were started"))
+    run = open_tiny(tmp_path, "tracking.enabled=false", f"supernet.workers={workers}", *wrong)
+    with pytest.raises(ConfigError, match=message) as caught:
+        run_stages(run, ("supernet",))
+    assert len(str(caught.value).splitlines()) == 1
+    assert run.directory.marker("supernet") is None
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,27 @@ def test_a_share_of_the_steps_explores(
     assert found / 200 == pytest.approx(share, abs=0.1)
 
 
+def test_ranks_draw_different_architectures_of_about_one_cost(
+    digit_space: SearchSpace, few_digits: DigitImages
+) -> None:
+    """Of what the distribution holds, whose MACs spread by a fifth."""
+    _, steps = make(digit_space, few_digits, replace(QUICK, explore=0.0))
+    some, labels = next(few_digits.train_batches(16, 0).epoch(0))
+    costs, different = [], 0
+    for number in range(100):
+        drawn = [
+            steps._draw(
+                steps.learners[1], Step(number, some, labels, nn.Identity(), F.cross_entropy, rank)
+            )
+            for rank in range(3)
+        ]
+        costs.append([digit_space.cost(alphas).macs for alphas in drawn])
+        different += len({tuple(alphas.values()) for alphas in drawn})
+    assert different > 250
+    among = np.std(costs, axis=1).mean() / np.std(costs)
+    assert among < 0.4
+
+
 def test_weights_and_logits_learn_from_disjoint_parts(
     digit_space: SearchSpace, few_digits: DigitImages
 ) -> None:

@@ -189,7 +189,7 @@ SAMPLINGS = [
     SupernetSettings(sampling="uniform", by_role=False),
     SupernetSettings(sampling="by_macs", by_role=True),
     SupernetSettings(sampling="sandwich", samples=1, by_role=True),
-    SupernetSettings(sampling="learnable", by_role=False),
+    SupernetSettings(sampling="learnable", by_role=True),
 ]
 
 
