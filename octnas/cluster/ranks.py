@@ -1,18 +1,25 @@
 """Processes of a running Ray that train one network together."""
 
+import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayError
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from octnas.cluster.evaluation import one_line
-from octnas.cluster.tasks import call
+from octnas.cluster.interfaces import interface_of
 from octnas.errors import ClusterError, OctnasError
 
 Job = TypeVar("Job")
+
+# Seconds that a cluster has to make room for all ranks, or to grow.
+_ROOM = 120.0
 
 
 def run_ranks(
@@ -24,9 +31,10 @@ def run_ranks(
     folder: Path,
     gpus: float = 0,
 ) -> None:
-    """Call a function in several workers at once, and wait for all.
+    """Call a function in several workers at once, on any nodes of the cluster, and wait for all.
 
-    If one fails or dies, the others are ended and all are started again.
+    Room is kept for all of them before the first begins. If one fails or dies, the others are ended
+    and all are started again.
 
     Args:
         function: called with the job, the rank, the number of ranks, and the path of a file in
@@ -39,27 +47,64 @@ def run_ranks(
 
     Raises:
         OctnasError: what the function raised, if it is one; it is not tried again then.
-        ClusterError: they failed more often than that; with the reason of the first.
+        ClusterError: they failed more often than that, with the reason of the first; or there is
+            no room for all of them.
     """
     if not ray.is_initialized():
         raise ClusterError("Ray does not run; use octnas.cluster.join.ray_cluster")
-    task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(call)
     folder.mkdir(parents=True, exist_ok=True)
     reason = ""
-    for _ in range(restarts + 1):
-        # Another file for every attempt: what those that died have left in it misleads the next.
-        meeting = folder / f"meeting-{uuid.uuid4().hex}"
-        ranks = [task.remote(function, job, rank, workers, str(meeting)) for rank in range(workers)]
-        try:
-            reason = _wait(ranks)
-        finally:
-            meeting.unlink(missing_ok=True)
-        if not reason:
-            return
+    with _room(workers, gpus) as room:
+        task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0, scheduling_strategy=room)(
+            _on_its_node
+        )
+        for _ in range(restarts + 1):
+            # Another file for every attempt: what those that died have left in it misleads others.
+            meeting = folder / f"meeting-{uuid.uuid4().hex}"
+            ranks = [
+                task.remote(function, job, rank, workers, str(meeting)) for rank in range(workers)
+            ]
+            try:
+                reason = _wait(ranks)
+            finally:
+                meeting.unlink(missing_ok=True)
+            if not reason:
+                return
     raise ClusterError(
         f"a worker of the training failed ({reason}); the same command goes on from the last "
         "checkpoint"
     )
+
+
+@contextmanager
+def _room(workers: int, gpus: float) -> Iterator[PlacementGroupSchedulingStrategy]:
+    """Room for all ranks, close together; some would begin without the others, and wait for them.
+
+    Raises:
+        ClusterError: there is none.
+    """
+    bundle = {"CPU": 1.0} | ({"GPU": gpus} if gpus else {})
+    group: Any = placement_group([bundle] * workers, strategy="PACK")
+    try:
+        if not group.wait(timeout_seconds=_ROOM):
+            there = ray.cluster_resources()
+            raise ClusterError(
+                f"supernet.workers: found {workers}, each with a CPU and {gpus:g} GPUs, but the "
+                f"cluster has {there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs, and "
+                f"had no room for all of them within {_ROOM:.0f} s"
+            )
+        yield PlacementGroupSchedulingStrategy(group)
+    finally:
+        remove_placement_group(group)
+
+
+def _on_its_node(
+    function: Callable[[Job, int, int, str], None], job: Job, rank: int, workers: int, meeting: str
+) -> None:
+    """Call the function where Gloo listens on the interface by which other nodes know this one."""
+    if name := interface_of(ray.util.get_node_ip_address()):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+    function(job, rank, workers, meeting)
 
 
 def _wait(ranks: list[Any]) -> str:

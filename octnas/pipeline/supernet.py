@@ -54,7 +54,8 @@ def supernet(run: Run) -> None:
         weights = config.supernet.weights
         fits = not weights or config.space.stride_mode == "timm"
         require(fits, "weights", weights, "empty, or with space.stride_mode: timm")
-        check_workers(config.supernet.workers, device)
+        if config.supernet.executor == "local":
+            check_workers(config.supernet.workers, device)
     begin_tracking(run)
     params, anew = flatten(config.supernet, KEY), run.directory.marker("supernet") is None
     run.tracker.start(KEY, "supernet", params=params, parent=PARENT, again=anew)

@@ -106,9 +106,10 @@ def joined(device: str, *, rank: int, ranks: int, meeting: str) -> Iterator[Rank
     """
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if cuda:
-        # All ranks are on this machine.
+        # Ray shows a rank no GPU but its own; otherwise all ranks are on this machine.
         torch.cuda.set_device(rank % torch.cuda.device_count())
-    # Gloo would look the machine's name up and listen on that address; all ranks are on this one.
+    # Gloo would look the machine's name up and listen on that address. Unless who starts the ranks
+    # says otherwise, all of them are on this machine.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
     # Not as a URL, which would end at a # or ? in the name of a folder.
     store = dist.FileStore(meeting, ranks)  # type: ignore[attr-defined]

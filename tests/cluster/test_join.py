@@ -32,6 +32,8 @@ def test_a_node_that_dies_loses_no_result(tmp_path: Path) -> None:
         program = ("-m", "tests.cluster.two_nodes", str(result))
         assert packets_sent(program, tmp_path, environment) == 0
     found = json.loads(result.read_text())
+    assert [one["mean"] for one in found["ranks"]] == [1.5] * 4
+    assert sorted(Counter(one["node"] for one in found["ranks"]).values()) == [2, 2]
     told = {int(number): outcome for number, outcome in found["told"].items()}
     assert {number: one["loss"] for number, one in told.items()} == {n: n / 8 for n in range(16)}
     assert {one["gpu"] for one in told.values()} == {0.5}

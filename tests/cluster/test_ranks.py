@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from octnas.cluster.interfaces import interface_of
 from octnas.cluster.ranks import run_ranks
 from octnas.cluster.start import local_cluster
 from octnas.errors import ClusterError, DataError
@@ -39,8 +40,24 @@ def test_needs_ray(tmp_path: Path) -> None:
         run_ranks(meet, tmp_path, workers=2, restarts=0, folder=tmp_path)
 
 
+def test_the_interface_of_an_address() -> None:
+    assert interface_of("127.0.0.1") == "lo"
+    assert interface_of("203.0.113.7") == ""
+
+
 @pytest.mark.usefixtures("cluster")
 class TestRanks:
+    def test_more_than_the_cluster_has_room_for(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Not some of them, which would wait for the others for ever; and room is left again."""
+        monkeypatch.setattr("octnas.cluster.ranks._ROOM", 1.0)
+        with pytest.raises(ClusterError, match=r"workers: found 3, .* the cluster has 2 CPUs"):
+            run_ranks(meet, tmp_path, workers=3, restarts=0, folder=tmp_path)
+        assert not list(tmp_path.glob("[012]"))
+        run_ranks(meet, tmp_path, workers=2, restarts=0, folder=tmp_path / "meeting")
+        assert (tmp_path / "0").read_text() == EXPECTED
+
     def test_they_meet(self, tmp_path: Path) -> None:
         run_ranks(meet, tmp_path, workers=2, restarts=0, folder=tmp_path / "meeting")
         assert [(tmp_path / rank).read_text() for rank in "01"] == [EXPECTED] * 2

@@ -1,9 +1,10 @@
-"""A cluster of two nodes, of which one dies in the middle of a search; see `test_join`.
+"""A cluster of two nodes: ranks of one training on both; one dies in a search. See `test_join`.
 
     python -m tests.cluster.two_nodes RESULT
 
 Writes to the file ``RESULT`` what the driver was told, on which node and which share of a GPU each
-candidate was evaluated, and the CPUs of the cluster after the search has left it.
+candidate was evaluated, and the CPUs of the cluster after the search has left it; and before that,
+the mean of the ranks' numbers and on which nodes they were.
 """
 
 import json
@@ -16,11 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from octnas.cluster.evaluation import Evaluate
 from octnas.cluster.join import ray_cluster
+from octnas.cluster.ranks import run_ranks
 from octnas.cluster.settings import RaySettings
 from octnas.cluster.start import LOOPBACK
 from octnas.cluster.tune import run_with_tune
+from octnas.training.ranks import joined
 from tests.cluster.batches import Batches
 
 DIES_AFTER = 6
@@ -39,17 +44,32 @@ class Deadly(Batches):
             self.end()
 
 
+def this_node() -> int:
+    """A number of the node that a worker is on."""
+    import ray
+
+    ports = {node["NodeID"]: int(node["NodeManagerPort"]) for node in ray.nodes()}
+    return ports[ray.get_runtime_context().get_node_id()]
+
+
 def make_evaluate() -> Evaluate:
     import ray
 
     def evaluate(alphas: Mapping[str, float], _: float = 0) -> Mapping[str, float]:
         time.sleep(0.5)
-        context = ray.get_runtime_context()
-        ports = {node["NodeID"]: node["NodeManagerPort"] for node in ray.nodes()}
-        share = context.get_assigned_resources().get("GPU", 0.0)
-        return {"loss": alphas["stem"], "node": ports[context.get_node_id()], "gpu": share}
+        share = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
+        return {"loss": alphas["stem"], "node": this_node(), "gpu": share}
 
     return evaluate
+
+
+def meet(folder: Path, rank: int, ranks: int, meeting: str) -> None:
+    """Write the mean of the ranks' numbers, and where this one is."""
+    with joined("cpu", rank=rank, ranks=ranks, meeting=meeting) as together:
+        mean = torch.tensor([float(rank)])
+        together.average(mean)
+        found = {"mean": mean.item(), "node": this_node()}
+        (folder / f"{rank}.json").write_text(json.dumps(found))
 
 
 @contextmanager
@@ -73,6 +93,11 @@ def two_nodes(folder: Path) -> Iterator[Callable[[], None]]:
 def main(result: Path) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         with two_nodes(Path(folder)) as end, tempfile.TemporaryDirectory() as work:
+            met = Path(work) / "met"
+            met.mkdir()
+            with ray_cluster(4, RaySettings(address="auto")):
+                run_ranks(meet, met, workers=4, restarts=0, folder=Path(work) / "meeting")
+            ranks = [json.loads(path.read_text()) for path in sorted(met.iterdir())]
             driver = Deadly(end)
             with ray_cluster(4, RaySettings(address="auto", gpus=0.5)):
                 run_with_tune(
@@ -82,7 +107,7 @@ def main(result: Path) -> None:
                 import ray
 
                 left = ray.cluster_resources()["CPU"]
-        result.write_text(json.dumps({"told": driver.told, "cpus": left}))
+        result.write_text(json.dumps({"ranks": ranks, "told": driver.told, "cpus": left}))
 
 
 if __name__ == "__main__":
