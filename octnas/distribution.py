@@ -135,12 +135,18 @@ def most_probable(
         (site.name,): np.array([_log(share) for share in probabilities.get(site.name, (1.0,))])
         for site in levels.space.sites
     }
-    likeliest = {
-        site.name: site.choices[int(np.argmax(scores[site.name,]))] for site in levels.space.sites
-    }
-    if budget.admits(levels.space.cost(likeliest).macs):
-        return likeliest
+    first = likeliest(levels.space, probabilities)
+    if budget.admits(levels.space.cost(first).macs):
+        return first
     return best_within(levels, scores, budget.min_macs, budget.max_macs)
+
+
+def likeliest(space: SearchSpace, probabilities: Probabilities) -> dict[str, float]:
+    """The most probable architecture of all; it may be beyond the budget of its distribution."""
+    return {
+        site.name: site.choices[int(np.argmax(probabilities.get(site.name, (1.0,))))]
+        for site in space.sites
+    }
 
 
 def _log(share: float) -> float:

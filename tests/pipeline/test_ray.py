@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from octnas.looks import LOOKS_FILE, count_looks
 from octnas.pipeline.controls import plan
@@ -13,6 +15,7 @@ from octnas.pipeline.records import read_candidates, read_chosen, read_results
 from octnas.pipeline.retrain import STOPPED_FILE
 from octnas.pipeline.stages import run_stages
 from octnas.results import FRONT
+from octnas.training.fit import WEIGHTS_FILE
 from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
 
 
@@ -22,6 +25,19 @@ def test_ray_gives_the_candidates_that_this_process_gives(finished: Path, tmp_pa
     here = open_tiny(finished)
     assert read_candidates(run) == read_candidates(here)
     assert read_chosen(run) == read_chosen(here)
+
+
+@pytest.mark.slow
+def test_rays_workers_train_the_supernet_that_processes_of_this_machine_do(tmp_path: Path) -> None:
+    weights = []
+    for executor in ("local", "ray"):
+        together = ("supernet.workers=2", f"supernet.executor={executor}")
+        run = open_tiny(tmp_path / executor, "tracking.enabled=false", "device=cpu", *together)
+        run_stages(run, ("supernet",))
+        weights.append(load_file(run.directory.stage("supernet") / WEIGHTS_FILE))
+    assert weights[0].keys() == weights[1].keys()
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
 
 
 @pytest.mark.slow
