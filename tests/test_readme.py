@@ -1,5 +1,6 @@
 """What the README shows is what runs."""
 
+import csv
 import re
 import shlex
 import sys
@@ -11,7 +12,8 @@ from typer.main import get_command
 import octnas
 from octnas.cli.main import app, main
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 
 
 def blocks() -> list[str]:
@@ -116,3 +118,22 @@ def test_every_make_target_exists() -> None:
     texts = README + (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
     for target in set(re.findall(r"(?:^|`)make ([a-z-]+)", texts, flags=re.MULTILINE)):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_the_results_are_those_of_the_example() -> None:
+    """Every "mean ± deviation (M MACs)" of the table is a row of its file."""
+    section = README.partition("### Tiny-ImageNet")[2]
+    section = section.partition("\n## ")[0]
+    told = set(re.findall(r"([\d.]+) ± ([\d.]+)\*{0,2} \(([\d.]+) M\)", section))
+    with (ROOT / "runs/examples/tiny-imagenet-16/networks.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    known = {
+        (
+            f"{float(row['val_top1_mean_percent']):.1f}",
+            f"{float(row['val_top1_std_points']):.1f}",
+            f"{int(row['macs']) / 1e6:.3f}",
+        )
+        for row in rows
+    }
+    assert len(told) == 12
+    assert told <= known
