@@ -5,6 +5,8 @@ import socket
 import struct
 import sys
 
+from octnas.cluster.start import LOOPBACK
+
 # Of Linux: the IPv4 address of an interface; its name, then 24 bytes for the answer.
 _SIOCGIFADDR = 0x8915
 _NAME, _ADDRESS = 15, slice(20, 24)
@@ -17,7 +19,7 @@ def interface_of(address: str) -> str:
         address: such as ``"127.0.0.1"``.
     """
     if sys.platform != "linux":
-        return ""
+        return "lo0" if address == LOOPBACK else ""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
         for _, name in socket.if_nameindex():
             request = struct.pack("256s", name.encode()[:_NAME])

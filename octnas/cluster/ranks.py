@@ -1,15 +1,16 @@
 """Processes of a running Ray that train one network together."""
 
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayError
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from octnas.cluster.evaluation import one_line
@@ -55,10 +56,15 @@ def run_ranks(
     folder.mkdir(parents=True, exist_ok=True)
     reason = ""
     with _room(workers, gpus) as room:
-        task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0, scheduling_strategy=room)(
-            _on_its_node
-        )
+        task: Any = ray.remote(
+            num_cpus=1,
+            num_gpus=gpus,
+            max_retries=0,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(room),
+        )(_on_its_node)
         for _ in range(restarts + 1):
+            # Every time: a node may have died, and its share be looked for elsewhere.
+            _wait_for(room, workers, gpus)
             # Another file for every attempt: what those that died have left in it misleads others.
             meeting = folder / f"meeting-{uuid.uuid4().hex}"
             ranks = [
@@ -77,33 +83,52 @@ def run_ranks(
 
 
 @contextmanager
-def _room(workers: int, gpus: float) -> Iterator[PlacementGroupSchedulingStrategy]:
-    """Room for all ranks, close together; some would begin without the others, and wait for them.
+def _room(workers: int, gpus: float) -> Iterator[PlacementGroup]:
+    """Room that is asked for all ranks together, close to each other, and given back."""
+    bundle = {"CPU": 1.0} | ({"GPU": gpus} if gpus else {})
+    group = placement_group([bundle] * workers, strategy="PACK")
+    try:
+        yield group
+    finally:
+        # Where Ray has gone, so has the room.
+        with suppress(RayError, OSError):
+            remove_placement_group(group)
+
+
+def _wait_for(room: PlacementGroup, workers: int, gpus: float) -> None:
+    """Wait until there is room for all: some ranks would begin, and wait for the others.
 
     Raises:
         ClusterError: there is none.
     """
-    bundle = {"CPU": 1.0} | ({"GPU": gpus} if gpus else {})
-    group: Any = placement_group([bundle] * workers, strategy="PACK")
-    try:
-        if not group.wait(timeout_seconds=_ROOM):
+    end = time.monotonic() + _ROOM
+    # In short turns, between which signals are heard.
+    while not room.wait(timeout_seconds=1):
+        if time.monotonic() > end:
             there = ray.cluster_resources()
             raise ClusterError(
                 f"supernet.workers: found {workers}, each with a CPU and {gpus:g} GPUs, but the "
                 f"cluster has {there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs, and "
                 f"had no room for all of them within {_ROOM:.0f} s"
             )
-        yield PlacementGroupSchedulingStrategy(group)
-    finally:
-        remove_placement_group(group)
 
 
 def _on_its_node(
     function: Callable[[Job, int, int, str], None], job: Job, rank: int, workers: int, meeting: str
 ) -> None:
-    """Call the function where Gloo listens on the interface by which other nodes know this one."""
-    if name := interface_of(ray.util.get_node_ip_address()):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+    """Call the function where Gloo listens on the interface by which other nodes know this one.
+
+    Raises:
+        ClusterError: it has none that could be found.
+    """
+    if "GLOO_SOCKET_IFNAME" not in os.environ:
+        address = ray.util.get_node_ip_address()
+        if not (name := interface_of(address)):
+            raise ClusterError(
+                f"{address}: no network interface of this node has that address, by which others "
+                "know it; set GLOO_SOCKET_IFNAME to the name of one where Ray is started"
+            )
+        os.environ["GLOO_SOCKET_IFNAME"] = name
     function(job, rank, workers, meeting)
 
 

@@ -54,8 +54,13 @@ def supernet(run: Run) -> None:
         weights = config.supernet.weights
         fits = not weights or config.space.stride_mode == "timm"
         require(fits, "weights", weights, "empty, or with space.stride_mode: timm")
-        if config.supernet.executor == "local":
+        anywhere = config.supernet.executor == "ray" and bool(config.ray.address)
+        if not anywhere:
             check_workers(config.supernet.workers, device)
+    with run.settings_of("ray"):
+        shared = device.type == "cuda" and config.supernet.workers > 1 and config.ray.gpus < 1
+        allowed = "1 or more with several workers for a supernet, of which each needs its own"
+        require(not (anywhere and shared), "gpus", config.ray.gpus, allowed)
     begin_tracking(run)
     params, anew = flatten(config.supernet, KEY), run.directory.marker("supernet") is None
     run.tracker.start(KEY, "supernet", params=params, parent=PARENT, again=anew)

@@ -27,13 +27,12 @@ from octnas.distribution import Probabilities, draw, expected_macs, tilted
 from octnas.nn.relaxation import Relaxed, choice_masks
 from octnas.nn.supernet import activate
 from octnas.space import SearchSpace
+from octnas.training.sampled import of_about_equal_macs
 from octnas.training.settings import LearnableSettings
 from octnas.training.step import Step
 
 # Streams of random numbers of one step.
 _WEIGHTS, _LOGITS, _EXPLORES = 0, 1, 2
-# Draws of a rank, of which it takes one.
-_TRIES = 8
 
 
 class Learner:
@@ -180,17 +179,15 @@ class LearnableSteps:
         chance = np.random.default_rng((self._seed, step.number, _EXPLORES)).random()
         if chance < self._settings.explore:
             return self._explore(step.number)
-        first = self._drawn(learner, step.number, 0)
+        space, shares = self._space, learner.probabilities
+        first, own = (
+            np.random.default_rng((self._seed, step.number, _WEIGHTS, rank))
+            for rank in (0, step.rank)
+        )
+        alphas = draw(space, shares, first)
         if not step.rank:
-            return first
-        # The one of about the MACs of rank 0's, so that no rank waits for another.
-        macs = self._space.cost(first).macs
-        several = [self._drawn(learner, step.number, step.rank, n) for n in range(_TRIES)]
-        return min(several, key=lambda alphas: abs(self._space.cost(alphas).macs - macs))
-
-    def _drawn(self, learner: Learner, number: int, *stream: int) -> Mapping[str, float]:
-        rng = np.random.default_rng((self._seed, number, _WEIGHTS, *stream))
-        return draw(self._space, learner.probabilities, rng)
+            return alphas
+        return of_about_equal_macs(space, alphas, lambda: draw(space, shares, own))
 
     def _learn(self, learner: Learner, step: Step) -> None:
         if self._relaxed is None:

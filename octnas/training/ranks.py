@@ -106,7 +106,7 @@ def joined(device: str, *, rank: int, ranks: int, meeting: str) -> Iterator[Rank
     """
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if cuda:
-        # Ray shows a rank no GPU but its own; otherwise all ranks are on this machine.
+        # A rank of Ray sees its own GPU alone, or all ranks are on this machine.
         torch.cuda.set_device(rank % torch.cuda.device_count())
     # Gloo would look the machine's name up and listen on that address. Unless who starts the ranks
     # says otherwise, all of them are on this machine.

@@ -15,6 +15,8 @@ from octnas.training.step import Backward, Step
 # Streams of random numbers: what draws the cost must not draw the architecture, too. They stand in
 # front, since to numpy (seed, number) and (seed, number, 0) are the same.
 _COST, _ARCHITECTURE = 1, 2
+# Draws of a rank, of which it takes one.
+_TRIES = 8
 
 Alphas = Mapping[str, float]
 Draw = Callable[[int], Alphas]
@@ -198,11 +200,15 @@ def architecture_draw(
     """
     if settings.sampling == "uniform":
 
-        def evenly(number: int) -> dict[str, float]:
-            rng = np.random.default_rng((seed, number, 0))
+        def evenly(rng: np.random.Generator) -> dict[str, float]:
             return {site.name: float(rng.choice(site.choices)) for site in space.sites}
 
-        return _of_equal_macs(space, evenly, seed, rank) if rank else evenly
+        def draw(number: int) -> Alphas:
+            first = evenly(np.random.default_rng((seed, number, 0)))
+            own = np.random.default_rng((seed, number, rank))
+            return of_about_equal_macs(space, first, lambda: evenly(own)) if rank else first
+
+        return draw
     levels = CostLevels(space)
     low, high = (round(share * space.vanilla_macs) for share in settings.macs)
     # Now, and not after an hour.
@@ -223,13 +229,16 @@ def architecture_draw(
     return by_macs
 
 
-def _of_equal_macs(space: SearchSpace, first: Draw, seed: int, rank: int) -> Draw:
-    """Draws evenly among the architectures of about the MACs that another draw has."""
-    levels = CostLevels(space)
+def of_about_equal_macs(space: SearchSpace, first: Alphas, draw: Callable[[], Alphas]) -> Alphas:
+    """Of several draws the one whose MACs are nearest to those of another architecture.
 
-    def draw(number: int) -> dict[str, float]:
-        macs = space.cost(first(number)).macs
-        rng = np.random.default_rng((_ARCHITECTURE, seed, number, rank))
-        return levels.sample(rng, macs - levels.width, macs + levels.width, by_count=True)
+    For ranks that train together, of which none shall wait for another.
 
-    return draw
+    Args:
+        space: for the costs.
+        first: α by site of rank 0's architecture.
+        draw: α by site, another one with each call.
+    """
+    macs = space.cost(first).macs
+    several = [draw() for _ in range(_TRIES)]
+    return min(several, key=lambda alphas: abs(space.cost(alphas).macs - macs))

@@ -3,7 +3,7 @@
     python tests/benchmarks/learnable.py FOLDER EXPERIMENT
 
 For several seeds a supernet with `sampling: learnable` names the most probable architecture inside
-each budget, and those of the sampled strategies are searched; what all have found is trained from
+each budget, and one with `sampling: by_macs` is searched; what both have found is trained from
 scratch with one recipe and judged on val. Every run is an ordinary run directory in FOLDER, and
 what is finished is not done again. Prints Markdown: how far the expected MACs are from the budget,
 the accuracies by budget, and the seconds of supernet and search.
@@ -29,8 +29,6 @@ LEARNABLE = "learnable"
 WAYS: Mapping[str, Sequence[str]] = {
     LEARNABLE: ("supernet.sampling=learnable", "search.sampler=learned"),
     "by MACs, searched": ("supernet.sampling=by_macs", "search.sampler=surrogate"),
-    "sandwich, searched": ("supernet.sampling=sandwich", "search.sampler=surrogate"),
-    "uniform, searched": ("supernet.sampling=uniform", "search.sampler=surrogate"),
 }
 STAGES = ("supernet", "search", "retrain")
 

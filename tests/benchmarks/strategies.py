@@ -88,7 +88,8 @@ def _print(rows: Mapping[str, Sequence[Mapping[str, Ranking]]]) -> None:
     print(f"Noise ceilings: {', '.join(shared)}")
     inside = (f"{regret.architectures} inside {regret.budget}" for regret in one.regrets)
     print(f"Architectures: {len(one.architectures)}, {', '.join(inside)}")
-    print(f"Standard deviation of one training, points: {_number(one.regrets[0].std)}\n")
+    deviations = {regret.std for regret in one.regrets}
+    print(f"Standard deviation of one training, points: {', '.join(map(_number, deviations))}\n")
 
 
 def _print_row(name: str, source: str, found: Sequence[Ranking]) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from octnas.cluster.interfaces import interface_of
-from octnas.cluster.ranks import run_ranks
+from octnas.cluster.ranks import _on_its_node, run_ranks
 from octnas.cluster.start import local_cluster
 from octnas.errors import ClusterError, DataError
 from octnas.training.ranks import joined
@@ -43,6 +43,22 @@ def test_needs_ray(tmp_path: Path) -> None:
 def test_the_interface_of_an_address() -> None:
     assert interface_of("127.0.0.1") == "lo"
     assert interface_of("203.0.113.7") == ""
+
+
+def test_ranks_meet_on_the_interface_by_which_others_know_their_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(folder: Path, *_: object) -> None:
+        (folder / "met").write_text(os.environ["GLOO_SOCKET_IFNAME"])
+
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "")
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "203.0.113.7")
+    with pytest.raises(ClusterError, match=r"203\.0\.113\.7: no network interface"):
+        _on_its_node(work, tmp_path, 0, 1, "")
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
+    _on_its_node(work, tmp_path, 0, 1, "")
+    assert (tmp_path / "met").read_text() == interface_of("127.0.0.1") == "lo"
 
 
 @pytest.mark.usefixtures("cluster")
