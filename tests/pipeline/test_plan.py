@@ -149,6 +149,24 @@ def test_a_cache_takes_disk(tmp_path: Path, folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("paced")
+def test_looks_at_other_test_sizes_are_counted(tmp_path: Path, folder: Path) -> None:
+    """Each of the four val images once more for every training; larger ones from their files."""
+    plain, looked = (
+        plan_tiny(tmp_path, f"retrain.test_sizes={sizes}").stages[3] for sizes in ("[]", "[8, 32]")
+    )
+    more = 14 * 64 * (5.0 / 64) * ((8 / 16) ** 2 + (32 / 16) ** 2)
+    assert (looked.wall_hours - plain.wall_hours) * 3600 == pytest.approx(more)
+    cache = f"data.cache={{enabled: true, folder: {tmp_path / 'cache'}}}"
+    overrides = of_folder(folder, cache, "retrain.seeds=[0]", "retrain.baselines=[]")
+    smaller, larger = (
+        plan_tiny(tmp_path, *overrides, f"retrain.test_sizes=[{size}]") for size in (12, 20)
+    )
+    scores = 2 * 4 * (5.0 / 4) * ((20 / 16) ** 2 - (12 / 16) ** 2)
+    more = (larger.stages[3].wall_hours - smaller.stages[3].wall_hours) * 3600 - scores
+    assert more == pytest.approx(2 * 4 * larger.measured["image"])
+
+
+@pytest.mark.usefixtures("paced")
 def test_the_data_stage_knows_better_than_a_list(tmp_path: Path, folder: Path) -> None:
     image = folder / "val" / "a" / "copy.png"
     image.write_bytes((folder / "train" / "a" / "atrain0.png").read_bytes())
