@@ -3,10 +3,10 @@
     python tests/benchmarks/learnable.py FOLDER EXPERIMENT
 
 For several seeds a supernet with `sampling: learnable` names the most probable architecture inside
-each budget, and one with `sampling: by_macs` is searched; what both have found is trained from
-scratch with one recipe and judged on val. Every run is an ordinary run directory in FOLDER, and
-what is finished is not done again. Prints Markdown: how far the expected MACs are from the budget,
-the accuracies by budget, and the seconds of supernet and search.
+each budget, and those of the sampled strategies, with as many passes, are searched; what all have
+found is trained from scratch with one recipe and judged on val. Every run is an ordinary run
+directory in FOLDER, and what is finished is not done again. Prints Markdown: how far the expected
+MACs are from the budget, the accuracies by budget, and the seconds of supernet and search.
 """
 
 import argparse
@@ -26,24 +26,33 @@ from octnas.pipeline.stages import run_stages
 from octnas.results import SEARCHED
 
 LEARNABLE = "learnable"
-WAYS: Mapping[str, Sequence[str]] = {
-    LEARNABLE: ("supernet.sampling=learnable", "search.sampler=learned"),
-    "by MACs, searched": ("supernet.sampling=by_macs", "search.sampler=surrogate"),
+# Overrides of each way, and how many passes a step of its supernet makes.
+WAYS: Mapping[str, tuple[Sequence[str], int]] = {
+    LEARNABLE: (("supernet.sampling=learnable", "search.sampler=learned"), 1),
+    "by MACs, searched": (("supernet.sampling=by_macs", "search.sampler=surrogate"), 1),
+    "sandwich, searched": (("supernet.sampling=sandwich", "search.sampler=surrogate"), 4),
+    "uniform, searched": (("supernet.sampling=uniform", "search.sampler=surrogate"), 1),
 }
 STAGES = ("supernet", "search", "retrain")
 
 
 def main() -> None:
     """Do what is missing, then print the tables."""
-    args = experiment_parser(__doc__, seeds=(0, 1, 2)).parse_args()
-    runs = {way: [_run(args, way, seed) for seed in args.seeds] for way in WAYS}
-    _print_expectations(runs[LEARNABLE])
+    parser = experiment_parser(__doc__, seeds=(0, 1, 2))
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
+    args = parser.parse_args()
+    runs = {way: [_run(args, way, seed) for seed in args.seeds] for way in args.ways}
+    if LEARNABLE in runs:
+        _print_expectations(runs[LEARNABLE])
     _print_accuracies(runs)
 
 
 def _run(args: argparse.Namespace, way: str, seed: int) -> Run:
     slug = way.replace(", ", "-").replace(" ", "-")
-    overrides = [*args.set, f"seed={seed}", "retrain.baselines=[]", *WAYS[way]]
+    changes, passes = WAYS[way]
+    epochs = yaml.safe_load(args.experiment.read_text())["supernet"]["recipe"]["epochs"]
+    equal = f"supernet.recipe.epochs={round(epochs / passes)}"
+    overrides = [*args.set, f"seed={seed}", "retrain.baselines=[]", equal, *changes]
     if way == LEARNABLE:
         # Nothing is evaluated but what was learned, one architecture for each budget.
         budgets = yaml.safe_load(args.experiment.read_text())["space"]["budgets"]
