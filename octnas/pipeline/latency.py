@@ -14,7 +14,7 @@ from octnas.measure.latency import Log, machine_name, measure_networks, measure_
 from octnas.measure.settings import LatencySettings
 from octnas.pipeline.opening import Run, load_experiment
 from octnas.pipeline.space import space_of, space_without_data
-from octnas.run_directory import write_json
+from octnas.run_directory import RunDirectory, write_json
 from octnas.space import SearchSpace
 
 KEPT_SUFFIX = ".measured.jsonl"
@@ -28,8 +28,9 @@ def experiment_space(experiment: Path, overrides: tuple[str, ...] = ()) -> Searc
         RunDirectoryError: a directory that is none of a run.
     """
     _, config = load_experiment(experiment, overrides)
-    if (experiment / "data" / ABOUT_FILE).exists():
-        return space_of(config, int(read_summary(experiment / "data")["classes"]))
+    folder = RunDirectory(experiment).stage("data")
+    if (folder / ABOUT_FILE).exists():
+        return space_of(config, int(read_summary(folder)["classes"]))
     return space_without_data(config)
 
 

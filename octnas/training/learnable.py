@@ -180,14 +180,12 @@ class LearnableSteps:
         if chance < self._settings.explore:
             return self._explore(step.number)
         space, shares = self._space, learner.probabilities
-        first, own = (
-            np.random.default_rng((self._seed, step.number, _WEIGHTS, rank))
-            for rank in (0, step.rank)
-        )
-        alphas = draw(space, shares, first)
+        stream = (self._seed, step.number, _WEIGHTS)
+        first = draw(space, shares, np.random.default_rng((*stream, 0)))
         if not step.rank:
-            return alphas
-        return of_about_equal_macs(space, alphas, lambda: draw(space, shares, own))
+            return first
+        own = np.random.default_rng((*stream, step.rank))
+        return of_about_equal_macs(space, first, lambda: draw(space, shares, own))
 
     def _learn(self, learner: Learner, step: Step) -> None:
         if self._relaxed is None:

@@ -205,8 +205,10 @@ def architecture_draw(
 
         def draw(number: int) -> Alphas:
             first = evenly(np.random.default_rng((seed, number, 0)))
+            if not rank:
+                return first
             own = np.random.default_rng((seed, number, rank))
-            return of_about_equal_macs(space, first, lambda: evenly(own)) if rank else first
+            return of_about_equal_macs(space, first, lambda: evenly(own))
 
         return draw
     levels = CostLevels(space)
