@@ -1,8 +1,8 @@
 """How long networks take on a named device, predicted from a table of their layers' times.
 
 A table holds one time for each layer and pair (α of its input, α of its output). Layers do not
-take quite as long by themselves as one after another, so that a constant and a factor, fitted to
-whole networks, stand between the sum of the entries and the prediction.
+take quite as long by themselves as one after another, so that a constant, a factor and a time for
+each site's α, fitted to whole networks, stand between the sum of the entries and the prediction.
 """
 
 import json
@@ -21,7 +21,8 @@ from octnas.errors import LatencyError
 from octnas.settings import HOW
 from octnas.space import SearchSpace
 
-SCHEMA = 1
+SCHEMA = 2
+_READ = (1, SCHEMA)  # 1 knew of no sites
 # Steps into which the range of a table is cut at the most: fewer than `octnas.levels` can count
 # exactly, and each far below what can be measured.
 _STEPS = 40_000
@@ -117,6 +118,8 @@ class LatencyTable:
         layers: every layer of the network.
         constant: seconds that every network takes besides.
         factor: seconds in a network for a second by itself.
+        sites: seconds that every network takes besides, by site and its realised α: what lies
+            between two layers, such as another order of values in memory, is in neither's time.
         quality: on whole networks, by ``"all"`` and ``"narrow"``, those of nearly equal
             predictions; empty where none were measured.
         networks: that the table was fitted to and held against.
@@ -131,6 +134,7 @@ class LatencyTable:
     layers: tuple[LayerTimes, ...]
     constant: float = 0.0
     factor: float = 1.0
+    sites: Mapping[str, Mapping[float, float]] = field(default_factory=dict)
     quality: Mapping[str, Quality] = field(default_factory=dict)
     networks: tuple[MeasuredNetwork, ...] = ()
 
@@ -162,18 +166,18 @@ class LatencyTable:
                 f"(geometry {self.geometry}, the experiment's is {found}); measure it with "
                 "`octnas latency`"
             )
-        if wrong := [
-            layer.name
-            for layer in self.layers
-            if not {layer.site_in or layer.site_out, layer.site_out} <= set(space.site)
-        ]:
+        ends = [(layer.name, {layer.site_in, layer.site_out} - {None}) for layer in self.layers]
+        ends += [(name, {name}) for name in self.sites]
+        if wrong := [name for name, sites in ends if not sites <= set(space.site)]:
             raise LatencyError(
                 f"the latency table ({self.device}, {self.backend}) has sites that the network "
-                f"does not have, at layer {wrong[0]}; measure it with `octnas latency`"
+                f"does not have, at {wrong[0]}; measure it with `octnas latency`"
             )
         terms = [self._term(layer, space) for layer in self.layers]
+        terms += [self._site_term(name, space) for name in self.sites]
         constant = self._nanoseconds(self.constant)
         vanilla = sum(self._nanoseconds(self._at(layer, 0.0, 0.0)) for layer in self.layers)
+        vanilla += sum(self._nanoseconds(times.get(0.0, 0.0)) for times in self.sites.values())
         return AdditiveCost("latency", space, constant, sum_terms(terms), constant + vanilla)
 
     def _term(self, layer: LayerTimes, space: SearchSpace) -> tuple[tuple[str, ...], np.ndarray]:
@@ -187,6 +191,10 @@ class LatencyTable:
             [[self._at(layer, a, b) if not tied or a == b else 0.0 for b in out] for a in into]
         )
         return (layer.site_in, layer.site_out), self._rounded(times)
+
+    def _site_term(self, name: str, space: SearchSpace) -> tuple[tuple[str, ...], np.ndarray]:
+        times = np.array([self.sites[name].get(a, 0.0) for a in space.site[name].choices])
+        return (name,), self._rounded(times)
 
     def _at(self, layer: LayerTimes, alpha_in: float, alpha_out: float) -> float:
         """Seconds that a layer takes in a network."""
@@ -207,8 +215,9 @@ class LatencyTable:
     @cached_property
     def resolution(self) -> int:
         """Nanoseconds of which every entry is a multiple."""
-        spans = [max(layer.seconds.values()) - min(layer.seconds.values()) for layer in self.layers]
-        return max(1, ceil(self.factor * sum(spans) * 1e9 / _STEPS))
+        spans = [self.factor * _span(layer.seconds) for layer in self.layers]
+        spans += [_span(times) for times in self.sites.values()]
+        return max(1, ceil(sum(spans) * 1e9 / _STEPS))
 
     def to_dict(self) -> dict[str, Any]:
         """The table as a JSON document with a schema version."""
@@ -220,6 +229,7 @@ class LatencyTable:
             "schema": SCHEMA,
             **{key: getattr(self, key) for key in _PLAIN},
             "layers": layers,
+            "sites": {name: list(times.items()) for name, times in self.sites.items()},
             "quality": {name: asdict(found) for name, found in self.quality.items()},
             "networks": [asdict(one) for one in self.networks],
         }
@@ -231,12 +241,13 @@ class LatencyTable:
         Raises:
             LatencyError: it is something else.
         """
-        if not isinstance(document, Mapping) or document.get("schema") != SCHEMA:
+        if not isinstance(document, Mapping) or document.get("schema") not in _READ:
             found = document.get("schema") if isinstance(document, Mapping) else document
             raise LatencyError(f"latency table: schema: found {found!r}, allowed: {SCHEMA}")
         try:
             values = {key: read_as(kind, document[key]) for key, kind in _PLAIN.items()}
             layers = tuple(_layer(entry) for entry in document["layers"])
+            sites = {name: _times(name, times) for name, times in document.get("sites", {}).items()}
             quality = read_as(dict[str, Quality], document["quality"])
             networks = read_as(tuple[MeasuredNetwork, ...], document["networks"])
         except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -246,7 +257,9 @@ class LatencyTable:
             layers and abs(values["constant"]) <= _LONGEST and 0 < values["factor"] <= _LONGEST
         ):
             raise LatencyError("latency table: found no layers, or a factor that is not above 0")
-        return LatencyTable(**values, layers=layers, quality=quality, networks=networks)
+        return LatencyTable(
+            **values, layers=layers, sites=sites, quality=quality, networks=networks
+        )
 
 
 _PLAIN: Mapping[str, Any] = {
@@ -259,6 +272,18 @@ _PLAIN: Mapping[str, Any] = {
     "constant": float,
     "factor": float,
 }
+
+
+def _span(seconds: Mapping[Any, float]) -> float:
+    return max(seconds.values()) - min(seconds.values())
+
+
+def _times(site: str, pairs: Any) -> dict[float, float]:
+    """Seconds by α of a site, which may be below 0."""
+    times = {float(alpha): float(seconds) for alpha, seconds in pairs}
+    if not times or not all(abs(seconds) <= _LONGEST for seconds in times.values()):
+        raise ValueError(f"seconds of site {site!r}")
+    return times
 
 
 def _layer(entry: Mapping[str, Any]) -> LayerTimes:

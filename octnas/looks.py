@@ -4,6 +4,7 @@ A network that is chosen by val is no longer judged by it, so every look is coun
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 
 from octnas.architecture import Architecture
@@ -12,6 +13,8 @@ from octnas.run_directory import append_line, reading
 
 LOOKS_FILE = "looks.jsonl"
 """In a run directory; it stays when a stage is redone."""
+LOOKS = ("retrain", "export")
+"""What the val images are looked at for."""
 
 
 def note_look(path: Path, architecture: Architecture, seed: int, size: int, why: str) -> None:
@@ -22,18 +25,18 @@ def note_look(path: Path, architecture: Architecture, seed: int, size: int, why:
         architecture: of the network that is tried.
         seed: of its training.
         size: of the images, in pixels.
-        why: ``"retrain"`` or ``"export"``.
+        why: one of `LOOKS`.
     """
     look = {"architecture": architecture.id, "seed": seed, "size": size, "why": why}
     path.parent.mkdir(parents=True, exist_ok=True)
     append_line(path, json.dumps(look))
 
 
-def count_looks(path: Path, why: str) -> int:
-    """How many looks there were for a reason."""
+def count_looks(path: Path) -> dict[str, int]:
+    """How many looks there were, by reason; without those that there were none for."""
     if not path.exists():
-        return 0
+        return {}
     # What is behind the last line break was cut off when its process died.
     lines = path.read_bytes().split(b"\n")[:-1]
     with reading(path):
-        return sum(parse_json(line)["why"] == why for line in lines)
+        return dict(Counter(str(parse_json(line)["why"]) for line in lines))

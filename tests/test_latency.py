@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,8 +18,6 @@ from tests.conftest import all_architectures, search_spaces
 
 def table_of(space: SearchSpace, seed: int = 0, **values: Any) -> LatencyTable:
     """A table of made-up times for a space's convolutions, and nothing else."""
-    import numpy as np
-
     rng = np.random.default_rng(seed)
     layers = []
     for conv in space.convs:
@@ -96,15 +95,48 @@ def test_the_file_is_read_back() -> None:
     """A public format: what stands here must be readable for good."""
     quality = Quality(20, 0.02, 0.1, 0.9, 0.95, None, 0.5)
     networks = (MeasuredNetwork("fit", {"stem": 0.5}, 0.1, 0.1, 0.2),)
-    table = replace(table_of(small()), quality={"all": quality}, networks=networks)
+    sites = {"stem": {0.0: -1e-5, 0.5: 2e-5}}
+    table = replace(table_of(small()), quality={"all": quality}, networks=networks, sites=sites)
     document = json.loads(json.dumps(table.to_dict()))
     assert LatencyTable.from_dict(document) == table
-    assert document["schema"] == 1
+    assert document["schema"] == 2
     assert set(document) == {
         *("schema", "device", "backend", "precision", "batch", "threads", "geometry"),
-        *("constant", "factor", "layers", "quality", "networks"),
+        *("constant", "factor", "layers", "sites", "quality", "networks"),
     }
     assert set(document["layers"][0]) == {"name", "site_in", "site_out", "seconds"}
+
+
+def test_a_file_that_knows_of_no_sites_is_read() -> None:
+    table = table_of(small())
+    document = json.loads(json.dumps(table.to_dict()))
+    del document["sites"]
+    assert LatencyTable.from_dict({**document, "schema": 1}) == table
+
+
+@given(search_spaces(), st.integers(0, 99))
+def test_a_site_takes_its_time_besides(space: SearchSpace, seed: int) -> None:
+    rng, table = np.random.default_rng(seed), table_of(space, seed)
+    sites = {
+        site.name: {alpha: float(rng.uniform(-1e-4, 1e-4)) for alpha in site.choices}
+        for site in space.sites
+    }
+    with_sites = replace(table, sites=sites)
+    # Each entry is rounded, in the one as in the other.
+    count = 2 * len(table.layers) + len(sites) + 2
+    allowed = count * max(table.resolution, with_sites.resolution) * 1e-9
+    for alphas in all_architectures(space):
+        expected = table.predict(space, alphas) + sum(sites[n][a] for n, a in alphas.items())
+        assert with_sites.predict(space, alphas) == pytest.approx(expected, abs=allowed)
+    vanilla = with_sites.cost(space).vanilla - table.cost(space).vanilla
+    zeros = sum(times.get(0.0, 0.0) for times in sites.values())
+    assert vanilla * 1e-9 == pytest.approx(zeros, abs=allowed)
+
+
+def test_a_site_that_the_network_does_not_have_is_refused() -> None:
+    table = replace(table_of(small()), sites={"layer9": {0.0: 0.0}})
+    with pytest.raises(LatencyError, match="does not have, at layer9; measure"):
+        table.predict(small(), {})
 
 
 def spoil(key: str, value: Any) -> dict[str, Any]:
@@ -117,7 +149,11 @@ def spoil(key: str, value: Any) -> dict[str, Any]:
         None,
         [],
         {},
-        spoil("schema", 2),
+        spoil("schema", 3),
+        spoil("sites", {"stem": []}),
+        spoil("sites", {"stem": [[0.0, float("nan")]]}),
+        spoil("sites", {"stem": [0.0]}),
+        spoil("sites", 3),
         spoil("layers", []),
         spoil("layers", [{}]),
         spoil("layers", 3),

@@ -70,7 +70,7 @@ def measure(
     repeats: Annotated[int, typer.Option(help="How often each layer and network is timed.")] = 20,
     networks: Networks = 20,
     narrow: Narrow = 20,
-    fit: Fit = 20,
+    fit: Fit = 60,
     name: Name = "",
     out: Out = None,
     overrides: Overrides = None,
@@ -137,7 +137,7 @@ def pack(
     batch: Batch = 1,
     networks: Networks = 20,
     narrow: Narrow = 20,
-    fit: Fit = 20,
+    fit: Fit = 60,
     overrides: Overrides = None,
 ) -> None:
     """Write what a device without octnas measures: ONNX files, and a script that times them."""

@@ -17,6 +17,9 @@ from octnas.space import SearchSpace
 FIT, CHECK, NARROW = "fit", "check", "narrow"
 # Draws for each network that is wanted, until it is given up in a space that holds few.
 _DRAWS = 20
+# Networks from which on single sites can be told apart; and how much is held against a site's time,
+# for each network.
+_FEWEST, _PENALTIES = 10, np.geomspace(0.01, 100, 9)
 
 
 def draw_networks(
@@ -78,7 +81,7 @@ def as_networks(
 def fit_table(
     table: LatencyTable, space: SearchSpace, networks: Sequence[MeasuredNetwork]
 ) -> LatencyTable:
-    """The table with constant and factor fitted to some networks, and its quality on the others.
+    """The table fitted to some networks, and its quality on the others.
 
     Args:
         table: of layers by themselves, with constant 0 and factor 1.
@@ -89,13 +92,13 @@ def fit_table(
         MeasureError: fewer than two networks to fit to, or networks that take no longer the longer
             their layers do.
     """
-    cost = table.cost(space)
-    sums = {id(one): cost.of(one.alphas) * 1e-9 for one in networks}
     fitting = [one for one in networks if one.use == FIT]
     if len(fitting) < 2:
         raise MeasureError(f"found {len(fitting)} networks to fit a latency table to, allowed: 2")
+    cost = table.cost(space)
+    sums = np.array([cost.of(one.alphas) * 1e-9 for one in fitting])
     seconds = np.array([one.seconds for one in fitting])
-    rows = np.stack([np.ones(len(fitting)), [sums[id(one)] for one in fitting]], axis=1)
+    rows = np.stack([np.ones(len(fitting)), sums], axis=1)
     # Relative errors count, in a small network as in a large one.
     constant, factor = np.linalg.lstsq(rows / seconds[:, None], np.ones(len(fitting)))[0]
     if not factor > 0:
@@ -103,8 +106,43 @@ def fit_table(
             f"networks take no longer the longer their layers do (factor {factor:.3g}): the "
             "machine is too noisy; raise --repeats, or measure when nothing else runs"
         )
-    fitted = replace(table, constant=float(constant), factor=float(factor))
+    left = seconds - rows @ [constant, factor]
+    fitted = replace(
+        table,
+        constant=float(constant),
+        factor=float(factor),
+        sites=_sites(space, fitting, seconds, left),
+    )
     return replace(fitted, quality=qualities(fitted, space, networks), networks=tuple(networks))
+
+
+def _sites(
+    space: SearchSpace, networks: Sequence[MeasuredNetwork], seconds: np.ndarray, left: np.ndarray
+) -> dict[str, dict[float, float]]:
+    """Times by site and α that explain what the layers leave, as far as it comes again.
+
+    A ridge regression on relative errors, its penalty chosen by leaving out one network at a time;
+    with the strongest one nearly nothing is explained.
+
+    Args:
+        space: of the networks.
+        networks: that were measured.
+        seconds: of each.
+        left: of them, what the layers do not explain.
+    """
+    from sklearn.linear_model import RidgeCV
+
+    if len(networks) < _FEWEST:
+        return {}
+    places = [(site.name, alpha) for site in space.searchable for alpha in site.choices]
+    there = np.array([[one.alphas[name] == alpha for name, alpha in places] for one in networks])
+    scale = float(seconds.mean())
+    model = RidgeCV(alphas=_PENALTIES * len(networks), fit_intercept=False)
+    model.fit(there * (scale / seconds)[:, None], left / seconds)
+    found: dict[str, dict[float, float]] = {}
+    for (name, alpha), value in zip(places, model.coef_, strict=True):
+        found.setdefault(name, {})[alpha] = float(value) * scale
+    return found
 
 
 def qualities(

@@ -134,7 +134,7 @@ class LatencySettings:
     repeats: int = 20
     networks: int = 20
     narrow: int = 20
-    fit: int = 20
+    fit: int = 60
     width: float = 0.1
 
     def __post_init__(self) -> None:

@@ -42,18 +42,44 @@ def plain_network(role: str, architecture: Architecture, at_least: int) -> Archi
 
 
 def _narrower(whole: Architecture, at_least: int) -> Architecture | None:
+    """Every stage, and a stem of its own width, by about the same share."""
     model = create_backbone(whole.backbone, whole.backbone_args, meta=True)
-    channels = [_planes(stage[0]) for stage in _stages(model)]
+    full = tuple(_planes(stage[0]) for stage in _stages(model))
+    if "stem_width" in whole.backbone_args:
+        full += (int(whole.backbone_args["stem_width"]),)
 
-    def scaled(step: int) -> Architecture:
-        widths = [max(_PAIR, _PAIR * round(c * step / _WIDTHS / _PAIR)) for c in channels]
-        args: dict[str, Any] = {"channels": widths}
-        if "stem_width" in whole.backbone_args:
-            width = whole.backbone_args["stem_width"] * step / _WIDTHS
-            args["stem_width"] = max(_PAIR, _PAIR * round(width / _PAIR))
-        return _plain(whole, args=args)
+    def of(widths: tuple[int, ...]) -> Architecture:
+        *channels, stem = widths if "stem_width" in whole.backbone_args else (*widths, 0)
+        return _plain(whole, args={"channels": channels, **({"stem_width": stem} if stem else {})})
 
-    return _first(scaled, 1, _WIDTHS, at_least)
+    def scaled(step: int) -> tuple[int, ...]:
+        return tuple(max(_PAIR, _PAIR * round(c * step / _WIDTHS / _PAIR)) for c in full)
+
+    if _macs_or_none(of(full)) is None:
+        return None
+    step = _first(lambda step: of(scaled(step)), 1, _WIDTHS, at_least)
+    widths = _thinned(full if step == _WIDTHS else scaled(step), full, of, at_least)
+    return None if widths == full else of(widths)
+
+
+def _thinned(
+    widths: tuple[int, ...],
+    full: tuple[int, ...],
+    of: Callable[[tuple[int, ...]], Architecture],
+    at_least: int,
+) -> tuple[int, ...]:
+    """Two channels less at a time, where most of the full width is left, while enough MACs are."""
+    free = set(range(len(full)))
+    while free:
+        place = max(free, key=lambda i: (widths[i] / full[i], i))
+        fewer = (*widths[:place], widths[place] - _PAIR, *widths[place + 1 :])
+        macs = _macs_or_none(of(fewer)) if fewer[place] >= _PAIR else None
+        if macs is not None and macs >= at_least:
+            widths = fewer
+        else:
+            # It stays too much: the others only become narrower.
+            free.remove(place)
+    return widths
 
 
 def _smaller_images(whole: Architecture, at_least: int) -> Architecture | None:
@@ -62,7 +88,10 @@ def _smaller_images(whole: Architecture, at_least: int) -> Architecture | None:
     def smaller(side: int) -> Architecture:
         return _plain(whole, size=(channels, side, max(1, round(side * width / height))))
 
-    return _first(smaller, min(_SMALLEST, height), height, at_least)
+    if _macs_or_none(smaller(height)) is None:
+        return None
+    side = _first(smaller, min(_SMALLEST, height), height, at_least)
+    return None if side == height else smaller(side)
 
 
 def _shallower(whole: Architecture, at_least: int) -> Architecture | None:
@@ -83,13 +112,8 @@ def _even(layers: tuple[int, ...], blocks: list[int]) -> bool:
     return all(abs(some - share * all_) < 1 for some, all_ in zip(layers, blocks, strict=True))
 
 
-def _first(
-    make: Callable[[int], Architecture], low: int, high: int, at_least: int
-) -> Architecture | None:
-    """The first of a row of dearer and dearer networks that has enough MACs, before the last."""
-    if _macs_or_none(make(high)) is None:
-        return None
-    end = high
+def _first(make: Callable[[int], Architecture], low: int, high: int, at_least: int) -> int:
+    """The first step of dearer and dearer networks that has enough MACs; the last one does."""
     while low < high:
         middle = (low + high) // 2
         macs = _macs_or_none(make(middle))
@@ -97,7 +121,7 @@ def _first(
             low = middle + 1
         else:
             high = middle
-    return make(low) if low < end else None
+    return low
 
 
 def _planes(block: Any) -> int:

@@ -34,16 +34,15 @@ def retrain(run: Run) -> None:
     """Train every network with every seed; what is on disk already is not trained again."""
     path = run.directory.stage("retrain") / PLAN_FILE
     anew = not path.exists()
-    if anew:
-        networks = plan(run)
-        run.directory.begin("retrain", run.fingerprint("retrain"))
-        document = {"schema": SCHEMA, "networks": [network.to_dict() for network in networks]}
-        write_json(path, document)
-    else:
-        networks = read_plan(run)
+    networks = plan(run) if anew else read_plan(run)
     begin_tracking(run)
     for network in networks:
         track_network(run, network, anew=anew)
+    if anew:
+        # After MLflow's runs: a stage that goes on goes on with those that it finds.
+        run.directory.begin("retrain", run.fingerprint("retrain"))
+        document = {"schema": SCHEMA, "networks": [network.to_dict() for network in networks]}
+        write_json(path, document)
     found = _train(run, networks)
     results = []
     for network in _whole(run, networks, found):
@@ -209,8 +208,8 @@ def _track_result(run: Run, result: Retrained) -> None:
         values[metric] = result.mean(metric)
         if (std := result.std(metric)) is not None:
             values[f"{metric}_std"] = std
-    run.tracker.metrics(key, values, epochs)
+    run.tracker.metrics_once(key, values, epochs)
     run.tracker.finish(key)
     if result.network.role == SEARCHED:
         mean = result.mean("val_top1")
-        run.tracker.metrics(PARENT, {f"val_top1/{result.network.slug}": mean}, 0)
+        run.tracker.metrics_once(PARENT, {f"val_top1/{result.network.slug}": mean}, 0)

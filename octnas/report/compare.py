@@ -1,15 +1,13 @@
 """Searched networks against their controls: what may be said, and how it is said."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from octnas.costs import Budget
-from octnas.front import Candidate, Front
 from octnas.report.data import ReportData
-from octnas.report.formats import format_macs, format_points, format_top1, plural
+from octnas.report.formats import format_macs, format_percent, format_points, format_top1, plural
 from octnas.results import (
     GROWING,
     NARROWER,
@@ -23,7 +21,7 @@ from octnas.results import (
     WORST,
     Retrained,
 )
-from octnas.verdict import POWER, Difference, Matrix, Verdict, difference, mean_interval
+from octnas.verdict import POWER, Difference, Matrix, Verdict, difference
 
 LEVEL = 0.05
 """Of all budgets together the probability to call one difference real that is none."""
@@ -209,58 +207,38 @@ def verdict_words(verdict: Verdict) -> str:
     }.get(verdict, verdict.value)
 
 
-def hypervolumes(data: ReportData) -> dict[str, tuple[float, float | None]]:
-    """By role the area that its networks dominate, with half of its 95 % interval over seeds.
+FEWER = 0.1
+"""The share of MACs from which on a network counts as cheaper than another."""
 
-    In MACs, as shares of the vanilla network's, times points of top-1 error: up to all of vanilla's
-    MACs and to the largest error of any training. The vanilla network counts in none.
+
+def cheaper_words(data: ReportData, budget: Budget) -> str | None:
+    """The searched network against uniform α of the next budget with at least `FEWER` more MACs.
+
+    None where one of them was not trained.
     """
-    worst = max(
-        (1 - value for one in data.retrained for value in one.values("val_top1")), default=1
-    )
-    found = {}
-    for role in (SEARCHED, *BASELINES):
-        if areas := areas_by_seed(data.retrained, role, data.space.vanilla_macs, worst):
-            found[role] = mean_interval(areas)
-    return found
-
-
-def areas_by_seed(
-    retrained: Sequence[Retrained], role: str, most_macs: int, worst: float
-) -> list[float]:
-    """For each seed the area that the networks of a role dominate, in points of top-1.
-
-    Args:
-        retrained: the networks.
-        role: of those that count.
-        most_macs: MACs up to which it goes; areas are shares of them.
-        worst: error (0 to 1) up to which it goes.
-    """
-    networks = [one for one in retrained if one.network.role == role]
-    areas = []
-    for seed in range(min((len(one.runs) for one in networks), default=0)):
-        points = [
-            Candidate("", {}, one.network.cost.macs, 1 - one.values("val_top1")[seed])
-            for one in networks
-        ]
-        areas.append(100 * Front.of(points).hypervolume((most_macs, worst)) / most_macs)
-    return areas
-
-
-def hypervolume_words(data: ReportData) -> str | None:
-    """The hypervolumes in a sentence; None where nothing was searched and trained."""
-    found = hypervolumes(data)
-    if SEARCHED not in found or len(found) == 1:
+    searched = data.find(SEARCHED, budget.name)
+    if searched is None:
         return None
-    names = {SEARCHED: "searched"} | BASELINES
-    parts = [
-        f"{names[role]} {area:.2f}" + ("" if half is None else f" ± {half:.2f}")
-        for role, (area, half) in found.items()
+    macs = searched.network.cost.macs
+    dearer = [
+        one
+        for one in data.retrained
+        if one.network.role == UNIFORM and macs <= (1 - FEWER) * one.network.cost.macs
     ]
+    if not dearer:
+        return None
+    other = min(dearer, key=lambda one: one.network.cost.macs)
+    found = between(data, searched, (other,))
+    sure = "" if found.half_width is None else f" ({_interval(found)})"
     return (
-        "Hypervolume, in points of top-1 over the most that any training misses, averaged over "
-        f"MACs up to vanilla’s (± half of a 95 % interval over seeds): {'; '.join(parts)}."
+        f"With {format_percent(1 - macs / other.network.cost.macs)} fewer MACs than "
+        f"{other.network.name}: {format_points(found.points)} points{sure}."
     )
+
+
+def expected_controls(data: ReportData) -> tuple[str, ...]:
+    """Roles that a searched network should be held against: those that were asked for, and two."""
+    return tuple(role for role in BASELINES if role in (UNIFORM, GROWING, *data.controls))
 
 
 def vanilla_words(data: ReportData) -> str | None:

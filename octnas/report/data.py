@@ -54,7 +54,8 @@ class ReportData:
         retrained: networks that were trained alone, searched ones and baselines; may be empty.
         correct: whether each val image was right, by architecture id, of shape ``(seeds, images)``,
             where that was kept.
-        val_looks: how often a network was tried on the val part.
+        val_looks: how often a network was tried on the val part, by what for.
+        controls: roles of what the searched networks are held against, as they were asked for.
         rankings: the ranking check by source of the scores; empty where there was none.
         supernet_history: per epoch: ``epoch``, ``train_loss``, ``lr``; may be empty.
         facts: shown as they are: data, seeds, device, versions, configuration file.
@@ -85,7 +86,8 @@ class ReportData:
     supernet_history: tuple[Mapping[str, float], ...]
     facts: Mapping[str, str]
     correct: Mapping[str, Matrix] = field(default_factory=dict)
-    val_looks: int = 0
+    val_looks: Mapping[str, int] = field(default_factory=dict)
+    controls: tuple[str, ...] = ()
     latencies: tuple[Latencies, ...] = ()
     effects: Mapping[str, Effect] = field(default_factory=dict)
     by_class: Mapping[str, Matrix] = field(default_factory=dict)

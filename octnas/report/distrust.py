@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from octnas.report.compare import BASELINES
+from octnas.report.compare import BASELINES, expected_controls
 from octnas.report.data import ReportData
 from octnas.report.formats import plural
-from octnas.results import GROWING, SEARCHED, UNIFORM
+from octnas.results import SEARCHED
 
 FEW_SEEDS = 3
 FEW_IMAGES = 1000
@@ -44,7 +44,7 @@ def _of_trainings(data: ReportData) -> Iterator[str]:
         yield "Which images were right was not kept: intervals are over seeds alone."
     roles = {one.network.role for one in data.retrained}
     if SEARCHED in roles:
-        for role in (UNIFORM, GROWING):
+        for role in expected_controls(data):
             if role not in roles:
                 yield f"Nothing was trained with {BASELINES[role]} to hold the search against."
 

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Sequence
 
-from octnas.report.compare import METHOD, headline, hypervolume_words
+from octnas.report.areas import hypervolume_words
+from octnas.report.compare import METHOD, headline
 from octnas.report.data import ReportData
 from octnas.report.distrust import distrust
 from octnas.report.formats import (
@@ -14,7 +15,7 @@ from octnas.report.formats import (
     format_top1,
 )
 from octnas.report.tables import RetrainedRow, latency_words, retrained_rows
-from octnas.report.words import searched_what, story
+from octnas.report.words import looks_words, searched_what, story
 
 _COLUMNS = ("network", "MACs", "of vanilla", "memory", "latency, ms", "top-1, %", "to uniform")
 _CAPTIONS = {
@@ -54,7 +55,7 @@ def markdown(data: ReportData, figures: Sequence[str], why_not: str = "") -> str
         lines += ["## Networks", "", *_table(data), ""]
         if data.latencies:
             lines += [f"Latency (median of a batch): {escaped(data.latencies[0].name)}.", ""]
-        for sentence in filter(None, (hypervolume_words(data), METHOD)):
+        for sentence in filter(None, (hypervolume_words(data), METHOD, looks_words(data))):
             lines += [escaped(sentence), ""]
     lines += ["", *_figures(figures, why_not)]
     return "\n".join(lines).rstrip() + "\n"

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from octnas.ranking import Ranking
+from octnas.report.areas import hypervolume_words
 from octnas.report.captions import (
     EFFECT_CAPTION,
     FRONT_CAPTION,
@@ -21,19 +22,18 @@ from octnas.report.captions import (
     TIMES_CAPTION,
     TRAINING_CAPTION,
 )
-from octnas.report.compare import METHOD, headline, hypervolume_words
+from octnas.report.compare import METHOD, headline
 from octnas.report.curves import hypervolume_figure, training_figure
 from octnas.report.data import ReportData
 from octnas.report.distrust import distrust
 from octnas.report.document import page_document, to_script
 from octnas.report.figures import front_figure, retrained_figure
-from octnas.report.formats import plural
 from octnas.report.html_tables import ranking_table, times_table
 from octnas.report.networks_table import retrained_table
 from octnas.report.ranking import METHOD as RANKING_METHOD
 from octnas.report.ranking import ranking_basis
 from octnas.report.ranking_figure import RANKING_CAPTION, ranking_figure
-from octnas.report.words import Story, searched_what, story
+from octnas.report.words import Story, looks_words, searched_what, story
 from octnas.run_directory import write_text
 from octnas.verdict import Verdict
 
@@ -104,8 +104,7 @@ def _top(data: ReportData) -> Iterable[str]:
         if (areas := hypervolume_words(data)) is not None:
             yield paragraph(areas)
         yield paragraph(METHOD, "quiet")
-        looks = f"The val images were looked at {plural(data.val_looks, 'time')}"
-        yield paragraph(f"{looks}: once for each training and size of images.", "quiet")
+        yield paragraph(looks_words(data), "quiet")
     for sentence in missing(data):
         yield paragraph(sentence, "missing")
     # What the scripts choose from.

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from octnas.report.compare import LEVEL, areas_by_seed
+from octnas.report.areas import areas_by_seed
+from octnas.report.compare import LEVEL
 from octnas.report.data import ReportData
 from octnas.results import SEARCHED
 from octnas.verdict import Difference, Verdict, difference, mean_interval

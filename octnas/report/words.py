@@ -4,7 +4,16 @@ from dataclasses import dataclass
 
 from octnas.costs import Budget
 from octnas.front import Candidate
-from octnas.report.compare import BASELINES, compare, judge, top1, vanilla_words
+from octnas.looks import LOOKS
+from octnas.report.compare import (
+    BASELINES,
+    cheaper_words,
+    compare,
+    expected_controls,
+    judge,
+    top1,
+    vanilla_words,
+)
 from octnas.report.data import ReportData
 from octnas.report.formats import (
     format_loss,
@@ -13,10 +22,8 @@ from octnas.report.formats import (
     format_top1,
     plural,
 )
-from octnas.results import GROWING, SEARCHED, UNIFORM
+from octnas.results import SEARCHED
 from octnas.verdict import Verdict
-
-EXPECTED_BASELINES = (UNIFORM, GROWING)
 
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -129,8 +136,18 @@ def _outlook(data: ReportData, budget: Budget, compared: set[str]) -> tuple[str,
         return ("Not retrained yet: nothing can be said of how well it does on its own.",)
     sentences = [
         f"There is no retrained network with {BASELINES[role]} to compare with."
-        for role in EXPECTED_BASELINES
+        for role in expected_controls(data)
         if role not in compared
     ]
-    sentences += filter(None, [vanilla_words(data)])
+    sentences += filter(None, [cheaper_words(data, budget), vanilla_words(data)])
     return tuple(sentences)
+
+
+def looks_words(data: ReportData) -> str:
+    """How often the val images were looked at, and what for."""
+    trained, exported = (data.val_looks.get(why, 0) for why in LOOKS)
+    return (
+        f"The val images were looked at {plural(trained, 'time')} for a training, once at each "
+        f"size of images that it was tried at, and {plural(exported, 'time')} for an export, "
+        "looks of stages that were done again among them."
+    )

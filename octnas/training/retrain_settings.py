@@ -74,7 +74,7 @@ class RetrainSettings:
     select: Select = field(default="budgets", metadata=LATER)
     seeds: tuple[int, ...] = (0, 1, 2)
     baselines: tuple[Baseline, ...] = ("uniform", "growing", "vanilla")
-    randoms: int = field(default=2, metadata=LATER)
+    randoms: int = field(default=3, metadata=LATER)
     seed: int = field(default=0, metadata=LATER)
     test_sizes: tuple[int, ...] = field(default=(), metadata=LATER)
     augment: AugmentSettings | None = field(default=None, metadata=LATER)

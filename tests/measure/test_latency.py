@@ -16,7 +16,7 @@ from octnas.latency import LatencyTable, MeasuredNetwork, geometry_of
 from octnas.levels import CostLevels
 from octnas.measure import latency as latency_module
 from octnas.measure.latency import bare_table, measure_table
-from octnas.measure.latency_fit import CHECK, FIT, NARROW, draw_networks, fit_table
+from octnas.measure.latency_fit import CHECK, FIT, NARROW, draw_networks, fit_table, qualities
 from octnas.measure.layers import materialise, plan_layers
 from octnas.measure.settings import LatencySettings
 from octnas.nn.shapes import search_space
@@ -103,6 +103,43 @@ def test_constant_and_factor_are_found(space: SearchSpace, made_up: LatencyTable
     assert table.quality["all"].ceiling == 1.0
     assert table.quality["all"].networks > table.quality["narrow"].networks
     assert table.quality["narrow"].width < table.quality["all"].width
+
+
+def test_what_lies_between_layers_is_found_where_it_comes_again(
+    space: SearchSpace, made_up: LatencyTable
+) -> None:
+    """Of a space's 128 architectures, half to fit to and half to hold it against."""
+    cost, rng = made_up.cost(space), np.random.default_rng(0)
+    drawn = draw_networks(cost, replace(SMALL, fit=40, networks=40, narrow=10))
+    scale = np.mean([cost.of(alphas) * 1e-9 for _, alphas in drawn])
+    times = {s.name: rng.normal(0, 0.05 * scale, len(s.choices)) for s in space.searchable}
+    errors = {}
+    for noise, size in ((0.0, 1.0), (0.05, 0.0)):
+        networks = []
+        for use, alphas in drawn:
+            between = sum(times[s.name][s.choices.index(alphas[s.name])] for s in space.searchable)
+            true = cost.of(alphas) * 1e-9 + size * between
+            seconds = true * float(np.exp(rng.normal(0, noise)))
+            networks.append(MeasuredNetwork(use, alphas, seconds, seconds, seconds))
+        table = fit_table(made_up, space, networks)
+        without = replace(table, sites={})
+        errors[size] = [one.quality["all"].error for one in (table, _judged(without, space))]
+    # What is systematic goes, but for what the penalty keeps; noise is not learned.
+    found, before = errors[1.0]
+    assert found < 0.5 * before
+    assert before > 0.01
+    found, before = errors[0.0]
+    assert found < 1.2 * before
+
+
+def _judged(table: LatencyTable, space: SearchSpace) -> LatencyTable:
+    return replace(table, quality=qualities(table, space, table.networks))
+
+
+def test_few_networks_tell_no_sites_apart(space: SearchSpace, made_up: LatencyTable) -> None:
+    table = fit_table(made_up, space, measured(space, made_up, 2e-4, 0.8))
+    assert sum(one.use == FIT for one in table.networks) < 10
+    assert table.sites == {}
 
 
 def test_what_is_fitted_to_is_not_reported(space: SearchSpace, made_up: LatencyTable) -> None:

@@ -57,8 +57,8 @@ def test_networks_are_retrained_by_ray_as_by_this_process(finished: Path, tmp_pa
             assert one.values(metric) == other.values(metric)
     # Every training is one look at val.
     ids = {one.network.architecture.id for one in found}
-    looks = count_looks(run.directory.path / LOOKS_FILE, "retrain")
-    assert looks == 2 * len(ids) * len(run.config.retrain.seeds)
+    looks = count_looks(run.directory.path / LOOKS_FILE)
+    assert looks["retrain"] == 2 * len(ids) * len(run.config.retrain.seeds)
 
 
 @pytest.mark.slow

@@ -6,17 +6,16 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from octnas.front import Candidate, Front
 from octnas.report.compare import (
     Comparison,
+    cheaper_words,
     compare,
+    expected_controls,
     headline,
-    hypervolume_words,
-    hypervolumes,
     judge,
 )
 from octnas.report.data import ReportData
-from octnas.results import RANDOM, SEARCHED, UNIFORM
+from octnas.results import GROWING, NARROWER, RANDOM, UNIFORM
 from octnas.verdict import Verdict, difference
 
 Make = Callable[..., ReportData]
@@ -119,25 +118,36 @@ def test_the_first_line_says_whether_the_search_won(make_data: Make) -> None:
     assert headline(make_data(searched=(0.8, 0.9))) == ()
 
 
-def test_hypervolumes_are_those_of_fronts_by_seed(make_data: Make) -> None:
-    data = make_data(searched=(0.80, 0.84), uniform=(0.70, 0.74), vanilla=(0.9, 0.9))
-    searched, uniform, _ = data.retrained
-    worst = 1 - 0.70
-    for one, top1 in ((searched, (0.80, 0.84)), (uniform, (0.70, 0.74))):
-        macs = one.network.cost.macs
-        areas = [
-            Front.of([Candidate("", {}, macs, 1 - value)]).hypervolume(
-                (data.space.vanilla_macs, worst)
-            )
-            / data.space.vanilla_macs
-            for value in top1
-        ]
-        mean, half = hypervolumes(data)[one.network.role]
-        assert mean == pytest.approx(100 * np.mean(areas))
-        assert half == pytest.approx(100 * t.ppf(0.975, 1) * np.std(areas, ddof=1) / sqrt(2))
-    assert hypervolumes(data)[SEARCHED][0] > hypervolumes(data)[UNIFORM][0] > 0
-    words = hypervolume_words(data)
+def test_a_cheaper_network_is_held_against_the_dearer_uniform_one(
+    make_data: Make, make_retrained: Callable[..., object]
+) -> None:
+    data = make_data(searched=(0.80, 0.82, 0.84), uniform=(0.70, 0.72, 0.74))
+    half = data.budgets[0]
+    cheap = make_retrained("searched", (0.69, 0.71, 0.73), "small", {"stem": 0.5, "body": 1.0})
+    dearest = make_retrained(UNIFORM, (0.90, 0.91, 0.92), "large", {"stem": 0.0, "body": 0.0})
+    data = replace(data, retrained=(*data.retrained, cheap, dearest))
+    searched, uniform = (data.find(role, "half") for role in ("searched", UNIFORM))
+    assert searched is not None
+    assert uniform is not None
+    small = data.find("searched", "small")
+    assert small is not None
+    fewer = 1 - small.network.cost.macs / uniform.network.cost.macs
+    assert 0.1 < fewer < 0.5
+    # The next dearer one counts, not the dearest; and nothing cheaper than a tenth.
+    words = cheaper_words(data, replace(half, name="small"))
     assert words is not None
-    assert "searched" in words
-    assert "uniform α" in words
-    assert hypervolume_words(make_data(searched=(0.8, 0.9))) is None
+    assert words.startswith(f"With {100 * fewer:.1f} % fewer MACs than uniform, half: −1.00 points")
+    assert "(interval " in words
+    only = replace(data, retrained=(small, searched))
+    assert cheaper_words(only, replace(half, name="small")) is None
+    assert cheaper_words(data, replace(half, name="none")) is None
+
+
+def test_what_was_asked_for_is_expected(make_data: Make) -> None:
+    data = make_data(searched=(0.8, 0.9))
+    assert expected_controls(data) == (UNIFORM, GROWING)
+    assert expected_controls(replace(data, controls=("vanilla", "narrower"))) == (
+        UNIFORM,
+        GROWING,
+        NARROWER,
+    )

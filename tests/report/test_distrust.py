@@ -72,3 +72,10 @@ def test_latency_of_some_networks_only(full: ReportData) -> None:
     assert "not measured of 3 retrained networks" in said(replace(data, latencies=(clock,)))
     guess = replace(clock, measured={}, predicted={first: 0.001})
     assert "predicted from a table and not measured" in said(replace(data, latencies=(guess,)))
+
+
+def test_a_control_that_was_asked_for_and_is_missing_is_said(full: ReportData) -> None:
+    asked = replace(trusted(full), controls=("uniform", "growing", "shallower", "vanilla"))
+    assert distrust(asked) == [
+        "Nothing was trained with a shallower plain network to hold the search against."
+    ]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from octnas.report.compare import areas_by_seed
+from octnas.report.areas import areas_by_seed
 from octnas.report.data import ReportData
 from octnas.report.runs import ComparedRun, differing, flat, groups, ranked
 from octnas.report.runs_page import rank_rows, write_runs_page

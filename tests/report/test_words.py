@@ -6,7 +6,8 @@ import pytest
 from octnas.costs import Budget
 from octnas.report.compare import headline
 from octnas.report.data import ReportData
-from octnas.report.words import format_size, searched_what, story
+from octnas.report.markdown import markdown
+from octnas.report.words import format_size, looks_words, searched_what, story
 
 Make = Callable[..., ReportData]
 
@@ -101,3 +102,10 @@ def test_lead_counts_sites_architectures_and_candidates(full: ReportData) -> Non
 def test_sizes_of_spaces() -> None:
     assert format_size(78_125) == "78,125"
     assert format_size(186 * 10**18) == "1.86 · 10²⁰"
+
+
+def test_looks_at_val_are_said_by_what_for(full: ReportData) -> None:
+    words = looks_words(replace(full, val_looks={"retrain": 21, "export": 1}))
+    assert "looked at 21 times for a training" in words
+    assert "1 time for an export" in words
+    assert words in markdown(replace(full, val_looks={"retrain": 21, "export": 1}), ())
