@@ -22,6 +22,10 @@ _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOE
 # What somebody has to change before it is of use to try again.
 _LOCKED_OUT = ("CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "UNAUTHENTICATED")
 _SETTINGS = (*_REFUSALS, *_LOCKED_OUT, "BAD_REQUEST")
+# The same of HTTP, where what answers is no MLflow but an artifact store or a proxy before it: all
+# that blames the request (413, say, for a file that is too large), but for who sends it and when.
+_CLIENT_ERRORS = range(400, 500)
+_UNAUTHORIZED, _LATER = (401, 403, 407), (408, 425, 429)
 # What a database says that is there, but refuses.
 _NOT_AWAY = ("authentication failed", "access denied", "does not exist", "unknown database")
 
@@ -58,13 +62,22 @@ def tracking_errors(store: Store, problem: str = "MLflow") -> Iterator[None]:
 
 def is_refusal(error: BaseException) -> bool:
     """Whether the store is there, and refuses what it was sent."""
-    return isinstance(error, RefusedError) or getattr(error, "error_code", "") in _REFUSALS
+    if isinstance(error, RefusedError) or getattr(error, "error_code", "") in _REFUSALS:
+        return True
+    return _status(error) in _CLIENT_ERRORS and _status(error) not in (*_UNAUTHORIZED, *_LATER)
+
+
+def _status(error: BaseException) -> int:
+    """Of an HTTP answer that ``requests`` has turned into an exception; 0 of everything else."""
+    return int(getattr(getattr(error, "response", None), "status_code", 0))
 
 
 def _is_away(error: BaseException) -> bool:
     code, name = getattr(error, "error_code", ""), type(error).__name__
     if code:
         return code not in _SETTINGS
+    if status := _status(error):
+        return status not in _CLIENT_ERRORS or status in _LATER
     text = str(error).lower()
     if "sqlite" in f"{type(error).__module__} {text}":
         return "locked" in text or "busy" in text

@@ -107,18 +107,24 @@ def send_model(connection: Connection, entry: Entry) -> None:
         )
 
 
-def remove_double_models(connection: Connection) -> None:
+def remove_double_models(connection: Connection) -> int:
     """Delete what a slow server has created a second time, see `remove_double_runs`."""
-    outbox, client = outbox_id(connection), connection.client
+    outbox, client, removed = outbox_id(connection), connection.client, 0
     models = [entry for entry in connection.outbox.entries() if entry.kind == "model"]
     for name in {entry.values["registered"] for entry in models}:
+        if not client.search_registered_models(f"name = '{name}'"):
+            # The store has refused all that would have been registered.
+            continue
         aliased = {str(version) for version in client.get_registered_model(name).aliases.values()}
         versions = client.search_model_versions(
             f"name = '{name}' and tags.`{OUTBOX_TAG}` = '{outbox}'"
         )
-        ordered = sorted(versions, key=lambda one: (str(one.version) not in aliased, one.version))
+        ordered = sorted(
+            versions, key=lambda one: (str(one.version) not in aliased, int(one.version))
+        )
         for double in _doubles(ordered, lambda one: (one.tags.get(WEIGHTS_TAG), one.run_id)):
             client.delete_model_version(name, double.version)
+            removed += 1
     if models:
         logged = client.search_logged_models(
             [connection.experiment_id], filter_string=f"tags.`{OUTBOX_TAG}` = '{outbox}'"
@@ -126,6 +132,8 @@ def remove_double_models(connection: Connection) -> None:
         in_use = sorted(logged, key=lambda one: one.status != "READY")
         for one in _doubles(in_use, lambda one: (one.tags.get(WEIGHTS_TAG), one.source_run_id)):
             client.delete_logged_model(one.model_id)
+            removed += 1
+    return removed
 
 
 def _doubles(found: Iterable[T], record: Callable[[T], Hashable]) -> list[T]:

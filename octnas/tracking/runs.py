@@ -48,14 +48,17 @@ def send_finish(connection: Connection, entry: Entry) -> None:
     connection.client.set_terminated(connection.run_id(entry), status=status, end_time=entry.time)
 
 
-def remove_double_runs(connection: Connection) -> None:
+def remove_double_runs(connection: Connection) -> int:
     """Delete what a slow server has created a second time.
 
     It may carry out the creation of a run long after its time was over and the run was created by
     another request.
+
+    Returns:
+        How many there were.
     """
     found: dict[str, list[Run]] = {}
-    outbox = outbox_id(connection)
+    outbox, removed = outbox_id(connection), 0
     for run in _tagged(connection, OUTBOX_TAG, outbox):
         found.setdefault(run.data.tags.get(RECORD_TAG, ""), []).append(run)
     for record, runs in found.items():
@@ -63,6 +66,8 @@ def remove_double_runs(connection: Connection) -> None:
             runs.sort(key=lambda run: not _is_used(connection, run))
             for double in runs[1:]:
                 connection.client.delete_run(double.info.run_id)
+                removed += 1
+    return removed
 
 
 def outbox_id(connection: Connection) -> str:

@@ -44,15 +44,17 @@ def send(connection: Connection, go_on: Callable[[], bool] = lambda: True) -> Co
     return sent
 
 
-def settle(connection: Connection) -> None:
+def settle(connection: Connection) -> int:
     """Remove what a slow server has carried out twice; once all is sent.
+
+    Returns:
+        How many runs, models and versions of models.
 
     Raises:
         TrackingError: see `send`.
     """
     with tracking_errors(connection.store):
-        remove_double_runs(connection)
-        remove_double_models(connection)
+        return remove_double_runs(connection) + remove_double_models(connection)
 
 
 def _groups(entries: Iterator[Entry]) -> Iterator[list[Entry]]:

@@ -7,10 +7,10 @@ from octnas.errors import TrackingError
 from octnas.tracking.connection import open_connection
 from octnas.tracking.environment import import_mlflow
 from octnas.tracking.outbox import BusyError, Outbox
-from octnas.tracking.progress import FILE, unsent
+from octnas.tracking.progress import FILE, read_progress, unsent
 from octnas.tracking.sending import send, settle
 from octnas.tracking.settings import TrackingSettings
-from octnas.tracking.stores import find_store
+from octnas.tracking.stores import SERVERS, find_store
 from octnas.tracking.tracker import FOLDER
 
 BUSY_WAIT = 10.0  # seconds that another sender of the same run directory may take
@@ -34,21 +34,27 @@ def sync_runs(settings: TrackingSettings, experiment: str, directory: Path) -> t
         raise TrackingError(f"{directory}: tracking.enabled: found false, so nothing is recorded")
     store = find_store(settings, directory.resolve().parent)
     outbox, file = Outbox(directory / FOLDER), directory / FILE
-    if not (left := unsent(outbox, file, store.shown)):
-        return (f"nothing to send to {store.shown}",)
+    left, nothing = unsent(outbox, file, store.shown), f"nothing to send to {store.shown}"
+    # A server may have carried out something twice long after all was sent, a database does not.
+    if not left and not (store.kind in SERVERS and read_progress(file).get("runs")):
+        return (nothing,)
     import_mlflow()
     try:
         with outbox.sending(BUSY_WAIT):
             connection = open_connection(store, settings.experiment or experiment, outbox, file)
             refused = len(connection.progress.refused)
             sent = send(connection)
-            settle(connection)
+            doubles = settle(connection)
     except BusyError:
         raise
     except TrackingError as error:
+        if not left:
+            return (f"{nothing}; what it may have been told twice was not looked for: {error}",)
         still = unsent(outbox, file, store.shown)
         raise TrackingError(f"{error}; sent {left - still} records, {still} are kept") from None
-    lines = [f"sent to {store.shown}: {_counted(sent)}"]
+    lines = [f"sent to {store.shown}: {_counted(sent)}" if sent else nothing]
+    if doubles:
+        lines.append(f"removed {doubles} runs and models that the server had made twice")
     if why := connection.progress.refused[refused:]:
         lines.append(f"refused {len(why)} records, see {file}; the first one: {why[0]['why']}")
     return tuple(lines)

@@ -169,6 +169,30 @@ def test_what_a_slow_server_has_created_late_is_removed(
     end(tracker, directory)
     assert held(port, experiment) == expected("one", experiment=experiment)
     assert str(client.get_model_version_by_alias(experiment, "best").version) == "1"
+    # Later still, when the work is over and all was sent.
+    [run, *_] = client.search_runs([there.experiment_id])
+    client.create_run(there.experiment_id, run.info.start_time, run.data.tags, run.info.run_name)
+    assert held(port, experiment) != expected("one", experiment=experiment)
+    assert sync(directory, port, experiment) == [
+        f"nothing to send to http://127.0.0.1:{port}",
+        "removed 1 runs and models that the server had made twice",
+    ]
+    assert held(port, experiment) == expected("one", experiment=experiment)
+
+
+def test_a_server_that_is_gone_is_no_error_where_all_was_sent(
+    port: int, experiment: str, tmp_path: Path
+) -> None:
+    directory = tmp_path / "runs" / "one"
+    tracker = make_tracker(directory, port, experiment=experiment)
+    begin(tracker, directory)
+    end(tracker, directory)
+    file, elsewhere = directory / "tracking.json", f"http://127.0.0.1:{free_port()}"
+    document = json.loads(file.read_text())
+    file.write_text(json.dumps({**document, "tracking_uri": elsewhere}))
+    [line] = sync(directory, int(elsewhere.rpartition(":")[2]), experiment)
+    assert line.startswith(f"nothing to send to {elsewhere}; what it may have been told twice")
+    assert "no MLflow server answers there" in line
 
 
 def test_a_run_and_a_sync_do_not_get_in_each_others_way(

@@ -7,10 +7,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import requests
 
 import octnas.tracking.connect as connect
 from octnas.errors import TrackingError
+from octnas.tracking.failures import AwayError, tracking_errors
 from octnas.tracking.settings import TrackingSettings
+from octnas.tracking.stores import find_store
 from octnas.tracking.tracker import Tracker
 from tests.tracking.conftest import MakeTracker
 from tests.tracking.reading import client, failure, found, history, run_id, settled
@@ -189,6 +192,76 @@ def test_what_mlflow_refuses_is_noted_and_holds_nothing_up(
     [refused] = json.loads((runs / "digits" / "tracking.json").read_text())["refused"]
     assert (refused["kind"], refused["key"]) == ("metrics", "a")
     assert len(history(runs, "a", "before")) == 1
+
+
+def answered(status: int) -> requests.HTTPError:
+    """What MLflow raises where an artifact store answers so."""
+    response = requests.Response()
+    response.status_code = status
+    return requests.HTTPError(f"{status} Client Error: no", response=response)
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 422])
+def test_an_artifact_that_is_refused_holds_nothing_up(
+    make_tracker: MakeTracker,
+    runs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise answered(status)
+
+    for name in ("log_artifact", "log_model_artifacts"):
+        monkeypatch.setattr(f"mlflow.MlflowClient.{name}", refuse)
+    folder, lines = tmp_path / "model", list[str]()
+    folder.mkdir()
+    (folder / "weights.bin").write_bytes(b"w")
+    tracker = make_tracker(say=lines.append)
+    tracker.start("a", "A")
+    tracker.artifact("a", folder)
+    tracker.model("a", folder, digest="5a3e" * 16)
+    tracker.metrics("a", {"behind": 1.0}, 0)
+    tracker.close()
+    assert found(runs, "a").data.metrics == {"behind": 1.0}
+    [line] = lines
+    assert line.startswith("MLflow: refused 2 records, the last one: ")
+    assert f"{status} Client Error" in line
+    refused = json.loads((runs / "digits" / "tracking.json").read_text())["refused"]
+    assert [entry["kind"] for entry in refused] == ["artifact", "model"]
+
+
+@pytest.mark.parametrize(
+    ("status", "away"), [(401, False), (403, False), (408, True), (429, True), (503, True)]
+)
+def test_answers_that_are_not_about_what_was_sent_refuse_nothing(
+    make_tracker: MakeTracker,
+    runs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    away: bool,
+) -> None:
+    def answer(*_: object) -> None:
+        raise answered(status)
+
+    tracker = make_tracker(say=(lines := list[str]()).append)
+    tracker.start("a", "A")
+    (tmp_path / "file").write_text("text")
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.MlflowClient.log_artifact", answer)
+        tracker.artifact("a", tmp_path / "file")
+        tracker.metrics("a", {"behind": 1.0}, 0)
+        tracker.close()
+    assert "records are not sent yet (" in lines[0]
+    assert f"{status} Client Error" in lines[0]
+    tracker.start("a", "A")
+    tracker.close()
+    assert found(runs, "a").data.metrics == {"behind": 1.0}
+    store = find_store(TrackingSettings(), runs)
+    with pytest.raises(AwayError if away else TrackingError) as caught, tracking_errors(store):
+        answer()
+    assert isinstance(caught.value, AwayError) == away
 
 
 def test_records_of_a_run_that_is_deleted_meanwhile(make_tracker: MakeTracker, runs: Path) -> None:
