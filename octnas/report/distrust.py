@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from octnas.report.compare import BASELINES, expected_controls
 from octnas.report.data import ReportData
-from octnas.report.formats import plural
+from octnas.report.formats import format_percent, plural
 from octnas.results import SEARCHED
 
 FEW_SEEDS = 3
@@ -47,6 +47,21 @@ def _of_trainings(data: ReportData) -> Iterator[str]:
         for role in expected_controls(data):
             if role not in roles:
                 yield f"Nothing was trained with {BASELINES[role]} to hold the search against."
+    yield from _cheaper_controls(data)
+
+
+def _cheaper_controls(data: ReportData) -> Iterator[str]:
+    """Only where a budget does not bound MACs may a control have fewer than what was searched."""
+    for one in data.retrained:
+        searched = data.find(SEARCHED, one.network.budget)
+        if one.network.role not in BASELINES or searched is None:
+            continue
+        share = one.network.cost.macs / searched.network.cost.macs
+        if share < 1:
+            yield (
+                f"{one.network.name}: {format_percent(1 - share)} fewer MACs than the searched "
+                "network, since the budget does not bound MACs: a loss to it says less."
+            )
 
 
 def _of_ranking(data: ReportData) -> Iterator[str]:

@@ -26,10 +26,13 @@ def check(ceiling: float | None, gain_low: float) -> Ranking:
 
 def trusted(full: ReportData) -> ReportData:
     """Nothing to distrust."""
+    cost = full.retrained[0].network.cost
+    fair = (replace(one, network=replace(one.network, cost=cost)) for one in full.retrained)
     ids = [one.network.architecture.id for one in full.retrained]
     clock = Latencies("phone", "eager", "float32", 1, 1, dict.fromkeys(ids, Timing(0.001)))
     return replace(
         full,
+        retrained=tuple(fair),
         rankings={"supernet": check(0.8, 0.1)},
         latencies=(clock,),
         correct=dict.fromkeys(ids, np.ones((3, 5000))),
@@ -79,3 +82,13 @@ def test_a_control_that_was_asked_for_and_is_missing_is_said(full: ReportData) -
     assert distrust(asked) == [
         "Nothing was trained with a shallower plain network to hold the search against."
     ]
+
+
+def test_a_control_of_fewer_macs_is_said(full: ReportData) -> None:
+    """As there may be under a budget on latency."""
+    data = trusted(full)
+    searched, uniform, *others = data.retrained
+    cost = replace(uniform.network.cost, macs=round(0.8 * searched.network.cost.macs))
+    cheaper = replace(uniform, network=replace(uniform.network, cost=cost))
+    (sentence,) = distrust(replace(data, retrained=(searched, cheaper, *others)))
+    assert sentence.startswith("uniform, half: 20.0 % fewer MACs than the searched network")
