@@ -15,6 +15,7 @@ from octnas.pipeline.latency import experiment_space
 from octnas.pipeline.records import read_candidates, read_chosen
 from octnas.pipeline.retrain import plan
 from octnas.pipeline.stages import run_stages
+from octnas.results import SEARCHED
 from octnas.run_directory import write_json
 from octnas.search.shrinkage import EXPECTED
 from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
@@ -36,7 +37,9 @@ def test_budgets_on_other_costs_are_searched(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[str] = []
-    run = open_tiny(tmp_path, BUDGETS, f"latency.table={table}", lines=lines, stages=STAGES)
+    controls = "retrain.baselines=[uniform,growing,random,worst,vanilla]"
+    settings = (BUDGETS, f"latency.table={table}", controls)
+    run = open_tiny(tmp_path, *settings, lines=lines, stages=STAGES)
     run_stages(run, STAGES)
     latency = run.costs["latency"]
     for candidate in read_candidates(run):
@@ -61,10 +64,18 @@ def test_budgets_on_other_costs_are_searched(
     assert "latency-an-other-machine.measured.jsonl" in kept
     networks = plan(run)
     assert {network.budget for network in networks} == {"", *(b.name for b in run.budgets)}
+    for budget in filter(lambda one: one.bound, run.budgets):
+        assert budget.bound is not None
+        cost, alphas = run.costs[budget.bound.cost], read_chosen(run)[budget.name].alphas
+        held = [one for one in networks if one.budget == budget.name and one.role != SEARCHED]
+        assert {one.role for one in held} == {"uniform", "growing", "random", "worst"}
+        for one in held:
+            # As dear as what was searched, in what the budget bounds.
+            assert cost.of(one.architecture.alphas) >= cost.of(alphas)
     # The run has taken the table over, but says so if the file is another one now.
     write_json(table, table_of(run.space, seed=1).to_dict())
     with pytest.raises(RunDirectoryError, match=r"latency\.table: was"):
-        open_tiny(tmp_path, BUDGETS, f"latency.table={table}", stages=STAGES)
+        open_tiny(tmp_path, *settings, stages=STAGES)
 
 
 def test_a_device_that_is_not_there_is_said_before_anything_is_trained(
