@@ -120,8 +120,8 @@ class LatencyTable:
         factor: seconds in a network for a second by itself.
         sites: seconds that every network takes besides, by site and its realised α: what lies
             between two layers, such as another order of values in memory, is in neither's time.
-        quality: on whole networks, by ``"all"`` and ``"narrow"``, those of nearly equal
-            predictions; empty where none were measured.
+        quality: on whole networks, by ``"all"``, ``"spread"`` (over the range) and ``"narrow"`` (of
+            nearly equal predictions); empty where none were measured.
         networks: that the table was fitted to and held against.
     """
 

@@ -1,5 +1,6 @@
 """``octnas latency``: how long the architectures of a search space take on a device."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -115,6 +116,7 @@ def networks_of(
     from octnas.measure.settings import LatencySettings
     from octnas.pipeline.looking import look_at_run
     from octnas.pipeline.network_latency import time_retrained
+    from octnas.pipeline.owning import owned
 
     settings = LatencySettings(
         name=name,
@@ -125,7 +127,10 @@ def networks_of(
         threads=threads,
         repeats=repeats,
     )
-    path, found = time_retrained(look_at_run(run), settings)
+    looked_at = look_at_run(run)
+    # What else works on it would also take the time of what is timed.
+    with owned(run, partial(typer.echo, err=True)):
+        path, found = time_retrained(looked_at, settings)
     for identity, timing in found.measured.items():
         typer.echo(f"{identity}  {1e3 * timing.median:.3f} ms, 95 %: {1e3 * (timing.p95 or 0):.3f}")
     typer.echo(f"{path}\n`octnas report {run}` shows them")
@@ -178,7 +183,7 @@ def _print(table: "LatencyTable", file: Path) -> None:
     console.print(
         f"{table.device}, {table.backend}, {table.precision}, batch {table.batch}, threads: "
         f"{table.threads or 'any'}; {len(table.layers)} layers, network = {table.factor:.3f} × "
-        f"layers {table.constant * 1e3:+.3f} ms"
+        f"layers {table.constant * 1e3:+.3f} ms{', and what each site takes' * bool(table.sites)}"
     )
     rows = Table("networks", "number", "range", "median error", "worst", "τ", "ρ", "τ of the noise")
     for what, found in table.quality.items():

@@ -148,10 +148,15 @@ def _sites(
 def qualities(
     table: LatencyTable, space: SearchSpace, networks: Sequence[MeasuredNetwork]
 ) -> dict[str, Quality]:
-    """How well a table predicts networks that it was not fitted to: all, and the narrow slice."""
+    """How well a table predicts networks that it was not fitted to.
+
+    All of them; those that are spread over the range alone; and those of the narrow slice.
+    """
     cost = table.cost(space)
     others = [one for one in networks if one.use != FIT]
-    groups = {"all": others, NARROW: [one for one in others if one.use == NARROW]}
+    groups = {"all": others}
+    groups["spread"] = [one for one in others if one.use == CHECK]
+    groups[NARROW] = [one for one in others if one.use == NARROW]
     return {name: _quality(cost, group) for name, group in groups.items() if group}
 
 

@@ -19,7 +19,7 @@ from octnas.costs import Budget
 from octnas.levels import CostLevels
 from octnas.nn.shapes import search_space
 from octnas.search.local import run_local
-from octnas.search.settings import Sampler, SearchSettings
+from octnas.search.settings import SearchSettings
 from octnas.search.study import quiet
 from octnas.space import SearchSpace
 
@@ -31,13 +31,13 @@ def main() -> None:
     )
     parser.add_argument("spaces", nargs="+")
     parser.add_argument("--trials", type=int, default=200)
-    parser.add_argument("--samplers", nargs="+", default=SAMPLERS, choices=SAMPLERS)
+    parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS), choices=SAMPLERS)
     args = parser.parse_args()
     quiet()
     _overhead(args.spaces, args.samplers, args.trials)
 
 
-def _overhead(spaces: Sequence[str], samplers: Sequence[Sampler], trials: int) -> None:
+def _overhead(spaces: Sequence[str], samplers: Sequence[str], trials: int) -> None:
     """What a trial takes besides its evaluation."""
     print("| space | sites | sampler | first batches, ms | median, ms | last batches, ms |")
     print("|---" * 6 + "|")
@@ -53,7 +53,7 @@ def _overhead(spaces: Sequence[str], samplers: Sequence[Sampler], trials: int) -
 
 def _milliseconds(space: SearchSpace, sampler: Sampler, trials: int) -> np.ndarray:
     """Of a trial of each batch, where evaluating is adding up a few numbers."""
-    settings = SearchSettings(trials=trials, batch_size=8, spread=16, sampler=sampler)
+    settings = SearchSettings(trials=trials, batch_size=8, spread=16, **SAMPLERS[sampler])
     budgets = [Budget("half", space.cost(space.uniform(0.5)).macs)]
     prices = np.random.default_rng(0).random(len(space.sites))
     moments = []

@@ -9,9 +9,10 @@ supernet; so take an experiment with few of them (a thousand: `--set` alphas and
 `compare` scores what the samplers ask for, once; broken off, it goes on. Every sampler begins with
 the same design and sees the rank losses only. Its front is chosen by the measured loss or by the
 expected one (`search.choose_by`), and judged by its hypervolume on the read part, after the choice:
-what was won by luck is lost there. Printed is, after so many evaluations, that hypervolume as a
-share of what the front of all architectures has (of all that were scored, in `compare`), with 95 %
-intervals over seeds, and by how much the surrogate leads, seed by seed. `--figure FILE` draws it.
+what was won by luck is lost there. Printed is, after so many evaluations, each of another
+architecture, that hypervolume as a share of what the front of all architectures has (of all that
+were scored, in `compare`), with 95 % intervals over seeds, and by how much the surrogate leads,
+seed by seed. `--figure FILE` draws it.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from math import sqrt
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from sampler_losses import PARTS, Losses, architectures
@@ -28,15 +30,24 @@ from octnas.costs import Budget
 from octnas.front import Candidate
 from octnas.levels import CostLevels
 from octnas.search.design import bounds, initial_design
-from octnas.search.local import run_local
 from octnas.search.proposals import proposals
-from octnas.search.settings import ChooseBy, Sampler, SearchSettings
+from octnas.search.settings import ChooseBy, SearchSettings
 from octnas.search.storage import open_storage
 from octnas.search.study import Driver, quiet
 
-SAMPLERS: tuple[Sampler, ...] = ("surrogate", "nsga2", "tpe", "random")
+SAMPLERS: Mapping[str, Mapping[str, Any]] = {
+    "surrogate": {"sampler": "surrogate"},
+    "nsga2": {"sampler": "nsga2"},
+    "nsga2-50": {"sampler": "nsga2", "population": 50},
+    "tpe": {"sampler": "tpe"},
+    "random": {"sampler": "random"},
+}
+"""Settings by name."""
+# Trials that a sampler may have for each evaluation: NSGA-II and TPE propose the same again, which
+# is answered without one.
+_MOST = 10
 WAYS: tuple[ChooseBy, ...] = ("loss", "expected")
-Row = tuple[Sampler, ChooseBy]
+Row = tuple[str, ChooseBy]
 """A sampler and how the front is chosen; values of it have the shape ``(seeds, counts)``."""
 
 
@@ -59,7 +70,7 @@ def main() -> None:
     ):
         command.add_argument("--seeds", type=int, nargs="+", default=range(seeds))
         command.add_argument("--counts", type=int, nargs="+", default=counts)
-        command.add_argument("--samplers", nargs="+", default=SAMPLERS, choices=SAMPLERS)
+        command.add_argument("--samplers", nargs="+", default=list(SAMPLERS), choices=SAMPLERS)
         command.add_argument("--figure", type=Path)
     args = parser.parse_args()
     quiet()
@@ -83,7 +94,7 @@ def _make_table(path: Path, folder: Path) -> None:
 
 def _compare(
     losses: Losses,
-    samplers: Sequence[Sampler],
+    samplers: Sequence[str],
     seeds: Sequence[int],
     counts: Sequence[int],
     figure: Path | None,
@@ -93,7 +104,7 @@ def _compare(
         runs = [_evaluated(losses, sampler, seed, max(counts)) for seed in seeds]
         for way in WAYS:
             found[sampler, way] = np.array(
-                [[losses.hypervolume(_first(one, n), way) for n in counts] for one in runs]
+                [[losses.hypervolume(one[:n], way) for n in counts] for one in runs]
             )
     if losses.run is None:
         for alphas in architectures(losses.space):
@@ -121,20 +132,18 @@ def _print(row: tuple[str, str], values: np.ndarray) -> None:
     print("| " + " | ".join([*row, *cells]) + " |", flush=True)
 
 
-def _evaluated(losses: Losses, sampler: Sampler, seed: int, trials: int) -> list[Candidate]:
-    """What a search evaluates, in the order of the trials; a trial that was a twin adds nothing."""
-    settings = SearchSettings(trials=trials, batch_size=5, spread=12, sampler=sampler)
+def _evaluated(losses: Losses, sampler: str, seed: int, count: int) -> list[Candidate]:
+    """The first architectures that a search evaluates, so many different ones, in their order."""
+    settings = SearchSettings(trials=_MOST * count, batch_size=5, spread=12, **SAMPLERS[sampler])
     levels = CostLevels(losses.space)
     budgets = [Budget("all", levels.dearest)]
     with TemporaryDirectory() as folder:
         driver = make_driver(levels, settings, budgets, seed, Path(folder))
-        run_local(driver, lambda alphas, _: losses("rank", alphas))
-        return driver.candidates()
-
-
-def _first(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
-    """Those of so many trials."""
-    return [one for one in candidates if one.trial < count]
+        while len(driver.candidates()) < count and (job := driver.ask()) is not None:
+            driver.tell(job.number, losses("rank", job.alphas))
+        found = driver.candidates()
+    assert len(found) >= count, f"{sampler} found {len(found)} different ones only"
+    return found[:count]
 
 
 def make_driver(

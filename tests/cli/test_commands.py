@@ -8,6 +8,7 @@ import pytest
 
 from octnas import __version__
 from octnas.architecture import Architecture
+from octnas.lease import held
 from octnas.shipped import shipped_experiments
 from tests.cli.conftest import Octnas
 from tests.pipeline.tiny import EXPERIMENT, TINY
@@ -242,7 +243,13 @@ def test_reports_of_a_run_and_of_several(octnas: Octnas, finished: Path, tmp_pat
         shutil.copytree(finished, tmp_path / name)
     one, other = (str(tmp_path / name / "runs" / "tiny") for name in ("one", "other"))
     assert "the run is finished" in octnas("report", one, "--watch").out
-    timed = octnas("latency", "networks", one, "--repeats", "4", "--name", "desk")
+    timing = ("latency", "networks", one, "--repeats", "4", "--name", "desk")
+    with held(Path(one)):
+        refused = octnas(*timing)
+    assert refused.code == 2
+    assert "works on" in refused.err
+    assert not (Path(one) / "latency").exists()
+    timed = octnas(*timing)
     assert timed.code == 0
     assert "desk-eager-float32-batch-1-threads-1.json" in timed.out
     assert octnas("report", one).code == 0
