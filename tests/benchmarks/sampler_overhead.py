@@ -51,7 +51,7 @@ def _overhead(spaces: Sequence[str], samplers: Sequence[str], trials: int) -> No
             print(f"| {name} | {len(space.searchable)} | {sampler} | {cells} |", flush=True)
 
 
-def _milliseconds(space: SearchSpace, sampler: Sampler, trials: int) -> np.ndarray:
+def _milliseconds(space: SearchSpace, sampler: str, trials: int) -> np.ndarray:
     """Of a trial of each batch, where evaluating is adding up a few numbers."""
     settings = SearchSettings(trials=trials, batch_size=8, spread=16, **SAMPLERS[sampler])
     budgets = [Budget("half", space.cost(space.uniform(0.5)).macs)]
