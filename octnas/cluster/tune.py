@@ -24,6 +24,10 @@ from octnas.cluster.tune_setup import (
     signals_kept,
     tune_files,
 )
+from octnas.errors import DeviceError
+
+# How the reason of what is not a candidate's fault begins, see `one_line`.
+_OF_THE_DEVICE = f"{DeviceError.__name__}: "
 
 
 class Job(Protocol):
@@ -81,6 +85,7 @@ def run_with_tune(
 
     Raises:
         ClusterError: Ray does not run in this process.
+        DeviceError: a worker's device has failed, again and again.
         Exception: what ``driver`` raises.
     """
     with tune_files(directory) as storage, signals_kept() as keep_signals:
@@ -158,6 +163,10 @@ class _Search(Searcher):
             return
         reason = self._reasons.pop(trial_id, "Ray Tune stopped the evaluation")
         outcome = reason if error or result is None else dict(result[OUTCOME])
+        if isinstance(outcome, str) and outcome.startswith(_OF_THE_DEVICE):
+            # As where candidates are evaluated here: the candidate can be evaluated later.
+            self._failure = DeviceError(outcome.removeprefix(_OF_THE_DEVICE))
+            return
         try:
             self._driver.tell(number, outcome)
         except Exception as failure:  # noqa: BLE001 - Tune would log it and retry the trial

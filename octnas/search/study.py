@@ -236,15 +236,19 @@ class Driver:
         return _Asked(trial, self._space.architecture(alphas).id, alphas, cost, self._rung)
 
     def _tell_batch(self) -> None:
-        batch, self._batch = self._batch, {}
+        """Tell a batch, unless it ends the search: then it is evaluated again by who goes on."""
+        batch = self._batch
+        lost = not any(asked.identity in self._outcomes for asked in batch.values())
+        in_a_row = self._lost + len(batch) if lost else 0
+        nothing = self.told + len(batch) >= self._settings.trials and not self._found
+        if lost and (in_a_row >= _HOPELESS or nothing):
+            # For good are only failures that are told, and these are not the candidates'.
+            reason = self._reasons[next(iter(batch.values())).identity]
+            raise SearchError(f"each of the last {in_a_row} candidates failed: {reason}")
+        self._lost, self._batch = in_a_row, {}
         for number in sorted(batch):
             self._tell_one(batch[number])
         self._flush()
-        lost = not any(asked.identity in self._outcomes for asked in batch.values())
-        self._lost = self._lost + len(batch) if lost else 0
-        if lost and (self._lost >= _HOPELESS or (self.done and not self._found)):
-            reason = self._reasons[next(iter(batch.values())).identity]
-            raise SearchError(f"each of the last {self._lost} candidates failed: {reason}")
 
     def _tell_one(self, asked: _Asked) -> None:
         if asked.identity not in self._outcomes:

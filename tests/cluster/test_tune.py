@@ -16,7 +16,7 @@ import pytest
 from octnas.cluster.evaluation import LONGEST_REASON
 from octnas.cluster.start import local_cluster
 from octnas.cluster.tune import run_with_tune
-from octnas.errors import ClusterError
+from octnas.errors import ClusterError, DeviceError
 from tests.cluster.batches import Batches
 
 Metrics = Mapping[str, float]
@@ -121,6 +121,26 @@ class TestSearch:
         attempts = [len(list(tmp_path.glob(f"{number}-*"))) for number in range(6)]
         assert attempts == [1, 2, 2, 2, 1, 1]
         assert capfd.readouterr() == ("", "")
+
+    def test_a_device_that_fails_ends_the_search(self, tmp_path: Path) -> None:
+        """As where candidates are evaluated one after another: it is no candidate's fault."""
+
+        def make_evaluate() -> Callable[[Metrics, float], Metrics]:
+            def evaluate(alphas: Metrics, _: float) -> Metrics:
+                if alphas["stem"] == 0.5:
+                    raise DeviceError("cuda:0 has failed")
+                return {"loss": 1.0}
+
+            return evaluate
+
+        driver = Batches(count=12, batch=6)
+        with pytest.raises(DeviceError, match=r"^cuda:0 has failed$"):
+            run_with_tune(driver, make_evaluate, workers=2, directory=tmp_path, retries=1)
+        # Nobody was told that it has failed, so it is evaluated when the search goes on.
+        assert [job.number for job in driver.jobs if job.alphas["stem"] == 0.5][
+            0
+        ] not in driver.told
+        assert all(isinstance(outcome, dict) for outcome in driver.told.values())
 
     def test_factory_that_fails(self, tmp_path: Path) -> None:
         def make_evaluate() -> Callable[[Metrics, float], Metrics]:

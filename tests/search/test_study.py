@@ -199,6 +199,12 @@ def test_a_search_in_which_everything_fails_stops(make_driver: Make) -> None:
 
     with pytest.raises(SearchError, match=r"each of the last 8 candidates failed.*no images"):
         run_local(make_driver(), evaluate)
+    # Once that is mended, none is missing: all are the ones of a search that met no such fault.
+    mended, whole = make_driver(), make_driver(folder="whole")
+    run_local(mended, loss_of)
+    run_local(whole, loss_of)
+    assert mended.failures() == []
+    assert mended.candidates() == whole.candidates()
 
 
 def test_a_batch_that_is_small_may_fail_as_a_whole(make_driver: Make) -> None:
