@@ -137,9 +137,9 @@ class TestSearch:
         with pytest.raises(DeviceError, match=r"^cuda:0 has failed$"):
             run_with_tune(driver, make_evaluate, workers=2, directory=tmp_path, retries=1)
         # Nobody was told that it has failed, so it is evaluated when the search goes on.
-        assert [job.number for job in driver.jobs if job.alphas["stem"] == 0.5][
-            0
-        ] not in driver.told
+        (failed,) = (job.number for job in driver.jobs if job.alphas["stem"] == 0.5)
+        assert failed in driver.asked
+        assert failed not in driver.told
         assert all(isinstance(outcome, dict) for outcome in driver.told.values())
 
     def test_factory_that_fails(self, tmp_path: Path) -> None:
