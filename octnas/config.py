@@ -110,6 +110,14 @@ class RunConfig:
     seed: int = 0
     device: str = field(default="auto", metadata=HOW)
 
+    @property
+    def objective(self) -> str:
+        """What the search makes small besides the loss: MACs, activation memory or latency."""
+        bounded = {budget.cost for budget in self.space.budgets}
+        if self.search.objective == "auto":
+            return bounded.pop() if len(bounded) == 1 else "macs"
+        return self.search.objective
+
     def __post_init__(self) -> None:
         require_seed("seed", self.seed)
         images = self.data.source != "digits"
@@ -131,18 +139,20 @@ class RunConfig:
         )
         objective = self.search.objective
         require(
-            objective == "macs" or set(bounded) == {objective},
+            objective in ("auto", "macs") or set(bounded) == {objective},
             "search",
             objective,
-            f"macs, or budgets on {objective} alone with search.objective {objective}",
+            f"auto, macs, or budgets on {objective} alone with search.objective {objective}",
         )
         # What is cheaper and better is no reason to pass over a network that has to cost more.
-        upper = set(bounded) == {objective} and not any(b.min_share for b in self.space.budgets)
+        upper = set(bounded) == {self.objective} and not any(
+            b.min_share for b in self.space.budgets
+        )
         require(
             self.search.first_rung == 1 or upper,
             "search",
             self.search.first_rung,
-            f"first_rung: 1, or budgets on {objective} alone and without min_share",
+            f"first_rung: 1, or budgets on {self.objective} alone and without min_share",
         )
         require(
             not learns or set(bounded) == {"macs"},

@@ -77,12 +77,18 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Front:
-    """The non-dominated candidates: none has fewer MACs and a lower loss, ascending in MACs."""
+    """The non-dominated candidates: none costs less and has a lower loss.
+
+    Attributes:
+        candidates: ascending in what they cost.
+        cost: which cost, see `Candidate.cost`.
+    """
 
     candidates: tuple[Candidate, ...]
+    cost: str = "macs"
 
     @staticmethod
-    def of(candidates: Iterable[Candidate], metric: str = "") -> "Front":
+    def of(candidates: Iterable[Candidate], metric: str = "", cost: str = "macs") -> "Front":
         """The front of any candidates; of equals, the one with the smaller id stays.
 
         A loss that is not a number is never on it.
@@ -90,40 +96,43 @@ class Front:
         Args:
             candidates: to choose from.
             metric: that stands for the loss; empty for the loss itself.
+            cost: that none of fewer may beat, see `Candidate.cost`.
         """
         front: list[Candidate] = []
-        by_cost = sorted(_scored(candidates), key=lambda c: (c.macs, c.value(metric), c.id))
+        by_cost = sorted(_scored(candidates), key=lambda c: (c.cost(cost), c.value(metric), c.id))
         for candidate in by_cost:
             if not front or candidate.value(metric) < front[-1].value(metric):
                 front.append(candidate)
-        return Front(tuple(front))
+        return Front(tuple(front), cost)
 
     def hypervolume(self, reference: tuple[float, float]) -> float:
-        """Area that the front dominates up to ``reference`` = (MACs, loss).
+        """Area that the front dominates up to ``reference`` = (cost, loss).
 
         Candidates beyond the reference in either coordinate add nothing.
         """
-        macs_end, loss_end = reference
+        cost_end, loss_end = reference
         area = 0.0
         for candidate in self.candidates:
-            if candidate.macs < macs_end and candidate.loss < loss_end:
-                area += (macs_end - candidate.macs) * (loss_end - candidate.loss)
+            cost = candidate.cost(self.cost)
+            if cost < cost_end and candidate.loss < loss_end:
+                area += (cost_end - cost) * (loss_end - candidate.loss)
                 loss_end = candidate.loss
         return area
 
 
 def hypervolume_curve(
-    candidates: Iterable[Candidate], reference: tuple[float, float]
+    candidates: Iterable[Candidate], reference: tuple[float, float], cost: str = "macs"
 ) -> Iterator[float]:
     """The hypervolume of all until then, after each of the candidates.
 
     Args:
         candidates: as they were evaluated.
         reference: see `Front.hypervolume`.
+        cost: see `Front`.
     """
-    front = Front(())
+    front = Front((), cost)
     for one in candidates:
-        front = Front.of([*front.candidates, one])
+        front = Front.of([*front.candidates, one], cost=cost)
         yield front.hypervolume(reference)
 
 

@@ -91,7 +91,10 @@ def test_a_first_rung_is_refused_where_it_would_pass_over_the_best(tmp_path: Pat
     assert "first_rung" in said
     assert "without min_share" in said
     said = problem(
-        tmp_path, MINIMAL, "search.first_rung=0.5", "space.budgets=[{activation_share: 0.5}]"
+        tmp_path,
+        MINIMAL,
+        "search.first_rung=0.5",
+        "space.budgets=[{activation_share: 0.5}, {uniform: 0.5}]",
     )
     assert "budgets on macs alone" in said
 

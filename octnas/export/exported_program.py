@@ -1,5 +1,6 @@
 """A program of ``torch.export``: it needs torch to run, and nothing else."""
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -9,6 +10,13 @@ from octnas.export.macs import program_macs
 from octnas.export.source import Exported, Original
 
 FILE = "model.pt2"
+
+
+def _load(file: Path) -> torch.export.ExportedProgram:
+    with warnings.catch_warnings():
+        # Of torch 2.11, about the bytes that it has read itself.
+        warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
+        return torch.export.load(file)
 
 
 def export_pt2(original: Original, precision: str, folder: Path) -> Exported:  # noqa: ARG001
@@ -21,7 +29,7 @@ def export_pt2(original: Original, precision: str, folder: Path) -> Exported:  #
         # With the paths of this machine.
         node.meta.pop("stack_trace", None)
     torch.export.save(program, folder / FILE)
-    written = torch.export.load(folder / FILE)
+    written = _load(folder / FILE)
     module = written.module()
 
     def run(images: Tensor) -> Tensor:

@@ -100,11 +100,11 @@ def _worst(run: Run, budget: Budget, bounded: AdditiveCost | None, at_least: int
 
 
 def _front(run: Run, known: set[str]) -> Iterator[Network]:
-    """The candidates that no other beats, by expected loss, up to the largest budget."""
+    """The candidates that no other beats, by expected loss and the objective, in any budget."""
     candidates = [
         one for one in read_candidates(run) if any(one.fits(budget) for budget in run.budgets)
     ]
-    front = Front.of(candidates, chosen_by(run))
+    front = Front.of(candidates, chosen_by(run), run.config.objective)
     others = [one for one in front.candidates if one.id not in known]
     for number, one in enumerate(others, start=1):
         architecture = run.space.architecture(one.alphas)

@@ -50,6 +50,10 @@ def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
     if stage == "supernet" and config.supernet.weights not in ("", PRETRAINED):
         # The weights themselves: a file may be moved, or another may take its place.
         found["supernet.weights"] = _digest_of("supernet.weights", config.supernet.weights)
+    if stage == "search":
+        # What it comes to; runs were made without where it is MACs.
+        objective = {} if config.objective == "macs" else {"search.objective": config.objective}
+        found = {key: found[key] for key in found if key != "search.objective"} | objective
     if stage in ("supernet", "search"):
         found["seed"] = config.seed
     if stage == "rank":

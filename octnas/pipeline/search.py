@@ -24,7 +24,7 @@ from octnas.pipeline.records import PARENT, begin_tracking, write_candidates, wr
 from octnas.pipeline.supernet import scorer
 from octnas.progress import Bar
 from octnas.run_directory import read_document, reading, write_json
-from octnas.search.design import bounds, initial_design, ranges
+from octnas.search.design import initial_design, ranges
 from octnas.search.local import run_local
 from octnas.search.proposals import Propose, Ranges, proposals
 from octnas.search.shrinkage import EXPECTED, with_expected_losses
@@ -58,7 +58,7 @@ def search(run: Run) -> None:
         front: list[Candidate] = []
         driver = _driver(run, storage, _reporter(run, bar, front))
         bar.advance(driver.told)
-        front += driver.candidates()
+        front += with_costs(run, driver.candidates())
         with _clock(run):
             _evaluate(run, driver)
         # A process may have been killed between the study and the record.
@@ -137,8 +137,8 @@ def _driver(run: Run, storage: BaseStorage, on_told: Callable[[Candidate], None]
             [(levels[bound.cost], bound) for bound in _others(run)],
         ),
         seed=seed,
-        cost=levels[settings.objective].cost,
-        propose=_proposals(run, levels[settings.objective], limits),
+        cost=levels[run.config.objective].cost,
+        propose=_proposals(run, levels[run.config.objective], limits),
         log=folder / OUTCOMES_FILE,
         on_told=on_told,
     )
@@ -159,7 +159,7 @@ def _levels(run: Run) -> dict[str, CostLevels]:
 
 def _limits(run: Run) -> Ranges:
     """The least and the most of what is made small beside the loss, in each budget."""
-    if run.config.search.objective == "macs":
+    if run.config.objective == "macs":
         return ranges((budget.min_macs, budget.max_macs) for budget in run.budgets)
     return ranges((one.lower, one.upper) for one in _others(run))
 
@@ -197,8 +197,8 @@ def _reporter(run: Run, bar: Bar, front: list[Candidate]) -> Callable[[Candidate
 
     def on_told(candidate: Candidate) -> None:
         bar.advance(note=f"{candidate.macs / 1e6:,.2f} M MACs, loss {candidate.loss:.3f}")
-        front[:] = Front.of((*front, candidate)).candidates
-        area = Front(tuple(front)).hypervolume(_reference(run))
+        found = Front.of((*front, *with_costs(run, [candidate])), cost=run.config.objective)
+        front[:], area = found.candidates, found.hypervolume(_reference(run))
         run.tracker.metrics(KEY, _metrics_of(candidate, area), candidate.trial)
 
     return on_told
@@ -206,7 +206,7 @@ def _reporter(run: Run, bar: Bar, front: list[Candidate]) -> Callable[[Candidate
 
 def _reference(run: Run) -> tuple[float, float]:
     """Of a hypervolume: the dearest budget, and the loss of a guess among all classes."""
-    return float(bounds(run.budgets)[1]), log(float(run.space.backbone_args["num_classes"]))
+    return float(_limits(run)[-1][1]), log(float(run.space.backbone_args["num_classes"]))
 
 
 def _metrics_of(candidate: Candidate, hypervolume: float) -> dict[str, float]:
@@ -217,7 +217,8 @@ def _metrics_of(candidate: Candidate, hypervolume: float) -> dict[str, float]:
 def _metrics_by_trial(
     run: Run, candidates: Sequence[Candidate]
 ) -> list[tuple[int, dict[str, float]]]:
-    areas = hypervolume_curve(candidates, _reference(run))
+    known = with_costs(run, candidates)
+    areas = hypervolume_curve(known, _reference(run), run.config.objective)
     return [
         (one.trial, _metrics_of(one, area)) for one, area in zip(candidates, areas, strict=True)
     ]
@@ -269,7 +270,7 @@ def chosen_by(run: Run) -> str:
 def _say(
     run: Run, candidates: list[Candidate], chosen: dict[str, Candidate], failures: list[str]
 ) -> None:
-    front = Front.of(candidates)
+    front = Front.of(candidates, cost=run.config.objective)
     run.progress.say(
         f"search: {len(candidates)} different candidates, {len(front.candidates)} on the front"
     )

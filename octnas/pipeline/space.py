@@ -1,7 +1,9 @@
 """Stage 2: the search space, its costs and its budgets, before anything is trained."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from octnas.config import RunConfig
 from octnas.costs import Budget
@@ -79,7 +81,7 @@ def make_space(run: Run) -> None:
         write_json(folder / TABLE_FILE, table.to_dict())
     levels = run.levels
     budgets = [
-        {**asdict(budget), "architectures": _count(run, levels, budget)} for budget in run.budgets
+        {**asdict(budget), **_count(run, levels, budget)} for budget in run.budgets
     ]
     write_json(folder / "budgets.json", {"schema": SCHEMA, "budgets": budgets})
     run.progress.say(
@@ -90,7 +92,8 @@ def make_space(run: Run) -> None:
     for budget in budgets:
         run.progress.say(
             f"  budget {budget['name']}: {'' if budget['bound'] is None else 'up to '}"
-            f"{budget['max_macs'] / 1e6:,.3f} M MACs, {budget['architectures']:.3g} architectures"
+            f"{budget['max_macs'] / 1e6:,.3f} M MACs, {'' if budget['exact'] else 'about '}"
+            f"{budget['architectures']:.3g} architectures{_steps(budget)}"
         )
 
 
@@ -108,9 +111,17 @@ def read_table(path: Path) -> LatencyTable:
         raise LatencyError(f"{path}: {error}") from None
 
 
-def _count(run: Run, levels: CostLevels, budget: Budget) -> float:
-    """How many architectures a budget admits."""
-    if budget.bound is None:
-        return levels.count(budget.min_macs, budget.max_macs)
-    levels = CostLevels(run.space, cost=run.costs[budget.bound.cost])
-    return levels.count(budget.bound.lower, budget.bound.upper)
+def _count(run: Run, levels: CostLevels, budget: Budget) -> dict[str, Any]:
+    """How many architectures a budget admits, whether that is exact, and how costs were counted."""
+    ends = (budget.min_macs, budget.max_macs)
+    if budget.bound is not None:
+        levels = CostLevels(run.space, cost=run.costs[budget.bound.cost])
+        ends = (budget.bound.lower, budget.bound.upper)
+    about = {"exact": levels.exact, "step": levels.width, "unit": levels.cost.unit}
+    return {"architectures": levels.count(*ends), **about}
+
+
+def _steps(budget: Mapping[str, Any]) -> str:
+    if budget["exact"]:
+        return ""
+    return f" (costs in steps of {budget['step']:,} {budget['unit']}, rounded up)"

@@ -20,8 +20,9 @@ _RANDOM, _SURROGATE = 1, 2
 _FRONT, _MODELS = 48, 8
 # Candidates that a model is fitted to at least.
 _FEWEST = 2
-# Uniform draws for something new, where the space is all but evaluated.
-_TRIES = 100
+# Uniform draws for something new: so many times those that are expected to bring it, where a range
+# is all but evaluated; and at most.
+_TRIES, _MOST_TRIES = 10, 20_000
 
 
 @dataclass(frozen=True)
@@ -187,8 +188,10 @@ def _best_new(
 def _new(
     levels: CostLevels, within: Ranges, rng: np.random.Generator, history: History
 ) -> dict[str, float]:
-    """Any architecture that was not proposed before, if one is found."""
-    for _ in range(_TRIES):
+    """Any architecture that was not proposed before, unless there is none, all but surely."""
+    inside = sum(levels.count(*one) for one in within)
+    tries = _TRIES * inside / max(1.0, inside - len(history.taken))
+    for _ in range(int(min(max(tries, _TRIES), _MOST_TRIES))):
         alphas = _drawn(levels, within, rng)
         if levels.space.key(alphas) not in history.taken:
             break

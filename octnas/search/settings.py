@@ -8,7 +8,7 @@ from octnas.settings import HOW, LATER, Executor
 
 Sampler = Literal["surrogate", "nsga2", "tpe", "random", "learned"]
 ChooseBy = Literal["expected", "loss"]
-Objective = Literal["macs", "activation", "latency"]
+Objective = Literal["auto", "macs", "activation", "latency"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +23,10 @@ class SearchSettings:
             uniform-α architectures and a design spread over MACs.
         proxies: whether ``surrogate`` also learns from the short stand-alone trainings of
             `octnas proxies`.
-        objective: what the search makes small besides the loss: ``macs``, or what all budgets
-            bound, ``activation`` or ``latency``.
+        objective: what the search makes small besides the loss, and what the front is over:
+            ``auto``, what all budgets bound, or MACs where they bound different costs; or by name.
+            Samplers are held to the budgets where these bound the objective; to budgets on another
+            cost they are held only as far as they leave some MACs out.
         first_rung: share of the rank images that a candidate is scored on first; the rest only if
             it may reach the front. 1 for all at once.
         choose_by: what is lowest of the candidate that is chosen for a budget: its ``loss`` on the
@@ -47,7 +49,7 @@ class SearchSettings:
 
     sampler: Sampler = "surrogate"
     proxies: bool = field(default=False, metadata=LATER)
-    objective: Objective = field(default="macs", metadata=LATER)
+    objective: Objective = field(default="auto", metadata=LATER)
     first_rung: float = field(default=1.0, metadata=LATER)
     choose_by: ChooseBy = field(default="expected", metadata=LATER)
     trials: int = 120

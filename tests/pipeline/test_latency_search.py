@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from octnas.errors import ConfigError, RunDirectoryError
+from octnas.front import Front
 from octnas.measure import latency as measure
 from octnas.pipeline import latency as latency_stage
 from octnas.pipeline import search as stage
@@ -98,7 +99,6 @@ def test_latency_is_made_small_beside_the_loss(
         "space.budgets=[{latency_share: 0.9}, {latency_share: 0.7}]",
         f"latency.table={own}",
         "latency.measure=false",
-        "search.objective=latency",
         f"search.sampler={sampler}",
         stages=STAGES,
     )
@@ -127,8 +127,46 @@ def test_latency_is_made_small_beside_the_loss(
             assert latency.of(candidate.alphas) <= bound.upper
 
 
+def test_the_front_is_over_what_is_made_small(tmp_path: Path) -> None:
+    own = tmp_path / "table.json"
+    write_json(own, table_of(experiment_space(EXPERIMENT, TINY), device="made up").to_dict())
+    settings = (
+        "space.budgets=[{latency_share: 0.9}]",
+        f"latency.table={own}",
+        "latency.measure=false",
+        "retrain.select=front",
+        "search.trials=40",
+    )
+    lines: list[str] = []
+    run = open_tiny(tmp_path, *settings, lines=lines, stages=STAGES)
+    run_stages(run, STAGES)
+    inside = [one for one in read_candidates(run) if one.fits(run.budgets[0])]
+    front = Front.of(inside, EXPECTED, "latency")
+    # By MACs it would be another one.
+    assert {one.id for one in front.candidates} != {
+        one.id for one in Front.of(inside, EXPECTED).candidates
+    }
+    found = [one for one in plan(run) if one.role in ("searched", "front")]
+    assert {one.architecture.id for one in found} == {one.id for one in front.candidates}
+    whole = Front.of(read_candidates(run), cost="latency")
+    assert any(f"{len(whole.candidates)} on the front" in line for line in lines)
+
+
 def test_what_is_made_small_is_what_all_budgets_bound(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="found 'activation', allowed: macs, or budgets on activ"):
+    own = tmp_path / "table.json"
+    write_json(own, table_of(experiment_space(EXPERIMENT, TINY), device="made up").to_dict())
+    latency = f"latency.table={own}"
+    for budgets, expected in (
+        ("[{latency_share: 0.9}]", "latency"),
+        ("[{activation_share: 0.9}, {activation_share: 0.7}]", "activation"),
+        ("[{activation_share: 0.9}, {latency_share: 0.7}]", "macs"),
+        ("[{uniform: 0.5}]", "macs"),
+    ):
+        run = open_tiny(tmp_path / expected, f"space.budgets={budgets}", latency)
+        assert run.config.objective == expected
+        # Runs from before it could be chosen made MACs small.
+        assert run.fingerprint("search").get("search.objective", "macs") == expected
+    with pytest.raises(ConfigError, match="found 'activation', allowed: auto, macs, or budgets on"):
         open_tiny(tmp_path, "search.objective=activation")
 
 

@@ -78,6 +78,24 @@ def test_the_surrogate_goes_on_where_everything_was_proposed(
     assert budget.admits(space.cost(propose(History(0, told, taken))).macs)
 
 
+@pytest.mark.parametrize("left", [1, 3])
+def test_what_is_left_of_a_budget_is_found(space: SearchSpace, budget: Budget, left: int) -> None:
+    """The models' fronts are all taken, and hardly anything else is new."""
+    propose = surrogate_proposals(CostLevels(space), [bounds([budget])], seed=0)
+    told = evaluated(space, budget, 8)
+    inside = [
+        space.key(alphas)
+        for alphas in all_architectures(space)
+        if budget.admits(space.cost(alphas).macs)
+    ]
+    assert len(inside) > 300
+    for seed in range(5):
+        new = np.random.default_rng(seed).choice(len(inside), left, replace=False)
+        taken = set(inside) - {inside[index] for index in new}
+        found = propose(History(seed, told, taken))
+        assert space.key(found) in set(inside) - taken
+
+
 def test_the_surrogate_finds_the_best_of_an_additive_score(
     make_driver: Make, space: SearchSpace, budget: Budget
 ) -> None:
