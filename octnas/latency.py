@@ -18,6 +18,14 @@ import numpy as np
 from octnas.additive import AdditiveCost, integers, sum_terms
 from octnas.documents import read_as
 from octnas.errors import LatencyError
+from octnas.latency_records import (
+    LONGEST,
+    LayerTimes,
+    MeasuredNetwork,
+    Quality,
+    layer_times,
+    site_times,
+)
 from octnas.settings import HOW
 from octnas.space import SearchSpace
 
@@ -42,69 +50,6 @@ class LatencyUse:
     table: str = ""
     measure: bool = field(default=True, metadata=HOW)
     device: str = field(default="cpu", metadata=HOW)
-
-
-# Seconds: what takes longer is no time of a layer.
-_LONGEST = 1e6
-
-
-@dataclass(frozen=True)
-class LayerTimes:
-    """The times of one layer.
-
-    Attributes:
-        name: of its convolution, or of the shortcut that it is.
-        site_in: site of the input; None for an image.
-        site_out: site of the output.
-        seconds: by realised α of input and output; that of an image is 0. What was measured of
-            the layer by itself.
-    """
-
-    name: str
-    site_in: str | None
-    site_out: str
-    seconds: Mapping[tuple[float, float], float]
-
-
-@dataclass(frozen=True)
-class Quality:
-    """How well a table predicts whole networks that it was not fitted to.
-
-    Attributes:
-        networks: how many.
-        error: median of the relative errors.
-        worst: the largest of them.
-        tau, rho: Kendall's and Spearman's rank correlation; None where nothing can be ranked.
-        ceiling: τ between the networks' times in the even rounds and in the odd ones: what the
-            noise of the machine leaves.
-        width: largest predicted time over the smallest, less 1.
-    """
-
-    networks: int
-    error: float
-    worst: float
-    tau: float | None
-    rho: float | None
-    ceiling: float | None
-    width: float
-
-
-@dataclass(frozen=True)
-class MeasuredNetwork:
-    """A whole network that was measured.
-
-    Attributes:
-        use: ``"fit"``, ``"check"`` or ``"narrow"``.
-        alphas: by site.
-        seconds: for a batch, over all rounds.
-        even, odd: over every second round.
-    """
-
-    use: str
-    alphas: Mapping[str, float]
-    seconds: float
-    even: float
-    odd: float
 
 
 @dataclass(frozen=True)
@@ -246,16 +191,16 @@ class LatencyTable:
             raise LatencyError(f"latency table: schema: found {found!r}, allowed: {SCHEMA}")
         try:
             values = {key: read_as(kind, document[key]) for key, kind in _PLAIN.items()}
-            layers = tuple(_layer(entry) for entry in document["layers"])
-            sites = {name: _times(name, times) for name, times in document.get("sites", {}).items()}
+            layers = tuple(layer_times(entry) for entry in document["layers"])
+            sites = {
+                name: site_times(name, times) for name, times in document.get("sites", {}).items()
+            }
             quality = read_as(dict[str, Quality], document["quality"])
             networks = read_as(tuple[MeasuredNetwork, ...], document["networks"])
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise LatencyError(f"latency table: does not hold what it should ({reason})") from None
-        if not (
-            layers and abs(values["constant"]) <= _LONGEST and 0 < values["factor"] <= _LONGEST
-        ):
+        if not (layers and abs(values["constant"]) <= LONGEST and 0 < values["factor"] <= LONGEST):
             raise LatencyError("latency table: found no layers, or a factor that is not above 0")
         return LatencyTable(
             **values, layers=layers, sites=sites, quality=quality, networks=networks
@@ -276,22 +221,6 @@ _PLAIN: Mapping[str, Any] = {
 
 def _span(seconds: Mapping[Any, float]) -> float:
     return max(seconds.values()) - min(seconds.values())
-
-
-def _times(site: str, pairs: Any) -> dict[float, float]:
-    """Seconds by α of a site, which may be below 0."""
-    times = {float(alpha): float(seconds) for alpha, seconds in pairs}
-    if not times or not all(abs(seconds) <= _LONGEST for seconds in times.values()):
-        raise ValueError(f"seconds of site {site!r}")
-    return times
-
-
-def _layer(entry: Mapping[str, Any]) -> LayerTimes:
-    seconds = {(float(a), float(b)): float(time) for a, b, time in entry["seconds"]}
-    if not seconds or not all(0 <= time <= _LONGEST for time in seconds.values()):
-        raise ValueError(f"seconds of layer {entry['name']!r}")
-    ends = read_as(str | None, entry["site_in"]), read_as(str, entry["site_out"])  # type: ignore[arg-type]
-    return LayerTimes(read_as(str, entry["name"]), *ends, seconds)
 
 
 def geometry_of(space: SearchSpace) -> str:

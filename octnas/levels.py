@@ -36,9 +36,9 @@ class CostLevels:
 
     The width is the greatest common divisor of all cost differences, so that every level is one
     exact cost; above `max_levels` levels it is made wider and the terms are rounded up, so that a
-    level's cost is never below that of its architectures (ResNet-50 at 224 pixels with every site
-    searchable: the 1.8 million exact levels would take minutes and 18 GB). Counts are float64: exact up to 2^53,
-    then to 15 digits.
+    level's cost is never below that of its architectures (of ResNet-50 at 224 pixels with every
+    site searchable, the 1.8 million exact levels would take minutes and 18 GB). Counts are float64:
+    exact up to 2^53, then to 15 digits.
 
     Args:
         space: the search space.

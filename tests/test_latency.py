@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from octnas.errors import ArchitectureError, LatencyError, OctnasError
-from octnas.latency import LatencyTable, LayerTimes, MeasuredNetwork, Quality, geometry_of
+from octnas.latency import LatencyTable, geometry_of
+from octnas.latency_records import LayerTimes, MeasuredNetwork, Quality
 from octnas.levels import CostLevels
 from octnas.space import SearchSpace
 from tests.conftest import all_architectures, search_spaces

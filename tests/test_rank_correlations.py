@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kendalltau, pearsonr
 
-from octnas.ranking import (
+from octnas.rank_correlations import (
     kendall,
     noise_ceiling,
     partial_kendall,

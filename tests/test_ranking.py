@@ -11,18 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octnas.costs import Budget
-from octnas.ranking import (
-    Interval,
-    Ranked,
-    Ranking,
-    Regret,
-    kendall,
-    noise_ceiling,
-    partial_kendall,
-    regrets,
-    spearman,
-    statistics,
-)
+from octnas.rank_correlations import kendall, noise_ceiling, partial_kendall, spearman
+from octnas.ranking import Interval, Ranked, Ranking, Regret, regrets, statistics
 
 NAN = float("nan")
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from octnas.device import cpu_threads
 from octnas.errors import LatencyError
-from octnas.latency import LatencyTable, MeasuredNetwork, geometry_of
+from octnas.latency import LatencyTable, geometry_of
+from octnas.latency_records import MeasuredNetwork
 from octnas.measure.backends import Step, as_step, check_device, inference
 from octnas.measure.latency_fit import as_networks, draw_networks, fit_table
 from octnas.measure.layers import LayerPlan, materialise, plan_layers

@@ -8,10 +8,11 @@ import numpy as np
 
 from octnas.additive import AdditiveCost
 from octnas.errors import MeasureError
-from octnas.latency import LatencyTable, MeasuredNetwork, Quality
+from octnas.latency import LatencyTable
+from octnas.latency_records import MeasuredNetwork, Quality
 from octnas.levels import CostLevels
 from octnas.measure.settings import LatencySettings
-from octnas.ranking import kendall, spearman
+from octnas.rank_correlations import kendall, spearman
 from octnas.space import SearchSpace
 
 FIT, CHECK, NARROW = "fit", "check", "narrow"

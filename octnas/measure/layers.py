@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from octnas.latency import LayerTimes
+from octnas.latency_records import LayerTimes
 from octnas.nn.backbone import create_backbone
 from octnas.nn.deployed_layers import (
     Layer,

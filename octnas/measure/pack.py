@@ -10,7 +10,8 @@ from typing import Any
 
 from octnas.additive import macs_of
 from octnas.errors import LatencyError, OctnasError
-from octnas.latency import LatencyTable, LayerTimes, MeasuredNetwork, geometry_of
+from octnas.latency import LatencyTable, geometry_of
+from octnas.latency_records import LayerTimes, MeasuredNetwork
 from octnas.measure import standalone
 from octnas.measure.latency import Log, Make, network, network_key
 from octnas.measure.latency_fit import as_networks, draw_networks, fit_table

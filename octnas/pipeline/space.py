@@ -80,9 +80,7 @@ def make_space(run: Run) -> None:
         table = read_table(Path(run.config.latency.table))
         write_json(folder / TABLE_FILE, table.to_dict())
     levels = run.levels
-    budgets = [
-        {**asdict(budget), **_count(run, levels, budget)} for budget in run.budgets
-    ]
+    budgets = [{**asdict(budget), **_count(run, levels, budget)} for budget in run.budgets]
     write_json(folder / "budgets.json", {"schema": SCHEMA, "budgets": budgets})
     run.progress.say(
         f"space: {space.backbone}, {len(space.searchable)} searchable sites, "

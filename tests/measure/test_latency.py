@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from octnas.errors import LatencyError, MeasureError, SettingError
-from octnas.latency import LatencyTable, MeasuredNetwork, geometry_of
+from octnas.latency import LatencyTable, geometry_of
+from octnas.latency_records import MeasuredNetwork
 from octnas.levels import CostLevels
 from octnas.measure import latency as latency_module
 from octnas.measure.latency import bare_table, measure_table

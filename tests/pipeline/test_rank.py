@@ -13,7 +13,7 @@ from octnas.pipeline.rank import read_rankings, table
 from octnas.pipeline.space import make_space
 from octnas.pipeline.stages import rewrite_report, run_stages
 from octnas.pipeline.truth import draw, read_design, trainings
-from octnas.ranking import kendall
+from octnas.rank_correlations import kendall
 from octnas.results import SeedResult
 from octnas.run_directory import WHOLE_RUN, read_json
 from tests.pipeline.test_tracking_of_runs import artifacts, runs_of
