@@ -18,7 +18,7 @@ def ray_cluster(workers: int, settings: RaySettings) -> Iterator[None]:
     """Be connected with Ray within a ``with`` block.
 
     Args:
-        workers: that a Ray of the run's own has.
+        workers: CPUs that a Ray of the run's own has.
         settings: which Ray, and what each worker has of it.
 
     Raises:

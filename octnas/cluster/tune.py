@@ -67,6 +67,7 @@ def run_with_tune(
     workers: int,
     directory: Path,
     retries: int = 0,
+    cpus: int = 1,
     gpus: float = 0,
 ) -> None:
     """Evaluate all that ``driver`` hands out, up to ``workers`` candidates at a time.
@@ -77,11 +78,11 @@ def run_with_tune(
         driver: asked and told in this thread, never pickled or copied.
         make_evaluate: returns the function that maps ``{site: α}`` and a limit to metrics. It is
             pickled into Ray's object store, and called once by each worker process.
-        workers: number of worker processes, with one CPU each.
+        workers: number of worker processes.
         directory: Tune's files are in a directory below it for as long as this runs.
         retries: how often a candidate is tried again, in another worker process, after an
             exception or the death of its worker. Then the driver is told the reason.
-        gpus: of each worker process.
+        cpus, gpus: of each worker process.
 
     Raises:
         ClusterError: Ray does not run in this process.
@@ -93,7 +94,7 @@ def run_with_tune(
         tuner = tune.Tuner(
             tune.with_resources(
                 tune.with_parameters(Evaluation, make_evaluate=make_evaluate),
-                {"cpu": 1, "gpu": gpus},
+                {"cpu": cpus, "gpu": gpus},
             ),
             tune_config=tune.TuneConfig(
                 search_alg=search,

@@ -60,7 +60,7 @@ def measure_table(
     with cpu_threads(settings.threads):
         clock = _Clock(space, settings, kept_file, log)
         plan = plan_layers(space, settings.batch)
-        clock.time("layers", {key: _layer(plan, key) for key in plan.modules})
+        clock.time("layers", {key: layer(plan, key) for key in plan.modules})
         table = bare_table(space, settings, plan, clock.kept.seconds(plan.modules))
         drawn = draw_networks(table.cost(space), settings)
         measured = clock.networks(drawn)
@@ -96,6 +96,11 @@ def network_key(space: SearchSpace, alphas: Mapping[str, float], batch: int) -> 
     """The same for the same architecture at the same batch size; no layer's."""
     text = f"network {space.architecture(alphas).id} {batch}"
     return sha256(text.encode()).hexdigest()[:16]
+
+
+def layer(plan: LayerPlan, key: str) -> Make:
+    """A layer of random weights, and its inputs."""
+    return lambda: materialise(plan.modules[key])
 
 
 def network(space: SearchSpace, alphas: Mapping[str, float], batch: int) -> Make:
@@ -162,7 +167,3 @@ class _Clock:
     def _step(self, make: Make) -> Step:
         engine, (module, inputs) = self._settings.engine, make()
         return as_step(inference(engine, module, inputs), engine)
-
-
-def _layer(plan: LayerPlan, key: str) -> Make:
-    return lambda: materialise(plan.modules[key])

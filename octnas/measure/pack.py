@@ -13,9 +13,9 @@ from octnas.errors import LatencyError, OctnasError
 from octnas.latency import LatencyTable, geometry_of
 from octnas.latency_records import LayerTimes, MeasuredNetwork
 from octnas.measure import standalone
-from octnas.measure.latency import Log, Make, network, network_key
+from octnas.measure.latency import Log, Make, layer, network, network_key
 from octnas.measure.latency_fit import as_networks, draw_networks, fit_table
-from octnas.measure.layers import LayerPlan, materialise, plan_layers
+from octnas.measure.layers import LayerPlan, plan_layers
 from octnas.measure.settings import LatencySettings
 from octnas.nn.onnx import save_onnx
 from octnas.space import SearchSpace
@@ -44,7 +44,7 @@ def write_pack(
     plan = plan_layers(space, settings.batch)
     drawn = draw_networks(macs_of(space), settings)
     vanilla = dict.fromkeys(space.site, 0.0)
-    work: dict[str, Make] = {key: _layer(plan, key) for key in plan.modules}
+    work: dict[str, Make] = {key: layer(plan, key) for key in plan.modules}
     for alphas in (vanilla, *(alphas for _, alphas in drawn)):
         key = network_key(space, alphas, settings.batch)
         work[key] = network(space, alphas, settings.batch)
@@ -56,10 +56,6 @@ def write_pack(
     shutil.copyfile(standalone.__file__, folder / SCRIPT_FILE)
     path = folder / standalone.MANIFEST_FILE
     path.write_text(json.dumps(manifest), encoding="utf-8")
-
-
-def _layer(plan: LayerPlan, key: str) -> Make:
-    return lambda: materialise(plan.modules[key])
 
 
 def _save(make: Make, path: Path) -> None:

@@ -236,11 +236,13 @@ def _evaluate(run: Run, driver: Driver) -> None:
     from octnas.cluster.join import ray_cluster
     from octnas.cluster.tune import run_with_tune
 
-    with ray_cluster(settings.workers, run.config.ray):
+    cpus = max(1, settings.threads)
+    with ray_cluster(settings.workers * cpus, run.config.ray):
         run_with_tune(
             driver,
             make,
             workers=settings.workers,
+            cpus=cpus,
             retries=settings.retries,
             gpus=run.config.ray.gpus,
             directory=(run.directory.stage("search") / "ray").resolve(),

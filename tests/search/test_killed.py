@@ -46,7 +46,8 @@ def test_a_killed_driver_goes_on_to_what_it_would_have_found(
     while kills < KILLS:
         process = context.Process(target=lambda: run_local(make("killed"), slowly))
         process.start()
-        process.join(moments.uniform(0, 2 * seconds / KILLS))
+        # On average somewhat less than what would be enough to come to the end in so many lives.
+        process.join(moments.uniform(0, 1.2 * seconds / KILLS))
         if not process.is_alive():
             break
         process.kill()
@@ -54,7 +55,7 @@ def test_a_killed_driver_goes_on_to_what_it_would_have_found(
         kills += 1
     last = make("killed")
     run_local(last, slowly)
-    assert kills >= KILLS // 2
+    assert kills == KILLS
     assert table(last.candidates()) == table(whole.candidates())
     lines = (tmp_path / "killed" / "outcomes.jsonl").read_text().splitlines()
     assert max(Counter(lines).values()) == 1

@@ -27,6 +27,8 @@ def torn(journal: Path, operation: JournalOperation, every: int) -> Iterator[byt
         ("nsga2", JournalOperation.SET_STUDY_SYSTEM_ATTR, 1),
         ("nsga2", JournalOperation.SET_TRIAL_STATE_VALUES, 5),
         ("tpe", JournalOperation.SET_TRIAL_PARAM, 41),
+        ("surrogate", JournalOperation.SET_TRIAL_PARAM, 41),
+        ("surrogate", JournalOperation.SET_TRIAL_STATE_VALUES, 5),
         ("random", JournalOperation.SET_TRIAL_PARAM, 41),
         ("random", JournalOperation.SET_TRIAL_STATE_VALUES, 5),
     ],
