@@ -39,6 +39,20 @@ def test_it_is_the_cheapest_that_has_enough_macs(name: str, role: str) -> None:
     assert network(torch.randn(2, *found.input_size)).shape == (2, args.get("num_classes", 1000))
 
 
+@pytest.mark.parametrize("share", [0.25, 0.3, 0.331, 0.5, 0.7])
+def test_a_narrower_network_of_few_channels_is_near_and_even(share: float) -> None:
+    """One step of all widths is up to a fifth of the MACs here."""
+    args = {"layers": [1, 1, 1], "channels": [16, 32, 64]}
+    whole = Architecture("thumbnail_resnet", (3, 16, 16), {}, args)
+    at_least = round(share * cost(whole).macs)
+    found = plain_network(NARROWER, whole, at_least)
+    assert found is not None
+    assert at_least <= cost(found).macs <= 1.03 * at_least
+    widths = found.backbone_args["channels"]
+    shares = [width / full for width, full in zip(widths, args["channels"], strict=True)]
+    assert max(shares) / min(shares) <= 1.35
+
+
 def test_a_little_less_is_not_enough() -> None:
     backbone, size, args = BACKBONES["small"]
     whole = Architecture(backbone, size, {}, args)
