@@ -93,8 +93,9 @@ class Losses:
     @cached_property
     def _reference(self) -> tuple[float, float]:
         """The dearest architecture's MACs, and the loss of one with the largest α everywhere."""
-        vanilla, largest = self.space.uniform(0), self.space.uniform(1)
-        return float(self.space.cost(vanilla.alphas).macs), self("read", largest.alphas)["loss"]
+        dearest = {site.name: min(site.choices) for site in self.space.sites}
+        largest = {site.name: max(site.choices) for site in self.space.sites}
+        return float(self.space.cost(dearest).macs), self("read", largest)["loss"]
 
 
 def architectures(space: SearchSpace) -> Iterator[dict[str, float]]:
