@@ -28,8 +28,8 @@ from octnas.search.design import initial_design, ranges
 from octnas.search.local import run_local
 from octnas.search.proposals import Propose, Ranges, proposals
 from octnas.search.shrinkage import EXPECTED, with_expected_losses
-from octnas.search.storage import opened
-from octnas.search.study import Driver, quiet
+from octnas.search.storage import opened, quiet
+from octnas.search.study import Driver
 from octnas.search.surrogate import Features
 from octnas.settings import flatten
 

@@ -20,8 +20,8 @@ from octnas.pipeline.retrain import PLAN_FILE, read_plan
 from octnas.pipeline.search import JOURNAL_FILE, OUTCOMES_FILE, chosen_by, read_study_name
 from octnas.results import Retrained
 from octnas.run_directory import WHOLE_RUN, reading
-from octnas.search.storage import Journal
-from octnas.search.study import Driver, quiet
+from octnas.search.storage import Journal, quiet
+from octnas.search.study import Driver
 from octnas.training.fit import Training, training_folder
 
 

@@ -1,7 +1,8 @@
 """Evaluating candidates one after another, in this process."""
 
 from octnas.errors import DeviceError
-from octnas.search.study import Driver, Evaluate, Job, Outcome
+from octnas.search.jobs import Evaluate, Job, Outcome
+from octnas.search.study import Driver
 
 
 def run_local(driver: Driver, evaluate: Evaluate, *, retries: int = 0) -> None:

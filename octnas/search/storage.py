@@ -126,3 +126,8 @@ def open_study(storage: BaseStorage, name: str) -> optuna.Study:
         raise SearchError(
             f"the study {name} cannot be read ({error}); redo the search with --fresh search"
         ) from error
+
+
+def quiet() -> None:
+    """Let Optuna say only what has gone wrong; the progress bar says the rest."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)

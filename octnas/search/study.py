@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
@@ -18,6 +19,7 @@ from optuna.trial import TrialState
 from octnas.additive import AdditiveCost, macs_of
 from octnas.errors import ArchitectureError, SearchError
 from octnas.front import Candidate
+from octnas.search.jobs import Job, Outcome
 from octnas.search.outcomes import OutcomeLog
 from octnas.search.proposals import History, Propose, Ranges
 from octnas.search.rungs import Rung, expected_loss, rung_of
@@ -26,32 +28,10 @@ from octnas.search.settings import SearchSettings
 from octnas.search.storage import Journal, open_study
 from octnas.space import SearchSpace
 
-Outcome = Mapping[str, float] | str
-"""Metrics of an evaluated candidate, ``loss`` among them, or the reason why there are none."""
-
 _ORIGIN = "origin"
 _ASKED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.FAIL)
 _TOLD = (TrialState.COMPLETE, TrialState.FAIL)
 _HOPELESS = 8  # failures in a row, from which on it is not the candidates' fault
-
-
-@dataclass(frozen=True)
-class Job:
-    """A candidate to evaluate.
-
-    Attributes:
-        number: of the trial.
-        alphas: by site.
-        limit: a loss on the first images above which the others do not matter.
-    """
-
-    number: int
-    alphas: Mapping[str, float]
-    limit: float = math.inf
-
-
-Evaluate = Callable[[Mapping[str, float], float], Outcome]
-"""α by site and the limit of a job to its outcome."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +43,6 @@ class _Asked:
     alphas: Mapping[str, float]
     cost: int
     rung: Rung | None
-
-
-def quiet() -> None:
-    """Let Optuna say only what has gone wrong; the progress bar says the rest."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class Driver:
@@ -193,8 +168,11 @@ class Driver:
             # There is no public way from a trial of the past to one that can be told.
             self._hand_out(optuna.Trial(self._study, trial._trial_id))
         while (number := self._count(_ASKED)) < end:
-            self._study.sampler = self._sampler(number)
-            self._hand_out(self._study.ask())
+            if self._propose is None or self._count((TrialState.WAITING,)):
+                self._study.sampler = self._sampler(number)
+                self._hand_out(self._study.ask())
+            else:
+                self._hand_out(self._added(number, self._propose))
         self._flush()
         if not self._to_do:
             self._tell_batch()
@@ -207,8 +185,30 @@ class Driver:
     def _sampler(self, number: int) -> BaseSampler:
         if self._propose is None:
             return optuna_sampler(self._settings, self._seed, number)
+        return ProposalSampler(self._proposal(number, self._propose))
+
+    def _proposal(self, number: int, propose: Propose) -> dict[str, float]:
         history = History(number, list(self._found.values()), self._taken)
-        return ProposalSampler(self._searchable(self._propose(history)))
+        return self._searchable(propose(history))
+
+    def _added(self, number: int, propose: Propose) -> optuna.Trial:
+        """A trial with all of what is proposed at once: a database commits each site otherwise."""
+        alphas = self._proposal(number, propose)
+        self._study.add_trial(
+            optuna.create_trial(
+                state=TrialState.RUNNING,
+                params=alphas,
+                distributions={
+                    site.name: CategoricalDistribution(site.choices)
+                    for site in self._space.searchable
+                },
+                constraints=self._constraints(self._cost.of(self._space.realise(alphas))),
+            )
+        )
+        self._study.sampler = ProposalSampler(alphas)
+        # There is no public way to it; this process alone adds trials.
+        added = self._study.get_trials(deepcopy=False)[number]
+        return optuna.Trial(self._study, added._trial_id)
 
     def _hand_out(self, trial: optuna.Trial) -> None:
         """Note a candidate; it is evaluated unless its like was, or is about to be."""
@@ -228,12 +228,17 @@ class Driver:
             for site in self._space.searchable
         }
         alphas = self._space.realise(chosen)
-        cost, name = self._cost.of(alphas), self._cost.name
-        low, high = min(self._within, key=lambda one: max(one[0] - cost, cost - one[1]))
-        for constraint, excess in ((f"max_{name}", cost - high), (f"min_{name}", low - cost)):
-            if constraint not in trial.constraints:
-                trial.set_constraint(constraint, excess / self._cost.vanilla)
+        cost, known = self._cost.of(alphas), trial.constraints
+        for constraint, excess in self._constraints(cost).items():
+            if constraint not in known:
+                trial.set_constraint(constraint, excess)
         return _Asked(trial, self._space.architecture(alphas).id, alphas, cost, self._rung)
+
+    def _constraints(self, cost: int) -> dict[str, float]:
+        """By how much a cost lies outside of the nearest range, as a share of vanilla's."""
+        name, vanilla = self._cost.name, self._cost.vanilla
+        low, high = min(self._within, key=lambda one: max(one[0] - cost, cost - one[1]))
+        return {f"max_{name}": (cost - high) / vanilla, f"min_{name}": (low - cost) / vanilla}
 
     def _tell_batch(self) -> None:
         """Tell a batch, unless it ends the search: then it is evaluated again by who goes on."""

@@ -20,7 +20,7 @@ from octnas.levels import CostLevels
 from octnas.nn.shapes import search_space
 from octnas.search.local import run_local
 from octnas.search.settings import SearchSettings
-from octnas.search.study import quiet
+from octnas.search.storage import quiet
 from octnas.space import SearchSpace
 
 
@@ -32,26 +32,27 @@ def main() -> None:
     parser.add_argument("spaces", nargs="+")
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS), choices=SAMPLERS)
+    parser.add_argument("--storage", default="", help="URL of a database; else a journal file")
     args = parser.parse_args()
     quiet()
-    _overhead(args.spaces, args.samplers, args.trials)
+    _overhead(args.spaces, args.samplers, args.trials, args.storage)
 
 
-def _overhead(spaces: Sequence[str], samplers: Sequence[str], trials: int) -> None:
+def _overhead(spaces: Sequence[str], samplers: Sequence[str], trials: int, storage: str) -> None:
     """What a trial takes besides its evaluation."""
     print("| space | sites | sampler | first batches, ms | median, ms | last batches, ms |")
     print("|---" * 6 + "|")
     for name in spaces:
         space = _space(name)
         for sampler in samplers:
-            each = _milliseconds(space, sampler, trials)
+            each = _milliseconds(space, sampler, trials, storage)
             quarter = max(1, len(each) // 4)
             found = (np.median(part) for part in (each[:quarter], each, each[-quarter:]))
             cells = " | ".join(f"{value:.1f}" for value in found)
             print(f"| {name} | {len(space.searchable)} | {sampler} | {cells} |", flush=True)
 
 
-def _milliseconds(space: SearchSpace, sampler: str, trials: int) -> np.ndarray:
+def _milliseconds(space: SearchSpace, sampler: str, trials: int, storage: str) -> np.ndarray:
     """Of a trial of each batch, where evaluating is adding up a few numbers."""
     settings = SearchSettings(trials=trials, batch_size=8, spread=16, **SAMPLERS[sampler])
     budgets = [Budget("half", space.cost(space.uniform(0.5)).macs)]
@@ -63,7 +64,8 @@ def _milliseconds(space: SearchSpace, sampler: str, trials: int) -> np.ndarray:
         return {"loss": 1 + float(prices @ list(alphas.values()))}
 
     with TemporaryDirectory() as folder:
-        run_local(make_driver(CostLevels(space), settings, budgets, 0, Path(folder)), evaluate)
+        driver = make_driver(CostLevels(space), settings, budgets, 0, Path(folder), storage)
+        run_local(driver, evaluate)
     # Asking and telling is done for a batch at a time.
     starts = np.array(moments)[:: settings.batch_size]
     return 1000 * np.diff(starts) / settings.batch_size

@@ -32,8 +32,8 @@ from octnas.levels import CostLevels
 from octnas.search.design import bounds, initial_design
 from octnas.search.proposals import proposals
 from octnas.search.settings import ChooseBy, SearchSettings
-from octnas.search.storage import open_storage
-from octnas.search.study import Driver, quiet
+from octnas.search.storage import open_storage, quiet
+from octnas.search.study import Driver
 
 SAMPLERS: Mapping[str, Mapping[str, Any]] = {
     "surrogate": {"sampler": "surrogate"},
@@ -152,14 +152,15 @@ def make_driver(
     budgets: Sequence[Budget],
     seed: int,
     folder: Path,
+    storage: str = "",
 ) -> Driver:
-    """A search on a journal in a folder."""
+    """A search on a journal in a folder, or in a database."""
     space = levels.space
     return Driver(
         space,
         settings,
-        storage=open_storage("", folder / "study.journal"),
-        study_name="replay",
+        storage=open_storage(storage, folder / "study.journal"),
+        study_name=f"replay-{folder.name}",
         within=[bounds(budgets)],
         design=initial_design(space, levels, budgets, settings.spread, seed),
         seed=seed,

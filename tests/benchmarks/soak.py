@@ -22,7 +22,8 @@ from octnas.pipeline import search
 from octnas.pipeline.opening import Run, open_run
 from octnas.pipeline.stages import run_stages
 from octnas.progress import Quiet
-from octnas.search.study import Driver, Job, Outcome
+from octnas.search.jobs import Job, Outcome
+from octnas.search.study import Driver
 
 COLUMNS = ("candidates", "ask, ms", "tell, ms", "memory, MB", "open files", "threads", "disk, MB")
 

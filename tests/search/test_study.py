@@ -12,10 +12,10 @@ from octnas.errors import SearchError
 from octnas.front import Front
 from octnas.levels import CostLevels
 from octnas.search.design import LEARNED, SPREAD, UNIFORM, bounds, initial_design, ranges
+from octnas.search.jobs import Job
 from octnas.search.local import run_local
 from octnas.search.settings import Sampler, SearchSettings
-from octnas.search.storage import open_storage
-from octnas.search.study import Job, quiet
+from octnas.search.storage import open_storage, quiet
 from octnas.space import SearchSpace
 from tests.search.conftest import Make, loss_of, table
 
