@@ -44,8 +44,8 @@ class LatencyUse:
     device: str = field(default="cpu", metadata=HOW)
 
 
-# Seconds: what takes longer is no time of a layer.
-_LONGEST = 1e6
+LONGEST = 1e6
+"""Seconds: what takes longer is no time of a layer or a network."""
 
 
 @dataclass(frozen=True)
@@ -253,9 +253,7 @@ class LatencyTable:
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise LatencyError(f"latency table: does not hold what it should ({reason})") from None
-        if not (
-            layers and abs(values["constant"]) <= _LONGEST and 0 < values["factor"] <= _LONGEST
-        ):
+        if not (layers and abs(values["constant"]) <= LONGEST and 0 < values["factor"] <= LONGEST):
             raise LatencyError("latency table: found no layers, or a factor that is not above 0")
         return LatencyTable(
             **values, layers=layers, sites=sites, quality=quality, networks=networks
@@ -281,14 +279,14 @@ def _span(seconds: Mapping[Any, float]) -> float:
 def _times(site: str, pairs: Any) -> dict[float, float]:
     """Seconds by α of a site, which may be below 0."""
     times = {float(alpha): float(seconds) for alpha, seconds in pairs}
-    if not times or not all(abs(seconds) <= _LONGEST for seconds in times.values()):
+    if not times or not all(abs(seconds) <= LONGEST for seconds in times.values()):
         raise ValueError(f"seconds of site {site!r}")
     return times
 
 
 def _layer(entry: Mapping[str, Any]) -> LayerTimes:
     seconds = {(float(a), float(b)): float(time) for a, b, time in entry["seconds"]}
-    if not seconds or not all(0 <= time <= _LONGEST for time in seconds.values()):
+    if not seconds or not all(0 <= time <= LONGEST for time in seconds.values()):
         raise ValueError(f"seconds of layer {entry['name']!r}")
     ends = read_as(str | None, entry["site_in"]), read_as(str, entry["site_out"])  # type: ignore[arg-type]
     return LayerTimes(read_as(str, entry["name"]), *ends, seconds)
