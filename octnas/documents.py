@@ -4,8 +4,9 @@ A value of the wrong type would else be an error somewhere else, long after it w
 """
 
 import json
+import re
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -14,18 +15,40 @@ Value = TypeVar("Value")
 
 # Beyond, nothing is counted here; floats and arrays could not hold it.
 _LARGEST = 2**63
+_UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def parse_json(text: str | bytes) -> Any:
     """A JSON document.
 
     Raises:
-        ValueError: it is none, has a key twice, or is nested too deeply.
+        ValueError: it is none, has a key twice, is nested too deeply, or holds text that cannot
+            be written again.
     """
     try:
-        return json.loads(text, object_pairs_hook=_with_distinct_keys)
+        document = json.loads(text, object_pairs_hook=_with_distinct_keys)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    if (found := next(_unwritable(document), None)) is not None:
+        raise ValueError(f"found a character that no text may hold, in {found[:40]!r}")
+    return document
+
+
+def writable(text: str) -> bool:
+    """Whether UTF-8 and the names of files can hold it."""
+    return _UNWRITABLE.search(text) is None
+
+
+def _unwritable(document: Any) -> Iterator[str]:
+    waiting = [document]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += (*value, *value.values())
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, str) and not writable(value):
+            yield value
 
 
 def _with_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from typing import Any
 
 from octnas.documents import read_as
 
-# Seconds: what takes longer is no time of a layer.
 LONGEST = 1e6
+"""Seconds: what takes longer is no time of a layer or a network."""
 
 
 @dataclass(frozen=True)

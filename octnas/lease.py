@@ -12,6 +12,7 @@ for so long (a suspended machine) finds a higher number when it comes back, and 
 import contextlib
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -21,6 +22,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from octnas.documents import parse_json, read_as
 from octnas.errors import RunDirectoryError
 
 SCHEMA = 1
@@ -31,6 +33,8 @@ BEAT, LEASE = 5.0, 60.0
 _LOOK = 1.0  # seconds between two looks at an owner of another host
 _SIZE = 1024  # bytes: a file is written over in place, so that a reader never meets half of one
 _SUFFIX = ".json"
+# Other files there, such as a synchronising program's second copies, are nobody's.
+_NAME = re.compile(rf"([0-9]+){re.escape(_SUFFIX)}")
 
 
 @dataclass(frozen=True)
@@ -99,9 +103,9 @@ def _take(folder: Path, me: Owner, say: Callable[[str], None]) -> Path:
     while True:
         numbers = _numbers(folder)
         if numbers:
-            last, owner, content = folder / f"{numbers[-1]}{_SUFFIX}", None, ""
+            last, owner, content = folder / f"{numbers[-1]}{_SUFFIX}", None, b""
             with contextlib.suppress(FileNotFoundError):
-                content = last.read_text(encoding="utf-8")
+                content = last.read_bytes()
                 owner = _owner(content)
             if owner is not None and not owner.gone:
                 if owner.gone is False or waited:
@@ -143,19 +147,19 @@ def _made(mine: Path, me: Owner) -> bool:
         # Others have come and gone since this process looked.
         mine.unlink()
         return False
-    for other in mine.parent.glob(f"*{_SUFFIX}"):
-        if int(other.stem) < number:
-            other.unlink(missing_ok=True)
+    for other, file in _files(mine.parent):
+        if other < number:
+            file.unlink(missing_ok=True)
     return True
 
 
-def _silent(file: Path, content: str) -> bool:
+def _silent(file: Path, content: bytes) -> bool:
     """Whether an owner of another host gives no sign of life for as long as a lease lasts."""
     # Looks are counted, not the time: while the file system hangs, nobody can write to it either.
     for _ in range(round(LEASE / _LOOK)):
         time.sleep(_LOOK)
         try:
-            if file.read_text(encoding="utf-8") != content:
+            if file.read_bytes() != content:
                 return False
         except FileNotFoundError:
             return False
@@ -176,11 +180,11 @@ def _beat(mine: Path, me: Owner, done: threading.Event) -> None:
 
 def _end(mine: Path, number: int) -> None:
     """Two must not write to one run directory, not even a last checkpoint."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        text = (mine.parent / f"{number}{_SUFFIX}").read_text(encoding="utf-8")
+    with contextlib.suppress(OSError):
+        content = (mine.parent / f"{number}{_SUFFIX}").read_bytes()
         print(  # noqa: T201 - the last that this process does
-            f"octnas: {mine.parent.parent}: was taken over by {_owner(text)}, since this process "
-            f"gave no sign of life for {LEASE:.0f} s; it ends here",
+            f"octnas: {mine.parent.parent}: was taken over by {_owner(content)}, since this "
+            f"process gave no sign of life for {LEASE:.0f} s; it ends here",
             file=sys.stderr,
             flush=True,
         )
@@ -198,24 +202,28 @@ def _write(file: Path, me: Owner, *, beat: int, released: bool = False) -> None:
         os.close(handle)
 
 
-def _owner(content: str) -> Owner | None:
+def _owner(content: bytes) -> Owner | None:
     """Who has a file, if it was not given back.
 
     One that cannot be read is of somebody unknown: its process was killed as it began, or will
     write it in a moment.
     """
     try:
-        document = json.loads(content)
+        document = parse_json(content)
         if document["released"]:
             return None
-        return Owner(**{name: document[name] for name in Owner.__dataclass_fields__})
-    except (ValueError, KeyError, TypeError):
+        return read_as(Owner, {name: document[name] for name in Owner.__dataclass_fields__})
+    except (ValueError, LookupError, TypeError):
         return Owner("an unknown host", 0, "an unknown time", "", "")
 
 
 def _numbers(folder: Path) -> list[int]:
-    names = (file.stem for file in folder.glob(f"*{_SUFFIX}"))
-    return sorted(int(name) for name in names if name.isdigit())
+    return sorted(number for number, _ in _files(folder))
+
+
+def _files(folder: Path) -> list[tuple[int, Path]]:
+    matches = ((_NAME.fullmatch(file.name), file) for file in folder.iterdir())
+    return [(int(match[1]), file) for match, file in matches if match]
 
 
 def _taken(folder: Path, owner: Owner) -> RunDirectoryError:

@@ -80,6 +80,23 @@ def remove_drafts(path: Path) -> None:
         draft.unlink(missing_ok=True)
 
 
+def remove_all_drafts(folder: Path, *others: str) -> None:
+    """Remove what processes that were killed have left of the files they were writing below.
+
+    For who alone writes there now.
+
+    Args:
+        folder: of a run or a part of one.
+        others: names of files that others may be writing at the moment.
+    """
+    # Unlike `Path.rglob`, it takes no offence at folders that are removed meanwhile.
+    for place, _, names in os.walk(folder):
+        for name in names:
+            written, draft, _ = name.removeprefix(".").partition(_DRAFT)
+            if draft and written not in others:
+                (Path(place) / name).unlink(missing_ok=True)
+
+
 def append_line(path: Path, line: str) -> None:
     """Add a line to a file; it is on disk when this returns.
 
@@ -190,21 +207,6 @@ class RunDirectory:
     def stage(self, stage: str) -> Path:
         """The folder of a stage."""
         return self.path / stage
-
-    def remove_drafts(self, *others: str) -> None:
-        """Remove what processes that were killed have left of the files they were writing.
-
-        For who holds the run directory.
-
-        Args:
-            others: names of files that others may be writing at the moment.
-        """
-        # Unlike `Path.rglob`, it takes no offence at folders that are removed meanwhile.
-        for folder, _, names in os.walk(self.path):
-            for name in names:
-                written, draft, _ = name.removeprefix(".").partition(_DRAFT)
-                if draft and written not in others:
-                    (Path(folder) / name).unlink(missing_ok=True)
 
     def marker(self, stage: str) -> dict[str, Any] | None:
         """What a stage's marker says; None where the stage has not begun.

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from octnas.documents import writable
 from octnas.errors import ConfigError
 
 Path = tuple[Any, ...]
@@ -164,11 +165,6 @@ def _construct(root: yaml.Node) -> Any:
         loader.dispose()
 
 
-def _writable(text: str) -> bool:
-    """Whether UTF-8 and the names of files can hold it."""
-    return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
-
-
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= 200 else text[:200] + "…"
@@ -182,7 +178,7 @@ def _note_lines(
     if len(document.lines) > _MOST:
         # Aliases of aliases: a line may stand for more than any memory holds.
         raise ConfigError(f"{document.name}: more than {_MOST:,} values, aliases counted each time")
-    if isinstance(node, yaml.ScalarNode) and not _writable(node.value):
+    if isinstance(node, yaml.ScalarNode) and not writable(node.value):
         raise ConfigError(f"{document.place(path)}: found a character that no text may hold")
     if node in inside:
         raise ConfigError(f"{document.place(path)}: refers to what it stands in")
@@ -195,7 +191,7 @@ def _note_lines(
     seen: dict[Hashable, int] = {}
     for key_node, value_node in node.value:
         key, line = key_node.value, key_node.start_mark.line + 1
-        if not isinstance(key, str):
+        if not isinstance(key, str) or not writable(key):
             raise ConfigError(f"{document.name}:{line}: found a key that is not text")
         if key in seen:
             raise ConfigError(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 DEEP = "[" * 100_000 + "]" * 100_000
 _STRANGE = (
-    None, True, "", "../../x", "\x00", "NaN", [], [1], {}, {"x": 1}, -1, 0, 1.5,
+    None, True, "", "../../x", "\x00", "x\ud800", "NaN", [], [1], {}, {"x": 1}, -1, 0, 1.5,
     float("nan"), float("inf"), 10**400, -(2**62),
 )  # fmt: skip
 

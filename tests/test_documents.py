@@ -89,6 +89,25 @@ def test_a_key_that_is_there_twice_is_refused() -> None:
     assert parse_json('{"a": {"a": 1}, "b": {"a": 2}}') == {"a": {"a": 1}, "b": {"a": 2}}
 
 
+@pytest.mark.parametrize(
+    ("document", "shown"),
+    [
+        (r'{"a": ["x\ud800"]}', r"'x\\ud800'"),
+        (r'[{"\udfffx": 1}]', r"'\\udfffx'"),
+        (r'"\u0000"', r"'\\x00'"),
+        (b'["\xed\xa0\x80"]', r"'\\ud800'"),
+    ],
+)
+def test_text_that_cannot_be_written_again_is_refused(document: str | bytes, shown: str) -> None:
+    """Half a pair of surrogates is no UTF-8, and no name of a file may hold NUL."""
+    with pytest.raises(ValueError, match=f"found a character that no text may hold, in {shown}"):
+        parse_json(document)
+
+
+def test_text_of_any_script_is_read() -> None:
+    assert parse_json(r'{"\ud83d\ude00": ["ü", "\u0001\uffff"]}') == {"😀": ["ü", "\x01\uffff"]}
+
+
 def test_deep_nesting_is_no_json() -> None:
     with pytest.raises(ValueError, match="nested too deeply"):
         parse_json(DEEP)

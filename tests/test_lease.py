@@ -14,6 +14,7 @@ import pytest
 import octnas.lease as lease
 from octnas.errors import RunDirectoryError
 from octnas.lease import FOLDER, held
+from tests.mutations import DEEP
 
 PROGRAM = "from tests.lease_work import main; main()"
 
@@ -147,6 +148,27 @@ def test_a_file_that_was_never_written_is_nobodys(tmp_path: Path) -> None:
     (tmp_path / FOLDER / "7.json").touch()
     with held(tmp_path):
         assert files(tmp_path) == ["8.json"]
+
+
+@pytest.mark.parametrize("name", ["abc.json", "3 (conflicted copy).json", "².json", "٣.json"])
+def test_a_file_that_octnas_has_not_written_is_left_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / name).touch()
+    for number in (1, 2):
+        with held(tmp_path):
+            assert files(tmp_path) == sorted([f"{number}.json", name])
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("content", [b"\xff\xfe", DEEP.encode(), b"[]", b'{"released": 0}'])
+def test_an_owner_that_cannot_be_read_is_waited_for(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / "7.json").write_bytes(content)
+    said: list[str] = []
+    with held(tmp_path, said.append):
+        assert files(tmp_path) == ["8.json"]
+    assert len(said) == 1
+    assert "process 0 on an unknown host" in said[0]
 
 
 def test_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from octnas.run_directory import (
     dependents,
     digest,
     read_json,
+    remove_all_drafts,
     remove_drafts,
     write_json,
     write_text,
@@ -54,7 +55,7 @@ def test_what_a_killed_process_was_writing_is_removed(directory: RunDirectory) -
         assert subprocess.run(command).returncode == -signal.SIGKILL
         assert path.read_text() == "first"
         assert len([one for one in path.parent.iterdir() if path.name in one.name]) == 2
-    directory.remove_drafts("tracking.json")
+    remove_all_drafts(directory.path, "tracking.json")
 
     def left() -> list[str]:
         return sorted(path.name for path in directory.path.rglob("*") if path.is_file())

@@ -52,6 +52,8 @@ def test_scalars_are_what_they_look_like(text: str, value: Any) -> None:
         ("a: !!int abc\n", "f.yaml: not valid YAML"),
         ("a: " + "9" * 5000 + "\n", "f.yaml: not valid YAML"),
         ("a: " + "[" * 3000 + "]" * 3000 + "\n", "f.yaml: not valid YAML"),
+        ('a: "x\\ud800"\n', "f.yaml:1: a: found a character that no text may hold"),
+        ('s:\n  "x\\ud800": 1\n', "f.yaml:2: found a key that is not text"),
         ("? [1]\n: 2\n", "f.yaml:1: found a key that is not text"),
         ("a: &x\n  b: *x\n", "f.yaml:1: a.b: refers to what it stands in"),
     ],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from octnas.cli.run import Overrides
+from octnas.cli.stops import NOTHING, stopped_with_a_line
 from octnas.errors import SettingError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(bench)
 
 
+@stopped_with_a_line(NOTHING)
 def bench(
     model: Annotated[str, typer.Option(help="Name of a timm ResNet.")] = "resnet50",
     alphas: Annotated[

@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from octnas.cli.run import Overrides
+from octnas.cli.stops import GOES_ON, NOTHING, stopped_with_a_line
 
 if TYPE_CHECKING:
     from octnas.latency import LatencyTable
@@ -61,6 +62,7 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(group, name="latency")
 
 
+@stopped_with_a_line(GOES_ON)
 def measure(
     experiment: Experiment,
     backend: Backend = "eager",
@@ -95,13 +97,10 @@ def measure(
     space = experiment_space(experiment, tuple(overrides or ()))
     file = out or default_file(settings)
     log = lambda line: typer.echo(line, err=True)  # noqa: E731
-    try:
-        _print(make_table(space, settings, file, log), file)
-    except KeyboardInterrupt:
-        typer.echo("octnas: interrupted; the same command goes on from here", err=True)
-        raise typer.Exit(130) from None
+    _print(make_table(space, settings, file, log), file)
 
 
+@stopped_with_a_line(NOTHING)
 def networks_of(
     run: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)],
     backend: Backend = "eager",
@@ -136,6 +135,7 @@ def networks_of(
     typer.echo(f"{path}\n`octnas report {run}` shows them")
 
 
+@stopped_with_a_line(GOES_ON)
 def pack(
     experiment: Experiment,
     folder: Annotated[Path, typer.Argument(help="Where to write.", show_default=False)],

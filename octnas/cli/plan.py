@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from octnas.cli.run import Experiment, Overrides, RunDir
+from octnas.cli.stops import NOTHING, stopped_with_a_line
 
 if TYPE_CHECKING:
     from octnas.needs import Plan, StageNeeds
@@ -16,6 +17,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(plan)
 
 
+@stopped_with_a_line(NOTHING)
 def plan(
     experiment: Experiment = None,
     overrides: Overrides = None,

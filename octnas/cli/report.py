@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from octnas.cli.run import Experiment, Overrides, RunDir, opened_for
+from octnas.cli.stops import stopped_with_a_line
 
 _SECONDS = 30
 
@@ -53,6 +54,7 @@ def report(
         rewrite_report(opened, tables=tables, png=png)
 
 
+@stopped_with_a_line("the page stays as it was last written")
 def _watch(
     experiment: Path | None,
     overrides: list[str] | None,
@@ -67,17 +69,14 @@ def _watch(
     from octnas.pipeline.watch import write_if_ready
 
     path, said = where(experiment, overrides or (), run_dir), ""
-    try:
-        while True:
-            state, finished = write_if_ready(path, overrides or (), tables, seconds)
-            if state != said:
-                typer.echo(state)
-                said = state
-            if finished:
-                return
-            time.sleep(seconds)
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+    while True:
+        state, finished = write_if_ready(path, overrides or (), tables, seconds)
+        if state != said:
+            typer.echo(state)
+            said = state
+        if finished:
+            return
+        time.sleep(seconds)
 
 
 def compare(

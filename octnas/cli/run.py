@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from octnas.stopping import Stopped, last_signal, stoppable
+from octnas.cli.stops import stopped_with_a_line
 
 if TYPE_CHECKING:
     from octnas.pipeline.opening import Run
@@ -167,7 +167,7 @@ def opened_for(
 
     Nobody else works on it within the block, and a signal ends it with a line.
     """
-    with _stopped_with_a_line():
+    with stopped_with_a_line("the same command, without --fresh, goes on from here"):
         from octnas.cli.progress import RichProgress
         from octnas.pipeline.owning import own_run
         from octnas.shipped import default_experiment
@@ -181,21 +181,6 @@ def opened_for(
             progress=RichProgress(),
         ) as opened:
             yield opened
-
-
-@contextmanager
-def _stopped_with_a_line() -> Iterator[None]:
-    """Say how to go on after Ctrl-C or another signal; the exit code is the shell's for it."""
-    with stoppable():
-        try:
-            yield
-        except KeyboardInterrupt as error:
-            stopped = error if isinstance(error, Stopped) else Stopped(last_signal())
-            typer.echo(
-                f"octnas: {stopped}: stopped; the same command, without --fresh, goes on from here",
-                err=True,
-            )
-            raise typer.Exit(128 + stopped.number) from None
 
 
 def _say_where(run: "Run") -> None:

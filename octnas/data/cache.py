@@ -122,7 +122,10 @@ class Cache:
             path = self._file(shard)
             with reading(path):
                 document = read_document(path, SCHEMA, "images")
-                everything += read_as(tuple[Found, ...], document["images"])
+                images = read_as(tuple[Found, ...], document["images"])
+                if len(images) != (count := len(self.positions(shard))):
+                    raise ValueError(f"images: found {len(images)}, allowed: {count}")
+                everything += images
         return everything
 
     @cached_property

@@ -1,8 +1,7 @@
 """The images that an experiment uses, as a plain list with a digest."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from octnas.data.listing import Problem
 from octnas.documents import read_as
 from octnas.errors import RunDirectoryError
-from octnas.run_directory import read_document, reading, write_text
+from octnas.run_directory import read_document, reading, write_json, write_text
 
 SCHEMA = 1
 LIST_FILE = "images.tsv"
@@ -91,15 +90,15 @@ def write_images(images: ImageList, folder: Path) -> None:
     content = "\n".join(lines) + "\n"
     write_text(folder / LIST_FILE, content)
     names = {
-        "class_names": list(images.classes),
+        "class_names": [_quoted(name) for name in images.classes],
+        "problems": [{**asdict(one), "name": _quoted(one.name)} for one in images.problems],
         "key": images.key,
         "resolution": images.resolution,
         "side": images.side,
     }
     # The order of the lines matters too: it is that of the cache.
     about = {"schema": SCHEMA, **images.summary(), **names, "list": _hash(content.encode())}
-    # Escaped: names may be no UTF-8.
-    write_text(folder / ABOUT_FILE, json.dumps(about, indent=2) + "\n")
+    write_json(folder / ABOUT_FILE, about)
 
 
 def read_images(folder: Path) -> ImageList:
@@ -124,9 +123,12 @@ def read_images(folder: Path) -> ImageList:
         if side < 1 or resolution not in (0, *range(side, 2 * side + 1)):
             raise ValueError(f"a cache of {resolution} pixels for images of {side}")
         return ImageList(
-            read_as(tuple[str, ...], about["class_names"]),
+            tuple(map(_unquoted, read_as(tuple[str, ...], about["class_names"]))),
             tuple(_entry(line.split("\t")) for line in content.decode().splitlines()[1:]),
-            read_as(tuple[Problem, ...], about["problems"]),
+            tuple(
+                replace(one, name=_unquoted(one.name))
+                for one in read_as(tuple[Problem, ...], about["problems"])
+            ),
             read_as(str, about["key"]),
             resolution,
             side,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from octnas.additive import macs_of
+from octnas.documents import parse_json
 from octnas.errors import LatencyError, OctnasError
 from octnas.latency import LatencyTable, geometry_of
 from octnas.latency_records import LayerTimes, MeasuredNetwork
@@ -117,7 +118,7 @@ def read_answer(path: Path) -> LatencyTable:
             f"{file}: no such file; it is what {SCRIPT_FILE} writes at the end, on the device"
         )
     try:
-        return _table(json.loads(file.read_text(encoding="utf-8")))
+        return _table(parse_json(file.read_bytes()))
     except OctnasError as error:
         raise LatencyError(f"{file}: {error}") from None
     except (
@@ -126,7 +127,6 @@ def read_answer(path: Path) -> LatencyTable:
         LookupError,
         TypeError,
         ValueError,
-        RecursionError,
     ) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
         raise LatencyError(f"{file}: is no answer of {SCRIPT_FILE}'s ({reason})") from None

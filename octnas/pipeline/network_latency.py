@@ -99,11 +99,12 @@ def _predicted(
     where = {key: getattr(table, key) for key in _CONDITIONS}
     # The search measures what it has chosen, but perhaps on another machine than the table's.
     here = table is run.table and kept_file(run, table.device).exists()
-    measured = {
-        one.id: Timing(one.metrics["measured_latency"])
-        for one in candidates
-        if here and "measured_latency" in one.metrics
-    }
+    with reading(run.directory.stage("search")):
+        measured = {
+            one.id: Timing(one.metrics["measured_latency"])
+            for one in candidates
+            if here and "measured_latency" in one.metrics
+        }
     return Latencies(**where, measured=measured, predicted=predicted, own=table is run.table)
 
 

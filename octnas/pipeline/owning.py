@@ -14,7 +14,7 @@ from octnas.pipeline.opening import (
 )
 from octnas.progress import Progress
 from octnas.report.write import PAGE_FILE
-from octnas.run_directory import WHOLE_RUN, RunDirectory
+from octnas.run_directory import WHOLE_RUN, remove_all_drafts
 from octnas.shipped import default_experiment
 from octnas.tracking.progress import FILE as SENT_FILE
 
@@ -56,7 +56,7 @@ def owned(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 def _remove_drafts(directory: Path) -> None:
     # The page may be written by `octnas report --watch`, and records be sent by `octnas sync`.
-    RunDirectory(directory).remove_drafts(PAGE_FILE, SENT_FILE)
+    remove_all_drafts(directory, PAGE_FILE, SENT_FILE)
 
 
 @contextmanager

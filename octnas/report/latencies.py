@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from octnas.latency_records import LONGEST
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -15,6 +17,12 @@ class Timing:
 
     median: float
     p95: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raise a ValueError for what is no time."""
+        for name, seconds in (("median", self.median), ("p95", self.p95)):
+            if seconds is not None and not 0 < seconds <= LONGEST:
+                raise ValueError(f"{name}: found {seconds}, allowed: above 0, up to {LONGEST:g} s")
 
 
 @dataclass(frozen=True)

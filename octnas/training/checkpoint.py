@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from octnas.errors import TrainingError
-from octnas.run_directory import write_bytes
+from octnas.run_directory import remove_all_drafts, write_bytes
 
 SCHEMA = 1
 # Behind torch's file stands the digest of its bytes.
@@ -94,8 +94,7 @@ class Checkpoints:
         Raises:
             TrainingError: it is of another training, or was written by another version.
         """
-        for path in self.folder.glob(".step-*"):
-            path.unlink()  # left by a process that was killed as it wrote
+        remove_all_drafts(self.folder)
         for path in self._paths():
             try:
                 document = _read(path)

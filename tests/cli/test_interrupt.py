@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from octnas.lease import held
+from tests.cli.conftest import Octnas
 from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
 from tests.pipeline.tiny_ranking import TINY_RANKING
 
@@ -53,6 +54,52 @@ CHANGES = {
     "processes": ("retrain.workers=2",),
     "ranks": ("retrain.ranks=2",),
 }
+
+
+MEASURE = ("octnas.pipeline.latency.make_table", ("latency", str(EXPERIMENT)))
+NETWORKS = ("octnas.pipeline.looking.look_at_run", ("latency", "networks", "run"))
+PACK = ("octnas.measure.pack.write_pack", ("latency", "pack", str(EXPERIMENT), "pack"))
+PLAN = ("octnas.pipeline.plan.plan_run", ("plan", str(EXPERIMENT)))
+BENCH = ("octnas.measure.bench.bench", ("bench",))
+IMAGES = ("octnas.cli.bench_data.bench_images", ("bench", "--data", str(EXPERIMENT)))
+STEPS = ("octnas.cli.bench_supernet.bench_steps", ("bench", "--supernet", str(EXPERIMENT)))
+WATCH = ("octnas.pipeline.watch.write_if_ready", ("report", str(EXPERIMENT), "--watch"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("command", "kept"),
+    [
+        (MEASURE, "the same command goes on from here"),
+        (PACK, "the same command goes on from here"),
+        (NETWORKS, "nothing of it is kept"),
+        (PLAN, "nothing of it is kept"),
+        (BENCH, "nothing of it is kept"),
+        (IMAGES, "nothing of it is kept"),
+        (STEPS, "nothing of it is kept"),
+        (WATCH, "the page stays as it was last written"),
+    ],
+)
+def test_what_takes_long_says_what_is_kept(
+    octnas: Octnas,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, tuple[str, ...]],
+    kept: str,
+    number: signal.Signals,
+) -> None:
+    work, arguments = command
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(work, lambda *_, **__: signal.raise_signal(number))
+    # As in a terminal, also where the tests run in the background.
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        result = octnas(*arguments)
+    finally:
+        signal.signal(number, before)
+    assert result.code == 128 + number
+    assert result.err == f"octnas: {number.name}: stopped; {kept}\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

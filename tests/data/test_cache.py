@@ -15,8 +15,9 @@ from octnas.data import cache as module
 from octnas.data.build import build
 from octnas.data.cache import Cache
 from octnas.data.sources import FileReader
-from octnas.errors import DataError
+from octnas.errors import DataError, RunDirectoryError
 from octnas.progress import Quiet
+from octnas.run_directory import read_json, write_json
 
 COUNT = 40
 
@@ -71,6 +72,16 @@ def test_it_is_gone_on_with(names: list[str], tmp_path: Path, workers: int) -> N
     assert (part.folder / "shard-000000.json").stat().st_mtime_ns == begun
     for name in ("pixels.u8", "shard-000001.json"):
         assert (part.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def test_a_shard_of_too_few_images_is_one_line(names: list[str], tmp_path: Path) -> None:
+    cache = fill(tmp_path / "whole", names, tmp_path / "images")
+    shard = cache.folder / "shard-000000.json"
+    document = read_json(shard)
+    write_json(shard, {**document, "images": document["images"][1:]})
+    with pytest.raises(RunDirectoryError, match=r"shard-000000\.json: .* images: found") as caught:
+        cache.found()
+    assert "\n" not in str(caught.value)
 
 
 def test_several_processes_make_one_cache(names: list[str], tmp_path: Path) -> None:

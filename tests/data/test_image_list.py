@@ -87,6 +87,8 @@ def test_problems_and_classes_may_have_any_name(tmp_path: Path) -> None:
     )
     write_images(images, tmp_path)
     assert read_images(tmp_path) == images
+    # Also where they go into files of others, such as the report.
+    assert all(name.encode() for name in read_summary(tmp_path)["class_names"])
 
 
 def test_the_summary_counts_every_part(tmp_path: Path) -> None:

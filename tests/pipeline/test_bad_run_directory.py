@@ -2,124 +2,59 @@
 
 import pickle
 import shutil
-from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-import octnas
-from octnas.data.image_list import read_images
+import octnas.lease as lease
 from octnas.errors import OctnasError
-from octnas.export.record import check_room, read_variants
-from octnas.pipeline.export import source
+from octnas.lease import held
+from octnas.measure.settings import LatencySettings
 from octnas.pipeline.looking import look_at_run
-from octnas.pipeline.opening import Run
-from octnas.pipeline.records import read_results
-from octnas.pipeline.report import gather
-from octnas.pipeline.search import _driver
-from octnas.pipeline.so_far import results_so_far
-from octnas.pipeline.supernet import trained_supernet
-from octnas.report.page import write_page
-from octnas.search.storage import opened
-from octnas.tracking.outbox import Outbox
-from octnas.tracking.progress import unsent
+from octnas.pipeline.network_latency import time_retrained
+from octnas.run_directory import write_json
+from tests.data.trees import make_tree, prepared
 from tests.mutations import mutated_bytes, mutated_json
-
-
-def look(path: Path) -> None:
-    """What `octnas report`, `compare` and `plan` read."""
-    write_page(gather(look_at_run(path)), path / "report" / "index.html", 0)
-
-
-def _resume(run: Run) -> None:
-    with opened("", run.directory.stage("search") / "study.journal") as storage:
-        _driver(run, storage, lambda _: None).ask()
-
-
-def resume(path: Path) -> None:
-    """What a search reads that goes on."""
-    _resume(look_at_run(path))
-
-
-def retraining(path: Path) -> None:
-    """What retraining reads that goes on, and the report of it."""
-    (path / "retrain" / "stage.json").unlink(missing_ok=True)
-    results_so_far(look_at_run(path))
-
-
-def tracking(path: Path) -> None:
-    """What `octnas sync` reads before it sends anything."""
-    outbox = Outbox(path / "mlflow")
-    unsent(outbox, path / "tracking.json", "sqlite:///x.db")
-    outbox.open()
-    for entry in outbox.entries():
-        outbox.file(entry) if "path" in entry.values else None
-
-
-def supernet(path: Path) -> None:
-    """What the search begins with."""
-    trained_supernet(look_at_run(path)).load()
-
-
-def exported(path: Path) -> None:
-    """What whoever is given a network reads."""
-    octnas.load(path / "export" / "vanilla")
-
-
-def exported_before(path: Path) -> None:
-    """What `octnas export` reads that adds formats."""
-    run = look_at_run(path)
-    result = next(one for one in read_results(run) if one.network.slug == "vanilla")
-    made, folder = source(run, result, run.config.export), path / "export" / "vanilla"
-    check_room(made, folder)
-    read_variants(made, folder)
-
-
-def images(path: Path) -> None:
-    """The list of images; of digits there is a summary alone."""
-    assert (path / "data" / "images.json").exists()
-    look_at_run(path).data.images  # noqa: B018
-    if (path / "data" / "images.tsv").exists():
-        read_images(path / "data")
-
-
-Read = Callable[[Path], None]
-READERS: Mapping[str, Read] = {
-    "config.yaml": look,
-    "run.json": look,
-    "looks.jsonl": look,
-    "data/images.json": look,
-    "space/space.json": look,
-    "space/stage.json": look,
-    "supernet/history.json": look,
-    "search/candidates.json": look,
-    "search/chosen.json": look,
-    "search/seconds.json": look,
-    "retrain/results.json": look,
-    "retrain/*/seed-0/judged.safetensors": look,
-    "search/study.json": resume,
-    "search/study.journal": resume,
-    "search/outcomes.jsonl": resume,
-    "retrain/plan.json": retraining,
-    "retrain/*/seed-0/result.json": retraining,
-    "tracking.json": tracking,
-    "mlflow/outbox.jsonl": tracking,
-    "supernet/weights.safetensors": supernet,
-    "export/vanilla/architecture.json": exported,
-    "export/vanilla/model.safetensors": exported,
-    "export/vanilla/export.json": exported_before,
-}
+from tests.pipeline.readers import NOT_READ, READERS, Read, images_of
+from tests.test_latency import table_of
 
 
 @pytest.fixture(scope="module")
-def run(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(finished: Path, ranked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of a finished run that may be spoilt, and is mended after each time."""
     place = tmp_path_factory.mktemp("spoilt") / "runs" / "tiny"
     shutil.copytree(finished / "runs" / "tiny", place)
+    for stage in ("proxies", "truth", "rank"):
+        shutil.copytree(ranked / "runs" / "tiny" / stage, place / stage)
+    config = yaml.safe_load((place / "config.yaml").read_text())
+    config["latency"]["table"] = str(place / "table.json")
+    config["ranking"]["seeds"] = [0, 1]
+    (place / "config.yaml").write_text(yaml.safe_dump(config))
+    looked_at = look_at_run(place)
+    write_json(place / "space" / "latency.json", table_of(looked_at.space).to_dict())
+    time_retrained(looked_at, LatencySettings(name="desk", repeats=4))
+    with held(place):
+        pass
+    make_tree(place / "tree")
+    prepared(images_of(place), place / "prepared")
     return place
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An owner whom nobody knows is not waited for for long."""
+    for name, value in (("LEASE", 0.02), ("_LOOK", 0.01)):
+        monkeypatch.setattr(lease, name, value)
+
+
+def test_every_file_of_a_run_is_listed(run: Path) -> None:
+    """A new one goes into `READERS`, or is one that nothing reads."""
+    listed = {path for pattern in (*READERS, *NOT_READ) for path in run.glob(pattern)}
+    assert {path for path in run.rglob("*") if path.is_file()} <= listed
 
 
 def read_spoilt(path: Path, content: bytes, read: Read, run: Path) -> str:
@@ -197,5 +132,6 @@ def test_a_pickle_in_the_place_of_a_file_is_refused_and_not_run(
     message = read_spoilt(path, pickle.dumps(Bomb(mark)) + b"\n", READERS[pattern], run)
     assert not mark.exists()
     # What is behind the last line break of files that are added to was cut off with its process.
-    assert message
-    assert len(message.splitlines()) == 1
+    # An owner that cannot be read has been killed as it began.
+    assert message or pattern == "owner/*.json"
+    assert len(message.splitlines()) == bool(message)

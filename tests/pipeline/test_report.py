@@ -163,6 +163,21 @@ def test_measured_networks_are_in_the_report(copied: Path) -> None:
     assert [one.batch for one in gather(look_at_run(copied)).latencies] == [1, 2]
 
 
+def test_times_that_cannot_be_are_one_line(copied: Path) -> None:
+    path, _ = time_retrained(look_at_run(copied), LatencySettings(name="desk", repeats=4))
+    document = read_json(path)
+    [identity, *_] = document["networks"]
+    for what in ("median", "p95"):
+        for seconds in (float("nan"), float("inf"), -0.001, 0.0, 1e308):
+            changed = {identity: {**document["networks"][identity], what: seconds}}
+            write_json(path, {**document, "networks": {**document["networks"], **changed}})
+            with pytest.raises(RunDirectoryError) as caught:
+                gather(look_at_run(copied))
+            said = f"{path}: does not hold what it should (ValueError: {what}: found {seconds},"
+            assert str(caught.value).startswith(said)
+            assert "\n" not in str(caught.value)
+
+
 def test_nothing_to_measure(copied: Path) -> None:
     unfinish(copied, "retrain")
     shutil.rmtree(copied / "retrain")

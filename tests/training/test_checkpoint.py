@@ -181,6 +181,7 @@ def test_a_write_that_breaks_off_leaves_what_was_there(
     assert len(str(caught.value).splitlines()) == 1
     assert names(checkpoints.folder) == ["step-0000000001.checkpoint"]
     # A killed process has no time to remove what it was writing.
-    (checkpoints.folder / ".step-0000000002.checkpoint.abc").write_bytes(b"half")
+    (checkpoints.folder / ".step-0000000002.checkpoint.draft-abc").write_bytes(b"half")
+    (checkpoints.folder / ".step-notes").touch()
     assert restored(checkpoints) == 1
-    assert names(checkpoints.folder) == ["step-0000000001.checkpoint"]
+    assert names(checkpoints.folder) == [".step-notes", "step-0000000001.checkpoint"]
