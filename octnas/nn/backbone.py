@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Mapping
 from contextlib import nullcontext
+from inspect import Parameter, signature
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from timm.models import load_pretrained, load_state_dict
+from timm.models import build_model_with_cfg, load_pretrained, load_state_dict
 from torch import nn
 
 from octnas.errors import SettingError
@@ -41,6 +42,17 @@ _NOT_TAKEN = (
     ValueError,
 )
 
+# What timm's factory takes beside its signatures: it hands on the rest to the network.
+_FACTORY = frozenset(
+    {"features_only", "out_indices", "feature_cls", "pruned", "device", "dtype"}
+    | {
+        name
+        for factory in (timm.create_model, build_model_with_cfg)
+        for name, parameter in signature(factory).parameters.items()
+        if parameter.kind is not Parameter.VAR_KEYWORD
+    }
+)
+
 
 def create_backbone(
     backbone: str, args: Mapping[str, Any], *, meta: bool = False, weights: str = ""
@@ -49,7 +61,7 @@ def create_backbone(
 
     Args:
         backbone: name of the model.
-        args: keyword arguments for ``timm.create_model``.
+        args: keyword arguments for ``timm.create_model`` that are the network's own.
         meta: on the meta device, for its shapes alone.
         weights: a file of weights in timm's keys, safetensors or a checkpoint of torch's;
             `PRETRAINED` for timm's own, which may be downloaded; empty for timm's initialisation.
@@ -58,15 +70,42 @@ def create_backbone(
 
     Raises:
         SettingError: timm knows no such model, does not take these arguments, or has or finds no
-            such weights.
+            such weights; or an argument is none of the network's.
+    """
+    check_backbone_args(args)
+    with torch.device("meta") if meta else nullcontext():
+        model = create_model(backbone, args)
+    if weights and not meta:
+        load_pretrained_weights(model, weights)
+    return model
+
+
+def check_backbone_args(args: Mapping[str, Any]) -> None:
+    """Refuse what is timm's factory's, such as a checkpoint to load: files may be anybody's.
+
+    Raises:
+        SettingError: naming the argument.
+    """
+    for name in sorted(_FACTORY & set(args)):
+        raise SettingError(
+            f"backbone_args.{name}",
+            args[name],
+            "what makes the network, such as layers and channels; leave it out",
+        )
+
+
+def create_model(backbone: str, args: Mapping[str, Any]) -> nn.Module:
+    """A timm model by name with any arguments of ``timm.create_model``, a device too.
+
+    Raises:
+        SettingError: timm knows no such model, or does not take these arguments.
     """
     if not timm.is_model(backbone):
         near = timm.list_models(f"*{backbone.split('.')[0]}*")[:5]
         hint = f" (near: {', '.join(near)})" if near else ""
         raise SettingError("backbone", backbone, f"a model that timm knows{hint}")
     try:
-        with torch.device("meta") if meta else nullcontext():
-            model: nn.Module = timm.create_model(backbone, pretrained=False, **args)
+        model: nn.Module = timm.create_model(backbone, pretrained=False, **args)
     except SettingError:
         raise
     except _NOT_TAKEN as error:
@@ -74,8 +113,6 @@ def create_backbone(
         raise SettingError(
             "backbone_args", dict(args), f"what {backbone} takes: {reason}"
         ) from None
-    if weights and not meta:
-        load_pretrained_weights(model, weights)
     return model
 
 
