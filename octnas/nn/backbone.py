@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from timm.models import build_model_with_cfg, load_pretrained, load_state_dict
 from torch import nn
 
-from octnas.errors import SettingError
+from octnas.architecture import MOST
+from octnas.errors import SettingError, require
 from octnas.settings import PRETRAINED
 
 # What torch, safetensors and timm raise over a file that holds something else, or nothing whole.
@@ -53,6 +54,10 @@ _FACTORY = frozenset(
     }
 )
 
+# More blocks in a stage than any network has (ResNet-1202 has 200), fewer than take minutes.
+_STAGES, _BLOCKS = 4, 256
+_WIDTHS = ("channels", "stem_width", "base_width", "cardinality")
+
 
 def create_backbone(
     backbone: str, args: Mapping[str, Any], *, meta: bool = False, weights: str = ""
@@ -70,7 +75,7 @@ def create_backbone(
 
     Raises:
         SettingError: timm knows no such model, does not take these arguments, or has or finds no
-            such weights; or an argument is none of the network's.
+            such weights; or an argument is none of the network's, or beyond all networks.
     """
     check_backbone_args(args)
     with torch.device("meta") if meta else nullcontext():
@@ -81,7 +86,9 @@ def create_backbone(
 
 
 def check_backbone_args(args: Mapping[str, Any]) -> None:
-    """Refuse what is timm's factory's, such as a checkpoint to load: files may be anybody's.
+    """Refuse what is timm's factory's, such as a checkpoint to load, and networks beyond all size.
+
+    Files may be anybody's, and what is in them is made before it is looked at.
 
     Raises:
         SettingError: naming the argument.
@@ -92,6 +99,22 @@ def check_backbone_args(args: Mapping[str, Any]) -> None:
             args[name],
             "what makes the network, such as layers and channels; leave it out",
         )
+    for name, value in args.items():
+        _check_size(name, value)
+
+
+def _check_size(name: str, value: Any) -> None:
+    """Refuse an argument by which a network would be beyond all size."""
+    if name == "layers":
+        most, allowed = _BLOCKS, f"at most {_STAGES} stages of {_BLOCKS} blocks"
+    elif name in _WIDTHS:
+        most, allowed = MOST, f"at most {MOST}, of {_STAGES} stages at most"
+    else:
+        return
+    counts = value if isinstance(value, list | tuple) else (value,)
+    # What is no number at all timm refuses.
+    large = any(isinstance(count, int | float) and count > most for count in counts)
+    require(not large and len(counts) <= _STAGES, f"backbone_args.{name}", value, allowed)
 
 
 def create_model(backbone: str, args: Mapping[str, Any]) -> nn.Module:

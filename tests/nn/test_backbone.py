@@ -1,5 +1,6 @@
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -120,3 +121,29 @@ def test_what_is_the_networks_own_is_taken() -> None:
     own = {"drop_rate": 0.1, "drop_path_rate": 0.1, "drop_block_rate": 0.1, "in_chans": 1}
     args = {**ARGS, **own, "act_layer": "silu", "global_pool": "max", "stem_type": "deep"}
     assert create_backbone("resnet18", args, meta=True) is not None
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (
+            {"layers": [20_000, 1, 1, 1]},
+            r"layers: found \[20000, .*, allowed: at most 4 stages of 2",
+        ),
+        (
+            {"layers": [1] * 5, "channels": [8] * 5},
+            "layers: found .*, allowed: at most 4 stages of",
+        ),
+        (
+            {"channels": [8, 8, 8, 10**9]},
+            r"channels: found \[8, .*, allowed: at most 65536, of 4 stages at",
+        ),
+        ({"stem_width": 10**9}, "stem_width: found 1000000000, allowed: at most 65536"),
+        ({"base_width": 10**30}, "base_width: found 1000.*, allowed: at most 65536"),
+        ({"cardinality": 10**9}, "cardinality: found 1000000000, allowed: at most 65536"),
+    ],
+)
+def test_networks_that_nobody_could_train(args: dict[str, Any], message: str) -> None:
+    """They would take minutes to trace, or all memory to make."""
+    with pytest.raises(SettingError, match=rf"^backbone_args\.{message}"):
+        create_backbone("resnet18", args, meta=True)
