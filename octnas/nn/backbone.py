@@ -1,8 +1,8 @@
 """timm models by name, the plain networks that octave networks are made from."""
 
 import struct
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from inspect import Parameter, signature
 from pathlib import Path
 from pickle import UnpicklingError
@@ -127,8 +127,20 @@ def create_model(backbone: str, args: Mapping[str, Any]) -> nn.Module:
         near = timm.list_models(f"*{backbone.split('.')[0]}*")[:5]
         hint = f" (near: {', '.join(near)})" if near else ""
         raise SettingError("backbone", backbone, f"a model that timm knows{hint}")
-    try:
+    with taking(backbone, args):
         model: nn.Module = timm.create_model(backbone, pretrained=False, **args)
+    return model
+
+
+@contextmanager
+def taking(backbone: str, args: Mapping[str, Any]) -> Iterator[None]:
+    """One clear line where timm makes no network of arguments, or one that computes nothing.
+
+    Raises:
+        SettingError: in the place of whatever timm and torch raise.
+    """
+    try:
+        yield
     except SettingError:
         raise
     except _NOT_TAKEN as error:
@@ -136,7 +148,6 @@ def create_model(backbone: str, args: Mapping[str, Any]) -> nn.Module:
         raise SettingError(
             "backbone_args", dict(args), f"what {backbone} takes: {reason}"
         ) from None
-    return model
 
 
 def load_pretrained_weights(model: nn.Module, weights: str) -> None:

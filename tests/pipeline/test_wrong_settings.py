@@ -20,6 +20,10 @@ from tests.pipeline.tiny import open_tiny
             "space.backbone_args.checkpoint_path=x.pth",
             "--set: space.backbone_args.checkpoint_path: found 'x.pth', allowed: what makes",
         ),
+        (
+            "space.backbone=resnet18",
+            "allowed: what resnet18 takes: 'ResNet' object has no attribute",
+        ),
         ("space.backbone_args.layers=[20000, 1, 1]", "at most 4 stages of 256 blocks"),
         ("supernet.recipe.optimizer=sgdd", "--set: supernet.recipe.optimizer: found 'sgdd'"),
         ("retrain.recipe.optimizer=sgdd", "--set: retrain.recipe.optimizer: found 'sgdd'"),
