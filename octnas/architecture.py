@@ -30,7 +30,7 @@ _KEYS = (
 
 
 MOST = 65_536
-"""The largest side of an image in pixels, and the largest multiple of channels."""
+"""The largest side of an image in pixels, and the largest number and multiple of channels."""
 
 
 @dataclass(frozen=True, eq=False)

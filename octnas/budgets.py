@@ -22,7 +22,7 @@ _UNIT = {"activation": 1e6, "latency": 1e6}
 _SAID = {"activation": "MB of activations", "latency": "ms"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BudgetSettings:
     """One budget on MACs, activation memory or latency; exactly one upper bound.
 

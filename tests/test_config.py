@@ -1,9 +1,12 @@
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
 
-from octnas.config import SCHEMA, resolved
+from octnas.config import SCHEMA, RunConfig, resolved
 from octnas.data.settings import DigitsSettings, ImagesSettings
 from octnas.errors import ConfigError
 from octnas.shipped import shipped_experiments
@@ -221,3 +224,23 @@ def test_a_password_in_a_wrong_place_is_not_shown(tmp_path: Path) -> None:
 )
 def test_numbers_that_no_training_takes(tmp_path: Path, section: str) -> None:
     assert "found" in problem(tmp_path, MINIMAL + section + "\n")
+
+
+def settings_within(kind: Any) -> Iterator[type]:
+    """The dataclasses of settings that a type's values hold, itself among them."""
+    if isinstance(kind, type) and is_dataclass(kind):
+        yield kind
+        kinds = tuple(get_type_hints(kind).values())
+    else:
+        kinds = get_args(kind)
+    for one in kinds:
+        yield from settings_within(one)
+
+
+def test_settings_are_given_by_name() -> None:
+    found = set(settings_within(RunConfig))
+    assert len(found) > 12
+    positional = {
+        f"{kind.__name__}.{one.name}" for kind in found for one in fields(kind) if not one.kw_only
+    }
+    assert positional == set()

@@ -3,14 +3,13 @@
 import csv
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
 import octnas
-from octnas.cli.main import app, main
+from octnas.cli.main import app
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -97,20 +96,6 @@ def test_every_benchmark_has_the_options_that_are_shown() -> None:
         source = (folder / script).read_text() + (folder / "arguments.py").read_text()
         for option in re.findall(r"--[a-z-]+", rest):
             assert f'"{option}"' in source, f"{script} {option}"
-
-
-def test_quick_commands_run(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for words in (["init", "experiments"], ["cost", "resnet50", "--alpha", "0.5"]):
-        assert f"octnas {' '.join(words)}" in " ".join(README.split())
-        monkeypatch.setattr(sys, "argv", ["octnas", *words])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        assert not caught.value.code
-    assert (tmp_path / "experiments" / "digits.yaml").exists()
-    assert "2.367 G" in capsys.readouterr().out
 
 
 def test_every_make_target_exists() -> None:

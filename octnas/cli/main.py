@@ -76,6 +76,15 @@ def main() -> None:
         for line in redact(str(error)).splitlines():
             typer.echo(f"octnas: {line}", err=True)
         sys.exit(2)
+    except MemoryError as error:
+        # Whatever was being done: of that nothing is known here.
+        reason = " ".join(str(error).split())
+        typer.echo(
+            f"octnas: the memory of this machine did not suffice{reason and f' ({reason})'}; make "
+            "smaller what is largest: images, their number, batch_size, workers or the network",
+            err=True,
+        )
+        sys.exit(2)
     except OSError as error:
         if error.filename is None and error.errno not in _DISK:
             raise

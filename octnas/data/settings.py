@@ -17,6 +17,9 @@ OnError = Literal["fail", "skip"]
 # Of torchvision, which can download these.
 DOWNLOADED = ("imagenette", "cifar10", "cifar100")
 
+# Of one part; they are made one after another and held in memory.
+_MOST_DIGITS = 1_000_000
+
 CACHE = "~/.cache/octnas"
 """Where caches of images lie unless told otherwise."""
 
@@ -43,7 +46,8 @@ class DigitsSettings:
 
     def __post_init__(self) -> None:
         for key in ("train_images", "rank_images", "read_images", "val_images"):
-            require(getattr(self, key) > 0, key, getattr(self, key), "1 or more")
+            count = getattr(self, key)
+            require(1 <= count <= _MOST_DIGITS, key, count, f"1 to {_MOST_DIGITS}")
         require_seed("seed", self.seed)
         require(0 <= self.padding <= 8, "padding", self.padding, "0 to 8")
 

@@ -49,8 +49,7 @@ def _metadata(source: Source) -> str:
         library_name="timm",
         pipeline_tag="image-classification",
         tags=["image-classification", "timm", "octnas", "octave-convolution"],
-        # Left out where it is unknown: a training from scratch settles nothing.
-        license=source.weights_license.lower() or None,
+        # Without a licence: a training from scratch settles nothing.
         model_name=source.network.slug,
         eval_results=[result],
     )
@@ -201,12 +200,10 @@ def _line(name: str) -> str:
 
 
 def _licence(source: Source) -> str:
-    if source.begun_with:
-        licence = source.weights_license or UNKNOWN
-        weights = f"Training began with the weights {source.begun_with}; their licence: {licence}."
-    else:
-        weights = "The weights were trained from scratch: they come from no other weights."
-    return f"## Licence\n\n{weights} Licence of the data: {source.data_license or UNKNOWN}."
+    return (
+        "## Licence\n\nThe weights were trained from scratch: they come from no other weights. "
+        f"Licence of the data: {source.data_license or UNKNOWN}."
+    )
 
 
 def _alphas(source: Source) -> str:

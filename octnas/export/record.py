@@ -76,12 +76,7 @@ def write_record(source: Source, moved: int, variants: Sequence[Variant], folder
         "cost": {**asdict(network.cost), "vanilla_macs": source.vanilla_macs},
         "macs_upsampled_first": moved,
         "class_names": list(source.class_names),
-        "weights": {
-            "sha256": weights_digest(source),
-            "seed": source.seed,
-            "begun_with": source.begun_with,
-            "license": source.weights_license,
-        },
+        "weights": {"sha256": weights_digest(source), "seed": source.seed},
         "results": {str(run.seed): dict(run.metrics) for run in source.retrained.runs},
         "data": {
             **source.data,

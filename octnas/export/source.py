@@ -28,8 +28,6 @@ class Source:
         data: what it was trained on: ``source``, ``digest``, ``classes``, ``counts`` by part and
             the ``settings``.
         vanilla_macs: of the same network at α = 0.
-        begun_with: name of the pretrained weights that training began with; empty for none.
-        weights_license: of those; empty for unknown.
         data_license: of the images; empty for unknown.
     """
 
@@ -40,8 +38,6 @@ class Source:
     preparation: Mapping[str, Any]
     data: Mapping[str, Any]
     vanilla_macs: int
-    begun_with: str = ""
-    weights_license: str = ""
     data_license: str = ""
 
     @property

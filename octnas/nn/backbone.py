@@ -1,8 +1,9 @@
 """timm models by name, the plain networks that octave networks are made from."""
 
 import struct
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from inspect import Parameter, signature
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from timm.models import load_pretrained, load_state_dict
+from timm.models import build_model_with_cfg, load_pretrained, load_state_dict
 from torch import nn
 
-from octnas.errors import SettingError
+from octnas.architecture import MOST
+from octnas.errors import SettingError, require
 from octnas.settings import PRETRAINED
 
 # What torch, safetensors and timm raise over a file that holds something else, or nothing whole.
@@ -41,6 +43,21 @@ _NOT_TAKEN = (
     ValueError,
 )
 
+# What timm's factory takes beside its signatures: it hands on the rest to the network.
+_FACTORY = frozenset(
+    {"features_only", "out_indices", "feature_cls", "pruned", "device", "dtype"}
+    | {
+        name
+        for factory in (timm.create_model, build_model_with_cfg)
+        for name, parameter in signature(factory).parameters.items()
+        if parameter.kind is not Parameter.VAR_KEYWORD
+    }
+)
+
+# More blocks in a stage than any network has (ResNet-1202 has 200), fewer than take minutes.
+_STAGES, _BLOCKS = 4, 256
+_WIDTHS = ("channels", "stem_width", "base_width", "cardinality")
+
 
 def create_backbone(
     backbone: str, args: Mapping[str, Any], *, meta: bool = False, weights: str = ""
@@ -49,7 +66,7 @@ def create_backbone(
 
     Args:
         backbone: name of the model.
-        args: keyword arguments for ``timm.create_model``.
+        args: keyword arguments for ``timm.create_model`` that are the network's own.
         meta: on the meta device, for its shapes alone.
         weights: a file of weights in timm's keys, safetensors or a checkpoint of torch's;
             `PRETRAINED` for timm's own, which may be downloaded; empty for timm's initialisation.
@@ -58,15 +75,72 @@ def create_backbone(
 
     Raises:
         SettingError: timm knows no such model, does not take these arguments, or has or finds no
-            such weights.
+            such weights; or an argument is none of the network's, or beyond all networks.
+    """
+    check_backbone_args(args)
+    with torch.device("meta") if meta else nullcontext():
+        model = create_model(backbone, args)
+    if weights and not meta:
+        load_pretrained_weights(model, weights)
+    return model
+
+
+def check_backbone_args(args: Mapping[str, Any]) -> None:
+    """Refuse what is timm's factory's, such as a checkpoint to load, and networks beyond all size.
+
+    Files may be anybody's, and what is in them is made before it is looked at.
+
+    Raises:
+        SettingError: naming the argument.
+    """
+    for name in sorted(_FACTORY & set(args)):
+        raise SettingError(
+            f"backbone_args.{name}",
+            args[name],
+            "what makes the network, such as layers and channels; leave it out",
+        )
+    for name, value in args.items():
+        _check_size(name, value)
+
+
+def _check_size(name: str, value: Any) -> None:
+    """Refuse an argument by which a network would be beyond all size."""
+    if name == "layers":
+        most, allowed = _BLOCKS, f"at most {_STAGES} stages of {_BLOCKS} blocks"
+    elif name in _WIDTHS:
+        most, allowed = MOST, f"at most {MOST}, of {_STAGES} stages at most"
+    else:
+        return
+    counts = value if isinstance(value, list | tuple) else (value,)
+    # What is no number at all timm refuses.
+    large = any(isinstance(count, int | float) and count > most for count in counts)
+    require(not large and len(counts) <= _STAGES, f"backbone_args.{name}", value, allowed)
+
+
+def create_model(backbone: str, args: Mapping[str, Any]) -> nn.Module:
+    """A timm model by name with any arguments of ``timm.create_model``, a device too.
+
+    Raises:
+        SettingError: timm knows no such model, or does not take these arguments.
     """
     if not timm.is_model(backbone):
         near = timm.list_models(f"*{backbone.split('.')[0]}*")[:5]
         hint = f" (near: {', '.join(near)})" if near else ""
         raise SettingError("backbone", backbone, f"a model that timm knows{hint}")
+    with taking(backbone, args):
+        model: nn.Module = timm.create_model(backbone, pretrained=False, **args)
+    return model
+
+
+@contextmanager
+def taking(backbone: str, args: Mapping[str, Any]) -> Iterator[None]:
+    """One clear line where timm makes no network of arguments, or one that computes nothing.
+
+    Raises:
+        SettingError: in the place of whatever timm and torch raise.
+    """
     try:
-        with torch.device("meta") if meta else nullcontext():
-            model: nn.Module = timm.create_model(backbone, pretrained=False, **args)
+        yield
     except SettingError:
         raise
     except _NOT_TAKEN as error:
@@ -74,9 +148,6 @@ def create_backbone(
         raise SettingError(
             "backbone_args", dict(args), f"what {backbone} takes: {reason}"
         ) from None
-    if weights and not meta:
-        load_pretrained_weights(model, weights)
-    return model
 
 
 def load_pretrained_weights(model: nn.Module, weights: str) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from octnas.architecture import Architecture, StrideMode
 from octnas.errors import UnsupportedModelError, require
-from octnas.nn.backbone import create_backbone
+from octnas.nn.backbone import check_backbone_args, create_model
 from octnas.nn.checkpointing import refuse_reentrant
 from octnas.nn.octave import resplit
 from octnas.nn.octavize import Alphas, octavize
@@ -105,9 +105,11 @@ def octnas_network(
             ``num_classes``.
     """
     found = Architecture.from_dict(architecture)
+    # The caller's own may name a device and the like, those of a document may not.
+    check_backbone_args(found.backbone_args)
 
     def build(**overrides: Any) -> nn.Module:
-        return octavize(create_backbone(found.backbone, overrides), found)
+        return octavize(create_model(found.backbone, overrides), found)
 
     # All of them by name, since timm takes what is missing from its own defaults.
     kwargs = {"in_chans": found.input_size[0], **found.backbone_args, **kwargs}
@@ -156,7 +158,7 @@ def _octave(
 
     def build(**overrides: Any) -> nn.Module:
         return octavize(
-            create_backbone(backbone, overrides),
+            create_model(backbone, overrides),
             alphas,
             channel_multiple=channel_multiple,
             stride_mode=stride_mode,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from octnas.architecture import MOST, STRIDE_MODES, StrideMode
 from octnas.costs import ConvShape, low_channels
 from octnas.errors import UnsupportedModelError, require
-from octnas.nn.backbone import create_backbone
+from octnas.nn.backbone import create_backbone, taking
 from octnas.nn.conv import require_multiple
 from octnas.nn.octavize import match_sites, resolve_alphas, supported_convs
 from octnas.nn.sites import ConvSite
@@ -53,7 +53,8 @@ def search_space(
     args = {"in_chans": input_size[0], **(backbone_args or {})}
     model = create_backbone(backbone, args, meta=True)
     convs = supported_convs(model)
-    sizes, other_macs = _trace(model, input_size, {conv.name for conv in convs})
+    with taking(backbone, args):
+        sizes, other_macs = _trace(model, input_size, {conv.name for conv in convs})
     names = list(dict.fromkeys(conv.site_out for conv in convs))
     pinned = _pinned(model, names, fixed)
     return SearchSpace(

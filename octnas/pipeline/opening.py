@@ -129,7 +129,7 @@ class Run:
         try:
             yield
         except SettingError as error:
-            place = self.document.place((*section, error.key))
+            place = self.document.place((*section, *error.key.split(".")))
             raise ConfigError(f"{place}: found {error.found!r}, allowed: {error.allowed}") from None
 
     def directory_of(self, stage: str) -> RunDirectory:

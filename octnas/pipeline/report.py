@@ -103,7 +103,6 @@ def gather(run: Run, tables: Iterable[Path] = ()) -> ReportData:
         effects=effects_of_sites(run.space, candidates),
         by_class=by_class(run, retrained),
         class_names=class_names(run),
-        initialisation="from scratch",
         digest=str(images["digest"]),
         skipped=len(images["problems"]),
         recipe=recipe_digest(run),

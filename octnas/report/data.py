@@ -65,7 +65,6 @@ class ReportData:
         by_class: accuracy by class (0 to 1), mean over seeds, by architecture id; shape
             ``(classes,)``.
         class_names: of those classes.
-        initialisation: of the retrained networks, in words.
         digest: of the images.
         skipped: images and folders that could not be used.
         recipe: digest of what else decides accuracy: the recipe and what it is trained on.
@@ -92,7 +91,6 @@ class ReportData:
     effects: Mapping[str, Effect] = field(default_factory=dict)
     by_class: Mapping[str, Matrix] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
-    initialisation: str = ""
     digest: str = ""
     skipped: int = 0
     recipe: str = ""

@@ -119,7 +119,7 @@ COLUMNS = (
     ),
     _Column(
         "initialisation",
-        lambda row: row.initialisation or "unknown",
+        lambda row: row.initialisation,
         lambda row: row.initialisation,
     ),
     _Column("seeds", lambda row: row.seed_list, lambda row: row.seed_list),

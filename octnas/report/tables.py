@@ -144,7 +144,7 @@ def _row(data: ReportData, one: Retrained, uniform: Retrained | None) -> Retrain
         classes_lost="; ".join(
             f"{name} {points:+.1f}" for name, points in classes_lost(data, identity)
         ),
-        initialisation=data.initialisation,
+        initialisation="from scratch",
         seed_list=" ".join(str(run.seed) for run in one.runs),
         data_digest=data.digest,
     )

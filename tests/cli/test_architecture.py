@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,6 +65,26 @@ def test_every_wrong_file_is_a_line(octnas: Octnas, folder: Path) -> None:
     assert "off.json: α of site 'layer1': found 0.3, off the grid" in lines[0]
     assert "new.json: architecture schema: found 7, allowed: 1" in lines[1]
     assert "missing.json: cannot be read as JSON" in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"layers": [20_000, 1, 1, 1]}, "backbone_args.layers: found [20000, 1, 1, 1], allowed: "),
+        ({"layers": [1, 1]}, "backbone_args: found {'in_chans': 3, 'layers': [1, 1]}"),
+        ({"checkpoint_path": "none.pth"}, "backbone_args.checkpoint_path: found 'none.pth'"),
+    ],
+)
+def test_files_of_what_is_no_network(
+    octnas: Octnas, tmp_path: Path, args: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "a.json"
+    Architecture("resnet18", (3, 32, 32), {}, backbone_args=args).save(path)
+    for command in ("show", "validate"):
+        done = octnas("architecture", command, str(path))
+        assert done.code == 2
+        assert done.err.startswith(f"octnas: {path}: {message}")
+        assert len(done.err.splitlines()) == 1
 
 
 def test_against_a_search_space(octnas: Octnas, folder: Path) -> None:

@@ -96,6 +96,10 @@ def test_cost_of_an_architecture_file(octnas: Octnas, tmp_path: Path) -> None:
             "--set: ray.gpus: found 1.5, allowed: 0 to 1, or a whole number",
         ),
         (
+            ["run", str(EXPERIMENT), "--set", "data.train_images=99999999999"],
+            "--set: data.train_images: found 99999999999, allowed: 1 to 1000000",
+        ),
+        (
             ["run", str(EXPERIMENT), "--fresh", "all"],
             "--fresh: found 'all', allowed here: data, space",
         ),
@@ -115,6 +119,20 @@ def test_mistakes_are_one_line_and_exit_code_2(
     assert result.err.startswith("octnas: ")
     assert len(result.err.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_that_does_not_suffice_is_one_line(
+    octnas: Octnas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError("Unable to allocate 23.3 TiB for an array")
+
+    monkeypatch.setattr("octnas.nn.cost.cost", fail)
+    result = octnas("cost", "resnet18")
+    assert result.code == 2
+    assert result.err.startswith("octnas: the memory of this machine did not suffice (Unable to ")
+    assert "batch_size" in result.err
+    assert len(result.err.splitlines()) == 1
 
 
 def test_init_writes_what_is_shipped_and_keeps_what_is_there(

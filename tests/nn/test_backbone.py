@@ -1,10 +1,14 @@
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
+import octnas
+from octnas import Architecture
 from octnas.errors import SettingError
 from octnas.nn.backbone import create_backbone
 from octnas.settings import PRETRAINED
@@ -81,3 +85,65 @@ def test_a_model_without_weights_of_timms() -> None:
     args = {"layers": [1, 1], "channels": [4, 8]}
     with pytest.raises(SettingError, match="timm has no weights of this model"):
         create_backbone("thumbnail_resnet", args, weights=PRETRAINED)
+
+
+FACTORY = (
+    *("checkpoint_path", "cache_dir", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"),
+    *("pretrained_strict", "pretrained_filter_fn", "pretrained_model_args", "kwargs_filter"),
+    *("features_only", "out_indices", "feature_cls", "feature_cfg", "model_cfg", "pruned"),
+    *("device", "dtype", "scriptable", "exportable", "no_jit", "model_name"),
+)
+
+
+@pytest.mark.parametrize("name", FACTORY)
+def test_arguments_of_the_factory_are_no_networks(name: str) -> None:
+    """A checkpoint, say, would be the weights of every training from scratch."""
+    expected = rf"^backbone_args\.{name}: found '.*', allowed: what makes the network, .* leave it"
+    args = {**ARGS, name: "here.pth"}
+    with pytest.raises(SettingError, match=expected):
+        create_backbone("resnet18", args)
+    with pytest.raises(SettingError, match=expected):
+        octnas.search_space("resnet18", (3, 32, 32), (0.0, 0.5), backbone_args=args)
+    document = Architecture("resnet18", (3, 32, 32), {}, backbone_args=args).to_dict()
+    with pytest.raises(SettingError, match=expected):
+        timm.create_model("octnas_network", architecture=document)
+
+
+def test_a_caller_of_timm_may_name_a_device() -> None:
+    document = Architecture("resnet18", (3, 32, 32), {"layer1": 0.5}).to_dict()
+    for name, args in (("octnas_network", {"architecture": document}), ("oct_resnet18", {})):
+        model = timm.create_model(name, device="meta", dtype=torch.float16, **args)
+        found = {(value.device.type, value.dtype) for value in model.parameters()}
+        assert found == {("meta", torch.float16)}
+
+
+def test_what_is_the_networks_own_is_taken() -> None:
+    own = {"drop_rate": 0.1, "drop_path_rate": 0.1, "drop_block_rate": 0.1, "in_chans": 1}
+    args = {**ARGS, **own, "act_layer": "silu", "global_pool": "max", "stem_type": "deep"}
+    assert create_backbone("resnet18", args, meta=True) is not None
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (
+            {"layers": [20_000, 1, 1, 1]},
+            r"layers: found \[20000, .*, allowed: at most 4 stages of 2",
+        ),
+        (
+            {"layers": [1] * 5, "channels": [8] * 5},
+            "layers: found .*, allowed: at most 4 stages of",
+        ),
+        (
+            {"channels": [8, 8, 8, 10**9]},
+            r"channels: found \[8, .*, allowed: at most 65536, of 4 stages at",
+        ),
+        ({"stem_width": 10**9}, "stem_width: found 1000000000, allowed: at most 65536"),
+        ({"base_width": 10**30}, "base_width: found 1000.*, allowed: at most 65536"),
+        ({"cardinality": 10**9}, "cardinality: found 1000000000, allowed: at most 65536"),
+    ],
+)
+def test_networks_that_nobody_could_train(args: dict[str, Any], message: str) -> None:
+    """They would take minutes to trace, or all memory to make."""
+    with pytest.raises(SettingError, match=rf"^backbone_args\.{message}"):
+        create_backbone("resnet18", args, meta=True)

@@ -180,6 +180,11 @@ def cost_of(name: str, size: tuple[int, int, int], _: object, **kwargs: Any) -> 
         ({"backbone_args": {"wings": 2}}, SettingError, "wings"),
         ({"backbone_args": {"layers": [1, 1]}}, SettingError, "layers"),
         ({"backbone_args": {"layers": [1], "channels": [8]}}, SettingError, "layers"),
+        (
+            {"backbone": "resnet18", "backbone_args": {"layers": [1, 1]}},
+            SettingError,
+            "^backbone_args: found .*, allowed: what resnet18 takes: .* no attribute 'layer3'",
+        ),
         ({"fixed": {"layer7": 0.0}}, ArchitectureError, "'layer7' names no site"),
         ({"fixed": {"stem": 2.0}}, ArchitectureError, "found 2.0"),
         ({"choices": (0.0, 1.5)}, SettingError, "choices"),

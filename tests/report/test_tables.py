@@ -120,7 +120,6 @@ def test_what_was_measured_stands_in_the_row(full: ReportData) -> None:
         },
         class_names=("cat", "dog", "owl"),
         digest="d1",
-        initialisation="from scratch",
     )
     row, uniform, *_ = retrained_rows(data)
     assert row.val_top5_mean_percent == pytest.approx(90)
