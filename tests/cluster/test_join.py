@@ -34,10 +34,16 @@ def test_a_node_that_dies_loses_no_result(tmp_path: Path) -> None:
     found = json.loads(result.read_text())
     assert [one["mean"] for one in found["ranks"]] == [1.5] * 4
     assert sorted(Counter(one["node"] for one in found["ranks"]).values()) == [2, 2]
-    told = {int(number): outcome for number, outcome in found["told"].items()}
-    assert {number: one["loss"] for number, one in told.items()} == {n: n / 8 for n in range(16)}
-    assert {one["gpu"] for one in told.values()} == {0.5}
-    nodes = Counter(one["node"] for one in told.values())
+    # None is lost, none has failed, and they are those of a search without any cluster.
+    assert found["states"] == ["COMPLETE"] * 16
+    assert len(found["found"]) == 16
+    rows = [
+        [(one["trial"], one["id"], one["loss"]) for one in found[which]]
+        for which in ("found", "alone")
+    ]
+    assert rows[0] == rows[1]
+    assert {one["rank_gpu"] for one in found["found"]} == {0.5}
+    nodes = Counter(one["rank_node"] for one in found["found"])
     assert len(nodes) == 2
     assert min(nodes.values()) >= 1
     # The cluster went on when the search had left it.

@@ -2,9 +2,10 @@
 
     python -m tests.cluster.two_nodes RESULT
 
-Writes to the file ``RESULT`` what the driver was told, on which node and which share of a GPU each
-candidate was evaluated, and the CPUs of the cluster after the search has left it; and before that,
-the mean of the ranks' numbers and on which nodes they were.
+Writes to the file ``RESULT`` the states of the study's trials, the candidates, on which node and
+which share of a GPU each was evaluated, the candidates of the same search in this process, and the
+CPUs of the cluster after the search has left it; and before that, the mean of the ranks' numbers
+and on which nodes they were.
 """
 
 import json
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from optuna.storages import BaseStorage
 
 from octnas.cluster.evaluation import Evaluate
 from octnas.cluster.join import ray_cluster
@@ -25,23 +27,55 @@ from octnas.cluster.ranks import run_ranks
 from octnas.cluster.settings import RaySettings
 from octnas.cluster.start import LOOPBACK
 from octnas.cluster.tune import run_with_tune
+from octnas.costs import Budget
+from octnas.levels import CostLevels
+from octnas.nn.shapes import search_space
+from octnas.search.design import bounds, initial_design
+from octnas.search.local import run_local
+from octnas.search.proposals import proposals
+from octnas.search.settings import SearchSettings
+from octnas.search.storage import opened
+from octnas.search.study import Driver
 from octnas.training.ranks import joined
-from tests.cluster.batches import Batches
 
 DIES_AFTER = 6
 
 
-class Deadly(Batches):
+class Deadly(Driver):
     """Ends a node when some candidates are told, and others are being evaluated on it."""
 
-    def __init__(self, end: Callable[[], None]) -> None:
-        super().__init__(count=16, batch=8)
-        self.end = end
+    answers, end = 0, staticmethod(lambda: None)
 
     def tell(self, number: int, outcome: Mapping[str, float] | str) -> None:
         super().tell(number, outcome)
-        if len(self.told) == DIES_AFTER:
+        self.answers += 1
+        if self.answers == DIES_AFTER:
             self.end()
+
+
+def make_driver(folder: Path, storage: BaseStorage) -> Deadly:
+    """Sixteen candidates of a small space."""
+    space = search_space(
+        "thumbnail_resnet", (1, 16, 16), (0, 0.5, 1), backbone_args={"num_classes": 10}, fixed={}
+    )
+    levels, settings = CostLevels(space), SearchSettings(trials=16, batch_size=8, spread=4)
+    budget = Budget("half", space.cost(space.uniform(0.5)).macs)
+    return Deadly(
+        space,
+        settings,
+        storage=storage,
+        study_name="study",
+        within=[bounds([budget])],
+        design=initial_design(space, levels, [budget], settings.spread, 0),
+        seed=0,
+        propose=proposals(settings.sampler, levels, [bounds([budget])], 0),
+        log=folder / "outcomes.jsonl",
+    )
+
+
+def loss_of(alphas: Mapping[str, float]) -> float:
+    """The more at half resolution, the worse."""
+    return 1 + sum(alphas.values())
 
 
 def this_node() -> int:
@@ -58,7 +92,7 @@ def make_evaluate() -> Evaluate:
     def evaluate(alphas: Mapping[str, float], _: float = 0) -> Mapping[str, float]:
         time.sleep(0.5)
         share = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
-        return {"loss": alphas["stem"], "node": this_node(), "gpu": share}
+        return {"loss": loss_of(alphas), "node": this_node(), "gpu": share}
 
     return evaluate
 
@@ -98,16 +132,35 @@ def main(result: Path) -> None:
             with ray_cluster(4, RaySettings(address="auto")):
                 run_ranks(meet, met, workers=4, restarts=0, folder=Path(work) / "meeting")
             ranks = [json.loads(path.read_text()) for path in sorted(met.iterdir())]
-            driver = Deadly(end)
-            with ray_cluster(4, RaySettings(address="auto", gpus=0.5)):
+            with (
+                opened("", Path(work) / "study.journal") as storage,
+                ray_cluster(4, RaySettings(address="auto", gpus=0.5)),
+            ):
+                driver = make_driver(Path(work), storage)
+                driver.end = end
                 run_with_tune(
                     driver, make_evaluate, workers=4, directory=Path(work), retries=1, gpus=0.5
                 )
+                states = [trial.state.name for trial in storage.get_all_trials(0)]
+            here = Path(work) / "here"
+            here.mkdir()
+            with opened("", here / "study.journal") as storage:
+                alone = make_driver(here, storage)
+                run_local(alone, lambda alphas, _: {"loss": loss_of(alphas)})
             with ray_cluster(1, RaySettings(address="auto")):
                 import ray
 
                 left = ray.cluster_resources()["CPU"]
-        result.write_text(json.dumps({"ranks": ranks, "told": driver.told, "cpus": left}))
+        document = {"ranks": ranks, "states": states, "cpus": left}
+        document |= {"found": _rows(driver), "alone": _rows(alone)}
+        result.write_text(json.dumps(document))
+
+
+def _rows(driver: Driver) -> list[dict[str, Any]]:
+    return [
+        {"trial": one.trial, "id": one.id, "loss": one.loss, **one.metrics}
+        for one in driver.candidates()
+    ]
 
 
 if __name__ == "__main__":
