@@ -19,8 +19,15 @@ from octnas.training.fit import WEIGHTS_FILE
 from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
 
 
-def test_ray_gives_the_candidates_that_this_process_gives(finished: Path, tmp_path: Path) -> None:
-    run = open_tiny(tmp_path, "search.executor=ray", "search.workers=2", "tracking.enabled=false")
+@pytest.mark.parametrize(
+    "workers",
+    [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(8, marks=pytest.mark.slow)],
+)
+def test_ray_gives_the_candidates_that_this_process_gives(
+    finished: Path, tmp_path: Path, workers: int
+) -> None:
+    settings = ("search.executor=ray", f"search.workers={workers}", "tracking.enabled=false")
+    run = open_tiny(tmp_path, *settings)
     run_stages(run, ("supernet", "search"))
     here = open_tiny(finished)
     assert read_candidates(run) == read_candidates(here)
