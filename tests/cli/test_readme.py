@@ -39,6 +39,7 @@ _BENCH = "tests/cli/test_bench.py::"
 ELSEWHERE = {
     "run experiments/tiny_imagenet.yaml --set data.root=PATH": _IMAGES,
     "run search_spaces/tiny_imagenet_16.yaml --set data.root=PATH": _IMAGES,
+    "supernet tests/benchmarks/resnet50_quarter.yaml --set data.root=PATH": _IMAGES,
     "search EXPERIMENT --set search.executor=ray --set search.workers=8": (
         "tests/pipeline/test_ray.py::test_ray_gives_the_candidates_that_this_process_gives"
     ),
