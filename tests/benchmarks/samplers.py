@@ -178,7 +178,7 @@ def _draw(shares: Mapping[Row, np.ndarray], counts: Sequence[int], file: Path) -
             x=list(counts),
             y=values.mean(axis=0),
             error_y={"array": half_width(values)},
-            name=f"{sampler}, by {way} loss",
+            name=f"{sampler}, by {'expected' if way == 'expected' else 'measured'} loss",
             line={"dash": "solid" if way == "expected" else "dot"},
         )
     figure.update_layout(
