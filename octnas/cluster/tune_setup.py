@@ -15,6 +15,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.experiment import Trial
 
 from octnas.cluster.evaluation import EvaluationError, one_line, shortened
+from octnas.cluster.settings import TUNE_FOLDERS
 from octnas.cluster.temporary import environment, level
 from octnas.errors import ClusterError
 
@@ -69,7 +70,7 @@ def tune_files(directory: Path) -> Iterator[str]:
     with (
         environment(_TUNE_ENVIRONMENT),
         level(logging.getLogger("ray.tune"), logging.CRITICAL),
-        tempfile.TemporaryDirectory(prefix=".tune-", dir=directory.resolve()) as storage,
+        tempfile.TemporaryDirectory(prefix=TUNE_FOLDERS, dir=directory.resolve()) as storage,
     ):
         yield storage
 

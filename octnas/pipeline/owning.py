@@ -1,9 +1,11 @@
 """A run that no other process works on meanwhile."""
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from octnas.cluster.settings import TUNE_FOLDERS
 from octnas.lease import held
 from octnas.pipeline.opening import (
     Run,
@@ -57,6 +59,9 @@ def owned(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
 def _remove_drafts(directory: Path) -> None:
     # The page may be written by `octnas report --watch`, and records be sent by `octnas sync`.
     remove_all_drafts(directory, PAGE_FILE, SENT_FILE)
+    # What Tune wrote in a process that was killed; who goes on may have no more work for it.
+    for left in directory.glob(f"*/ray/{TUNE_FOLDERS}*"):
+        shutil.rmtree(left)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import octnas.pipeline.supernet as module
 from octnas.errors import ConfigError, RunDirectoryError, SearchError
 from octnas.front import Front, best_under
 from octnas.pipeline.opening import open_run
+from octnas.pipeline.owning import owned
 from octnas.pipeline.records import read_candidates, read_chosen, read_results
 from octnas.pipeline.stages import rewrite_report, run_stages
 from octnas.progress import Quiet
@@ -161,6 +162,14 @@ def test_an_edited_setting_never_returns_stale_results(
         open_tiny(finished, override)
     assert key in str(caught.value)
     assert f"--fresh {stage}" in str(caught.value)
+
+
+def test_what_tune_has_left_of_a_killed_search_goes(copied: Path) -> None:
+    left = copied / "runs" / "tiny" / "search" / "ray" / ".tune-x5mr" / "run"
+    left.mkdir(parents=True)
+    (left / "search_gen_state-1.json").write_bytes(b"\x80")
+    with owned(copied / "runs" / "tiny", lambda _: None):
+        assert list((copied / "runs" / "tiny" / "search" / "ray").iterdir()) == []
 
 
 def test_fresh_redoes_a_stage_and_what_depends_on_it(copied: Path) -> None:
