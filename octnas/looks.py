@@ -9,7 +9,8 @@ from pathlib import Path
 
 from octnas.architecture import Architecture
 from octnas.documents import parse_json
-from octnas.run_directory import append_line, reading
+from octnas.files import append_line
+from octnas.run_directory import reading
 
 LOOKS_FILE = "looks.jsonl"
 """In a run directory; it stays when a stage is redone."""

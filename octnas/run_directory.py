@@ -1,15 +1,12 @@
-"""Where the stages write: files that are whole or absent, and what each stage was made with.
+"""Where the stages write, and what each stage was made with.
 
 Every stage has a folder with a marker, ``stage.json``, that holds the fingerprint of its settings
 and inputs. A finished stage is skipped if its fingerprint matches what is asked for now; if it
 does not, the run is refused and the changed key named, so that results are never stale.
 """
 
-import glob
 import json
-import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,11 +18,11 @@ from typing import Any
 
 from octnas.documents import parse_json, read_as
 from octnas.errors import RunDirectoryError
+from octnas.files import write_json
 
 SCHEMA = 1
 MARKER = "stage.json"
 _FORGOTTEN = ".forgotten-"
-_DRAFT = ".draft-"
 
 # Each stage with those that it builds on, in the order of a run.
 STAGES: Mapping[str, tuple[str, ...]] = {
@@ -43,92 +40,6 @@ STAGES: Mapping[str, tuple[str, ...]] = {
 
 # What `octnas run` does; the others have commands of their own.
 WHOLE_RUN = tuple(stage for stage in STAGES if stage not in ("proxies", "truth", "rank"))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all, in UTF-8."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write a file whole or not at all, also if the process dies in the middle.
-
-    Raises:
-        OSError: it cannot be written; with its name, so that it can be said in one line.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}{_DRAFT}")
-    try:
-        with naming(path), os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # A temporary file is private to its owner; results are as readable as others.
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def remove_drafts(path: Path) -> None:
-    """Remove what processes that were killed while they wrote a file have left beside it.
-
-    For who alone writes the file now.
-    """
-    for draft in path.parent.glob(f".{glob.escape(path.name)}{_DRAFT}*"):
-        draft.unlink(missing_ok=True)
-
-
-def remove_all_drafts(folder: Path, *others: str) -> None:
-    """Remove what processes that were killed have left of the files they were writing below.
-
-    For who alone writes there now.
-
-    Args:
-        folder: of a run or a part of one.
-        others: names of files that others may be writing at the moment.
-    """
-    # Unlike `Path.rglob`, it takes no offence at folders that are removed meanwhile.
-    for place, _, names in os.walk(folder):
-        for name in names:
-            written, draft, _ = name.removeprefix(".").partition(_DRAFT)
-            if draft and written not in others:
-                (Path(place) / name).unlink(missing_ok=True)
-
-
-def append_line(path: Path, line: str) -> None:
-    """Add a line to a file; it is on disk when this returns.
-
-    Raises:
-        OSError: it cannot be written; with its name.
-    """
-    with naming(path), path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Let an error of the system inside have the file's name, which writing leaves out."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def write_json(path: Path, document: Any) -> None:
-    """Write a JSON document whole or not at all."""
-    write_text(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -1,75 +1,17 @@
 import json
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from octnas.errors import RunDirectoryError
-from octnas.run_directory import (
-    MARKER,
-    SCHEMA,
-    RunDirectory,
-    dependents,
-    digest,
-    read_json,
-    remove_all_drafts,
-    remove_drafts,
-    write_json,
-    write_text,
-)
+from octnas.files import write_json, write_text
+from octnas.run_directory import MARKER, SCHEMA, RunDirectory, dependents, digest, read_json
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> RunDirectory:
     return RunDirectory(tmp_path / "run")
-
-
-def test_a_file_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "deep" / "file.txt"
-    write_text(path, "first")
-
-    def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="No space left"):
-        write_text(path, "second")
-    assert path.read_text() == "first"
-    assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
-
-
-def test_what_a_killed_process_was_writing_is_removed(directory: RunDirectory) -> None:
-    program = (
-        "import os, signal, sys; from pathlib import Path; from octnas.run_directory import *; "
-        "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL); "
-        "write_text(Path(sys.argv[1]), 'second')"
-    )
-    directory.begin("search", {})
-    files = [directory.path / "tracking.json", directory.stage("search") / "chosen.json"]
-    for path in files:
-        write_text(path, "first")
-        command = [sys.executable, "-c", program, str(path)]
-        assert subprocess.run(command).returncode == -signal.SIGKILL
-        assert path.read_text() == "first"
-        assert len([one for one in path.parent.iterdir() if path.name in one.name]) == 2
-    remove_all_drafts(directory.path, "tracking.json")
-
-    def left() -> list[str]:
-        return sorted(path.name for path in directory.path.rglob("*") if path.is_file())
-
-    assert left()[1:] == ["chosen.json", "stage.json", "tracking.json"]
-    remove_drafts(files[0])
-    assert left() == ["chosen.json", "stage.json", "tracking.json"]
-
-
-def test_files_are_readable_as_the_umask_says(tmp_path: Path) -> None:
-    plain = tmp_path / "plain"
-    plain.write_text("")
-    write_text(tmp_path / "atomic", "")
-    assert (tmp_path / "atomic").stat().st_mode == plain.stat().st_mode
 
 
 def test_json_round_trip_and_errors(tmp_path: Path) -> None:

@@ -166,8 +166,8 @@ def import_answer(
     out: Annotated[Path, typer.Option(help="The file to write.", show_default=False)],
 ) -> None:
     """Make a latency table of what a device has measured of a pack."""
+    from octnas.files import write_json
     from octnas.measure.pack import read_answer
-    from octnas.run_directory import write_json
 
     table = read_answer(answer)
     write_json(out, table.to_dict())

@@ -5,9 +5,6 @@ from dataclasses import dataclass, field
 from octnas.errors import require
 from octnas.settings import HOW
 
-TUNE_FOLDERS = ".tune-"
-"""How folders begin that hold what Ray Tune writes, in the folder ``ray`` of a stage."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class RaySettings:

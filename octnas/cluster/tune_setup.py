@@ -15,9 +15,9 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.experiment import Trial
 
 from octnas.cluster.evaluation import EvaluationError, one_line, shortened
-from octnas.cluster.settings import TUNE_FOLDERS
 from octnas.cluster.temporary import environment, level
 from octnas.errors import ClusterError
+from octnas.files import DRAFT
 
 _TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints tables even when told to be silent
@@ -70,7 +70,7 @@ def tune_files(directory: Path) -> Iterator[str]:
     with (
         environment(_TUNE_ENVIRONMENT),
         level(logging.getLogger("ray.tune"), logging.CRITICAL),
-        tempfile.TemporaryDirectory(prefix=TUNE_FOLDERS, dir=directory.resolve()) as storage,
+        tempfile.TemporaryDirectory(prefix=f".tune{DRAFT}", dir=directory.resolve()) as storage,
     ):
         yield storage
 

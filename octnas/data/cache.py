@@ -31,7 +31,8 @@ from torchvision.transforms import v2
 from octnas.data.decode import BrokenImageError, pixel_digest
 from octnas.documents import read_as
 from octnas.errors import DataError
-from octnas.run_directory import read_document, reading, write_json
+from octnas.files import write_json
+from octnas.run_directory import read_document, reading
 
 SCHEMA = 1
 PIXELS_FILE = "pixels.u8"

@@ -9,7 +9,8 @@ from typing import Any
 from octnas.data.listing import Problem
 from octnas.documents import read_as
 from octnas.errors import RunDirectoryError
-from octnas.run_directory import read_document, reading, write_json, write_text
+from octnas.files import write_json, write_text
+from octnas.run_directory import read_document, reading
 
 SCHEMA = 1
 LIST_FILE = "images.tsv"

@@ -17,8 +17,8 @@ from octnas.data.settings import CACHE, DataSettings, DigitsSettings, ImagesSett
 from octnas.data.sort_out import broken_classes, sort_out
 from octnas.data.sources import list_images, open_reader, stamp_shards
 from octnas.errors import DataError, SettingError
+from octnas.files import write_json, write_text
 from octnas.progress import Progress, Quiet
-from octnas.run_directory import write_json, write_text
 
 SCHEMA = 1
 PROBLEMS_FILE = "problems.txt"

@@ -20,8 +20,8 @@ from octnas.export.settings import ExportSettings, Format, Precision
 from octnas.export.source import Exported, Original, Source, read_original
 from octnas.export.tensorrt_engine import export_tensorrt
 from octnas.export.timm_folder import export_timm
+from octnas.files import write_text
 from octnas.nn.load import ARCHITECTURE_FILE
-from octnas.run_directory import write_text
 
 FORMATS: Mapping[Format, Callable[[Original, str, Path], Exported]] = {
     "timm": export_timm,

@@ -12,7 +12,8 @@ from octnas.errors import ExportError
 from octnas.export.check import Comparison
 from octnas.export.settings import Tolerance
 from octnas.export.source import Source
-from octnas.run_directory import read_document, reading, write_json
+from octnas.files import write_json
+from octnas.run_directory import read_document, reading
 
 SCHEMA = 1
 RECORD_FILE = "export.json"

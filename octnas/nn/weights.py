@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from octnas.errors import ArchitectureError
-from octnas.run_directory import write_bytes
+from octnas.files import write_bytes
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from octnas.costs import Budget
 from octnas.data.image_list import ABOUT_FILE, read_summary
+from octnas.files import write_json
 from octnas.front import Candidate
 from octnas.latency import LatencyTable
 from octnas.measure.latency import Log, machine_name, measure_networks, measure_table
 from octnas.measure.settings import LatencySettings
 from octnas.pipeline.opening import Run, load_experiment
 from octnas.pipeline.space import space_of, space_without_data
-from octnas.run_directory import RunDirectory, write_json
+from octnas.run_directory import RunDirectory
 from octnas.space import SearchSpace
 
 KEPT_SUFFIX = ".measured.jsonl"

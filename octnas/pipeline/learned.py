@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from octnas.distribution import Distribution, Probabilities, draw_within
+from octnas.files import write_json
 from octnas.pipeline.opening import Run
-from octnas.run_directory import read_document, reading, write_json
+from octnas.run_directory import read_document, reading
 from octnas.search.proposals import History, Propose
 
 SCHEMA = 1

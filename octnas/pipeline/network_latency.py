@@ -7,6 +7,7 @@ from typing import Any
 
 from octnas.documents import read_as
 from octnas.errors import ArchitectureError, RunDirectoryError
+from octnas.files import write_json
 from octnas.front import Candidate
 from octnas.latency import LatencyTable
 from octnas.measure.latency import machine_name
@@ -17,7 +18,7 @@ from octnas.pipeline.opening import Run
 from octnas.pipeline.so_far import results_so_far
 from octnas.report.latencies import Latencies, Timing, most_known_first
 from octnas.results import PLAIN, Retrained
-from octnas.run_directory import read_document, reading, write_json
+from octnas.run_directory import read_document, reading
 
 SCHEMA = 1
 _CONDITIONS = ("device", "backend", "precision", "batch", "threads")

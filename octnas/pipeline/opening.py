@@ -20,22 +20,14 @@ from octnas.data.images import Data
 from octnas.device import choose_device
 from octnas.documents import read_as
 from octnas.errors import ConfigError, LatencyError, RunDirectoryError, SettingError
+from octnas.files import write_json, write_text
 from octnas.latency import LatencyTable
 from octnas.levels import CostLevels
 from octnas.pipeline.fingerprints import fingerprint
 from octnas.pipeline.passwords import with_passwords
 from octnas.pipeline.paths import resolved_paths
 from octnas.progress import Progress
-from octnas.run_directory import (
-    STAGES,
-    WHOLE_RUN,
-    RunDirectory,
-    read_document,
-    read_json,
-    reading,
-    write_json,
-    write_text,
-)
+from octnas.run_directory import STAGES, WHOLE_RUN, RunDirectory, read_document, read_json, reading
 from octnas.space import SearchSpace
 from octnas.tracking.tracker import Tracker
 from octnas.yaml import Document

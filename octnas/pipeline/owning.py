@@ -1,11 +1,10 @@
 """A run that no other process works on meanwhile."""
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from octnas.cluster.settings import TUNE_FOLDERS
+from octnas.files import remove_all_drafts
 from octnas.lease import held
 from octnas.pipeline.opening import (
     Run,
@@ -16,7 +15,7 @@ from octnas.pipeline.opening import (
 )
 from octnas.progress import Progress
 from octnas.report.write import PAGE_FILE
-from octnas.run_directory import WHOLE_RUN, remove_all_drafts
+from octnas.run_directory import WHOLE_RUN
 from octnas.shipped import default_experiment
 from octnas.tracking.progress import FILE as SENT_FILE
 
@@ -59,9 +58,6 @@ def owned(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
 def _remove_drafts(directory: Path) -> None:
     # The page may be written by `octnas report --watch`, and records be sent by `octnas sync`.
     remove_all_drafts(directory, PAGE_FILE, SENT_FILE)
-    # What Tune wrote in a process that was killed; who goes on may have no more work for it.
-    for left in directory.glob(f"*/ray/{TUNE_FOLDERS}*"):
-        shutil.rmtree(left)
 
 
 @contextmanager

@@ -7,12 +7,13 @@ import numpy as np
 
 from octnas.documents import read_as
 from octnas.errors import require
+from octnas.files import write_json
 from octnas.front import Candidate
 from octnas.pipeline.opening import Run
 from octnas.pipeline.records import PARENT, begin_tracking
 from octnas.pipeline.supernet import trained_supernet
 from octnas.pipeline.trainings import train_several
-from octnas.run_directory import read_document, reading, write_json
+from octnas.run_directory import read_document, reading
 from octnas.search.design import proxy_design
 from octnas.search.surrogate import Features, Scores, Surrogate, fit
 from octnas.settings import flatten

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 
 from octnas.device import cpu_threads
+from octnas.files import write_json
 from octnas.pipeline.opening import Run
 from octnas.pipeline.proxies import Score, proxy_score, read_proxies
 from octnas.pipeline.records import PARENT, begin_tracking
@@ -13,7 +14,7 @@ from octnas.pipeline.truth import PART, read_design, trainings
 from octnas.ranking import Ranked, Ranking, regrets, statistics
 from octnas.report.page import write_ranking_page
 from octnas.report.ranking import ranking_text, write_ranking_csv
-from octnas.run_directory import read_document, reading, write_json
+from octnas.run_directory import read_document, reading
 from octnas.settings import flatten
 
 SCHEMA = 1

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from octnas.data.image_list import read_summary
+from octnas.files import write_json
 from octnas.front import Candidate
 from octnas.pipeline.commit import commit_tags
 from octnas.pipeline.opening import CONFIG_FILE, RUN_FILE, Run, versions
 from octnas.results import Retrained
-from octnas.run_directory import read_document, reading, write_json
+from octnas.run_directory import read_document, reading
 from octnas.settings import flatten
 
 SCHEMA = 1

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import partial
 
 from octnas.data.images import Data
+from octnas.files import write_json
 from octnas.looks import LOOKS_FILE
 from octnas.pipeline.controls import plan
 from octnas.pipeline.opening import Run
@@ -14,7 +15,7 @@ from octnas.pipeline.records import (
 )
 from octnas.pipeline.trainings import finished, train_several
 from octnas.results import FRONT, SEARCHED, Network, Retrained, SeedResult
-from octnas.run_directory import read_document, reading, write_json
+from octnas.run_directory import read_document, reading
 from octnas.settings import flatten
 from octnas.training.fit import Settings, Training, training_folder
 from octnas.training.one import OnEpoch, train_one

@@ -8,9 +8,9 @@ from octnas.cluster.slurm import SlurmSettings, batch_file, submit_file
 from octnas.config import RunConfig
 from octnas.credentials import redact
 from octnas.data.order import Part
+from octnas.files import write_text
 from octnas.pipeline.fingerprints import with_inputs
 from octnas.pipeline.opening import default_directory, load_experiment
-from octnas.run_directory import write_text
 
 JOBS = ("data", "supernet", "search", "retrain", "export", "report")
 SUBMIT_FILE = "submit.sh"

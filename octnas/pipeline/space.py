@@ -12,12 +12,13 @@ from octnas.data.image_list import read_summary
 from octnas.data.settings import DigitsSettings
 from octnas.device import choose_device
 from octnas.errors import LatencyError
+from octnas.files import write_json
 from octnas.latency import LatencyTable
 from octnas.levels import CostLevels
 from octnas.measure.backends import check_device
 from octnas.nn.shapes import search_space
 from octnas.pipeline.opening import SPACE_FILE, TABLE_FILE, Run
-from octnas.run_directory import read_json, write_json
+from octnas.run_directory import read_json
 from octnas.space import SearchSpace
 
 SCHEMA = 1

@@ -11,12 +11,13 @@ from octnas.data.order import Part
 from octnas.device import choose_device
 from octnas.documents import read_as
 from octnas.errors import ConfigError, require
+from octnas.files import write_json
 from octnas.nn.supernet import TrainedSupernet
 from octnas.nn.weights import save_weights
 from octnas.pipeline.learned import write_distributions
 from octnas.pipeline.opening import Run
 from octnas.pipeline.records import PARENT, begin_tracking
-from octnas.run_directory import read_document, reading, write_json
+from octnas.run_directory import read_document, reading
 from octnas.settings import flatten
 from octnas.training.checkpoint import Checkpoints
 from octnas.training.fit import CHECKPOINTS_FOLDER, WEIGHTS_FILE

@@ -8,9 +8,10 @@ import numpy as np
 from octnas.data.image_list import read_summary
 from octnas.documents import read_as
 from octnas.errors import BudgetError, RunDirectoryError
+from octnas.files import write_json
 from octnas.pipeline.opening import Run
 from octnas.pipeline.trainings import train_several
-from octnas.run_directory import read_document, reading, write_json
+from octnas.run_directory import read_document, reading
 from octnas.training.fit import Training, training_folder
 
 SCHEMA = 1

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from octnas.files import write_json, write_text
 from octnas.front import Candidate
 from octnas.report.data import ReportData
 from octnas.report.document import device
 from octnas.report.tables import retrained_rows
-from octnas.run_directory import write_json, write_text
 
 SCHEMA = 1
 COLUMNS = (

@@ -10,6 +10,7 @@ from string import Template
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from octnas.files import write_text
 from octnas.ranking import Ranking
 from octnas.report.areas import hypervolume_words
 from octnas.report.captions import (
@@ -34,7 +35,6 @@ from octnas.report.ranking import METHOD as RANKING_METHOD
 from octnas.report.ranking import ranking_basis
 from octnas.report.ranking_figure import RANKING_CAPTION, ranking_figure
 from octnas.report.words import Story, looks_words, searched_what, story
-from octnas.run_directory import write_text
 from octnas.verdict import Verdict
 
 CSS_CLASSES = {Verdict.BETTER: "better", Verdict.WORSE: "worse"}

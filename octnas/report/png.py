@@ -11,8 +11,8 @@ from pathlib import Path
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from octnas.files import write_bytes
 from octnas.report.browser import BROWSERS, find_browser
-from octnas.run_directory import write_bytes
 
 WIDTH, HEIGHT = 960, 540  # pixels
 _SCALE = 2

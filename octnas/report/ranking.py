@@ -5,9 +5,9 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from octnas.files import write_text
 from octnas.ranking import Interval, Ranking
 from octnas.report.formats import plural
-from octnas.run_directory import write_text
 
 COLUMNS = ("source", "figure", "value", "low", "high", "seed_std_points")
 METHOD = (

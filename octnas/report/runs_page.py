@@ -5,6 +5,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
+from octnas.files import write_text
 from octnas.report.axes import LABEL_LIMIT
 from octnas.report.formats import format_points, plot_text, plural
 from octnas.report.hovers import candidate_hover, retrained_hover
@@ -13,7 +14,6 @@ from octnas.report.page import figure_html, page_of, paragraph
 from octnas.report.plot_style import DASHES, ROLE_SYMBOLS, new_figure
 from octnas.report.runs import ComparedRun, differing, groups, place_words, ranked
 from octnas.results import SEARCHED, UNIFORM
-from octnas.run_directory import write_text
 
 COLOURS = ("#e4572e", "#3b8ede", "#2fa36b", "#9a7fd1", "#d9a531", "#c06fb0", "#5bb5d5", "#8a8a8a")
 NOT_RANKED = (

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from octnas.files import write_text
 from octnas.report.compare import between
 from octnas.report.data import ReportData
 from octnas.results import UNIFORM, VANILLA, Retrained
-from octnas.run_directory import write_text
 
 NOT_COMPARED = (UNIFORM, VANILLA)  # roles of which no difference to the uniform network is given
 NOT_MEASURED = "not measured"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
+from octnas.files import write_text
 from octnas.report.alpha_figure import alpha_figure
 from octnas.report.curves import hypervolume_figure, training_figure
 from octnas.report.data import ReportData
@@ -14,7 +15,6 @@ from octnas.report.page import write_page
 from octnas.report.png import PngError, write_pngs
 from octnas.report.ranking_figure import ranking_figure
 from octnas.report.tables import retrained_rows, write_csv
-from octnas.run_directory import write_text
 
 PAGE_FILE = "index.html"
 TABLE_FILE = "networks.csv"

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from octnas.documents import parse_json, read_as
 from octnas.errors import SearchError
-from octnas.run_directory import append_line
+from octnas.files import append_line
 
 SCHEMA = 1
 Entry = TypeVar("Entry")

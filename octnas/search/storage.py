@@ -13,7 +13,7 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from octnas.credentials import redact
 from octnas.documents import parse_json, read_as
 from octnas.errors import SearchError
-from octnas.run_directory import naming
+from octnas.files import naming
 from octnas.search.outcomes import read_lines
 
 # What Optuna raises over lines that it has not written.

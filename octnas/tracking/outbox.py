@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from octnas.documents import parse_json, read_as
 from octnas.errors import TrackingError
-from octnas.run_directory import append_line
+from octnas.files import append_line
 from octnas.tracking.records import check_record
 
 SCHEMA = 1

@@ -7,7 +7,7 @@ from typing import Any
 
 from octnas.documents import parse_json, read_as
 from octnas.errors import TrackingError
-from octnas.run_directory import remove_drafts, write_json
+from octnas.files import remove_drafts, write_json
 from octnas.tracking.outbox import Entry, Outbox
 
 FILE = "tracking.json"

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from octnas.errors import TrainingError
-from octnas.run_directory import remove_all_drafts, write_bytes
+from octnas.files import remove_all_drafts, write_bytes
 
 SCHEMA = 1
 # Behind torch's file stands the digest of its bytes.

@@ -20,9 +20,10 @@ from octnas.data.images import Data
 from octnas.device import choose_device
 from octnas.documents import read_as
 from octnas.errors import TrainingError
+from octnas.files import write_json
 from octnas.nn.supernet import build
 from octnas.nn.weights import load_weights, save_weights
-from octnas.run_directory import read_json, reading, write_json
+from octnas.run_directory import read_json, reading
 from octnas.stopping import deferred, raising, stoppable
 from octnas.training.fit import Settings, Training, fit, images_for
 from octnas.training.loop import Log

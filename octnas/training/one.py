@@ -8,10 +8,10 @@ from torch import nn
 
 from octnas.data.images import Data, Images, open_images
 from octnas.device import choose_device, cpu_threads
+from octnas.files import write_bytes, write_json
 from octnas.looks import note_look
 from octnas.nn.weights import save_weights
 from octnas.results import SeedResult
-from octnas.run_directory import write_bytes, write_json
 from octnas.training.evaluate import judge
 from octnas.training.fit import RESULT_FILE, WEIGHTS_FILE, Settings, Training, fit, images_for
 from octnas.training.fit_together import fit_together

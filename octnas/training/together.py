@@ -17,8 +17,9 @@ from octnas.data.images import Data, open_images
 from octnas.device import choose_device
 from octnas.distribution import Probabilities
 from octnas.documents import read_as
+from octnas.files import write_json
 from octnas.nn.weights import save_weights
-from octnas.run_directory import read_json, reading, write_json
+from octnas.run_directory import read_json, reading
 from octnas.space import SearchSpace
 from octnas.stopping import stoppable
 from octnas.training.checkpoint import Checkpoints

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau
 
-from octnas.run_directory import RunDirectory, read_json, write_json
+from octnas.files import write_json
+from octnas.run_directory import RunDirectory, read_json
 
 DESIGN = "design.json"
 RESULT = "result.json"

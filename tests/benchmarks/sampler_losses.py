@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from octnas.cli.progress import RichProgress
+from octnas.files import write_json
 from octnas.front import Candidate, Front
 from octnas.pipeline.opening import Run, open_run
 from octnas.pipeline.supernet import scorer
-from octnas.run_directory import write_json
 from octnas.search.outcomes import OutcomeLog
 from octnas.search.settings import ChooseBy
 from octnas.search.shrinkage import EXPECTED, with_expected_losses

@@ -16,8 +16,9 @@ from octnas.data.build import build
 from octnas.data.cache import Cache
 from octnas.data.sources import FileReader
 from octnas.errors import DataError, RunDirectoryError
+from octnas.files import write_json
 from octnas.progress import Quiet
-from octnas.run_directory import read_json, write_json
+from octnas.run_directory import read_json
 
 COUNT = 40
 

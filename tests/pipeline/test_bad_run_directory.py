@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 import octnas.lease as lease
 from octnas.errors import OctnasError
+from octnas.files import write_json
 from octnas.lease import held
 from octnas.measure.settings import LatencySettings
 from octnas.pipeline.looking import look_at_run
 from octnas.pipeline.network_latency import time_retrained
-from octnas.run_directory import write_json
 from tests.data.trees import make_tree, prepared
 from tests.mutations import mutated_bytes, mutated_json
 from tests.pipeline.readers import NOT_READ, READERS, Read, images_of

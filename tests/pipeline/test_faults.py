@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-import octnas.run_directory as run_directory
+import octnas.files as files
 import octnas.training.fit as trainings
 from octnas.errors import DataError, DeviceError, SearchError, TrainingError
 from octnas.lease import held
@@ -209,7 +209,7 @@ def test_a_disk_that_gets_full(
 
     open_tiny(tmp_path, OFF, fresh=first)
     with monkeypatch.context() as patch:
-        patch.setattr(run_directory.os, "fsync", full)
+        patch.setattr(files.os, "fsync", full)
         found = octnas(first, str(EXPERIMENT), *where, *settings)
     assert found.code == 2
     assert found.err.startswith(f"octnas: {tmp_path}/runs/tiny/{first}/")

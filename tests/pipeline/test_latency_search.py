@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from octnas.errors import ConfigError, RunDirectoryError
+from octnas.files import write_json
 from octnas.front import Front
 from octnas.measure import latency as measure
 from octnas.pipeline import latency as latency_stage
@@ -17,7 +18,6 @@ from octnas.pipeline.records import read_candidates, read_chosen
 from octnas.pipeline.retrain import plan
 from octnas.pipeline.stages import run_stages
 from octnas.results import SEARCHED
-from octnas.run_directory import write_json
 from octnas.search.shrinkage import EXPECTED
 from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
 from tests.test_latency import table_of

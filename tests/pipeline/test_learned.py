@@ -7,12 +7,13 @@ import pytest
 from octnas.config import check_config, load_document
 from octnas.distribution import expected_macs
 from octnas.errors import ConfigError, RunDirectoryError
+from octnas.files import write_json
 from octnas.pipeline.learned import DISTRIBUTION_FILE, learned_proposals, read_distributions
 from octnas.pipeline.opening import Run, open_run
 from octnas.pipeline.records import read_candidates, read_chosen
 from octnas.pipeline.stages import run_stages
 from octnas.progress import Quiet
-from octnas.run_directory import read_json, write_json
+from octnas.run_directory import read_json
 from octnas.search.proposals import History
 from tests.pipeline.tiny import TINY
 

@@ -12,6 +12,7 @@ import torch
 
 from octnas.data.settings import CacheSettings, ImagesSettings
 from octnas.errors import RunDirectoryError
+from octnas.files import write_json
 from octnas.front import Candidate
 from octnas.measure.settings import LatencySettings
 from octnas.pipeline.compare import compare_runs
@@ -23,7 +24,7 @@ from octnas.pipeline.owning import where
 from octnas.pipeline.records import read_candidates
 from octnas.pipeline.report import gather
 from octnas.pipeline.watch import write_if_ready
-from octnas.run_directory import read_json, write_json
+from octnas.run_directory import read_json
 from tests.pipeline.tiny import open_tiny
 
 

@@ -9,6 +9,7 @@ import torch
 import octnas
 import octnas.pipeline.supernet as module
 from octnas.errors import ConfigError, RunDirectoryError, SearchError
+from octnas.files import write_json
 from octnas.front import Front, best_under
 from octnas.pipeline.opening import open_run
 from octnas.pipeline.owning import owned
@@ -16,7 +17,7 @@ from octnas.pipeline.records import read_candidates, read_chosen, read_results
 from octnas.pipeline.stages import rewrite_report, run_stages
 from octnas.progress import Quiet
 from octnas.results import GROWING, SEARCHED, UNIFORM, VANILLA
-from octnas.run_directory import WHOLE_RUN, read_json, write_json
+from octnas.run_directory import WHOLE_RUN, read_json
 from octnas.search.shrinkage import EXPECTED
 from tests.loading import load_config
 from tests.pipeline.tiny import open_tiny
@@ -165,7 +166,7 @@ def test_an_edited_setting_never_returns_stale_results(
 
 
 def test_what_tune_has_left_of_a_killed_search_goes(copied: Path) -> None:
-    left = copied / "runs" / "tiny" / "search" / "ray" / ".tune-x5mr" / "run"
+    left = copied / "runs" / "tiny" / "search" / "ray" / ".tune.draft-x5mr" / "run"
     left.mkdir(parents=True)
     (left / "search_gen_state-1.json").write_bytes(b"\x80")
     with owned(copied / "runs" / "tiny", lambda _: None):

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from octnas.errors import ConfigError, RunDirectoryError
+from octnas.files import write_json
 from octnas.pipeline.opening import Run
 from octnas.pipeline.rank import read_rankings
 from octnas.pipeline.stages import run_stages
 from octnas.pipeline.truth import read_design, trainings
-from octnas.run_directory import read_json, write_json
+from octnas.run_directory import read_json
 from tests.pipeline.tiny import EXPERIMENT, TINY
 from tests.pipeline.tiny_ranking import STAGES, TINY_RANKING, open_ranking, results
 

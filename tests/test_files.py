@@ -1,0 +1,55 @@
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from octnas.files import DRAFT, remove_all_drafts, remove_drafts, write_text
+
+
+def test_a_file_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "deep" / "file.txt"
+    write_text(path, "first")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_text(path, "second")
+    assert path.read_text() == "first"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys; from pathlib import Path; from octnas.files import *; "
+        "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL); "
+        "write_text(Path(sys.argv[1]), 'second')"
+    )
+    files = [tmp_path / "tracking.json", tmp_path / "search" / "chosen.json"]
+    for path in files:
+        write_text(path, "first")
+        command = [sys.executable, "-c", program, str(path)]
+        assert subprocess.run(command).returncode == -signal.SIGKILL
+        assert path.read_text() == "first"
+        assert len([one for one in path.parent.iterdir() if path.name in one.name]) == 2
+    folder = tmp_path / "search" / "ray" / f".tune{DRAFT}x5mr"
+    write_text(folder / "run" / "state.json", "{")
+    remove_all_drafts(tmp_path, "tracking.json")
+
+    def left() -> list[str]:
+        return sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+
+    assert left()[1:] == ["chosen.json", "tracking.json"]
+    assert not folder.exists()
+    remove_drafts(files[0])
+    assert left() == ["chosen.json", "tracking.json"]
+
+
+def test_files_are_readable_as_the_umask_says(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text("")
+    write_text(tmp_path / "atomic", "")
+    assert (tmp_path / "atomic").stat().st_mode == plain.stat().st_mode
