@@ -14,6 +14,7 @@ from octnas.costs import Bound
 from octnas.device import cpu_threads
 from octnas.documents import read_as
 from octnas.errors import SearchError
+from octnas.files import write_json
 from octnas.front import Candidate, Front, best_under, hypervolume_curve
 from octnas.levels import CostLevels
 from octnas.pipeline.latency import latency_words, measure_chosen, with_costs
@@ -23,7 +24,7 @@ from octnas.pipeline.proxies import read_proxies
 from octnas.pipeline.records import PARENT, begin_tracking, write_candidates, write_chosen
 from octnas.pipeline.supernet import scorer
 from octnas.progress import Bar
-from octnas.run_directory import read_document, reading, write_json
+from octnas.run_directory import read_document, reading
 from octnas.search.design import initial_design, ranges
 from octnas.search.local import run_local
 from octnas.search.proposals import Propose, Ranges, proposals
@@ -62,10 +63,9 @@ def search(run: Run) -> None:
         with _clock(run):
             _evaluate(run, driver)
         # A process may have been killed between the study and the record.
-        run.tracker.batch(KEY, _metrics_by_trial(run, driver.candidates()), once=True)
-        candidates, own = with_expected_losses(
-            Features(run.space, pairs=True), with_costs(run, driver.candidates())
-        )
+        found = with_costs(run, driver.candidates())
+        run.tracker.batch(KEY, _metrics_by_trial(run, found), once=True)
+        candidates, own = with_expected_losses(Features(run.space, pairs=True), found)
         chosen = _choose(run, candidates)
     chosen = measure_chosen(run, chosen)
     write_candidates(run, candidates)
@@ -197,9 +197,10 @@ def _reporter(run: Run, bar: Bar, front: list[Candidate]) -> Callable[[Candidate
 
     def on_told(candidate: Candidate) -> None:
         bar.advance(note=f"{candidate.macs / 1e6:,.2f} M MACs, loss {candidate.loss:.3f}")
-        found = Front.of((*front, *with_costs(run, [candidate])), cost=run.config.objective)
+        (told,) = with_costs(run, [candidate])
+        found = Front.of((*front, told), cost=run.config.objective)
         front[:], area = found.candidates, found.hypervolume(_reference(run))
-        run.tracker.metrics(KEY, _metrics_of(candidate, area), candidate.trial)
+        run.tracker.metrics(KEY, _metrics_of(told, area), candidate.trial)
 
     return on_told
 
@@ -217,8 +218,7 @@ def _metrics_of(candidate: Candidate, hypervolume: float) -> dict[str, float]:
 def _metrics_by_trial(
     run: Run, candidates: Sequence[Candidate]
 ) -> list[tuple[int, dict[str, float]]]:
-    known = with_costs(run, candidates)
-    areas = hypervolume_curve(known, _reference(run), run.config.objective)
+    areas = hypervolume_curve(candidates, _reference(run), run.config.objective)
     return [
         (one.trial, _metrics_of(one, area)) for one, area in zip(candidates, areas, strict=True)
     ]
