@@ -27,16 +27,12 @@ from octnas.cluster.ranks import run_ranks
 from octnas.cluster.settings import RaySettings
 from octnas.cluster.start import LOOPBACK
 from octnas.cluster.tune import run_with_tune
-from octnas.costs import Budget
-from octnas.levels import CostLevels
-from octnas.nn.shapes import search_space
-from octnas.search.design import bounds, initial_design
 from octnas.search.local import run_local
-from octnas.search.proposals import proposals
 from octnas.search.settings import SearchSettings
 from octnas.search.storage import opened
 from octnas.search.study import Driver
 from octnas.training.ranks import joined
+from tests.search.small import loss_of, small_driver, small_space
 
 DIES_AFTER = 6
 
@@ -55,27 +51,8 @@ class Deadly(Driver):
 
 def make_driver(folder: Path, storage: BaseStorage) -> Deadly:
     """Sixteen candidates of a small space."""
-    space = search_space(
-        "thumbnail_resnet", (1, 16, 16), (0, 0.5, 1), backbone_args={"num_classes": 10}, fixed={}
-    )
-    levels, settings = CostLevels(space), SearchSettings(trials=16, batch_size=8, spread=4)
-    budget = Budget("half", space.cost(space.uniform(0.5)).macs)
-    return Deadly(
-        space,
-        settings,
-        storage=storage,
-        study_name="study",
-        within=[bounds([budget])],
-        design=initial_design(space, levels, [budget], settings.spread, 0),
-        seed=0,
-        propose=proposals(settings.sampler, levels, [bounds([budget])], 0),
-        log=folder / "outcomes.jsonl",
-    )
-
-
-def loss_of(alphas: Mapping[str, float]) -> float:
-    """The more at half resolution, the worse."""
-    return 1 + sum(alphas.values())
+    settings = SearchSettings(trials=16, batch_size=8, spread=4)
+    return small_driver(small_space(), settings, storage, folder, kind=Deadly)
 
 
 def this_node() -> int:
@@ -92,7 +69,7 @@ def make_evaluate() -> Evaluate:
     def evaluate(alphas: Mapping[str, float], _: float = 0) -> Mapping[str, float]:
         time.sleep(0.5)
         share = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
-        return {"loss": loss_of(alphas), "node": this_node(), "gpu": share}
+        return {**loss_of(alphas), "node": this_node(), "gpu": share}
 
     return evaluate
 
@@ -146,7 +123,7 @@ def main(result: Path) -> None:
             here.mkdir()
             with opened("", here / "study.journal") as storage:
                 alone = make_driver(here, storage)
-                run_local(alone, lambda alphas, _: {"loss": loss_of(alphas)})
+                run_local(alone, loss_of)
             with ray_cluster(1, RaySettings(address="auto")):
                 import ray
 

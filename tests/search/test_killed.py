@@ -16,7 +16,8 @@ from octnas.search.local import run_local
 from octnas.search.settings import Sampler, SearchSettings
 from octnas.search.storage import open_storage
 from octnas.search.study import Driver
-from tests.search.conftest import Make, loss_of, table
+from tests.search.conftest import Make, table
+from tests.search.small import loss_of
 
 KILLS = 20
 

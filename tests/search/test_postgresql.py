@@ -17,7 +17,8 @@ import pytest
 from octnas.errors import SearchError
 from octnas.search.local import run_local
 from octnas.search.storage import open_storage
-from tests.search.conftest import SETTINGS, Make, loss_of, table
+from tests.search.conftest import SETTINGS, Make, table
+from tests.search.small import loss_of
 
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 PASSWORD = "s3cret"

@@ -20,7 +20,8 @@ from octnas.search.settings import Sampler, SearchSettings
 from octnas.search.study import Driver
 from octnas.space import SearchSpace
 from tests.conftest import all_architectures
-from tests.search.conftest import Make, loss_of, table
+from tests.search.conftest import Make, table
+from tests.search.small import loss_of
 
 
 def evaluated(space: SearchSpace, budget: Budget, count: int) -> list[Candidate]:

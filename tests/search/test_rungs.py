@@ -8,7 +8,8 @@ import pytest
 from octnas.front import Candidate, Front
 from octnas.search.local import run_local
 from octnas.search.rungs import Rung, expected_loss, rung_of
-from tests.search.conftest import SETTINGS, Make, loss_of, table
+from tests.search.conftest import SETTINGS, Make, table
+from tests.search.small import loss_of
 
 
 def candidate(macs: int, loss: float, first: float, share: float = 1.0) -> Candidate:

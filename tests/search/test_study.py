@@ -17,7 +17,8 @@ from octnas.search.local import run_local
 from octnas.search.settings import Sampler, SearchSettings
 from octnas.search.storage import open_storage, quiet
 from octnas.space import SearchSpace
-from tests.search.conftest import Make, loss_of, table
+from tests.search.conftest import Make, table
+from tests.search.small import loss_of
 
 quiet()
 

@@ -1,0 +1,64 @@
+"""A small search: seven sites of three choices, under half of what vanilla costs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from optuna.storages import BaseStorage
+
+from octnas.costs import Budget
+from octnas.levels import CostLevels
+from octnas.nn.shapes import search_space
+from octnas.search.design import bounds, initial_design
+from octnas.search.proposals import Propose, proposals
+from octnas.search.settings import SearchSettings
+from octnas.search.study import Driver
+from octnas.space import SearchSpace
+
+
+def small_space() -> SearchSpace:
+    """7 sites of 3 choices."""
+    return search_space(
+        "thumbnail_resnet", (1, 16, 16), (0, 0.5, 1), backbone_args={"num_classes": 10}, fixed={}
+    )
+
+
+def half_budget(space: SearchSpace) -> Budget:
+    """The MACs of uniform α .5."""
+    return Budget("half", space.cost(space.uniform(0.5)).macs)
+
+
+def loss_of(alphas: Mapping[str, float], _: float = 0) -> dict[str, float]:
+    """A smooth score in which some sites hurt more than others."""
+    weights = range(1, len(alphas) + 1)
+    loss = 1 + sum(w * alphas[name] ** 2 for w, name in zip(weights, sorted(alphas), strict=True))
+    return {"loss": loss, "top1": 1 / loss}
+
+
+D = TypeVar("D", bound=Driver)
+
+
+def small_driver(
+    space: SearchSpace,
+    settings: SearchSettings,
+    storage: BaseStorage,
+    folder: Path,
+    *,
+    seed: int = 0,
+    propose: Propose | None = None,
+    kind: type[D],
+) -> D:
+    """A driver of a kind, with its design and the proposals of its sampler."""
+    levels, budget = CostLevels(space), half_budget(space)
+    within = [bounds([budget])]
+    return kind(
+        space,
+        settings,
+        storage=storage,
+        study_name="study",
+        within=within,
+        design=initial_design(space, levels, [budget], settings.spread, seed),
+        seed=seed,
+        propose=propose or proposals(settings.sampler, levels, within, seed),
+        log=folder / "outcomes.jsonl",
+    )
