@@ -4,9 +4,11 @@ A network namespace gets one interface that leads nowhere and a default route th
 whatever the program sends, name look-ups included, is counted there and goes no further.
 """
 
+import contextlib
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,34 @@ sleep 1
 echo "after $(count)"
 """
 PREFIX = ("unshare", "--map-root-user", "--net", "--mount", "sh", "-c", SCRIPT, "sh")
+
+
+def listening(processes: Iterable[int] | None = None) -> list[str]:
+    """The addresses of the TCP sockets that listen in this network.
+
+    Args:
+        processes: numbers of those whose sockets count; by default all.
+    """
+    theirs = None if processes is None else {one for pid in processes for one in _sockets(pid)}
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            columns = line.split()
+            if columns[3] == "0A" and (theirs is None or columns[9] in theirs):
+                raw = bytes.fromhex(columns[1].partition(":")[0])
+                words = [raw[k : k + 4][::-1] for k in range(0, len(raw), 4)]
+                family = socket.AF_INET if len(raw) == 4 else socket.AF_INET6
+                found.add(socket.inet_ntop(family, b"".join(words)))
+    return sorted(found)
+
+
+def _sockets(process: int) -> set[str]:
+    """The inodes of the sockets that a process has open."""
+    found = set()
+    for file in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it has just been closed
+            found.add(str(file.readlink()))
+    return {link[8:-1] for link in found if link.startswith("socket:[")}
 
 
 def packets_sent(arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> int:

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from octnas.cluster.settings import RaySettings
 from octnas.cluster.start import QUIET, local_cluster, sigterm_kept
-from octnas.cluster.temporary import environment, level
 from octnas.errors import ClusterError
+from octnas.temporary import environment, level
 
 _PATIENCE = 10  # seconds
 

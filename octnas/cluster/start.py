@@ -27,8 +27,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from octnas.cluster.temporary import attribute, environment, level
 from octnas.errors import ClusterError
+from octnas.temporary import attribute, environment, level
 
 LOOPBACK = "127.0.0.1"
 

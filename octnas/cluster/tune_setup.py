@@ -15,9 +15,9 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.experiment import Trial
 
 from octnas.cluster.evaluation import EvaluationError, one_line, shortened
-from octnas.cluster.temporary import environment, level
 from octnas.errors import ClusterError
 from octnas.files import DRAFT
+from octnas.temporary import environment, level
 
 _TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints tables even when told to be silent

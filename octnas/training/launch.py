@@ -5,7 +5,9 @@ import logging
 import signal
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
@@ -14,12 +16,18 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from octnas.errors import TrainingError
 from octnas.stopping import Stopped
+from octnas.temporary import environment, level
 
 _LOOPBACK = "127.0.0.1"
 _LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-# Seconds for the ranks' last step and checkpoint, behind which they are killed.
-_END = 25
+# Seconds for the ranks' last step and checkpoint, behind which they are killed. Torch 2.11 knows no
+# such setting and gives them 30.
+_SETTABLE = {setting.name for setting in fields(LaunchConfig)}
+_END: Mapping[str, Any] = {"shutdown_timeout": 25} if "shutdown_timeout" in _SETTABLE else {}
+# Else the launcher would start a store for the ranks, which listens on all interfaces; they have a
+# file.
+_NO_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
 def launch(function: Callable[..., None], *args: Any, workers: int, restarts: int) -> None:
@@ -38,18 +46,25 @@ def launch(function: Callable[..., None], *args: Any, workers: int, restarts: in
         TrainingError: they died more often than that; with the reason of the first.
         Stopped: a signal, when the ranks have written a checkpoint and ended.
     """
-    with tempfile.TemporaryDirectory(prefix="octnas-ranks-") as folder, _quiet(), _signals():
+    with (
+        tempfile.TemporaryDirectory(prefix="octnas-ranks-") as folder,
+        environment(_NO_STORE),
+        _quiet(),
+        _signals(),
+    ):
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
             nproc_per_node=workers,
             run_id=uuid.uuid4().hex,
             rdzv_backend="c10d",
-            rdzv_endpoint=f"{_LOOPBACK}:0",
+            # A file, where a port would be everybody's.
+            rdzv_endpoint=str(Path(folder) / "rendezvous"),
+            rdzv_configs={"store_type": "file"},
             local_addr=_LOOPBACK,
             max_restarts=restarts,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
-            shutdown_timeout=_END,
+            **_END,
         )
         try:
             elastic_launch(config, function)(*args)
@@ -75,16 +90,11 @@ def _reason(error: ChildFailedError) -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without torch's log of every restart; each of its modules has a level of its own."""
-    names = [name for name in logging.root.manager.loggerDict if name.startswith(_LOGGERS)]
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
+    with contextlib.ExitStack() as levels:
+        for name in list(logging.root.manager.loggerDict):
+            if name.startswith(_LOGGERS):
+                levels.enter_context(level(logging.getLogger(name), logging.CRITICAL))
         yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -108,9 +108,12 @@ def joined(device: str, *, rank: int, ranks: int, meeting: str) -> Iterator[Rank
     if cuda:
         # A rank of Ray sees its own GPU alone, or all ranks are on this machine.
         torch.cuda.set_device(rank % torch.cuda.device_count())
-    # Gloo would look the machine's name up and listen on that address. Unless who starts the ranks
-    # says otherwise, all of them are on this machine.
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
+    # Gloo would look the machine's name up and listen on that address, NCCL on any but this one.
+    # Unless who starts the ranks says otherwise, all of them are on this machine.
+    if "GLOO_SOCKET_IFNAME" not in os.environ:
+        loopback = "lo" if sys.platform == "linux" else "lo0"
+        os.environ["GLOO_SOCKET_IFNAME"] = loopback
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", loopback)
     # Not as a URL, which would end at a # or ? in the name of a folder.
     store = dist.FileStore(meeting, ranks)  # type: ignore[attr-defined]
     dist.init_process_group(BACKEND[cuda], store=store, rank=rank, world_size=ranks)

@@ -7,7 +7,6 @@ addresses on which it listened to the file ``RESULT``, as JSON.
 """
 
 import json
-import socket
 import sys
 import tempfile
 import time
@@ -16,19 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-
-def listening() -> list[str]:
-    """The addresses of this namespace's listening TCP sockets."""
-    found = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in Path(table).read_text().splitlines()[1:]:
-            _, local, _, state = line.split()[:4]
-            if state == "0A":
-                raw = bytes.fromhex(local.partition(":")[0])
-                words = [raw[k : k + 4][::-1] for k in range(0, len(raw), 4)]
-                family = socket.AF_INET if len(raw) == 4 else socket.AF_INET6
-                found.add(socket.inet_ntop(family, b"".join(words)))
-    return sorted(found)
+from tests.network import listening
 
 
 @contextmanager

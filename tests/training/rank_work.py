@@ -1,5 +1,6 @@
 """What the processes of the tests of ranks do; they import it."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -14,6 +15,7 @@ from octnas.training.ranks import joined
 from octnas.training.sampled import sampling_steps
 from octnas.training.step import Step
 from octnas.training.together import SupernetJob, elastic_place, train_elastic_rank
+from tests.network import listening
 
 
 def first_batch(job: SupernetJob, rank: int, ranks: int) -> Batch:
@@ -47,6 +49,15 @@ def gradients_of(job: SupernetJob, folder: Path) -> None:
         )
         grads: list[Tensor | None] = [p.grad for p in supernet.parameters()]
         torch.save(grads, folder / f"rank-{rank}.pt")
+
+
+def listens(folder: Path) -> None:
+    """On which addresses this rank and what has started it listen, as a file."""
+    rank, ranks, meeting = elastic_place(folder)
+    with joined("cpu", rank=rank, ranks=ranks, meeting=meeting) as together:
+        found = listening([os.getpid(), os.getppid()])
+        assert together.any(rank) == ranks - 1
+        (folder / f"{rank}.json").write_text(json.dumps(found))
 
 
 def dies_once(job: SupernetJob) -> None:

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,6 +115,12 @@ def test_another_number_of_ranks_keeps_batch_and_schedule(
 def test_what_a_rank_refuses_is_one_line(job: SupernetJob) -> None:
     with pytest.raises(TrainingError, match=r"rank \d of the training failed \(.*no images here"):
         launch(rank_work.refuses, job, workers=2, restarts=0)
+
+
+def test_nothing_listens_but_on_the_loopback_interface(tmp_path: Path) -> None:
+    launch(rank_work.listens, tmp_path, workers=2, restarts=0)
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert found == [["127.0.0.1"]] * 2
 
 
 def test_the_meeting_place_may_have_any_name(tmp_path: Path) -> None:
