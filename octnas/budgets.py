@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
 
 from octnas.additive import AdditiveCost, activation_of, macs_of
 from octnas.costs import Bound, Budget
@@ -19,6 +18,8 @@ Costs = Mapping[str, AdditiveCost]
 _KINDS = ("uniform", "share", "macs", "flops")
 _OTHERS = ("activation_mb", "activation_share", "latency_ms", "latency_share")
 _UNIT = {"activation": 1e6, "latency": 1e6}
+# What no budget is above: multiply-adds, bytes and nanoseconds are exact in float64 below 9e15.
+_MOST_UNITS, _MOST_SHARE = 1e15, 1e3
 _SAID = {"activation": "MB of activations", "latency": "ms"}
 
 
@@ -57,7 +58,9 @@ class BudgetSettings:
         key, value = next(iter(given.items()))
         if key == "uniform":
             require(0 <= value <= 1, key, value, "0 to 1")
-        require(0 < value < inf or key == "uniform", key, value, "a number above 0")
+        most = _MOST_SHARE if key.endswith("share") else _MOST_UNITS / _UNIT.get(self.cost, 1)
+        allowed = f"above 0, up to {most:g}"
+        require(0 < value <= most or key == "uniform", key, value, allowed)
         require(0 <= self.min_share <= 1, "min_share", self.min_share, "0 to 1")
 
     @property

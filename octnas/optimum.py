@@ -53,7 +53,9 @@ def best_within(levels: CostLevels, scores: Scores, low: int, high: int) -> dict
         ValueError: a score of sites that are not the ends of one convolution.
     """
     tables = _best_scores(levels, scores, high)
-    final = tables.best[-1]
+    final = tables.best[-1].copy()
+    # No architecture costs more than its level.
+    final[: _first(levels, low)] = -np.inf
     for level in np.argsort(-final, kind="stable")[:_TRIES]:
         if final[level] == -np.inf:
             break
@@ -83,7 +85,7 @@ def best_front(
     """
     tables = _best_scores(levels, scores, high)
     final = tables.best[-1]
-    first = max(0, -(-(low - levels.lowest) // levels.width))
+    first = _first(levels, low)
     inside = final[first:]
     before = np.maximum.accumulate(np.concatenate([[-np.inf], inside[:-1]]))
     found = first + np.flatnonzero(inside > before[: len(inside)])
@@ -92,6 +94,11 @@ def best_front(
     front = _trace_back(levels, tables, found)
     # A wide level may hold cheaper architectures than it says.
     return [alphas for alphas in front if levels.cost.of(alphas) >= low]
+
+
+def _first(levels: CostLevels, low: int) -> int:
+    """The first level that is not below a bound."""
+    return max(0, -(-(low - levels.lowest) // levels.width))
 
 
 class _Tables:
@@ -109,7 +116,8 @@ class _Tables:
 
 
 def _best_scores(levels: CostLevels, scores: Scores, high: int) -> _Tables:
-    count = max(0, (high - levels.lowest) // levels.width + 1)
+    # Levels beyond the dearest architecture hold none, whatever a bound allows.
+    count = max(0, (min(high, levels.dearest) - levels.lowest) // levels.width + 1)
     tables = _Tables(_gains(levels, scores), count)
     for step, gains in zip(levels.steps, tables.gains, strict=True):
         joined = np.full((*step.costs.shape, count), -np.inf)

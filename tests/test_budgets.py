@@ -1,3 +1,4 @@
+import math
 import re
 from dataclasses import replace
 
@@ -37,7 +38,10 @@ def test_budgets_in_macs(resnet50: SearchSpace) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    [{}, {"uniform": 0.5, "share": 0.5}, {"uniform": 1.5}, {"macs": 0}, {"share": -1}],
+    [
+        *({}, {"uniform": 0.5, "share": 0.5}, {"uniform": 1.5}, {"macs": 0}, {"share": -1}),
+        *({"share": 1e308}, {"macs": 1e16}, {"activation_mb": 1e300}, {"latency_ms": math.inf}),
+    ],
 )
 def test_budgets_that_make_no_sense(given: dict[str, float]) -> None:
     with pytest.raises(SettingError):
@@ -131,6 +135,14 @@ def test_budgets_on_other_costs_are_those_of_brute_force(given: dict[str, float]
     assert (budget.min_macs, budget.max_macs) == (min(macs), max(macs))
     if "min_share" in given:
         assert budget.bound.lower == round(given["min_share"] * cost.vanilla)
+
+
+@pytest.mark.parametrize("given", [{"activation_mb": 1e9}, {"latency_ms": 1e9}])
+def test_a_budget_far_above_everything_holds_everything(given: dict[str, float]) -> None:
+    """And takes no more memory than one that does not."""
+    space = small()
+    budget = BudgetSettings(**given).resolve(space, costs_of(space, table_of(space)))
+    assert (budget.min_macs, budget.max_macs) == (space.cheapest_macs, space.dearest_macs)
 
 
 def test_names_of_budgets_on_other_costs() -> None:

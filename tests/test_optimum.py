@@ -93,6 +93,16 @@ def test_wide_levels_keep_the_bounds() -> None:
         assert low <= RESNET10.cost(one).macs <= high
 
 
+def test_a_lower_bound_above_what_scores_best_is_met() -> None:
+    """However many levels below it hold better architectures."""
+    resnet50 = search_space("resnet50", (3, 224, 224), (0, 0.125, 0.25, 0.5, 0.75))
+    levels = CostLevels(resnet50)
+    cheap = {(site.name,): np.array(site.choices) for site in resnet50.searchable}
+    low, high = (int(levels.populated[-index]) for index in (2000, 1000))
+    found = resnet50.cost(best_within(levels, cheap, low, high)).macs
+    assert low <= found <= high
+
+
 def test_forbidden_choices_are_not_taken() -> None:
     levels = CostLevels(RESNET10, EXACT)
     site = RESNET10.searchable[0]
