@@ -6,7 +6,6 @@ does not, the run is refused and the changed key named, so that results are neve
 """
 
 import json
-import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from typing import Any
 
 from octnas.documents import parse_json, read_as
 from octnas.errors import RunDirectoryError
-from octnas.files import write_json
+from octnas.files import remove_tree, write_json
 
 SCHEMA = 1
 MARKER = "stage.json"
@@ -188,10 +187,11 @@ class RunDirectory:
         for name in reversed(gone):
             # Out of the way in one step, so that what is left of a removal that was broken off is
             # not gone on with.
-            if self.stage(name).exists():
-                self.stage(name).rename(self.path / f"{_FORGOTTEN}{name}-{uuid.uuid4().hex}")
+            # Also a link that leads nowhere: nothing could be written there.
+            if (folder := self.stage(name)).exists() or folder.is_symlink():
+                folder.rename(self.path / f"{_FORGOTTEN}{name}-{uuid.uuid4().hex}")
         for folder in self.path.glob(f"{_FORGOTTEN}*"):
-            shutil.rmtree(folder)
+            remove_tree(folder)
         return gone
 
 

@@ -110,9 +110,25 @@ def test_a_removal_that_is_broken_off_leaves_nothing_to_go_on_with(
 ) -> None:
     write_json(directory.stage("retrain") / "plan.json", {})
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", lambda _: 1 / 0)
+        patch.setattr(shutil, "rmtree", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             directory.forget("retrain")
     assert not directory.stage("retrain").exists()
     directory.forget("retrain")
     assert not [path for path in directory.path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_of_a_stage_that_is_a_link_the_link_alone_is_forgotten(
+    directory: RunDirectory, tmp_path: Path, there: bool
+) -> None:
+    """Also of one that leads nowhere: nothing could be written there."""
+    if there:
+        write_text(tmp_path / "elsewhere" / "precious", "p")
+    directory.finish("space", {})
+    directory.stage("supernet").symlink_to(tmp_path / "elsewhere")
+    directory.forget("supernet")
+    assert [path.name for path in directory.path.iterdir()] == ["space"]
+    assert not there or (tmp_path / "elsewhere" / "precious").read_text() == "p"
+    directory.begin("supernet", {})
+    assert directory.marker("supernet") is not None
