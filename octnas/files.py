@@ -68,7 +68,20 @@ def remove_all_drafts(folder: Path, *others: str) -> None:
         for name in filter(left, files):
             (Path(place) / name).unlink(missing_ok=True)
         for name in filter(left, folders):
-            shutil.rmtree(Path(place) / name)
+            remove_tree(Path(place) / name)
+
+
+def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
+    """Remove a folder with all that is in it, as `shutil.rmtree`, which refuses links.
+
+    Args:
+        path: of the folder; of a link, the link alone goes, and what it leads to stays.
+        ignore_errors: leave what cannot be removed, also if nothing is there.
+    """
+    if path.is_symlink():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=ignore_errors)
 
 
 def append_line(path: Path, line: str) -> None:

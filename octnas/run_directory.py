@@ -6,10 +6,10 @@ does not, the run is refused and the changed key named, so that results are neve
 """
 
 import json
-import shutil
+import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -18,7 +18,7 @@ from typing import Any
 
 from octnas.documents import parse_json, read_as
 from octnas.errors import RunDirectoryError
-from octnas.files import write_json
+from octnas.files import remove_tree, write_json
 
 SCHEMA = 1
 MARKER = "stage.json"
@@ -97,6 +97,38 @@ def reading(path: Path, *others: type[Exception]) -> Iterator[None]:
         raise RunDirectoryError(
             f"{path}: does not hold what it should ({reason}); redo its stage with --fresh"
         ) from error
+
+
+def check_links(path: Path) -> None:
+    """Refuse a run directory with a link that leads out of it, before anything is written there.
+
+    A run directory may be anybody's, and what is removed or cut off in it must be its own. It may
+    be a link itself, and links within it may lead to what else it holds.
+
+    Args:
+        path: of the run directory, which need not be there yet.
+
+    Raises:
+        RunDirectoryError: naming the link, and where it leads.
+        OSError: a folder that cannot be looked at.
+    """
+    home, waiting = Path(os.path.realpath(path)), [str(path)]
+    while waiting:
+        # Others may be at work there, and remove what was there a moment ago. What is no folder is
+        # refused by whoever wants to write below it.
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif entry.is_symlink():
+                    # Unlike `Path.resolve`, it takes no offence at links in a circle.
+                    target = os.path.realpath(entry.path)
+                    if not Path(target).is_relative_to(home):
+                        raise RunDirectoryError(
+                            f"{entry.path}: is a link that leads out of the run directory, to "
+                            f"{target}; remove it, put what it leads to in its place, or link the "
+                            "run directory as a whole"
+                        )
 
 
 @dataclass(frozen=True)
@@ -188,10 +220,11 @@ class RunDirectory:
         for name in reversed(gone):
             # Out of the way in one step, so that what is left of a removal that was broken off is
             # not gone on with.
-            if self.stage(name).exists():
-                self.stage(name).rename(self.path / f"{_FORGOTTEN}{name}-{uuid.uuid4().hex}")
+            # Also a link that leads nowhere: nothing could be written there.
+            if (folder := self.stage(name)).exists() or folder.is_symlink():
+                folder.rename(self.path / f"{_FORGOTTEN}{name}-{uuid.uuid4().hex}")
         for folder in self.path.glob(f"{_FORGOTTEN}*"):
-            shutil.rmtree(folder)
+            remove_tree(folder)
         return gone
 
 

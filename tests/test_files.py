@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from octnas.files import DRAFT, remove_all_drafts, remove_drafts, write_text
+from octnas.files import DRAFT, remove_all_drafts, remove_drafts, remove_tree, write_text
 
 
 def test_a_file_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,3 +53,34 @@ def test_files_are_readable_as_the_umask_says(tmp_path: Path) -> None:
     plain.write_text("")
     write_text(tmp_path / "atomic", "")
     assert (tmp_path / "atomic").stat().st_mode == plain.stat().st_mode
+
+
+def test_of_a_draft_that_is_a_link_the_link_alone_is_removed(tmp_path: Path) -> None:
+    write_text(tmp_path / "elsewhere" / "precious", "p")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / f".folder{DRAFT}1").symlink_to(tmp_path / "elsewhere")
+    (folder / f".file{DRAFT}2").symlink_to(tmp_path / "elsewhere" / "precious")
+    (folder / f".nothing{DRAFT}3").symlink_to(tmp_path / "nowhere")
+    remove_all_drafts(folder)
+    assert not list(folder.iterdir())
+    assert (tmp_path / "elsewhere" / "precious").read_text() == "p"
+
+
+@pytest.mark.parametrize("ignore_errors", [False, True])
+def test_of_a_link_the_link_alone_is_removed(tmp_path: Path, ignore_errors: bool) -> None:
+    write_text(tmp_path / "elsewhere" / "precious", "p")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    remove_tree(tmp_path / "link", ignore_errors=ignore_errors)
+    assert not (tmp_path / "link").is_symlink()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "link").symlink_to(tmp_path / "elsewhere")
+    remove_tree(tmp_path / "folder", ignore_errors=ignore_errors)
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+    assert (tmp_path / "elsewhere" / "precious").read_text() == "p"
+
+
+def test_a_folder_that_is_not_there_is_an_error_unless_it_may_be(tmp_path: Path) -> None:
+    remove_tree(tmp_path / "nothing", ignore_errors=True)
+    with pytest.raises(FileNotFoundError):
+        remove_tree(tmp_path / "nothing")

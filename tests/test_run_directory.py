@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -6,7 +7,15 @@ import pytest
 
 from octnas.errors import RunDirectoryError
 from octnas.files import write_json, write_text
-from octnas.run_directory import MARKER, SCHEMA, RunDirectory, dependents, digest, read_json
+from octnas.run_directory import (
+    MARKER,
+    SCHEMA,
+    RunDirectory,
+    check_links,
+    dependents,
+    digest,
+    read_json,
+)
 
 
 @pytest.fixture
@@ -110,9 +119,79 @@ def test_a_removal_that_is_broken_off_leaves_nothing_to_go_on_with(
 ) -> None:
     write_json(directory.stage("retrain") / "plan.json", {})
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", lambda _: 1 / 0)
+        patch.setattr(shutil, "rmtree", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             directory.forget("retrain")
     assert not directory.stage("retrain").exists()
     directory.forget("retrain")
     assert not [path for path in directory.path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_of_a_stage_that_is_a_link_the_link_alone_is_forgotten(
+    directory: RunDirectory, tmp_path: Path, there: bool
+) -> None:
+    """Also of one that leads nowhere: nothing could be written there."""
+    if there:
+        write_text(tmp_path / "elsewhere" / "precious", "p")
+    directory.finish("space", {})
+    directory.stage("supernet").symlink_to(tmp_path / "elsewhere")
+    directory.forget("supernet")
+    assert [path.name for path in directory.path.iterdir()] == ["space"]
+    assert not there or (tmp_path / "elsewhere" / "precious").read_text() == "p"
+    directory.begin("supernet", {})
+    assert directory.marker("supernet") is not None
+
+
+def test_links_that_stay_within_a_run_directory_are_let_be(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    check_links(run)
+    write_text(run / "search" / "file", "")
+    write_text(tmp_path / "run-two" / "file", "")
+    for name, target in {
+        "relative": Path("../search/file"),
+        "absolute": run / "search",
+        "whole": run,
+        "up-and-down": Path("../../run/search/file"),
+        "nowhere": Path("a host 1234"),
+        "circle": Path("circle"),
+    }.items():
+        (run / "search" / name).symlink_to(target)
+    check_links(run)
+    (tmp_path / "link").symlink_to(run)
+    check_links(tmp_path / "link")
+    (run / "beside").symlink_to(tmp_path / "run-two")
+    for path in (run, tmp_path / "link"):
+        with pytest.raises(RunDirectoryError, match=r"beside: is a link .* to .*/run-two; remove"):
+            check_links(path)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_a_link_that_leads_out_is_found_at_any_depth_and_by_way_of_others(
+    tmp_path: Path, depth: int
+) -> None:
+    place = tmp_path.joinpath("run", *"abc"[:depth])
+    place.mkdir(parents=True)
+    (place / "first").symlink_to("second")
+    (place / "second").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(RunDirectoryError, match=f"to {tmp_path / 'nowhere'};"):
+        check_links(tmp_path / "run")
+
+
+def test_what_cannot_be_looked_at_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could be written to all the same; but what is removed meanwhile holds no link."""
+    (tmp_path / "run" / "gone").mkdir(parents=True)
+    looks = os.scandir
+
+    def scandir(path: str, error: type[OSError]) -> object:
+        if path.endswith("gone"):
+            raise error(path)
+        return looks(path)
+
+    monkeypatch.setattr(os, "scandir", lambda path: scandir(path, FileNotFoundError))
+    check_links(tmp_path / "run")
+    monkeypatch.setattr(os, "scandir", lambda path: scandir(path, PermissionError))
+    with pytest.raises(PermissionError):
+        check_links(tmp_path / "run")

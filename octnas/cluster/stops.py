@@ -10,7 +10,6 @@ writes a beat into a file of its own, so that one that was killed is not waited 
 """
 
 import os
-import shutil
 import threading
 import time
 import uuid
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from octnas.errors import ClusterError
+from octnas.files import remove_tree
 from octnas.stopping import Stopped, ask, before_stop
 
 P = ParamSpec("P")
@@ -64,7 +64,7 @@ def telling_stops(directory: Path) -> Iterator[Stops]:
     """
     place = directory.resolve() / _FOLDER
     # A driver that was killed has left it.
-    shutil.rmtree(place, ignore_errors=True)
+    remove_tree(place, ignore_errors=True)
     folder = place / uuid.uuid4().hex
     folder.mkdir(parents=True)
     _write(folder / _STOP, 0, os.O_CREAT)
@@ -78,7 +78,7 @@ def telling_stops(directory: Path) -> Iterator[Stops]:
                     raise Stopped(number) from error
                 raise
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        remove_tree(place, ignore_errors=True)
 
 
 def _listening(

@@ -3,7 +3,6 @@
 By a command of its own also single networks in more formats.
 """
 
-import shutil
 from collections.abc import Sequence
 from hashlib import file_digest
 from pathlib import Path
@@ -19,6 +18,7 @@ from octnas.export.formats import Outcome, export_network
 from octnas.export.record import check_room
 from octnas.export.settings import ExportSettings
 from octnas.export.source import Source
+from octnas.files import remove_tree
 from octnas.looks import LOOKS_FILE, note_look
 from octnas.nn.supernet import build
 from octnas.nn.weights import load_weights
@@ -89,7 +89,7 @@ def _mlflow_model(run: Run, network: Network, weights: Path) -> Path:
     """Write the network as an MLflow model beside the outbox."""
     path = run.directory.path / FOLDER / MODELS_FOLDER / network.slug
     # Of an export that was broken off, or of other weights.
-    shutil.rmtree(path, ignore_errors=True)
+    remove_tree(path, ignore_errors=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn((2, *network.architecture.input_size), generator=generator)

@@ -15,7 +15,7 @@ from octnas.pipeline.opening import (
 )
 from octnas.progress import Progress
 from octnas.report.write import PAGE_FILE
-from octnas.run_directory import WHOLE_RUN
+from octnas.run_directory import WHOLE_RUN, check_links
 from octnas.shipped import default_experiment
 from octnas.tracking.progress import FILE as SENT_FILE
 
@@ -46,8 +46,10 @@ def owned(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
         say: as of `held`.
 
     Raises:
-        RunDirectoryError: as `held`.
+        RunDirectoryError: as `held`; or a link leads out of it.
     """
+    # Before even the lease, which removes those of earlier owners.
+    check_links(directory)
     with held(directory, say):
         _remove_drafts(directory)
         yield
@@ -73,7 +75,7 @@ def own_run(
     """Open a run, see `open_run`, and be the only one who works on it within a ``with`` block.
 
     Raises:
-        RunDirectoryError: another process works on it; or as `open_run`.
+        RunDirectoryError: as `owned`; or as `open_run`.
         ConfigError: as `open_run`.
     """
     # Before anything is made: a mistake leaves no folder behind.

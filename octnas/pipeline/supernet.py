@@ -1,8 +1,8 @@
 """Stage 3: the weight-sharing supernet."""
 
-import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -11,7 +11,7 @@ from octnas.data.order import Part
 from octnas.device import choose_device
 from octnas.documents import read_as
 from octnas.errors import ConfigError, require
-from octnas.files import write_json
+from octnas.files import remove_tree, write_json
 from octnas.nn.supernet import TrainedSupernet
 from octnas.nn.weights import save_weights
 from octnas.pipeline.learned import write_distributions
@@ -128,7 +128,7 @@ def _begin(run: Run) -> None:
 
 def _train_together(run: Run, log: Log, on_step: Callable[[int], None]) -> list[dict[str, float]]:
     """The same by several processes."""
-    settings, folder = run.config.supernet, run.directory.stage("supernet").resolve()
+    settings, folder = run.config.supernet, _folder(run)
     job = SupernetJob(
         run.space,
         run.budgets,
@@ -148,7 +148,7 @@ def _train_together(run: Run, log: Log, on_step: Callable[[int], None]) -> list[
     result = read_result(job)
     if result.learned is not None:
         write_distributions(run, result.learned)
-    shutil.rmtree(job.folder)
+    remove_tree(job.folder)
     return result.history
 
 
@@ -170,8 +170,17 @@ def _train_with_ray(run: Run, job: SupernetJob) -> None:
 
 
 def _checkpoints(run: Run) -> Checkpoints:
-    folder = (run.directory.stage("supernet") / CHECKPOINTS_FOLDER).resolve()
-    return Checkpoints(folder, run.config.supernet.recipe.checkpoint_seconds)
+    seconds = run.config.supernet.recipe.checkpoint_seconds
+    return Checkpoints(_folder(run) / CHECKPOINTS_FOLDER, seconds)
+
+
+def _folder(run: Run) -> Path:
+    """The stage's folder by a path that other processes know, on other machines, too.
+
+    Links within the run directory are not followed: what is removed there is never what they lead
+    to.
+    """
+    return run.directory.path.resolve() / "supernet"
 
 
 def read_seconds(run: Run) -> float:

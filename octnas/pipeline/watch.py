@@ -7,6 +7,7 @@ from octnas.pipeline.looking import look_at_run
 from octnas.pipeline.opening import CONFIG_FILE
 from octnas.pipeline.report import write_for_now
 from octnas.report.write import PAGE_FILE
+from octnas.run_directory import check_links
 
 
 def write_if_ready(
@@ -19,9 +20,13 @@ def write_if_ready(
         overrides: of settings that decide no result.
         tables: of layer times of other devices.
         seconds: after which the page asks for itself again.
+
+    Raises:
+        RunDirectoryError: a link leads out of it; or as `look_at_run`.
     """
     if not (path / CONFIG_FILE).exists():
         return f"{path}: waiting for the run to begin", False
+    check_links(path)
     run = look_at_run(path, overrides)
     if run.directory.finished("space") is None:
         return f"{path}: waiting for its search space", False

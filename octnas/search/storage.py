@@ -8,7 +8,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileOpenLock
 
 from octnas.credentials import redact
 from octnas.documents import parse_json, read_as
@@ -16,6 +16,7 @@ from octnas.errors import SearchError
 from octnas.files import naming
 from octnas.search.outcomes import read_lines
 
+_LOCK = ".lock"  # Optuna's, behind the name of the file
 # What Optuna raises over lines that it has not written.
 _SPOILT = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 
@@ -61,7 +62,11 @@ class _Buffer(BaseJournalBackend):
     def __init__(self, path: Path) -> None:
         # Optuna would pass over a last line that it cannot read.
         self._written = len(read_lines(path, "one of a study", _entry))
-        self._path, self._file = path, JournalFileBackend(str(path))
+        # Optuna's own lock is a link to the path as it is given here, which leads elsewhere or
+        # nowhere where that is relative; it would wait without end for one of a killed process.
+        lock = JournalFileOpenLock(str(path))
+        path.with_name(path.name + _LOCK).unlink(missing_ok=True)
+        self._path, self._file = path, JournalFileBackend(str(path), lock_obj=lock)
         self._waiting: list[dict[str, Any]] = []
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from octnas.documents import parse_json, read_as
 from octnas.errors import TrackingError
-from octnas.files import append_line
+from octnas.files import append_line, remove_tree
 from octnas.tracking.records import check_record
 
 SCHEMA = 1
@@ -80,7 +80,7 @@ class Outbox:
         # Kept, but killed before it was recorded.
         for kept in (self.folder / FILES).glob("*"):
             if kept.name not in known:
-                shutil.rmtree(kept)
+                remove_tree(kept)
 
     def add(self, kind: str, key: str, **values: Any) -> None:
         """Record something; it is on disk when this returns."""
@@ -149,7 +149,7 @@ class Outbox:
 
     def discard(self, entry: Entry) -> None:
         """Let go of the file of a record that was sent."""
-        shutil.rmtree(self.folder / FILES / entry.id, ignore_errors=True)
+        remove_tree(self.folder / FILES / entry.id, ignore_errors=True)
 
     @contextmanager
     def sending(self, seconds: float = 0.0) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 import io
 import pickle
-import shutil
 import struct
 import warnings
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from octnas.errors import TrainingError
-from octnas.files import remove_all_drafts, write_bytes
+from octnas.files import remove_all_drafts, remove_tree, write_bytes
 
 SCHEMA = 1
 # Behind torch's file stands the digest of its bytes.
@@ -111,7 +110,7 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Remove them all: the training is finished."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_tree(self.folder, ignore_errors=True)
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:010d}.checkpoint"

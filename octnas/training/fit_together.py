@@ -1,6 +1,5 @@
 """One network that several processes train together, each with its share of every batch."""
 
-import shutil
 import time
 import uuid
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from octnas.data.images import Data
 from octnas.device import choose_device
 from octnas.documents import read_as
 from octnas.errors import TrainingError
-from octnas.files import write_json
+from octnas.files import remove_tree, write_json
 from octnas.nn.supernet import build
 from octnas.nn.weights import load_weights, save_weights
 from octnas.run_directory import read_json, reading
@@ -81,7 +80,7 @@ def fit_together(
     load_weights(model, folder / _WEIGHTS)
     with reading(folder / _HISTORY):
         history = read_as(list[dict[str, float]], read_json(folder / _HISTORY))
-    shutil.rmtree(folder)
+    remove_tree(folder)
     return model.to(choose_device(device)), history
 
 

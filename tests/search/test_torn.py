@@ -1,6 +1,7 @@
 """A driver that died while it wrote what it had asked for, or told: every write may be the last."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from optuna.storages.journal._storage import JournalOperation
 
 from octnas.search.local import run_local
 from octnas.search.settings import Sampler, SearchSettings
+from octnas.search.storage import Journal, open_study
 from tests.search.conftest import Make, table
 from tests.search.test_rungs import noisy
 
@@ -48,3 +50,30 @@ def test_what_was_written_in_part_is_gone_on_with(
         again = make_driver(settings, folder=folder.name)
         run_local(again, noisy)
         assert table(again.candidates()) == table(whole.candidates())
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_the_lock_of_a_killed_process_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: bool
+) -> None:
+    """Optuna waits for half a minute, and without end where a link leads nowhere."""
+    monkeypatch.chdir(tmp_path)
+    path, lock = Path("run") / "study.journal", Path("run") / "study.journal.lock"
+    first = Journal(path)
+    open_study(first, "one")
+    first.flush()
+    lock.symlink_to(path) if link else lock.touch()
+    again = Journal(path)
+    open_study(again, "two")
+    again.flush()
+    assert [study.study_name for study in Journal(path).get_all_studies()] == ["one", "two"]
+    assert [one.name for one in path.parent.iterdir()] == ["study.journal"]
+
+
+def test_a_journal_makes_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks on from another host may know the run directory by another path."""
+    monkeypatch.setattr(os, "symlink", lambda *_: 1 / 0)
+    journal = Journal(tmp_path / "study.journal")
+    open_study(journal, "study")
+    journal.flush()
+    assert (tmp_path / "study.journal").stat().st_size

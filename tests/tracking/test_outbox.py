@@ -40,6 +40,19 @@ def test_a_line_that_was_cut_off_is_no_record(outbox: Outbox) -> None:
     assert [entry.key for entry in outbox.entries()] == ["a", "b"]
 
 
+def test_of_a_link_among_the_kept_files_the_link_alone_is_removed(
+    outbox: Outbox, tmp_path: Path
+) -> None:
+    """As of what a process that was killed has kept and not recorded."""
+    outbox.add("finish", "a", failed=False)
+    (tmp_path / "run" / "precious").mkdir()
+    (outbox.folder / "files").mkdir()
+    (outbox.folder / "files" / "unknown").symlink_to(tmp_path / "run" / "precious")
+    outbox.open()
+    assert not list((outbox.folder / "files").iterdir())
+    assert (tmp_path / "run" / "precious").is_dir()
+
+
 @pytest.mark.parametrize("line", ['{"schema": 2}', "[]", "{", '{"schema": 1, "id": "x"}'])
 def test_a_line_that_says_nothing_is_named(outbox: Outbox, line: str) -> None:
     outbox.add("finish", "a", failed=False)

@@ -63,6 +63,18 @@ def test_nothing_there_is_a_beginning(checkpoints: Checkpoints) -> None:
     assert not checkpoints.folder.exists()
 
 
+def test_those_in_a_folder_that_is_a_link_are_never_gone_on_with_once_removed(
+    checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    checkpoints.folder.symlink_to(tmp_path / "elsewhere")
+    write(checkpoints, 7)
+    assert restored(checkpoints) == 7
+    checkpoints.remove()
+    assert restored(checkpoints) == 0
+    assert names(tmp_path / "elsewhere") == ["step-0000000007.checkpoint"]
+
+
 def test_the_last_two_are_kept(checkpoints: Checkpoints) -> None:
     write(checkpoints, 2, 9, 10, 100)
     assert names(checkpoints.folder) == [
