@@ -66,11 +66,11 @@ def search(run: Run) -> None:
         found = with_costs(run, driver.candidates())
         run.tracker.batch(KEY, _metrics_by_trial(run, found), once=True)
         candidates, own = with_expected_losses(Features(run.space, pairs=True), found)
-        chosen = _choose(run, candidates)
+        chosen, failures = _choose(run, candidates), driver.failures()
     chosen = measure_chosen(run, chosen)
     write_candidates(run, candidates)
     write_chosen(run, chosen)
-    _say(run, candidates, chosen, driver.failures())
+    _say(run, candidates, chosen, failures)
     if own is not None:
         run.progress.say(f"  of what tells a candidate from the model of all, {own:.0%} is its own")
     folder = run.directory.stage("search")
