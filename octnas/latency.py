@@ -184,7 +184,7 @@ class LatencyTable:
         """Read what `to_dict` wrote, also after a round trip through JSON.
 
         Raises:
-            LatencyError: it is something else.
+            LatencyError: it is something else, or predicts what no network takes.
         """
         if not isinstance(document, Mapping) or document.get("schema") not in _READ:
             found = document.get("schema") if isinstance(document, Mapping) else document
@@ -202,9 +202,27 @@ class LatencyTable:
             raise LatencyError(f"latency table: does not hold what it should ({reason})") from None
         if not (layers and abs(values["constant"]) <= LONGEST and 0 < values["factor"] <= LONGEST):
             raise LatencyError("latency table: found no layers, or a factor that is not above 0")
-        return LatencyTable(
+        for key, least in (("batch", 1), ("threads", 0)):
+            if values[key] < least:
+                raise LatencyError(
+                    f"latency table: {key}: found {values[key]}, allowed: {least} or more"
+                )
+        table = LatencyTable(
             **values, layers=layers, sites=sites, quality=quality, networks=networks
         )
+        # Each number may be allowed, and what is made of them no int64 of nanoseconds.
+        if table._most() > LONGEST:
+            raise LatencyError(
+                f"latency table: networks could take {table._most():.3g} seconds, allowed: up to "
+                f"{LONGEST:g}"
+            )
+        return table
+
+    def _most(self) -> float:
+        """Seconds that no prediction exceeds, above 0 or below."""
+        layers = sum(max(layer.seconds.values()) for layer in self.layers)
+        sites = sum(max(map(abs, times.values())) for times in self.sites.values())
+        return abs(self.constant) + self.factor * layers + sites
 
 
 _PLAIN: Mapping[str, Any] = {

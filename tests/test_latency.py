@@ -163,6 +163,9 @@ def spoil(key: str, value: Any) -> dict[str, Any]:
         spoil("factor", 0),
         spoil("factor", "fast"),
         spoil("constant", float("nan")),
+        spoil("batch", 0),
+        spoil("batch", -3),
+        spoil("threads", -1),
         spoil("quality", {"all": {"networks": 3}}),
         spoil("networks", [{"use": "fit"}]),
     ],
@@ -172,3 +175,28 @@ def test_what_is_no_table_is_refused_in_one_line(document: Any) -> None:
         LatencyTable.from_dict(document)
     assert str(caught.value).startswith("latency table: ")
     assert "\n" not in str(caught.value)
+
+
+def slow(**values: Any) -> dict[str, Any]:
+    """A table whose layers take 1,000 seconds each."""
+    document = spoil("schema", 2) | values
+    for layer in document["layers"]:
+        layer["seconds"] = [[*pair, 1e3] for *pair, _ in layer["seconds"]]
+    return document
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"factor": 1e6},
+        {"factor": 1e6, "constant": -1e6},
+        {"constant": 1e6},
+        {"constant": -1e6},
+        {"sites": {"stem": [[0.0, 6e5]], "layer1": [[0.0, -6e5], [0.5, 0.0]]}},
+    ],
+)
+def test_a_table_of_more_than_any_network_takes_is_refused(values: dict[str, Any]) -> None:
+    """Each number is allowed, but nanoseconds in 64 bits end at 292 years."""
+    assert LatencyTable.from_dict(slow()).predict(small(), {}) > 1e3
+    with pytest.raises(LatencyError, match=r"^latency table: networks could take .* up to 1e\+06$"):
+        LatencyTable.from_dict(slow(**values))

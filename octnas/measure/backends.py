@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from octnas.errors import MeasureError, SettingError, require
+from octnas.errors import MeasureError, SettingError
 from octnas.measure.settings import BACKENDS, BenchSettings, Engine
 from octnas.nn.deploy import deploy
 from octnas.nn.engines import openvino_core
@@ -25,6 +25,14 @@ Infer = Callable[[], tuple[Tensor, ...]]
 def installed_backends() -> tuple[str, ...]:
     """Backends that can be used here without compiling anything first."""
     return tuple(name for name in BACKENDS if name == "eager" or find_spec(name) is not None)
+
+
+def check_installed(backend: str) -> None:
+    """Raise `SettingError` unless all is installed that a backend needs here."""
+    needed = () if backend in ("eager", "compile") else ("onnx", "onnxscript", backend)
+    if missing := [name for name in needed if find_spec(name) is None]:
+        install = f'pip install "octnas[export]" ({", ".join(missing)}: not installed)'
+        raise SettingError("backends", backend, install)
 
 
 def check_device(name: str) -> None:
@@ -75,8 +83,7 @@ def inference(engine: Engine, model: nn.Module, inputs: Sequence[Tensor]) -> Inf
     """
     if engine.backend in ("eager", "compile"):
         return _torch(engine, model, inputs)
-    library = find_spec(engine.backend)
-    require(library is not None, "backends", engine.backend, 'pip install "octnas[export]"')
+    check_installed(engine.backend)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         save_onnx(model, inputs, path)

@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from octnas.additive import macs_of
 from octnas.documents import parse_json
 from octnas.errors import LatencyError, OctnasError
 from octnas.latency import LatencyTable, geometry_of
-from octnas.latency_records import LayerTimes, MeasuredNetwork
+from octnas.latency_records import LONGEST, LayerTimes, MeasuredNetwork
 from octnas.measure import standalone
 from octnas.measure.latency import Log, Make, layer, network, network_key
 from octnas.measure.latency_fit import as_networks, draw_networks, fit_table
@@ -161,8 +160,10 @@ def _seconds(
         if not (isinstance(key, str) and standalone.KEY.fullmatch(key)):
             raise LatencyError(f"key: found {str(key)[:40]!r}, allowed: 16 hexadecimal digits")
         found[key] = float(answer["seconds"][which][key])
-        if not 0 < found[key] < inf:
-            raise LatencyError(f"seconds of {key}: found {found[key]}, allowed: a number above 0")
+        if not 0 < found[key] <= LONGEST:
+            raise LatencyError(
+                f"seconds of {key}: found {found[key]}, allowed: above 0, up to {LONGEST:g}"
+            )
     return found
 
 

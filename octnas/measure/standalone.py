@@ -38,6 +38,13 @@ _MOST_CALLS = 100
 _WARM_UP = 2  # rounds
 
 
+# What is raised over a line that says nothing.
+_NOTHING = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+_TIMES = ("seconds", "ratio", "even", "odd")
+# Nothing that is measured lies outside, and no product of two is 0 or infinite.
+_SHORTEST, _LONGEST = 1e-12, 1e6
+
+
 class MeasureFileError(Exception):
     """A file that does not hold what it should, in one line."""
 
@@ -59,24 +66,32 @@ class Kept:
     def __init__(self, path: Path, conditions: Mapping[str, Any]) -> None:
         self._path = path
         self.entries: dict[str, dict[str, float]] = {}
-        if not path.exists():
+        content = path.read_bytes() if path.exists() else b""
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            # Cut off when its process died; the next line must not be glued to it.
+            os.truncate(path, whole)
+        if not whole:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._write({"schema": SCHEMA, "conditions": dict(conditions)})
             return
-        text = path.read_text(encoding="utf-8")
-        lines = text.splitlines(keepends=True)
-        if lines and not lines[-1].endswith("\n"):
-            # Cut off when its process died; the next line must not be glued to it.
-            lines.pop()
-            os.truncate(path, len("".join(lines).encode()))
+        first, *lines = content[:whole].split(b"\n")[:-1]
         try:
-            head, *rest = [json.loads(line) for line in lines]
+            head = json.loads(first.decode())
             found = dict(head["conditions"]) if head["schema"] == SCHEMA else None
-            self.entries = {entry["key"]: entry for entry in rest}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except _NOTHING:
             raise MeasureFileError(
                 f"{path}: holds no times of schema {SCHEMA}; remove it"
             ) from None
+        for number, line in enumerate(lines, start=2):
+            try:
+                key, entry = _read_entry(line)
+            except _NOTHING:
+                raise MeasureFileError(
+                    f"{path}: line {number} holds no times; remove that line or the file, and "
+                    "what is gone is measured again"
+                ) from None
+            self.entries[key] = entry
         for key, value in dict(conditions).items():
             if found is None or found.get(key) != value:
                 was = None if found is None else found.get(key)
@@ -108,6 +123,23 @@ class Kept:
             file.write(json.dumps(document) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def _read_entry(line: bytes) -> tuple[str, dict[str, float]]:
+    """A line of the file, but for the first; octnas' own readers are not where this file may be.
+
+    Raises:
+        ValueError, TypeError, KeyError, RecursionError: it is none.
+    """
+    document = json.loads(line.decode())
+    key, entry = document["key"], {name: document[name] for name in _TIMES}
+    for value in entry.values():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not _SHORTEST <= value <= _LONGEST:
+            raise ValueError(value)
+    if not isinstance(key, str):
+        raise TypeError(key)
+    return key, {name: float(value) for name, value in entry.items()}
 
 
 def time_all(

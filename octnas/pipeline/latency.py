@@ -13,6 +13,7 @@ from octnas.front import Candidate
 from octnas.latency import LatencyTable
 from octnas.measure.latency import Log, machine_name, measure_networks, measure_table
 from octnas.measure.settings import LatencySettings
+from octnas.pipeline.measuring import chosen_settings
 from octnas.pipeline.opening import Run, load_experiment
 from octnas.pipeline.space import space_of, space_without_data
 from octnas.run_directory import RunDirectory
@@ -101,13 +102,7 @@ def measure_chosen(run: Run, chosen: Mapping[str, Candidate]) -> dict[str, Candi
     table, use = run.table, run.config.latency
     if table is None or not use.measure:
         return dict(chosen)
-    settings = LatencySettings(
-        backend=table.backend,
-        device=use.device,
-        precision=table.precision,
-        batch=table.batch,
-        threads=table.threads,
-    )
+    settings = chosen_settings(run, table)
     if table.device != (here := machine_name(use.device)):
         run.progress.say(
             f"search: the latency table is of {table.device}; what was chosen is measured on {here}"

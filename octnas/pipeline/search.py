@@ -19,6 +19,7 @@ from octnas.front import Candidate, Front, best_under, hypervolume_curve
 from octnas.levels import CostLevels
 from octnas.pipeline.latency import latency_words, measure_chosen, with_costs
 from octnas.pipeline.learned import learned_proposals, read_distributions
+from octnas.pipeline.measuring import check_measuring
 from octnas.pipeline.opening import Run
 from octnas.pipeline.proxies import read_proxies
 from octnas.pipeline.records import PARENT, begin_tracking, write_candidates, write_chosen
@@ -46,6 +47,8 @@ SECONDS_FILE = "seconds.json"
 def search(run: Run) -> None:
     """Evaluate candidates, choose one for each budget, and read the chosen ones on other images."""
     settings, total = run.config.search, run.config.search.trials
+    # Whether to measure, and on which machine, may have changed since the space was made.
+    check_measuring(run, run.table)
     quiet()
     begin_tracking(run)
     anew = not (run.directory.stage("search") / STUDY_FILE).exists()
@@ -66,11 +69,11 @@ def search(run: Run) -> None:
         found = with_costs(run, driver.candidates())
         run.tracker.batch(KEY, _metrics_by_trial(run, found), once=True)
         candidates, own = with_expected_losses(Features(run.space, pairs=True), found)
-        chosen = _choose(run, candidates)
+        chosen, failures = _choose(run, candidates), driver.failures()
     chosen = measure_chosen(run, chosen)
     write_candidates(run, candidates)
     write_chosen(run, chosen)
-    _say(run, candidates, chosen, driver.failures())
+    _say(run, candidates, chosen, failures)
     if own is not None:
         run.progress.say(f"  of what tells a candidate from the model of all, {own:.0%} is its own")
     folder = run.directory.stage("search")

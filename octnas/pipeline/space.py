@@ -15,8 +15,8 @@ from octnas.errors import LatencyError
 from octnas.files import write_json
 from octnas.latency import LatencyTable
 from octnas.levels import CostLevels
-from octnas.measure.backends import check_device
 from octnas.nn.shapes import search_space
+from octnas.pipeline.measuring import check_measuring
 from octnas.pipeline.opening import SPACE_FILE, TABLE_FILE, Run
 from octnas.run_directory import read_json
 from octnas.space import SearchSpace
@@ -73,12 +73,10 @@ def make_space(run: Run) -> None:
     folder = run.directory.stage("space")
     write_json(folder / SPACE_FILE, space.to_dict())
     if run.config.latency.table:
-        if run.config.latency.measure:
-            # Now, and not after the search.
-            with run.settings_of("latency"):
-                check_device(run.config.latency.device)
-        # The run goes on with what it began with, wherever the file is then.
         table = read_table(Path(run.config.latency.table))
+        # Now, and not after the search.
+        check_measuring(run, table)
+        # The run goes on with what it began with, wherever the file is then.
         write_json(folder / TABLE_FILE, table.to_dict())
     levels = run.levels
     budgets = [{**asdict(budget), **_count(run, levels, budget)} for budget in run.budgets]

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileOpenLock
+from sqlalchemy.exc import SQLAlchemyError
 
 from octnas.credentials import redact
 from octnas.documents import parse_json, read_as
@@ -104,14 +106,33 @@ def open_storage(url: str, journal: Path) -> BaseStorage:
 
 @contextmanager
 def opened(url: str, journal: Path) -> Iterator[BaseStorage]:
-    """The same, and its connections closed in the end."""
+    """The same, and its connections closed in the end.
+
+    Raises:
+        SearchError: the database cannot be reached, or fails within the block; without its
+            password.
+    """
     storage = open_storage(url, journal)
     try:
         yield storage
+    except (StorageInternalError, SQLAlchemyError) as error:
+        raise SearchError(
+            f"search.storage: {redact(url)} has failed ({_cause(error)}); what was evaluated is on "
+            "disk, and when the database is back the same command goes on"
+        ) from None
     finally:
         if isinstance(storage, RDBStorage):
             storage.remove_session()
             storage.engine.dispose()
+
+
+def _cause(error: BaseException) -> str:
+    """What the database's driver said, on one line; Optuna says what it takes for likely."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    # SQLAlchemy's own words repeat the statement with all its values.
+    said = getattr(error, "orig", None) or error
+    return redact(" ".join(f"{type(said).__name__}: {said}".split()))
 
 
 def open_study(storage: BaseStorage, name: str) -> optuna.Study:

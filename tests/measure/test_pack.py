@@ -133,6 +133,11 @@ def negative(answer: dict[str, Any]) -> None:
     answer["seconds"]["ratio"][answer["manifest"]["keys"][0]] = -1.0
 
 
+def too_long(answer: dict[str, Any]) -> None:
+    """Of a whole network: a fit would make of it what no table may hold."""
+    answer["seconds"]["ratio"][answer["manifest"]["networks"][0]["key"]] = 1e300
+
+
 def missing(answer: dict[str, Any]) -> None:
     del answer["seconds"]["odd"][answer["manifest"]["keys"][0]]
 
@@ -159,7 +164,17 @@ def no_networks(answer: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "spoil",
-    [key_of_path, negative, missing, no_space, other_schema, no_layers, no_site, no_networks],
+    [
+        key_of_path,
+        negative,
+        too_long,
+        missing,
+        no_space,
+        other_schema,
+        no_layers,
+        no_site,
+        no_networks,
+    ],
 )
 def test_a_spoilt_answer_is_refused_in_one_line(
     answered: Path, spoil: Callable[[dict[str, Any]], None]

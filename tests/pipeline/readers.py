@@ -11,11 +11,12 @@ from octnas.export.record import check_room, read_variants
 from octnas.nn.supernet import build
 from octnas.nn.weights import load_weights
 from octnas.pipeline.export import source
+from octnas.pipeline.latency import measure_chosen
 from octnas.pipeline.looking import look_at_run
 from octnas.pipeline.opening import Run
 from octnas.pipeline.owning import owned
 from octnas.pipeline.proxies import read_proxies
-from octnas.pipeline.records import read_results
+from octnas.pipeline.records import read_chosen, read_results
 from octnas.pipeline.report import gather
 from octnas.pipeline.search import _driver
 from octnas.pipeline.so_far import results_so_far
@@ -102,6 +103,12 @@ def short_trainings(path: Path) -> None:
     read_proxies(look_at_run(path))
 
 
+def measured(path: Path) -> None:
+    """What a search reads that goes on with measuring the chosen networks."""
+    run = look_at_run(path)
+    measure_chosen(run, read_chosen(run))
+
+
 def own(path: Path) -> None:
     """What every command reads that works on a run directory."""
     try:
@@ -147,6 +154,7 @@ READERS: Mapping[str, Read] = {
     "search/study.json": resume,
     "search/study.journal": resume,
     "search/outcomes.jsonl": resume,
+    "search/latency-*.measured.jsonl": measured,
     "retrain/plan.json": retraining,
     "retrain/*/seed-*/result.json": retraining,
     "retrain/*/seed-*/weights.safetensors": trained,

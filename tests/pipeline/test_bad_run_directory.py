@@ -15,8 +15,10 @@ from octnas.errors import OctnasError
 from octnas.files import write_json
 from octnas.lease import held
 from octnas.measure.settings import LatencySettings
+from octnas.pipeline.latency import measure_chosen
 from octnas.pipeline.looking import look_at_run
 from octnas.pipeline.network_latency import time_retrained
+from octnas.pipeline.records import read_chosen
 from tests.data.trees import make_tree, prepared
 from tests.mutations import mutated_bytes, mutated_json
 from tests.pipeline.readers import NOT_READ, READERS, Read, images_of
@@ -36,6 +38,7 @@ def run(finished: Path, ranked: Path, tmp_path_factory: pytest.TempPathFactory) 
     (place / "config.yaml").write_text(yaml.safe_dump(config))
     looked_at = look_at_run(place)
     write_json(place / "space" / "latency.json", table_of(looked_at.space).to_dict())
+    measure_chosen(looked_at, read_chosen(looked_at))
     time_retrained(looked_at, LatencySettings(name="desk", repeats=4))
     with held(place):
         pass

@@ -46,6 +46,7 @@ def small_driver(
     *,
     seed: int = 0,
     propose: Propose | None = None,
+    study: str = "study",
     kind: type[D],
 ) -> D:
     """A driver of a kind, with its design and the proposals of its sampler."""
@@ -55,7 +56,7 @@ def small_driver(
         space,
         settings,
         storage=storage,
-        study_name="study",
+        study_name=study,
         within=within,
         design=initial_design(space, levels, [budget], settings.spread, seed),
         seed=seed,

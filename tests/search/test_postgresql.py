@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +15,13 @@ from pathlib import Path
 import pytest
 
 from octnas.errors import SearchError
+from octnas.front import Candidate
 from octnas.search.local import run_local
-from octnas.search.storage import open_storage
+from octnas.search.storage import open_storage, opened
+from octnas.search.study import Driver
+from octnas.space import SearchSpace
 from tests.search.conftest import SETTINGS, Make, table
-from tests.search.small import loss_of
+from tests.search.small import loss_of, small_driver
 
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 PASSWORD = "s3cret"
@@ -31,40 +34,57 @@ pytestmark = [
 ]
 
 
+class Server:
+    """A server on the loopback interface, which can be stopped and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with closing(socket.socket()) as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = str(free.getsockname()[1])
+        password = folder / "password"
+        password.write_text(PASSWORD)
+        password.chmod(0o644)
+        made = ["-U", "octnas", "-A", "scram-sha-256", f"--pwfile={password}"]
+        command = [PROGRAMS[-1] / "initdb", *made, "-D", str(folder / "data")]
+        subprocess.run(command, user=USER, check=True, stdout=subprocess.DEVNULL)
+        self.url = f"postgresql://octnas:{PASSWORD}@127.0.0.1:{self._port}/postgres"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        where = ["-D", self._folder / "data", "-p", self._port]
+        options = ["-c", "listen_addresses=127.0.0.1"]
+        options += ["-c", f"unix_socket_directories={self._folder}"]
+        with (self._folder / "log").open("a") as log:
+            command = [PROGRAMS[-1] / "postgres", *where, *options]
+            self._process = subprocess.Popen(command, user=USER, stderr=log)
+        ready = [PROGRAMS[-1] / "pg_isready", "-q", "-h", "127.0.0.1", "-p", self._port]
+        end = time.monotonic() + 60
+        while subprocess.run(ready, check=False).returncode:
+            assert time.monotonic() < end, (self._folder / "log").read_text()
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """Stop it; its clients lose their connections."""
+        self._process.send_signal(signal.SIGINT)  # SIGTERM would wait for the clients
+        self._process.wait()
+
+
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """Of a server on the loopback interface."""
+def server() -> Iterator[Server]:
     folder = Path(tempfile.mkdtemp(prefix="octnas-"))
     if USER:
         shutil.chown(folder, USER)
-    password = folder / "password"
-    password.write_text(PASSWORD)
-    password.chmod(0o644)
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    data, program = folder / "data", PROGRAMS[-1]
-    made = ["-U", "octnas", "-A", "scram-sha-256", f"--pwfile={password}", "-D", str(data)]
-    subprocess.run([program / "initdb", *made], user=USER, check=True, stdout=subprocess.DEVNULL)
-    options = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}"]
-    log = (folder / "log").open("w")
-    with (
-        log,
-        subprocess.Popen(
-            [program / "postgres", "-D", data, "-p", str(port), *options], user=USER, stderr=log
-        ) as server,
-    ):
-        try:
-            ready = [program / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
-            end = time.monotonic() + 60
-            while subprocess.run(ready, check=False).returncode:
-                assert time.monotonic() < end, (folder / "log").read_text()
-                time.sleep(0.1)
-            yield f"postgresql://octnas:{PASSWORD}@127.0.0.1:{port}/postgres"
-        finally:
-            server.send_signal(signal.SIGINT)  # SIGTERM would wait for the clients
-            server.wait()
-            shutil.rmtree(folder)
+    made = Server(folder)
+    made.start()
+    yield made
+    made.stop()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def url(server: Server) -> str:
+    return server.url
 
 
 def test_a_search_in_postgresql_is_that_of_the_journal(make_driver: Make, url: str) -> None:
@@ -90,3 +110,37 @@ def test_a_wrong_password_is_one_clear_line(url: str, tmp_path: Path) -> None:
         open_storage(url.replace(PASSWORD, "wr0ng"), tmp_path / "unused")
     assert "\n" not in str(caught.value)
     assert "wr0ng" not in str(caught.value)
+
+
+def test_a_server_that_stops_in_mid_search(
+    make_driver: Make, server: Server, space: SearchSpace, tmp_path: Path
+) -> None:
+    """One line, and when it runs again, the search goes on; nothing is evaluated twice."""
+    journal = make_driver(folder="journal")
+    run_local(journal, loss_of)
+    evaluated: list[str] = []
+
+    def evaluate(alphas: Mapping[str, float], _: float = 0) -> dict[str, float]:
+        if len(evaluated) == 9:
+            server.stop()
+        evaluated.append(space.architecture(alphas).id)
+        return loss_of(alphas)
+
+    def search() -> list[Candidate]:
+        place = tmp_path / "stopped"
+        place.mkdir(exist_ok=True)
+        with opened(server.url, place / "unused") as storage:
+            # Other tests use the same database.
+            driver = small_driver(space, SETTINGS, storage, place, study="stopped", kind=Driver)
+            run_local(driver, evaluate)
+            return driver.candidates()
+
+    with pytest.raises(SearchError, match="the same command goes on") as caught:
+        search()
+    assert "\n" not in str(caught.value)
+    assert PASSWORD not in str(caught.value)
+    with pytest.raises(SearchError, match="cannot be opened"):
+        search()
+    server.start()
+    assert table(search()) == table(journal.candidates())
+    assert len(evaluated) == len(set(evaluated)) == len(journal.candidates())
