@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from octnas.errors import require
+from octnas.errors import ExportError, require
 
 # What torch's exporter writes without converting, and every engine of the last years reads.
 OPSET = 18
@@ -37,6 +37,7 @@ def save_onnx(
 
     Raises:
         SettingError: the ONNX exporter is not installed.
+        ExportError: it does not know an operation of the network.
     """
     installed = find_spec("onnx") is not None and find_spec("onnxscript") is not None
     require(installed, "onnx", "no onnx and onnxscript", 'pip install "octnas[export]"')
@@ -51,22 +52,37 @@ def save_onnx(
     ):
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
-        program = torch.onnx.export(
-            model,
-            inputs,
-            input_names=["images"] if whole else [f"input{index}" for index in range(len(inputs))],
-            # A part of a network has one output or two.
-            output_names=["logits"] if whole else None,
-            opset_version=OPSET,
-            dynamic_shapes=[{0: torch.export.Dim("batch")} for _ in inputs] if any_batch else None,
-            dynamo=True,
-            verbose=False,
-        )
+        names = ["images"] if whole else [f"input{index}" for index in range(len(inputs))]
+        batch = [{0: torch.export.Dim("batch")} for _ in inputs] if any_batch else None
+        try:
+            program = torch.onnx.export(
+                model,
+                inputs,
+                input_names=names,
+                # A part of a network has one output or two.
+                output_names=["logits"] if whole else None,
+                opset_version=OPSET,
+                dynamic_shapes=batch,
+                dynamo=True,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise ExportError(
+                f"torch {torch.__version__} cannot write this network as ONNX ({_cause(error)}); "
+                "another version may"
+            ) from error
         assert program is not None
         # Stack traces, with the paths of this machine.
         for node in program.model.graph.all_nodes():
             node.metadata_props.clear()
         program.save(path, external_data=False)
+
+
+def _cause(error: BaseException) -> str:
+    """What was wrong at first; the exporter's own words go on for pages."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split(". ")[0].split())[:300]
 
 
 @contextlib.contextmanager

@@ -13,7 +13,13 @@ from octnas.architecture import Architecture
 from octnas.export.macs import moved_macs, onnx_macs, openvino_macs, program_macs
 from octnas.nn.engines import openvino_core
 from octnas.nn.onnx import save_onnx
-from tests.nn.families import arguments, create, random_alphas, size_of
+from tests.nn.families import (
+    arguments,
+    create,
+    random_alphas,
+    size_of,
+    skip_unless_exportable,
+)
 from tests.nn.test_deploy import some
 
 needs_engines = pytest.mark.skipif(
@@ -25,6 +31,7 @@ needs_engines = pytest.mark.skipif(
 @needs_engines
 @pytest.mark.parametrize("name", some("D"))
 def test_graphs_count_what_the_closed_form_says(name: str, tmp_path: Path) -> None:
+    skip_unless_exportable(name)
     model = create(name)
     alphas = random_alphas(model, 1)
     backbone, args = arguments(name)

@@ -11,11 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from octnas import deploy, octavize
-from octnas.errors import SettingError
+from octnas.errors import ExportError, SettingError
 from octnas.nn import onnx as octnas_onnx
 from octnas.nn.deploy import DeployedConv
 from octnas.nn.onnx import save_onnx
-from tests.nn.families import create, random_alphas, site_names, size_of
+from tests.nn.families import (
+    create,
+    random_alphas,
+    site_names,
+    size_of,
+    skip_unless_exportable,
+)
 from tests.nn.reference import assert_sizeable, images
 from tests.nn.test_deploy import some
 
@@ -64,12 +70,25 @@ def network(name: str, seed: int = 1) -> nn.Module:
 
 
 @needs_engines
+def test_an_operation_that_onnx_does_not_have_is_one_line(tmp_path: Path) -> None:
+    class Bessel(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.special.bessel_j0(x)
+
+    path = tmp_path / "model.onnx"
+    with pytest.raises(ExportError, match=r"^torch .* cannot write .*bessel_j0[^\n]*$"):
+        save_onnx(Bessel().eval(), images(2, 3, 8, 8), path)
+    assert not path.exists()
+
+
+@needs_engines
 @pytest.mark.parametrize("name", some("SE-ResNeXt-T"))
 def test_other_engines_give_the_models_logits(
     name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     import onnx
 
+    skip_unless_exportable(name)
     model, path = network(name), tmp_path / "model.onnx"
     x, fixed = images(2, 3, *size_of(name)), deploy(model)
     capfd.readouterr()
