@@ -33,6 +33,7 @@ REQUIRED: Mapping[str, str] = {
     "safetensors": "safetensors",
     "scikit-learn": "sklearn",
     "scipy": "scipy",
+    "sqlalchemy": "sqlalchemy",
     "numpy": "numpy",
 }
 """What octnas cannot do without: distributions, and the modules in them."""
