@@ -1,12 +1,12 @@
 """Files that are whole or absent, also if a process dies while it writes them."""
 
+import contextlib
 import glob
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,8 @@ def remove_all_drafts(folder: Path, *others: str) -> None:
     """
 
     def left(name: str) -> bool:
-        written, draft, _ = name.removeprefix(".").partition(DRAFT)
-        return bool(draft) and written not in others
+        written, draft, _ = name[1:].partition(DRAFT)
+        return name.startswith(".") and bool(draft) and written not in others
 
     # Unlike `Path.rglob`, it takes no offence at folders that are removed meanwhile.
     for place, folders, files in os.walk(folder):
@@ -79,7 +79,8 @@ def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
         ignore_errors: leave what cannot be removed, also if nothing is there.
     """
     if path.is_symlink():
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(*([OSError] if ignore_errors else [])):
+            path.unlink(missing_ok=True)
     else:
         shutil.rmtree(path, ignore_errors=ignore_errors)
 
@@ -96,7 +97,7 @@ def append_line(path: Path, line: str) -> None:
         os.fsync(file.fileno())
 
 
-@contextmanager
+@contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Let an error of the system inside have the file's name, which writing leaves out."""
     try:

@@ -5,11 +5,12 @@ and inputs. A finished stage is skipped if its fingerprint matches what is asked
 does not, the run is refused and the changed key named, so that results are never stale.
 """
 
+import errno
 import json
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -110,13 +111,12 @@ def check_links(path: Path) -> None:
 
     Raises:
         RunDirectoryError: naming the link, and where it leads.
-        OSError: a folder that cannot be looked at.
+        OSError: a folder that cannot be looked at, and could be written to.
     """
     home, waiting = Path(os.path.realpath(path)), [str(path)]
     while waiting:
-        # Others may be at work there, and remove what was there a moment ago. What is no folder is
-        # refused by whoever wants to write below it.
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(waiting.pop()) as entries:
+        place = waiting.pop()
+        with _passing(place), os.scandir(place) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
@@ -125,10 +125,27 @@ def check_links(path: Path) -> None:
                     target = os.path.realpath(entry.path)
                     if not Path(target).is_relative_to(home):
                         raise RunDirectoryError(
-                            f"{entry.path}: is a link that leads out of the run directory, to "
-                            f"{target}; remove it, put what it leads to in its place, or link the "
-                            "run directory as a whole"
+                            f"{entry.path!r}: is a link that leads out of the run directory, to "
+                            f"{target!r}; remove it, put what it leads to in its place, or link "
+                            "the run directory as a whole"
                         )
+
+
+@contextmanager
+def _passing(folder: str) -> Iterator[None]:
+    """Pass over a folder that is gone, or below which this user reaches nothing."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        # Others may be at work there. What is no folder is refused by whoever writes below it.
+        return
+    except PermissionError:
+        if os.access(folder, os.X_OK):
+            raise
+    except OSError as error:
+        # On NFS, what another host has removed.
+        if error.errno != errno.ESTALE:
+            raise
 
 
 @dataclass(frozen=True)

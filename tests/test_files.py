@@ -37,7 +37,11 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
         assert len([one for one in path.parent.iterdir() if path.name in one.name]) == 2
     folder = tmp_path / "search" / "ray" / f".tune{DRAFT}x5mr"
     write_text(folder / "run" / "state.json", "{")
+    own = tmp_path / f"notes{DRAFT}2" / "precious"
+    write_text(own, "")
     remove_all_drafts(tmp_path, "tracking.json")
+    assert own.exists()
+    remove_tree(own.parent)
 
     def left() -> list[str]:
         return sorted(path.name for path in tmp_path.rglob("*") if path.is_file())

@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from octnas.cluster.evaluation import one_line
 from octnas.cluster.interfaces import interface_of
+from octnas.cluster.start import LOOPBACK
 from octnas.errors import ClusterError, OctnasError
 
 Job = TypeVar("Job")
@@ -129,6 +130,9 @@ def _on_its_node(
                 "know it; set GLOO_SOCKET_IFNAME to the name of one where Ray is started"
             )
         os.environ["GLOO_SOCKET_IFNAME"] = name
+        if address == LOOPBACK:
+            # NCCL would take any other.
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
     function(job, rank, workers, meeting)
 
 

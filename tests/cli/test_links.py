@@ -62,8 +62,8 @@ def test_a_link_that_leads_out_is_refused(octnas: Octnas, tiny: Path, linked: st
         refused = octnas(arguments[0], str(tiny), *arguments[1:])
         assert refused.code == 2
         (line,) = refused.err.splitlines()
-        assert line.startswith(f"octnas: {tiny / linked}: is a link that leads out of the run")
-        assert f"to {outside / Path(linked).name}; remove it, put" in line
+        assert line.startswith(f"octnas: '{tiny / linked}': is a link that leads out of the run")
+        assert f"to '{outside / Path(linked).name}'; remove it, put" in line
         assert (contents(outside), contents(tiny)) == before
 
 
@@ -83,7 +83,7 @@ def test_every_command_that_writes_there_refuses_it(
     refused = octnas(*(str(tiny) if word == "RUN" else word for word in command.split()))
     assert refused.code == 2
     assert len(refused.err.splitlines()) == 1
-    assert "report: is a link that leads out of the run directory" in refused.err
+    assert "report': is a link that leads out of the run directory" in refused.err
     assert contents(tiny.parents[2]) == before
 
 
@@ -94,7 +94,7 @@ def test_what_leads_nowhere_out_of_it_is_refused_too(octnas: Octnas, tiny: Path)
     (tiny / "looks.jsonl").symlink_to(outside)
     refused = octnas("run", str(tiny))
     assert refused.code == 2
-    assert f"looks.jsonl: is a link that leads out of the run directory, to {outside}" in (
+    assert f"looks.jsonl': is a link that leads out of the run directory, to '{outside}" in (
         refused.err
     )
     assert not outside.exists()

@@ -53,12 +53,15 @@ def test_ranks_meet_on_the_interface_by_which_others_know_their_node(
 
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "")
     monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "")
+    monkeypatch.delenv("NCCL_SOCKET_IFNAME")
     monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "203.0.113.7")
     with pytest.raises(ClusterError, match=r"203\.0\.113\.7: no network interface"):
         _on_its_node(work, tmp_path, 0, 1, "")
     monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
     _on_its_node(work, tmp_path, 0, 1, "")
     assert (tmp_path / "met").read_text() == interface_of("127.0.0.1") == "lo"
+    assert os.environ["NCCL_SOCKET_IFNAME"] == "lo"
 
 
 @pytest.mark.usefixtures("cluster")
