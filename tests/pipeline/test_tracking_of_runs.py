@@ -1,6 +1,5 @@
 """What a run leaves in MLflow."""
 
-import subprocess
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +10,6 @@ from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 
 from octnas.data.image_list import read_summary
-from octnas.pipeline.commit import commit_tags
 from octnas.pipeline.records import read_candidates, read_results
 from octnas.pipeline.stages import run_stages
 from octnas.tracking.tracker import Tracker
@@ -123,29 +121,6 @@ def test_versions_commit_and_data(finished: Path, runs: dict[str, MlflowRun]) ->
     digest = read_summary(finished / "runs" / "tiny" / "data")["digest"]
     assert parent.data.params["data.digest"] == digest
     assert {"octnas.record", "octnas.outbox"} <= set(parent.data.tags)
-
-
-def test_the_commit_of_a_repository(tmp_path: Path) -> None:
-    assert commit_tags(tmp_path) == {}
-
-    def git(*arguments: str) -> str:
-        own = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
-        command = ["git", *own, *arguments]
-        return subprocess.run(
-            command, cwd=tmp_path, check=True, capture_output=True, text=True
-        ).stdout.strip()
-
-    git("init", "-q")
-    assert commit_tags(tmp_path) == {}
-    (tmp_path / "file").write_text("a")
-    git("add", "file")
-    git("commit", "-qm", "one")
-    git("tag", "v1")
-    commit = git("rev-parse", "HEAD")
-    expected = {"mlflow.source.git.commit": commit, "mlflow.source.git.dirty": "false"}
-    assert commit_tags(tmp_path) == expected
-    (tmp_path / "file").write_text("b")
-    assert commit_tags(tmp_path) == {**expected, "mlflow.source.git.dirty": "true"}
 
 
 def test_a_second_run_adds_nothing(finished: Path, runs: dict[str, MlflowRun]) -> None:
