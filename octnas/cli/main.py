@@ -1,6 +1,7 @@
 """The ``octnas`` program."""
 
 import errno
+import os
 import sys
 
 import typer
@@ -68,6 +69,9 @@ def _options(
 
 def main() -> None:
     """Run the program; a mistake that the user can mend is a line each and exit code 2."""
+    # Python puts the working directory before all else where a process begins with -c, as those of
+    # multiprocessing do, torch's launcher's too: a random.py there would be run.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     try:
         app()
     except OctnasError as error:
