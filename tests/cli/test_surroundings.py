@@ -30,7 +30,7 @@ def program(tmp_path: Path, folder: Path) -> Program:
     script.parent.mkdir()
 
     def run(
-        *arguments: str, code: str = PROGRAM, **environment: str
+        *arguments: str, code: str = PROGRAM, encoding: str = "utf-8", **environment: str
     ) -> subprocess.CompletedProcess[str]:
         script.write_text(BEGIN + code)
         given = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
@@ -41,7 +41,7 @@ def program(tmp_path: Path, folder: Path) -> Program:
             cwd=folder,
             env=given,
             capture_output=True,
-            text=True,
+            encoding=encoding,
             check=False,
         )
 
@@ -83,3 +83,19 @@ def test_processes_that_it_starts_import_nothing_of_the_working_directory(
 def test_a_path_that_is_chosen_stays(program: Program) -> None:
     code = "try: main()\nfinally: print(repr(os.environ['PYTHONSAFEPATH']))\n"
     assert program("--version", code=code, PYTHONSAFEPATH="").stdout.endswith("''\n")
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("ascii", "3?224?224"), ("latin-1", "3×224×224")])
+def test_a_terminal_that_does_not_hold_every_letter_shows_the_others(
+    program: Program, encoding: str, shown: str
+) -> None:
+    # Click writes UTF-8 where the encoding is ASCII.
+    read = "latin-1" if encoding == "latin-1" else "utf-8"
+    done = program("cost", "resnet18", PYTHONIOENCODING=encoding, encoding=read)
+    assert done.returncode == 0, done.stderr
+    assert shown in done.stdout
+    assert "site           | ? | low channels" in done.stdout
+    refused = program("cost", "résnet×α", PYTHONIOENCODING=encoding, encoding=read)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("octnas: backbone: found 'r")
+    assert len(refused.stderr.splitlines()) == 1
