@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import sys
+from pathlib import Path
 
 import typer
 
@@ -79,6 +80,12 @@ def main() -> None:
         # One that cannot hold × or α shows ? in their place; stderr has an escape by itself.
         if isinstance(stream, io.TextIOWrapper) and stream.errors in _FAILING:
             stream.reconfigure(errors="replace")
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        # Before anything is loaded, whose errors would be about something else.
+        typer.echo("octnas: the working directory is gone; go to one that is there", err=True)
+        sys.exit(2)
     try:
         app()
     except OctnasError as error:

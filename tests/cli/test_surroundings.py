@@ -99,3 +99,14 @@ def test_a_terminal_that_does_not_hold_every_letter_shows_the_others(
     assert refused.returncode == 2
     assert refused.stderr.startswith("octnas: backbone: found 'r")
     assert len(refused.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["doctor", "cost resnet18", "--version"])
+def test_a_working_directory_that_is_gone_is_one_line(
+    program: Program, folder: Path, command: str
+) -> None:
+    code = f"if __name__ == '__main__':\n    os.rmdir({str(folder)!r})\n    main()\n"
+    done = program(*command.split(), code=code)
+    assert done.returncode == 2
+    assert done.stderr == "octnas: the working directory is gone; go to one that is there\n"
+    assert done.stdout == ""
