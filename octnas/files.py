@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from octnas.errors import ConfigError
+
 DRAFT = ".draft-"
 """In the name of what is being written: ``.NAME.draft-…``, a file or a folder."""
 
@@ -106,6 +108,26 @@ def naming(path: Path) -> Iterator[None]:
         if error.filename is None:
             error.filename = str(path)
         raise
+
+
+def expand_home(path: str, key: str) -> Path:
+    """A path whose ``~`` is replaced by the user's home.
+
+    Args:
+        path: any path.
+        key: of the setting that it is the value of.
+
+    Raises:
+        ConfigError: it begins with ``~``, and there is no such home, as in a container whose user
+            has a number alone.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        who = "this user" if path.partition("/")[0] == "~" else "that user"
+        raise ConfigError(
+            f"{key}: found {path!r}, {who} has no home directory; give an absolute path"
+        ) from None
 
 
 def _umask() -> int:

@@ -42,11 +42,11 @@ def level(logger: logging.Logger, value: int) -> Iterator[None]:
 
 
 @contextmanager
-def attribute(module: ModuleType, name: str, value: Any) -> Iterator[None]:
-    """Set an attribute of a module within a ``with`` block; it must be there already."""
-    before = getattr(module, name)
-    setattr(module, name, value)
+def attribute(owner: ModuleType | type, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute of a module or class within a ``with`` block; it must be there already."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        setattr(module, name, before)
+        setattr(owner, name, before)

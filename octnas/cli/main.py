@@ -1,7 +1,10 @@
 """The ``octnas`` program."""
 
 import errno
+import io
+import os
 import sys
+from pathlib import Path
 
 import typer
 
@@ -25,6 +28,8 @@ from octnas.errors import OctnasError
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # What is never a mistake in the program, whatever file it was about.
 _DISK = (*_FULL, errno.EROFS, errno.EIO, errno.ESTALE)
+# Of streams, what raises over a letter that the encoding lacks.
+_FAILING = ("strict", "surrogateescape")
 
 app = typer.Typer(
     name="octnas",
@@ -68,6 +73,19 @@ def _options(
 
 def main() -> None:
     """Run the program; a mistake that the user can mend is a line each and exit code 2."""
+    # Python puts the working directory before all else where a process begins with -c, as those of
+    # multiprocessing do, torch's launcher's too: a random.py there would be run.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
+    for stream in (sys.stdout, sys.stderr):
+        # One that cannot hold × or α shows ? in their place; stderr has an escape by itself.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in _FAILING:
+            stream.reconfigure(errors="replace")
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        # Before anything is loaded, whose errors would be about something else.
+        typer.echo("octnas: the working directory is gone; go to one that is there", err=True)
+        sys.exit(2)
     try:
         app()
     except OctnasError as error:

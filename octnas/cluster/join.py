@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from octnas.cluster.settings import RaySettings
-from octnas.cluster.start import QUIET, local_cluster, sigterm_kept
+from octnas.cluster.start import QUIET, local_cluster, safe_path, sigterm_kept
 from octnas.errors import ClusterError
 from octnas.temporary import environment, level
 
@@ -37,7 +37,12 @@ def _joined(address: str) -> Iterator[None]:
 
     if ray.is_initialized():
         raise ClusterError("Ray runs in this process already; call ray.shutdown() first")
-    with environment(QUIET), level(logging.getLogger("ray"), logging.ERROR), sigterm_kept():
+    with (
+        environment(QUIET),
+        level(logging.getLogger("ray"), logging.ERROR),
+        sigterm_kept(),
+        safe_path(ray),
+    ):
         try:
             _check_answer(address)
             ray.init(

@@ -113,6 +113,7 @@ def _start(ray: ModuleType, workers: int, directory: Path, *, gpus: bool) -> Non
         attribute(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", value=False),
         attribute(ray._private.ray_constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", value=False),
         sigterm_kept(),
+        safe_path(ray),
     ):
         try:
             ray.init(**_arguments(workers, directory, home) | ({"num_gpus": None} if gpus else {}))
@@ -159,6 +160,21 @@ def _token(ray: ModuleType) -> Iterator[None]:
             yield
         finally:
             loader.reset_cache()
+
+
+@contextmanager
+def safe_path(ray: ModuleType) -> Iterator[None]:
+    """`ray.init` puts the working directory before all else that workers import from.
+
+    Not here where Python itself is told by ``PYTHONSAFEPATH`` not to do so, as the program tells
+    it: Ray leaves that out where it believes that it sends workers a directory of their own.
+    """
+    if not os.environ.get("PYTHONSAFEPATH"):
+        yield
+        return
+    jobs = ray.job_config.JobConfig
+    with attribute(jobs, "_runtime_env_has_working_dir", lambda _: True):
+        yield
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from octnas.data.settings import CACHE, DataSettings, DigitsSettings, ImagesSett
 from octnas.data.sort_out import broken_classes, sort_out
 from octnas.data.sources import list_images, open_reader, stamp_shards
 from octnas.errors import DataError, SettingError
-from octnas.files import write_json, write_text
+from octnas.files import expand_home, write_json, write_text
 from octnas.progress import Progress, Quiet
 
 SCHEMA = 1
@@ -107,8 +107,12 @@ def cached_squares(images: ImageList, settings: ImagesSettings, side: int) -> in
 
 
 def cache_folder(settings: ImagesSettings) -> Path:
-    """Where the caches of this node lie."""
-    return Path(settings.cache.folder or CACHE).expanduser().absolute()
+    """Where the caches of this node lie.
+
+    Raises:
+        ConfigError: in the home of a user who has none.
+    """
+    return expand_home(settings.cache.folder or CACHE, "data.cache.folder").absolute()
 
 
 def build_missing(cache: Cache, images: ImageList, settings: ImagesSettings) -> None:

@@ -57,6 +57,8 @@ _FACTORY = frozenset(
 # More blocks in a stage than any network has (ResNet-1202 has 200), fewer than take minutes.
 _STAGES, _BLOCKS = 4, 256
 _WIDTHS = ("channels", "stem_width", "base_width", "cardinality")
+# One number each; ImageNet-21k has 21,841 classes.
+_ENDS = ("num_classes", "in_chans")
 
 
 def create_backbone(
@@ -109,6 +111,8 @@ def _check_size(name: str, value: Any) -> None:
         most, allowed = _BLOCKS, f"at most {_STAGES} stages of {_BLOCKS} blocks"
     elif name in _WIDTHS:
         most, allowed = MOST, f"at most {MOST}, of {_STAGES} stages at most"
+    elif name in _ENDS:
+        most, allowed = MOST, f"at most {MOST}"
     else:
         return
     counts = value if isinstance(value, list | tuple) else (value,)

@@ -16,6 +16,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from octnas.data.settings import CACHE
+from octnas.errors import ConfigError
+from octnas.files import expand_home
 from octnas.report.browser import find_browser
 
 REQUIRED: Mapping[str, str] = {
@@ -223,10 +225,11 @@ def _gpus() -> list[str]:
 
 
 def _disks(directory: Path) -> list[str]:
-    return [
-        _free("run directories", directory.absolute()),
-        _free("cache of images", Path(CACHE).expanduser()),
-    ]
+    try:
+        cache = _free("cache of images", expand_home(CACHE, "data.cache.folder"))
+    except ConfigError as error:
+        cache = f"cache of images: {error}"
+    return [_free("run directories", directory.absolute()), cache]
 
 
 def _free(what: str, path: Path) -> str:

@@ -26,6 +26,8 @@ def octnas(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     def run(*arguments: str) -> Result:
         monkeypatch.setattr(sys, "argv", ["octnas", *arguments])
         monkeypatch.setenv("COLUMNS", "200")
+        # The program sets it, and later tests start programs of this repository by their names.
+        monkeypatch.setenv("PYTHONSAFEPATH", "")
         with pytest.raises(SystemExit) as caught:
             main()
         printed = capsys.readouterr()

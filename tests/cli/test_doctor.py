@@ -7,6 +7,7 @@ import pytest
 
 from octnas.pipeline import doctor
 from tests.cli.conftest import Octnas
+from tests.homes import without_home
 
 WORKS: dict[str, str] = {}
 
@@ -53,6 +54,17 @@ def test_all_is_well(octnas: Octnas, tmp_path: Path) -> None:
     assert "GB free in" in result.out
     assert "/dev/shm" in result.out
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.usefixtures("importable")
+def test_a_user_without_a_home_is_told(octnas: Octnas, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_home(monkeypatch)
+    result = octnas("doctor")
+    assert result.code == 0, result.err
+    assert (
+        "  cache of images: data.cache.folder: found '~/.cache/octnas', this user has no home "
+        "directory; give an absolute path\n"
+    ) in result.out
 
 
 @pytest.mark.usefixtures("importable")

@@ -72,6 +72,24 @@ def test_ends_after_an_exception(own_tmp: Path) -> None:
     assert not children()
 
 
+@pytest.mark.parametrize("safe", ["1", ""])
+def test_workers_import_from_the_working_directory_only_where_python_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, safe: str
+) -> None:
+    import ray
+
+    monkeypatch.setenv("PYTHONSAFEPATH", safe)
+    monkeypatch.chdir(tmp_path)
+
+    def path() -> list[str]:
+        return sys.path
+
+    with local_cluster(1):
+        found: list[str] = ray.get(ray.remote(path).remote())
+    assert (str(tmp_path) in found) == (not safe)
+    assert "" not in found
+
+
 @pytest.mark.slow
 def test_starts_below_a_long_temporary_directory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path

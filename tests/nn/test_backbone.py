@@ -140,6 +140,8 @@ def test_what_is_the_networks_own_is_taken() -> None:
         ),
         ({"stem_width": 10**9}, "stem_width: found 1000000000, allowed: at most 65536"),
         ({"base_width": 10**30}, "base_width: found 1000.*, allowed: at most 65536"),
+        ({"num_classes": 2**31}, "num_classes: found 2147483648, allowed: at most 65536$"),
+        ({"in_chans": 65_537}, "in_chans: found 65537, allowed: at most 65536$"),
         ({"cardinality": 10**9}, "cardinality: found 1000000000, allowed: at most 65536"),
     ],
 )

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import octnas
 from octnas import Architecture
@@ -70,4 +70,44 @@ def test_weights_of_another_network_are_refused(folder: Path, change: str) -> No
 def test_an_unknown_backbone_is_refused(folder: Path) -> None:
     Architecture("resnet5O", (3, 16, 16), {}).save(folder / ARCHITECTURE_FILE)
     with pytest.raises(OctnasError, match="resnet5O"):
+        octnas.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "dtype"),
+    [
+        ("conv1.weight", torch.int8),
+        ("conv1.weight", torch.bool),
+        ("conv1.weight", torch.float8_e4m3fn),
+        ("conv1.weight", torch.complex64),
+        ("bn1.num_batches_tracked", torch.float32),
+    ],
+    ids=str,
+)
+def test_numbers_of_another_kind_are_refused(folder: Path, key: str, dtype: torch.dtype) -> None:
+    state = load_file(folder / WEIGHTS_FILE)
+    save_file(state | {key: state[key].to(dtype)}, folder / WEIGHTS_FILE)
+    found = str(dtype).removeprefix("torch.")
+    with pytest.raises(ArchitectureError, match=rf"{WEIGHTS_FILE}: {key}: found {found}, allowed"):
+        octnas.load(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_floats_of_other_widths_are_taken(folder: Path, dtype: torch.dtype) -> None:
+    state = load_file(folder / WEIGHTS_FILE)
+    other = {
+        key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()
+    }
+    save_file(other, folder / WEIGHTS_FILE)
+    found = octnas.load(folder).state_dict()
+    assert all(torch.equal(found[key], value.to(found[key].dtype)) for key, value in other.items())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("key", ["conv1.weight", "bn1.running_var"])
+def test_numbers_that_are_not_finite_are_refused(folder: Path, key: str, value: float) -> None:
+    state = load_file(folder / WEIGHTS_FILE)
+    state[key].view(-1)[-1] = value
+    save_file(state, folder / WEIGHTS_FILE)
+    with pytest.raises(ArchitectureError, match=f"{key}: not all of its numbers are finite"):
         octnas.load(folder)

@@ -14,6 +14,7 @@ from octnas.pipeline.records import begin_tracking
 from octnas.pipeline.stages import run_stages
 from octnas.progress import Quiet
 from tests.data.trees import make_tree
+from tests.homes import without_home
 from tests.pipeline.tiny import EXPERIMENT
 
 Open = Callable[..., Run]
@@ -108,3 +109,32 @@ def test_paths_are_absolute_for_workers(
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     cache = open_tree("data.cache.enabled=true").config.data.cache  # type: ignore[union-attr]
     assert cache.folder == str(tmp_path / "home" / ".cache" / "octnas")
+
+
+def test_a_folder_in_a_home_that_is_not_there_is_one_line(
+    open_tree: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_tree("data.cache={enabled: true, folder: ~nouser/x}")
+    assert str(caught.value) == (
+        "data.cache.folder: found '~nouser/x', that user has no home directory; give an absolute "
+        "path"
+    )
+    without_home(monkeypatch)
+    with pytest.raises(ConfigError) as caught:
+        open_tree("data.cache.enabled=true")
+    assert str(caught.value) == (
+        "data.cache.folder: found '~/.cache/octnas', this user has no home directory; give an "
+        "absolute path"
+    )
+    for key in ("data.root", "ranking.truth_from", "latency.table", "supernet.weights"):
+        with pytest.raises(ConfigError, match=f"^{key}: found '~/x', this user has no home"):
+            open_tree("data.cache.enabled=false", f"{key}=~/x")
+
+
+def test_a_user_without_a_home_needs_none_without_a_cache(
+    open_tree: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    without_home(monkeypatch)
+    open_tree("data.cache.enabled=false")
+    open_tree(f"data.cache={{enabled: true, folder: {tmp_path / 'cache'}}}")
