@@ -1,0 +1,48 @@
+"""Whether a folder is the directory of a run, or may become one."""
+
+from pathlib import Path
+
+from octnas.errors import RunDirectoryError
+from octnas.files import DRAFT
+from octnas.lease import FOLDER, was_held
+from octnas.run_directory import read_document, reading
+
+SCHEMA = 1
+CONFIG_FILE = "config.yaml"
+RUN_FILE = "run.json"
+# What a file system has at its root is nobody's.
+_NOBODYS = ("lost+found",)
+
+
+def check_place(path: Path) -> None:
+    """Refuse a folder of others' files, before anything in it is removed or written over.
+
+    Args:
+        path: of the run directory, which need not be there yet.
+
+    Raises:
+        RunDirectoryError: it holds something, and no run; or the record of runs there is spoilt.
+        OSError: it cannot be looked at.
+    """
+    try:
+        names = {entry.name for entry in path.iterdir()}.difference(_NOBODYS)
+    except (FileNotFoundError, NotADirectoryError):
+        # Whoever makes it says what is wrong with its path.
+        return
+    if RUN_FILE in names:
+        with reading(path / RUN_FILE):
+            read_document(path / RUN_FILE, SCHEMA, "runs")
+        return
+    # The first that is made there is the lease, or a draft of the record where there is none.
+    if was_held(path) or all(_begun(path / name) for name in names):
+        return
+    raise RunDirectoryError(
+        f"{path}: is not a run directory, and holds other files; give a new folder or an empty one"
+    )
+
+
+def _begun(entry: Path) -> bool:
+    """Whether a process that was killed at the very beginning may have left it."""
+    if entry.name == FOLDER and entry.is_dir():
+        return all(inner.name.startswith(".") for inner in entry.iterdir())
+    return entry.name.startswith(f".{RUN_FILE}{DRAFT}")
