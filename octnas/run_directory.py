@@ -19,7 +19,7 @@ from typing import Any
 
 from octnas.documents import parse_json, read_as
 from octnas.errors import RunDirectoryError
-from octnas.files import remove_tree, write_json
+from octnas.files import read_regular, remove_tree, write_json
 
 SCHEMA = 1
 MARKER = "stage.json"
@@ -50,7 +50,7 @@ def read_json(path: Path) -> Any:
         RunDirectoryError: it is missing or is not JSON.
     """
     try:
-        return parse_json(path.read_bytes())
+        return parse_json(read_regular(path))
     except FileNotFoundError:
         raise RunDirectoryError(f"{path}: missing; run the stage that writes it") from None
     except (OSError, ValueError) as error:
