@@ -29,8 +29,15 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a file whole or not at all, also if the process dies in the middle.
 
     Raises:
-        OSError: it cannot be written; with its name, so that it can be said in one line.
+        OSError: it cannot be written, or is a folder, a pipe or a device, which would be replaced;
+            with its name, so that it can be said in one line.
     """
+    # Where a link leads nowhere, or nothing can be seen, writing says what is wrong.
+    mode = None
+    with contextlib.suppress(OSError):
+        mode = path.stat().st_mode
+    if mode is not None:
+        _check_regular(path, mode)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}{DRAFT}")
     try:

@@ -119,3 +119,24 @@ def test_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
     assert read_regular(tmp_path / "other", most=4) == b"read"
     # It says that it has no bytes.
     assert read_regular(Path("/proc/self/status")).startswith(b"Name:")
+
+
+def test_pipes_devices_and_folders_are_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.iterdir())
+    for name, reason in (
+        ("pipe", "no regular file, which is needed here"),
+        ("link", "no regular file"),
+        ("folder", "Is a directory"),
+    ):
+        with pytest.raises(OSError, match=reason) as caught:
+            write_text(tmp_path / name, "text")
+        assert caught.value.filename == str(tmp_path / name)
+    assert sorted(tmp_path.iterdir()) == before
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+    (tmp_path / "nowhere").symlink_to("nothing")
+    write_text(tmp_path / "nowhere", "text")
+    assert (tmp_path / "nowhere").read_text() == "text"

@@ -20,10 +20,15 @@ def compare_runs(
         out: the page.
 
     Raises:
-        RunDirectoryError: fewer than two, the same one twice, or one that has no search space yet.
+        RunDirectoryError: fewer than two, the same one twice, or one that has no search space yet;
+            or the page would be written over a run's own files.
     """
     if len({path.resolve() for path in paths}) < max(2, len(paths)):
         raise RunDirectoryError("octnas compare: give two or more different run directories")
+    if inside := [path for path in paths if out.resolve().is_relative_to(path.resolve())]:
+        raise RunDirectoryError(
+            f"{out}: lies in {inside[0]}, which is compared; give another --out"
+        )
     runs = [_read(path, label) for path, label in zip(paths, _labels(paths), strict=True)]
     write_runs_page(runs, out)
     return rank_rows(runs), differing(runs)
