@@ -1,7 +1,9 @@
 """Whether a folder is the directory of a run, or may become one."""
 
+import os
 from pathlib import Path
 
+from octnas.documents import writable
 from octnas.errors import RunDirectoryError
 from octnas.files import DRAFT
 from octnas.lease import FOLDER, was_held
@@ -14,6 +16,21 @@ RUN_FILE = "run.json"
 _NOBODYS = ("lost+found",)
 
 
+def check_name(path: Path) -> None:
+    """Refuse a path that no page, record or batch file could hold, before anything is written.
+
+    Args:
+        path: of a file or folder, which need not be there yet.
+
+    Raises:
+        RunDirectoryError: it is not UTF-8, or what a link there leads to is not.
+    """
+    # Unlike `Path.resolve`, it takes no offence at links in a circle.
+    for name in (str(path), os.path.realpath(path)):
+        if not writable(name):
+            raise RunDirectoryError(f"{name!r}: is not UTF-8, so no file could hold it; rename it")
+
+
 def check_place(path: Path) -> None:
     """Refuse a folder of others' files, before anything in it is removed or written over.
 
@@ -21,9 +38,11 @@ def check_place(path: Path) -> None:
         path: of the run directory, which need not be there yet.
 
     Raises:
-        RunDirectoryError: it holds something, and no run; or the record of runs there is spoilt.
+        RunDirectoryError: it holds something, and no run; the record of runs there is spoilt; or
+            as `check_name`.
         OSError: it cannot be looked at.
     """
+    check_name(path)
     try:
         names = {entry.name for entry in path.iterdir()}.difference(_NOBODYS)
     except (FileNotFoundError, NotADirectoryError):

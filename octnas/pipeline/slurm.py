@@ -11,6 +11,7 @@ from octnas.data.order import Part
 from octnas.files import write_text
 from octnas.pipeline.fingerprints import with_inputs
 from octnas.pipeline.opening import default_directory, load_experiment
+from octnas.pipeline.place import check_name
 
 JOBS = ("data", "supernet", "search", "retrain", "export", "report")
 SUBMIT_FILE = "submit.sh"
@@ -44,12 +45,14 @@ def write_jobs(
 
     Raises:
         ConfigError: a mistake in the experiment.
-        RunDirectoryError: a directory that is none of a run.
+        RunDirectoryError: a directory that is none of a run, or a path that is not UTF-8.
         SettingError: a batch that so many GPUs cannot share evenly.
     """
     _, config = load_experiment(experiment, overrides)
     Part(0, max(1, settings.gpus)).check(config.supernet.recipe.batch_size)
     own = run_dir or default_directory(experiment, config)
+    for path in (experiment, own, out):
+        check_name(path)
     given = [word for one in overrides for word in ("--set", redact(one))]
     stages = with_inputs(config, JOBS)
     for stage in stages:
