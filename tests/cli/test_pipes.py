@@ -39,20 +39,37 @@ def test_a_pipe_is_one_line(
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
-    "name",
+    ("name", "compared"),
     [
-        *("run.json", "config.yaml", "space/stage.json", "space/space.json", "looks.jsonl"),
-        *("tracking.json", "search/candidates.json", "retrain/results.json"),
+        *((name, True) for name in ("config.yaml", "space/stage.json", "space/space.json")),
+        *((name, True) for name in ("looks.jsonl", "search/candidates.json")),
+        *((name, False) for name in ("run.json", "tracking.json", "owner/99.json")),
+        *((name, False) for name in ("search/study.journal", "retrain/x/checkpoints/y")),
     ],
 )
 def test_one_in_a_run_directory_too(
-    octnas: Octnas, finished: Path, tmp_path: Path, name: str
+    octnas: Octnas,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    compared: bool,
 ) -> None:
-    shutil.copytree(finished / "runs" / "tiny", tmp_path / "run")
-    (tmp_path / "run" / name).unlink()
-    os.mkfifo(tmp_path / "run" / name)
-    refused = octnas("report", str(tmp_path / "run"))
-    assert refused.code == 2
-    (line,) = refused.err.splitlines()
-    assert line.startswith(f"octnas: {tmp_path / 'run' / name}: ")
-    assert PIPE in line
+    monkeypatch.chdir(tmp_path)
+    for run in ("run", "other"):
+        shutil.copytree(finished / "runs" / "tiny", tmp_path / run)
+    pipe = tmp_path / "run" / name
+    pipe.unlink(missing_ok=True)
+    pipe.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(pipe)
+    commands = [["report", "run"], ["run", "run", "--fresh", "data"]]
+    if compared:
+        commands.append(["compare", "run", "other"])
+    for first, *others in commands:
+        places = {run: str(tmp_path / run) for run in ("run", "other")}
+        refused = octnas(first, *(places.get(word, word) for word in others))
+        assert refused.code == 2
+        (line,) = refused.err.splitlines()
+        assert str(pipe) in line
+        assert PIPE in line or line.endswith("': is a pipe or a device; remove it")
+    assert (tmp_path / "run" / "report" / "index.html").exists()
