@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from octnas.documents import parse_json
 from octnas.errors import ArchitectureError
+from octnas.files import read_regular
 
 SCHEMA = 1
 
@@ -139,7 +140,7 @@ class Architecture:
             ArchitectureError: the file is missing, is not JSON, or does not hold an architecture.
         """
         try:
-            document = parse_json(Path(path).read_bytes())
+            document = parse_json(read_regular(Path(path)))
         except (OSError, ValueError) as error:
             raise ArchitectureError(f"{path}: cannot be read as JSON ({error})") from error
         try:

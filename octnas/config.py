@@ -17,6 +17,7 @@ from octnas.credentials import redact_all
 from octnas.data.settings import SOURCES, DigitsSettings, ImagesSettings
 from octnas.errors import ConfigError, SettingError, require, require_seed
 from octnas.export.settings import ExportSettings
+from octnas.files import read_regular
 from octnas.latency import LatencyUse
 from octnas.search.settings import SearchSettings
 from octnas.settings import HOW
@@ -176,7 +177,7 @@ def load_document(path: Path, overrides: Sequence[str] = ()) -> Document:
         ConfigError: it cannot be read or is not YAML.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from None
     document = parse_yaml(text, str(path))

@@ -1,16 +1,22 @@
 """Files that are whole or absent, also if a process dies while it writes them."""
 
 import contextlib
+import errno
 import glob
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from octnas.errors import ConfigError
+
+LARGEST = 256 * 2**20
+"""Bytes of a document that is read whole; what octnas writes has a few at most."""
 
 DRAFT = ".draft-"
 """In the name of what is being written: ``.NAME.draft-…``, a file or a folder."""
@@ -25,8 +31,15 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a file whole or not at all, also if the process dies in the middle.
 
     Raises:
-        OSError: it cannot be written; with its name, so that it can be said in one line.
+        OSError: it cannot be written, or is a folder, a pipe or a device, which would be replaced;
+            with its name, so that it can be said in one line.
     """
+    # Where a link leads nowhere, or nothing can be seen, writing says what is wrong.
+    mode = None
+    with contextlib.suppress(OSError):
+        mode = path.stat().st_mode
+    if mode is not None:
+        _check_regular(path, mode)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}{DRAFT}")
     try:
@@ -40,6 +53,45 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def read_regular(path: Path, most: int = LARGEST) -> bytes:
+    """Read a document that anybody may have named, as `open_regular`.
+
+    Args:
+        path: of the file.
+        most: bytes that it may have.
+
+    Raises:
+        OSError: as `open_regular`; or it is larger.
+    """
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > most:
+            raise OSError(errno.EFBIG, f"larger than {most / 2**20:g} MiB", str(path))
+        return file.read()
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file for reading, but no pipe and no device, which might never end.
+
+    Raises:
+        OSError: it cannot be opened or is no regular file, nor a link to one; with its name.
+    """
+    # Opening a pipe would else wait for whoever writes to it.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        _check_regular(path, os.fstat(handle).st_mode)
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def _check_regular(path: Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "no regular file, which is needed here", str(path))
 
 
 def remove_drafts(path: Path) -> None:

@@ -97,6 +97,14 @@ def held(path: Path, say: Callable[[str], None] = lambda _: None) -> Iterator[No
             _write(mine, me, beat=0, released=True)
 
 
+def was_held(path: Path) -> bool:
+    """Whether a process works on a run directory, or ever did."""
+    try:
+        return bool(_numbers(path / FOLDER))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def _take(folder: Path, me: Owner, say: Callable[[str], None]) -> Path:
     """Make the next number, once the owner is known to be gone."""
     waited = False

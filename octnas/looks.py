@@ -9,7 +9,7 @@ from pathlib import Path
 
 from octnas.architecture import Architecture
 from octnas.documents import parse_json
-from octnas.files import append_line
+from octnas.files import append_line, read_regular
 from octnas.run_directory import reading
 
 LOOKS_FILE = "looks.jsonl"
@@ -38,6 +38,6 @@ def count_looks(path: Path) -> dict[str, int]:
     if not path.exists():
         return {}
     # What is behind the last line break was cut off when its process died.
-    lines = path.read_bytes().split(b"\n")[:-1]
+    lines = read_regular(path).split(b"\n")[:-1]
     with reading(path):
         return dict(Counter(str(parse_json(line)["why"]) for line in lines))

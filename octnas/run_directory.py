@@ -8,6 +8,7 @@ does not, the run is refused and the changed key named, so that results are neve
 import errno
 import json
 import os
+import stat
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from typing import Any
 
 from octnas.documents import parse_json, read_as
 from octnas.errors import RunDirectoryError
-from octnas.files import remove_tree, write_json
+from octnas.files import read_regular, remove_tree, write_json
 
 SCHEMA = 1
 MARKER = "stage.json"
@@ -50,7 +51,7 @@ def read_json(path: Path) -> Any:
         RunDirectoryError: it is missing or is not JSON.
     """
     try:
-        return parse_json(path.read_bytes())
+        return parse_json(read_regular(path))
     except FileNotFoundError:
         raise RunDirectoryError(f"{path}: missing; run the stage that writes it") from None
     except (OSError, ValueError) as error:
@@ -101,7 +102,9 @@ def reading(path: Path, *others: type[Exception]) -> Iterator[None]:
 
 
 def check_links(path: Path) -> None:
-    """Refuse a run directory with a link that leads out of it, before anything is written there.
+    """Refuse a run directory with links that lead out of it, pipes or devices.
+
+    This comes before anything is written there.
 
     A run directory may be anybody's, and what is removed or cut off in it must be its own. It may
     be a link itself, and links within it may lead to what else it holds.
@@ -110,7 +113,7 @@ def check_links(path: Path) -> None:
         path: of the run directory, which need not be there yet.
 
     Raises:
-        RunDirectoryError: naming the link, and where it leads.
+        RunDirectoryError: naming the link, and where it leads; or the pipe or device.
         OSError: a folder that cannot be looked at, and could be written to.
     """
     home, waiting = Path(os.path.realpath(path)), [str(path)]
@@ -129,6 +132,19 @@ def check_links(path: Path) -> None:
                             f"{target!r}; remove it, put what it leads to in its place, or link "
                             "the run directory as a whole"
                         )
+                elif _never_ends(entry):
+                    raise RunDirectoryError(f"{entry.path!r}: is a pipe or a device; remove it")
+
+
+def _never_ends(entry: "os.DirEntry[str]") -> bool:
+    """Whether reading it may wait for ever, or give ever more."""
+    if entry.is_file(follow_symlinks=False):
+        return False
+    try:
+        mode = entry.stat(follow_symlinks=False).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
 
 
 @contextmanager

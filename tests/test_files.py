@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -5,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from octnas.files import DRAFT, remove_all_drafts, remove_drafts, remove_tree, write_text
+from octnas.files import (
+    DRAFT,
+    LARGEST,
+    read_regular,
+    remove_all_drafts,
+    remove_drafts,
+    remove_tree,
+    write_text,
+)
 
 
 def test_a_file_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,3 +97,46 @@ def test_a_folder_that_is_not_there_is_an_error_unless_it_may_be(tmp_path: Path)
     remove_tree(tmp_path / "nothing", ignore_errors=True)
     with pytest.raises(FileNotFoundError):
         remove_tree(tmp_path / "nothing")
+
+
+def test_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
+    """They might never end; nor are files that no document is as large as."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for path in (tmp_path / "pipe", tmp_path / "link", Path("/dev/zero")):
+        with pytest.raises(OSError, match=f"no regular file, which is needed here: '{path}'"):
+            read_regular(path)
+    with pytest.raises(IsADirectoryError):
+        read_regular(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        read_regular(tmp_path / "nowhere")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(LARGEST + 1)
+    with pytest.raises(OSError, match=r"larger than 256 MiB: '.*large'"):
+        read_regular(tmp_path / "large")
+    (tmp_path / "other").symlink_to("file")
+    write_text(tmp_path / "file", "read")
+    assert read_regular(tmp_path / "other", most=4) == b"read"
+    # It says that it has no bytes.
+    assert read_regular(Path("/proc/self/status")).startswith(b"Name:")
+
+
+def test_pipes_devices_and_folders_are_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.iterdir())
+    for name, reason in (
+        ("pipe", "no regular file, which is needed here"),
+        ("link", "no regular file"),
+        ("folder", "Is a directory"),
+    ):
+        with pytest.raises(OSError, match=reason) as caught:
+            write_text(tmp_path / name, "text")
+        assert caught.value.filename == str(tmp_path / name)
+    assert sorted(tmp_path.iterdir()) == before
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+    (tmp_path / "nowhere").symlink_to("nothing")
+    write_text(tmp_path / "nowhere", "text")
+    assert (tmp_path / "nowhere").read_text() == "text"

@@ -203,6 +203,16 @@ def test_what_cannot_be_looked_at_is_not_passed_over(
             check_links(tmp_path / "run")
 
 
+def test_a_pipe_is_found_at_any_depth(tmp_path: Path) -> None:
+    """Whatever reads it would wait."""
+    (tmp_path / "run" / "a" / "b").mkdir(parents=True)
+    pipe = tmp_path / "run" / "a" / "b" / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "run" / "link").symlink_to("a/b/pipe")
+    with pytest.raises(RunDirectoryError, match=f"^'{pipe}': is a pipe or a device; remove it$"):
+        check_links(tmp_path / "run")
+
+
 def test_a_link_with_a_name_of_several_lines_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "a\n\x1b[31mred").symlink_to(tmp_path)

@@ -23,7 +23,21 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replace a setting; may be repeated."),
 ]
-RunDir = Annotated[Path | None, typer.Option(help="Where to write; by default runs/NAME.")]
+
+
+def _folder(text: str) -> Path:
+    """A folder that was named; the empty path would be the working directory."""
+    if not text:
+        from octnas.errors import ConfigError
+
+        raise ConfigError("--run-dir: found '', allowed: a folder; or leave it out")
+    return Path(text)
+
+
+RunDir = Annotated[
+    Path | None,
+    typer.Option(parser=_folder, metavar="PATH", help="Where to write; by default runs/NAME."),
+]
 Fresh = Annotated[
     str | None,
     typer.Option(metavar="STAGE", help="Do a stage anew, and what depends on it."),

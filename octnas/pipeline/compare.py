@@ -5,6 +5,7 @@ from pathlib import Path
 
 from octnas.errors import RunDirectoryError
 from octnas.pipeline.looking import look_at_run
+from octnas.pipeline.place import check_name
 from octnas.pipeline.report import gather
 from octnas.report.runs import ComparedRun, differing, flat
 from octnas.report.runs_page import rank_rows, write_runs_page
@@ -20,10 +21,16 @@ def compare_runs(
         out: the page.
 
     Raises:
-        RunDirectoryError: fewer than two, the same one twice, or one that has no search space yet.
+        RunDirectoryError: fewer than two, the same one twice, or one that has no search space yet;
+            or the page would be among a run's own files, or its path is not UTF-8.
     """
     if len({path.resolve() for path in paths}) < max(2, len(paths)):
         raise RunDirectoryError("octnas compare: give two or more different run directories")
+    check_name(out)
+    if inside := [path for path in paths if out.resolve().is_relative_to(path.resolve())]:
+        raise RunDirectoryError(
+            f"{out}: lies in {inside[0]}, which is compared; give another --out"
+        )
     runs = [_read(path, label) for path, label in zip(paths, _labels(paths), strict=True)]
     write_runs_page(runs, out)
     return rank_rows(runs), differing(runs)

@@ -8,7 +8,8 @@ from octnas.data.image_list import read_summary
 from octnas.data.images import preparation
 from octnas.data.settings import ImagesSettings
 from octnas.documents import read_as
-from octnas.pipeline.opening import RUN_FILE, SCHEMA, Run
+from octnas.pipeline.opening import Run
+from octnas.pipeline.place import RUN_FILE, SCHEMA
 from octnas.pipeline.proxies import read_proxies
 from octnas.pipeline.rank import read_rankings
 from octnas.pipeline.search import JOURNAL_FILE

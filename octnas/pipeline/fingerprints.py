@@ -7,6 +7,7 @@ from typing import Any
 
 from octnas.config import RunConfig
 from octnas.errors import ConfigError
+from octnas.files import open_regular
 from octnas.run_directory import STAGES, digest
 from octnas.settings import PRETRAINED, flatten
 
@@ -70,7 +71,7 @@ def _digest_of(key: str, file: str) -> str:
         ConfigError: it cannot be read.
     """
     try:
-        with Path(file).open("rb") as opened:
+        with open_regular(Path(file)) as opened:
             return file_digest(opened, "sha256").hexdigest()[:16]
     except OSError as error:
         raise ConfigError(f"{key}: {file}: cannot be read ({error.strerror})") from None

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from octnas.errors import RunDirectoryError
 from octnas.pipeline.opening import Run, check_stages, read_experiment
+from octnas.pipeline.place import check_name
 from octnas.progress import Quiet
 from octnas.run_directory import RunDirectory
 from octnas.tracking.tracker import Tracker
@@ -18,10 +19,12 @@ def look_at_run(path: Path, overrides: Sequence[str] = ()) -> Run:
         overrides: of settings that decide no result.
 
     Raises:
-        RunDirectoryError: it is none, or was made with other settings than the overrides.
+        RunDirectoryError: it is none, was made with other settings than the overrides, or its name
+            is not UTF-8.
     """
     if not path.is_dir():
         raise RunDirectoryError(f"{path}: is not a run directory")
+    check_name(path)
     document, config = read_experiment(path, overrides)
     directory = RunDirectory(path)
     if overrides:

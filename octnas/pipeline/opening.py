@@ -26,15 +26,13 @@ from octnas.levels import CostLevels
 from octnas.pipeline.fingerprints import fingerprint
 from octnas.pipeline.passwords import with_passwords
 from octnas.pipeline.paths import resolved_paths
+from octnas.pipeline.place import CONFIG_FILE, RUN_FILE, SCHEMA, check_place
 from octnas.progress import Progress
 from octnas.run_directory import STAGES, WHOLE_RUN, RunDirectory, read_document, read_json, reading
 from octnas.space import SearchSpace
 from octnas.tracking.tracker import Tracker
 from octnas.yaml import Document
 
-SCHEMA = 1
-CONFIG_FILE = "config.yaml"
-RUN_FILE = "run.json"
 SPACE_FILE = "space.json"
 TABLE_FILE = "latency.json"
 _VERSIONS = ("octnas", "torch", "torchvision", "timm", "optuna", "ray", "mlflow", "numpy")
@@ -154,11 +152,13 @@ def open_run(
 
     Raises:
         ConfigError: a mistake in the experiment file.
-        RunDirectoryError: results in the run directory that were made with other settings.
+        RunDirectoryError: results in the run directory that were made with other settings; or it
+            is a folder of other files.
     """
     document, config = read_experiment(experiment, overrides)
     directory = RunDirectory(run_dir or default_directory(experiment, config))
     check_fresh(fresh, stages)
+    check_place(directory.path)
     if fresh is not None:
         if _directory_of(config, directory, fresh) is not directory:
             raise ConfigError(
@@ -241,8 +241,6 @@ def _directory_of(config: RunConfig, directory: RunDirectory, stage: str) -> Run
 
 def _write_records(directory: RunDirectory, config: RunConfig, overrides: Sequence[str]) -> None:
     """The resolved settings, and with what they were run, each time anew; without passwords."""
-    text = yaml.safe_dump(redact_all(resolved(config)), sort_keys=False, allow_unicode=True)
-    write_text(directory.path / CONFIG_FILE, text)
     path = directory.path / RUN_FILE
     record: dict[str, Any] = {"schema": SCHEMA, "name": config.name, "runs": []}
     if path.exists():
@@ -262,4 +260,7 @@ def _write_records(directory: RunDirectory, config: RunConfig, overrides: Sequen
         if last != this:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             record["runs"].append({"time": now, **this})
+    # The record first: by it the folder is known as that of a run.
     write_json(path, record)
+    text = yaml.safe_dump(redact_all(resolved(config)), sort_keys=False, allow_unicode=True)
+    write_text(directory.path / CONFIG_FILE, text)

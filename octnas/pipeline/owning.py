@@ -13,6 +13,7 @@ from octnas.pipeline.opening import (
     open_run,
     read_experiment,
 )
+from octnas.pipeline.place import check_place
 from octnas.progress import Progress
 from octnas.report.write import PAGE_FILE
 from octnas.run_directory import WHOLE_RUN, check_links
@@ -46,8 +47,9 @@ def owned(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
         say: as of `held`.
 
     Raises:
-        RunDirectoryError: as `held`; or a link leads out of it.
+        RunDirectoryError: as `held`; it is a folder of other files, or a link leads out of it.
     """
+    check_place(directory)
     # Before even the lease, which removes those of earlier owners.
     check_links(directory)
     with held(directory, say):

@@ -8,7 +8,8 @@ from octnas.data.image_list import read_summary
 from octnas.files import write_json
 from octnas.front import Candidate
 from octnas.pipeline.commit import commit_tags
-from octnas.pipeline.opening import CONFIG_FILE, RUN_FILE, Run, versions
+from octnas.pipeline.opening import Run, versions
+from octnas.pipeline.place import CONFIG_FILE, RUN_FILE
 from octnas.results import Retrained
 from octnas.run_directory import read_document, reading
 from octnas.settings import flatten

@@ -8,9 +8,11 @@ from octnas.cluster.slurm import SlurmSettings, batch_file, submit_file
 from octnas.config import RunConfig
 from octnas.credentials import redact
 from octnas.data.order import Part
+from octnas.errors import RunDirectoryError
 from octnas.files import write_text
 from octnas.pipeline.fingerprints import with_inputs
 from octnas.pipeline.opening import default_directory, load_experiment
+from octnas.pipeline.place import check_name, check_place
 
 JOBS = ("data", "supernet", "search", "retrain", "export", "report")
 SUBMIT_FILE = "submit.sh"
@@ -44,12 +46,19 @@ def write_jobs(
 
     Raises:
         ConfigError: a mistake in the experiment.
-        RunDirectoryError: a directory that is none of a run.
+        RunDirectoryError: a directory that is none of a run, files that would be in the run
+            directory, or a path that is not UTF-8.
         SettingError: a batch that so many GPUs cannot share evenly.
     """
     _, config = load_experiment(experiment, overrides)
     Part(0, max(1, settings.gpus)).check(config.supernet.recipe.batch_size)
     own = run_dir or default_directory(experiment, config)
+    for path in (experiment, out):
+        check_name(path)
+    # Now, and not hours later in the queue.
+    check_place(own)
+    if out.resolve().is_relative_to(own.resolve()):
+        raise RunDirectoryError(f"{out}: lies in the run directory, {own}; give another --out")
     given = [word for one in overrides for word in ("--set", redact(one))]
     stages = with_inputs(config, JOBS)
     for stage in stages:

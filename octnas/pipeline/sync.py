@@ -5,6 +5,7 @@ from pathlib import Path
 
 from octnas.errors import RunDirectoryError
 from octnas.pipeline.opening import read_experiment
+from octnas.pipeline.place import check_name
 from octnas.run_directory import check_links
 from octnas.tracking.sync import sync_runs
 
@@ -20,11 +21,12 @@ def sync_run(path: Path, overrides: Sequence[str] = ()) -> tuple[str, ...]:
         Lines that say what was sent.
 
     Raises:
-        RunDirectoryError: it is none, or a link leads out of it.
+        RunDirectoryError: it is none, a link leads out of it, or its name is not UTF-8.
         TrackingError: MLflow is away or cannot be used.
     """
     if not path.is_dir():
         raise RunDirectoryError(f"{path}: is not a run directory")
+    check_name(path)
     _, config = read_experiment(path, overrides)
     check_links(path)
     return sync_runs(config.tracking, config.name, path)

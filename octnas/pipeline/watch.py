@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from octnas.pipeline.looking import look_at_run
-from octnas.pipeline.opening import CONFIG_FILE
+from octnas.pipeline.place import CONFIG_FILE
 from octnas.pipeline.report import write_for_now
 from octnas.report.write import PAGE_FILE
 from octnas.run_directory import check_links

@@ -7,7 +7,7 @@ from typing import Any
 
 from octnas.documents import parse_json, read_as
 from octnas.errors import TrackingError
-from octnas.files import remove_drafts, write_json
+from octnas.files import read_regular, remove_drafts, write_json
 from octnas.tracking.outbox import Entry, Outbox
 
 FILE = "tracking.json"
@@ -122,7 +122,7 @@ def read_progress(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        document = parse_json(path.read_bytes())
+        document = parse_json(read_regular(path))
         if (found := document["schema"]) in _READ:
             read_as(_Document, {key: document[key] for key in document if key in _NAMES})
     except (OSError, ValueError, KeyError, TypeError) as error:

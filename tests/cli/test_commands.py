@@ -80,6 +80,8 @@ def test_cost_of_an_architecture_file(octnas: Octnas, tmp_path: Path) -> None:
         (["init", "/proc/nowhere"], "/proc/nowhere: No such file or directory"),
         (["init", __file__], "test_commands.py: File exists"),
         (["run", str(EXPERIMENT), "--run-dir", __file__], "test_commands.py: File exists"),
+        (["run", str(EXPERIMENT), "--run-dir", ""], "--run-dir: found '', allowed: a folder"),
+        (["data", "--run-dir", "", "--fresh", "data"], "--run-dir: found '', allowed: a folder"),
         (["run", "."], "is not a run directory"),
         (["plan", "."], "is not a run directory"),
         (["slurm", ".", "--out", "jobs"], "is not a run directory"),

@@ -139,3 +139,22 @@ def test_a_search_that_needs_short_trainings_waits_for_them(octnas: Octnas, tmp_
     assert submitted == ["data", "supernet", "proxies", "search", "retrain", "export", "report"]
     assert command(tmp_path, "proxies")[1] == "proxies"
     assert "--gpus-per-node=1" in (tmp_path / "proxies.sbatch").read_text()
+
+
+def test_a_run_directory_that_the_jobs_would_refuse_is_refused_at_once(
+    octnas: Octnas, tmp_path: Path
+) -> None:
+    """As it would be with the batch files in it, too."""
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "config.yaml").write_text("precious")
+    for run, out, message in (
+        ("thesis", "jobs", "thesis: is not a run directory, and holds other files; give a new"),
+        ("run", "run/jobs", "run/jobs: lies in the run directory, "),
+        ("run", "run", "run: lies in the run directory, "),
+    ):
+        places = ("--out", str(tmp_path / out), "--run-dir", str(tmp_path / run))
+        result = octnas("slurm", str(EXPERIMENT), *places)
+        assert result.code == 2
+        assert result.err.startswith(f"octnas: {tmp_path}/{message}")
+        assert len(result.err.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
