@@ -14,6 +14,8 @@ Contents = dict[str, bytes | None]
 def tiny(finished: Path, tmp_path: Path) -> Path:
     """The run directory of a finished run that a test may write to."""
     shutil.copytree(finished, tmp_path / "copy")
+    # A new one keeps its artifacts here, and not where those of the run that is shared are.
+    (tmp_path / "copy" / "runs" / "mlflow.db").unlink()
     return tmp_path / "copy" / "runs" / "tiny"
 
 
