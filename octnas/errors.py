@@ -81,6 +81,13 @@ class TrackingError(OctnasError):
     """MLflow cannot be reached or refuses what was sent."""
 
 
+def first_cause(error: BaseException) -> BaseException:
+    """What an error was raised from in the first place; itself if from nothing."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def require(condition: bool, key: str, found: object, allowed: str) -> None:
     """Raise `SettingError` unless ``condition`` holds; for the ``__post_init__`` of settings."""
     if not condition:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from octnas.errors import ExportError, require
+from octnas.errors import ExportError, first_cause, require
 
 # What torch's exporter writes without converting, and every engine of the last years reads.
 OPSET = 18
@@ -80,9 +80,7 @@ def save_onnx(
 
 def _cause(error: BaseException) -> str:
     """What was wrong at first; the exporter's own words go on for pages."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split(". ")[0].split())[:300]
+    return " ".join(str(first_cause(error)).split(". ")[0].split())[:300]
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from octnas.credentials import redact
 from octnas.documents import parse_json, read_as
-from octnas.errors import SearchError
+from octnas.errors import SearchError, first_cause
 from octnas.files import naming
 from octnas.search.outcomes import read_lines
 
@@ -128,8 +128,7 @@ def opened(url: str, journal: Path) -> Iterator[BaseStorage]:
 
 def _cause(error: BaseException) -> str:
     """What the database's driver said, on one line; Optuna says what it takes for likely."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    error = first_cause(error)
     # SQLAlchemy's own words repeat the statement with all its values.
     said = getattr(error, "orig", None) or error
     return redact(" ".join(f"{type(said).__name__}: {said}".split()))
