@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ray import tune
-from ray.exceptions import RayActorError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from octnas.cluster.evaluation import OUTCOME, Evaluate, Evaluation
 from octnas.cluster.tune_setup import (
-    error_of,
+    node_lost,
     reason_of,
     run_config,
     short_name,
@@ -28,6 +27,9 @@ from octnas.errors import DeviceError
 
 # How the reason of what is not a candidate's fault begins, see `one_line`.
 _OF_THE_DEVICE = f"{DeviceError.__name__}: "
+# How often a candidate may be lost with a node before that counts as its own failure. Ray takes
+# half a minute to notice that a node is gone, and until then gives it work: an attempt a second.
+_MOST_LOST = 30
 
 
 class Job(Protocol):
@@ -81,7 +83,8 @@ def run_with_tune(
         workers: number of worker processes.
         directory: Tune's files are in a directory below it for as long as this runs.
         retries: how often a candidate is tried again, in another worker process, after an
-            exception or the death of its worker. Then the driver is told the reason.
+            exception or the death of its worker. Then the driver is told the reason. What was lost
+            with a node is begun again and does not count.
         cpus, gpus: of each worker process.
 
     Raises:
@@ -119,9 +122,9 @@ class _Search(Searcher):
         self._keep_signals = keep_signals
         self._jobs: dict[str, Job] = {}  # under evaluation, by Tune's id
         self._reasons: dict[str, str] = {}
-        self._lost: set[str] = set()
+        self._failed: Counter[int] = Counter()  # by number, as are those that were lost
+        self._lost: Counter[int] = Counter()
         self._again: list[Job] = []
-        self._begun_again: Counter[int] = Counter()
         self._failure: Exception | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
@@ -137,17 +140,22 @@ class _Search(Searcher):
         self._jobs[trial_id] = job
         return {"alphas": tuple(job.alphas.items()), "limit": job.limit}
 
-    def note_reason(self, trial_id: str, reason: str, *, lost: bool) -> None:
-        """Remember why a trial failed, which Tune does not tell `on_trial_complete`.
+    def note_failure(self, trial_id: str, reason: str, *, lost: bool) -> None:
+        """Remember that an attempt failed and why, which Tune does not tell `on_trial_complete`.
 
         Args:
             trial_id: Tune's.
             reason: on one line.
-            lost: whether its worker was lost before it had begun.
+            lost: whether its node was lost, which is not the candidate's fault.
         """
         self._reasons[trial_id] = reason
-        if lost:
-            self._lost.add(trial_id)
+        number = self._jobs[trial_id].number
+        counts = self._lost if lost and self._lost[number] < _MOST_LOST else self._failed
+        counts[number] += 1
+
+    def retries_left(self, trial_id: str) -> int:
+        """How often a trial's candidate may still be tried again by its own fault."""
+        return max(0, self._retries - self._failed[self._jobs[trial_id].number])
 
     def on_trial_complete(
         self,
@@ -157,12 +165,12 @@ class _Search(Searcher):
     ) -> None:
         job = self._jobs.pop(trial_id)
         number = job.number
-        if error and trial_id in self._lost and self._begun_again[number] < self._retries:
-            # Tune begins nothing again that was still to begin on a node that died.
-            self._begun_again[number] += 1
+        reason = self._reasons.pop(trial_id, None)
+        if error and reason is not None and self._failed[number] <= self._retries:
+            # Tune gives up what was still to begin on a lost node, and what has no retries left.
             self._again.append(job)
             return
-        reason = self._reasons.pop(trial_id, "Ray Tune stopped the evaluation")
+        reason = reason or "Ray Tune stopped the evaluation"
         outcome = reason if error or result is None else dict(result[OUTCOME])
         if isinstance(outcome, str) and outcome.startswith(_OF_THE_DEVICE):
             # As where candidates are evaluated here: the candidate can be evaluated later.
@@ -208,6 +216,8 @@ class _Schedule(FIFOScheduler):
         self._kept = False
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        # Also called when a trial is begun again. Tune would count what was lost with a node.
+        trial.max_failures = trial.num_failures + self._search.retries_left(trial.trial_id)
         if not self._kept:
             cache = tune_controller._tune_controller._actor_cache
             cache.increase_max(trial.placement_group_factory, self._workers)
@@ -220,5 +230,6 @@ class _Schedule(FIFOScheduler):
         return next(new, waiting[0] if waiting else None)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:  # noqa: ARG002
-        lost = trial.status == Trial.PENDING and isinstance(error_of(trial), RayActorError)
-        self._search.note_reason(trial.trial_id, reason_of(trial), lost=lost)
+        # A trial that waits again has failed before, with the worker that Tune tells of once more.
+        if trial.status != Trial.PENDING:
+            self._search.note_failure(trial.trial_id, reason_of(trial), lost=node_lost(trial))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import ray
 from ray import tune
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 from ray.tune.experiment import Trial
 
 from octnas.cluster.evaluation import EvaluationError, one_line, shortened
@@ -32,9 +32,11 @@ _TUNE_ENVIRONMENT = {
 
 def reason_of(trial: Trial) -> str:
     """Why a trial failed, on one line."""
-    error = error_of(trial)
+    error = _error_of(trial)
     if error is None:
         return "Ray Tune gave the evaluation up"
+    if isinstance(error, ActorUnavailableError):
+        return f"{type(error).__name__}: the worker process cannot be reached any more"
     if isinstance(error, RayActorError) and not error.actor_init_failed:
         return (
             f"{type(error).__name__}: the worker process died (killed, out of memory, or crashed)"
@@ -44,7 +46,16 @@ def reason_of(trial: Trial) -> str:
     return shortened(str(error) if isinstance(error, EvaluationError) else one_line(error))
 
 
-def error_of(trial: Trial) -> BaseException | None:
+def node_lost(trial: Trial) -> bool:
+    """Whether a trial failed since its worker's node is gone, or cannot be reached."""
+    error = _error_of(trial)
+    if isinstance(error, ActorUnavailableError):  # Ray does not know, yet, what became of it
+        return True
+    gone = (node["NodeID"] for node in ray.nodes() if not node["Alive"])
+    return isinstance(error, RayActorError) and any(node in str(error) for node in gone)
+
+
+def _error_of(trial: Trial) -> BaseException | None:
     """What a trial has raised, from the file that Tune has just written."""
     if trial.pickled_error_file is None:
         return None

@@ -10,7 +10,14 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from octnas.cluster.evaluation import EvaluationError, one_line
-from octnas.cluster.tune_setup import reason_of, run_config, short_name, signals_kept, tune_files
+from octnas.cluster.tune_setup import (
+    node_lost,
+    reason_of,
+    run_config,
+    short_name,
+    signals_kept,
+    tune_files,
+)
 from octnas.errors import ClusterError
 
 Item = TypeVar("Item")
@@ -19,6 +26,8 @@ OnReport = Callable[[Any, Mapping[str, float]], None]
 
 EPOCH = "epoch"
 _MARGIN, _INDEX = "margin", "index"
+# How often what was lost with a node is begun again, after all others have come to their end.
+_MOST_LOST = 3
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,7 @@ def train_with_tune(
         cpus: of each training.
         gpus: of each training; a fraction shares one.
         retries: how often a training is begun again after an exception or its worker's death.
+            What was lost with a node is begun again after all others, too.
         halving: by which trainings are stopped early; None for never.
 
     Returns:
@@ -80,24 +90,29 @@ def train_with_tune(
     Raises:
         ClusterError: a training failed, again and again; the others have come to their end.
     """
+    schedule = _schedule(items, on_report, halving)
+    left = list(range(len(items)))
     with tune_files(directory) as storage, signals_kept() as keep_signals:
-        schedule = _schedule(items, on_report, halving)
-        tuner = tune.Tuner(
-            tune.with_resources(
-                tune.with_parameters(_train, train=train, items=tuple(items)),
-                {"cpu": cpus, "gpu": gpus},
-            ),
-            param_space={_INDEX: tune.grid_search(list(range(len(items))))},
-            tune_config=tune.TuneConfig(
-                scheduler=schedule,
-                max_concurrent_trials=workers,
-                reuse_actors=True,  # a new process would import torch anew
-                trial_dirname_creator=short_name,
-            ),
-            run_config=run_config(storage, retries),
-        )
-        keep_signals()
-        tuner.fit()
+        for _ in range(1 + _MOST_LOST):
+            tuner = tune.Tuner(
+                tune.with_resources(
+                    tune.with_parameters(_train, train=train, items=tuple(items)),
+                    {"cpu": cpus, "gpu": gpus},
+                ),
+                param_space={_INDEX: tune.grid_search(left)},
+                tune_config=tune.TuneConfig(
+                    scheduler=schedule,
+                    max_concurrent_trials=workers,
+                    reuse_actors=True,  # a new process would import torch anew
+                    trial_dirname_creator=short_name,
+                ),
+                run_config=run_config(storage, retries),
+            )
+            keep_signals()
+            tuner.fit()
+            left = sorted(schedule.noted.lost)
+            if not left:
+                break
     failed = schedule.noted.failed
     if failed:
         first = next(iter(failed.values()))
@@ -131,12 +146,14 @@ class _Noted:
         on_report: is told every report.
         stopped: indices of trainings that were stopped.
         failed: reasons by index.
+        lost: those of them whose node was lost.
     """
 
     items: Sequence[Any]
     on_report: OnReport
     stopped: set[int] = field(default_factory=set)
     failed: dict[int, str] = field(default_factory=dict)
+    lost: set[int] = field(default_factory=set)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its settings, and what is told of reports may be a progress bar."""
@@ -146,9 +163,17 @@ class _Noted:
         numbers = {name: result[name] for name in result if isinstance(result[name], float | int)}
         self.on_report(self.items[index_of(trial)], numbers)
 
-    def recovered(self, trial: Trial) -> None:
+    def failure(self, trial: Trial) -> None:
         """Tune tells of every failure, also of those after which a training is begun again."""
+        self.recovered(trial)
+        self.failed[index_of(trial)] = reason_of(trial)
+        if node_lost(trial):
+            self.lost.add(index_of(trial))
+
+    def recovered(self, trial: Trial) -> None:
+        """A training that had failed has come to its end."""
         self.failed.pop(index_of(trial), None)
+        self.lost.discard(index_of(trial))
 
 
 def index_of(trial: Trial) -> int:
@@ -177,7 +202,7 @@ class _All(FIFOScheduler):
         self.noted.recovered(trial)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:  # noqa: ARG002
-        self.noted.failed[index_of(trial)] = reason_of(trial)
+        self.noted.failure(trial)
 
 
 class _Behind(ASHAScheduler):
@@ -212,7 +237,7 @@ class _Behind(ASHAScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         super().on_trial_error(tune_controller, trial)
-        self.noted.failed[index_of(trial)] = reason_of(trial)
+        self.noted.failure(trial)
 
     def _margin(self, index: int, epoch: float, value: float) -> float:
         """By how much a training is better than the best of others that cost no more."""

@@ -13,6 +13,7 @@ from types import FrameType
 
 import pytest
 
+import octnas.cluster.tune as cluster_tune
 from octnas.cluster.evaluation import LONGEST_REASON
 from octnas.cluster.start import local_cluster
 from octnas.cluster.tune import run_with_tune
@@ -121,6 +122,42 @@ class TestSearch:
         attempts = [len(list(tmp_path.glob(f"{number}-*"))) for number in range(6)]
         assert attempts == [1, 2, 2, 2, 1, 1]
         assert capfd.readouterr() == ("", "")
+
+    def test_what_was_lost_with_a_node_uses_up_no_retries(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """But it is not begun again for ever."""
+        monkeypatch.setattr(
+            cluster_tune, "node_lost", lambda trial: "lost" in cluster_tune.reason_of(trial)
+        )
+        monkeypatch.setattr(cluster_tune, "_MOST_LOST", 4)
+
+        def make_evaluate() -> Callable[[Metrics, float], Metrics]:
+            def evaluate(alphas: Metrics, _: float) -> Metrics:
+                number = round(alphas["stem"] * 8)
+                (tmp_path / f"{number}-{time.monotonic_ns()}").touch()
+                attempt = len(list(tmp_path.glob(f"{number}-*")))
+                if number == 0 and attempt < 4:
+                    raise OSError("lost")
+                if number == 1:
+                    raise OSError("own" if attempt in (2, 4) else "lost")
+                if number == 2:
+                    raise OSError("lost")
+                return {"loss": float(number)}
+
+            return evaluate
+
+        driver = Batches(count=4, batch=4)
+        run_with_tune(driver, make_evaluate, workers=2, directory=tmp_path, retries=1)
+        assert driver.told == {
+            0: {"loss": 0.0},
+            1: "OSError: own",
+            2: "OSError: lost",
+            3: {"loss": 3.0},
+        }
+        attempts = [len(list(tmp_path.glob(f"{number}-*"))) for number in range(4)]
+        # Lost, own, lost, own: one retry of its own. After four losses the next are its own.
+        assert attempts == [4, 4, 4 + 2, 1]
 
     def test_a_device_that_fails_ends_the_search(self, tmp_path: Path) -> None:
         """As where candidates are evaluated one after another: it is no candidate's fault."""

@@ -1,11 +1,14 @@
 """Trainings as trials of Ray Tune: reports, early stopping, failures."""
 
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from octnas.cluster import tune_trainings
 from octnas.cluster.start import local_cluster
 from octnas.cluster.tune_trainings import Halving, train_with_tune
 from octnas.errors import ClusterError
@@ -30,6 +33,14 @@ BETTER = Item("better", 30, 0.8)
 CONTROL = Item("control", 40, 0.3, front=False)
 ALONE = Item("alone", 5, 0.1)
 ITEMS = [CHEAP, DOMINATED, BETTER, CONTROL, ALONE]
+HALVING: Halving[Item] = Halving(
+    metric="top1",
+    cost=lambda item: item.macs,
+    may_stop=lambda item: item.front,
+    epochs=EPOCHS,
+    grace=2,
+    reduction=2,
+)
 
 
 def learn(item: Item, report: Report) -> None:
@@ -73,16 +84,8 @@ class TestTrainings:
     def test_what_others_dominate_is_stopped(self, tmp_path: Path) -> None:
         """One after the other, so that the order is that of the items."""
         reports = Reports()
-        halving: Halving[Item] = Halving(
-            metric="top1",
-            cost=lambda item: item.macs,
-            may_stop=lambda item: item.front,
-            epochs=EPOCHS,
-            grace=2,
-            reduction=2,
-        )
         stopped = train_with_tune(
-            learn, ITEMS, reports, workers=1, directory=tmp_path, halving=halving
+            learn, ITEMS, reports, workers=1, directory=tmp_path, halving=HALVING
         )
         assert stopped == [DOMINATED]
         epochs = {name: len(rows) for name, rows in reports.rows.items()}
@@ -110,3 +113,35 @@ class TestTrainings:
         assert {name for name, rows in reports.rows.items() if len(rows) == EPOCHS} == {
             item.name for item in ITEMS if item.front
         }
+
+    def test_what_was_lost_with_a_node_is_begun_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """However few retries there are; but not for ever."""
+        monkeypatch.setattr(tune_trainings, "node_lost", lambda _: True)
+        marks = tmp_path / "marks"
+        marks.mkdir()
+
+        def train(item: Item, report: Report) -> None:
+            mark = marks / f"{item.name}-{time.monotonic_ns()}"
+            mark.touch()
+            attempts = len(list(marks.glob(f"{item.name}-*")))
+            if item.name == "alone" or (item.name == "better" and attempts == 1):
+                raise ValueError("lost")
+            learn(item, report)
+
+        reports = Reports()
+        with pytest.raises(ClusterError, match=r"^1 of 5 trainings failed; the first: ValueError"):
+            train_with_tune(
+                train,
+                ITEMS,
+                reports,
+                workers=1,
+                directory=tmp_path / "tune",
+                retries=0,
+                halving=HALVING,
+            )
+        epochs = {name: len(rows) for name, rows in reports.rows.items()}
+        assert epochs == {"cheap": EPOCHS, "dominated": 2, "better": EPOCHS, "control": EPOCHS}
+        counts = Counter(path.name.partition("-")[0] for path in marks.iterdir())
+        assert counts == {item.name: 1 for item in ITEMS} | {"better": 2, "alone": 1 + 3}

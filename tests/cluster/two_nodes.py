@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,21 @@ DIES_AFTER = 6
 
 
 class Deadly(Driver):
-    """Ends a node when some candidates are told, and others are being evaluated on it."""
+    """Ends a node when both have answered, and others are being evaluated on it."""
 
-    answers, end = 0, staticmethod(lambda: None)
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.end: Callable[[], None] | None = None
+        self.nodes: list[float] = []
 
     def tell(self, number: int, outcome: Mapping[str, float] | str) -> None:
         super().tell(number, outcome)
-        self.answers += 1
-        if self.answers == DIES_AFTER:
-            self.end()
+        if self.end is None or isinstance(outcome, str):
+            return
+        self.nodes.append(outcome["node"])
+        if len(self.nodes) >= DIES_AFTER and len(set(self.nodes)) == 2:
+            end, self.end = self.end, None
+            end()
 
 
 def make_driver(folder: Path, storage: BaseStorage) -> Deadly:
@@ -63,8 +70,13 @@ def this_node() -> int:
     return ports[ray.get_runtime_context().get_node_id()]
 
 
-def make_evaluate() -> Evaluate:
+def make_evaluate(begun: Path) -> Evaluate:
+    """Once both nodes have begun, which note so in a folder."""
     import ray
+
+    (begun / str(this_node())).touch()
+    while len(list(begun.iterdir())) < 2:
+        time.sleep(0.05)
 
     def evaluate(alphas: Mapping[str, float], _: float = 0) -> Mapping[str, float]:
         time.sleep(0.5)
@@ -115,9 +127,10 @@ def main(result: Path) -> None:
             ):
                 driver = make_driver(Path(work), storage)
                 driver.end = end
-                run_with_tune(
-                    driver, make_evaluate, workers=4, directory=Path(work), retries=1, gpus=0.5
-                )
+                begun = Path(work) / "begun"
+                begun.mkdir()
+                make = partial(make_evaluate, begun)
+                run_with_tune(driver, make, workers=4, directory=Path(work), retries=0, gpus=0.5)
                 states = [trial.state.name for trial in storage.get_all_trials(0)]
             here = Path(work) / "here"
             here.mkdir()
