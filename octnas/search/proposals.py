@@ -103,7 +103,7 @@ def surrogate_proposals(
     """
     fitted: dict[int, tuple[Surrogate, _Known]] = {}
     features = Features(levels.space, pairs=True)
-    cost = _cached_cost(levels)
+    known_of = _once_for_each(levels, features)
 
     def propose(history: History) -> dict[str, float]:
         rng, told = np.random.default_rng((_SURROGATE, seed, history.number)), history.told
@@ -111,9 +111,9 @@ def surrogate_proposals(
             return _new(levels, within, rng, history)
         if len(told) not in fitted:
             fitted.clear()
-            model = fit(features, scores_of(told), second=scores_of(others))
-            rows = features([one.alphas for one in told])
-            fitted[len(told)] = model, _Known(rows, np.array([cost(one) for one in told], float))
+            known = known_of(told)
+            model = fit(features, scores_of(told, known.rows), second=scores_of(others))
+            fitted[len(told)] = model, known
         model, known = fitted[len(told)]
         for _ in range(_MODELS):
             found = _best_new(levels, within, model.draw(rng), known, history.taken)
@@ -146,16 +146,21 @@ class _Known:
         ]
 
 
-def _cached_cost(levels: CostLevels) -> Callable[[Candidate], int]:
-    """What a candidate costs, worked out once for each."""
-    known: dict[str, int] = {}
+def _once_for_each(
+    levels: CostLevels, features: Features
+) -> Callable[[Sequence[Candidate]], _Known]:
+    """What is known of candidates, worked out once for each."""
+    found: dict[str, tuple[Values, int]] = {}
 
-    def cost(candidate: Candidate) -> int:
-        if candidate.id not in known:
-            known[candidate.id] = levels.cost.of(candidate.alphas)
-        return known[candidate.id]
+    def known_of(told: Sequence[Candidate]) -> _Known:
+        new = [one for one in told if one.id not in found]
+        rows = features([one.alphas for one in new]) if new else ()
+        for one, row in zip(new, rows, strict=True):
+            found[one.id] = row, levels.cost.of(one.alphas)
+        known = [found[one.id] for one in told]
+        return _Known(np.stack([row for row, _ in known]), np.array([cost for _, cost in known]))
 
-    return cost
+    return known_of
 
 
 def _best_new(

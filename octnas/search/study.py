@@ -6,7 +6,7 @@ off or not, gives the same candidates. Each result is on disk before the study i
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,6 @@ from octnas.search.storage import Journal, open_study
 from octnas.space import SearchSpace
 
 _ORIGIN = "origin"
-_ASKED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.FAIL)
 _TOLD = (TrialState.COMPLETE, TrialState.FAIL)
 _HOPELESS = 8  # failures in a row, from which on it is not the candidates' fault
 
@@ -100,8 +99,14 @@ class Driver:
         Raises:
             SearchError: they are of another search space.
         """
+        trials = self._study.get_trials(deepcopy=False)
+        told = [trial for trial in trials if trial.state in _TOLD]
+        self._left = [trial._trial_id for trial in trials if trial.state is TrialState.RUNNING]
+        # Counted here, since Optuna goes through all trials whenever it is asked.
+        self._told, self._asked = len(told), len(told) + len(self._left)
+        self._waiting = len(trials) - self._asked
         try:
-            for trial in self._study.get_trials(deepcopy=False, states=_TOLD):
+            for trial in told:
                 self._taken.add(self._space.key(self._searchable(trial.params)))
                 if trial.state is TrialState.COMPLETE:
                     self._keep(self._candidate(trial))
@@ -151,10 +156,7 @@ class Driver:
     @property
     def told(self) -> int:
         """Trials that are finished, one way or the other."""
-        return self._count(_TOLD)
-
-    def _count(self, states: tuple[TrialState, ...]) -> int:
-        return len(self._study.get_trials(deepcopy=False, states=states))
+        return self._told
 
     def _ask_batch(self) -> None:
         """Ask for one batch; what a broken-off process left running comes first."""
@@ -163,16 +165,19 @@ class Driver:
         before = [one for one in self._found.values() if one.trial < start]
         self._rung = rung_of(before, lambda one: self._cost.of(one.alphas))
         end = min(start + self._settings.batch_size, self._settings.trials)
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self._study.sampler = self._sampler(trial.number)
+        while self._left:
             # There is no public way from a trial of the past to one that can be told.
-            self._hand_out(optuna.Trial(self._study, trial._trial_id))
-        while (number := self._count(_ASKED)) < end:
-            if self._propose is None or self._count((TrialState.WAITING,)):
-                self._study.sampler = self._sampler(number)
+            trial = optuna.Trial(self._study, self._left.pop(0))
+            self._study.sampler = self._sampler(trial.number)
+            self._hand_out(trial)
+        while self._asked < end:
+            if self._propose is None or self._waiting:
+                self._study.sampler = self._sampler(self._asked)
                 self._hand_out(self._study.ask())
+                self._waiting = max(0, self._waiting - 1)
             else:
-                self._hand_out(self._added(number, self._propose))
+                self._hand_out(self._added(self._asked, self._propose))
+            self._asked += 1
         self._flush()
         if not self._to_do:
             self._tell_batch()
@@ -206,9 +211,10 @@ class Driver:
             )
         )
         self._study.sampler = ProposalSampler(alphas)
-        # There is no public way to it; this process alone adds trials.
-        added = self._study.get_trials(deepcopy=False)[number]
-        return optuna.Trial(self._study, added._trial_id)
+        # This process alone adds trials, so that its number is known.
+        study = self._study._study_id
+        added = self._storage.get_trial_id_from_study_id_trial_number(study, number)
+        return optuna.Trial(self._study, added)
 
     def _hand_out(self, trial: optuna.Trial) -> None:
         """Note a candidate; it is evaluated unless its like was, or is about to be."""
@@ -256,6 +262,7 @@ class Driver:
         self._flush()
 
     def _tell_one(self, asked: _Asked) -> None:
+        self._told += 1
         if asked.identity not in self._outcomes:
             asked.trial.set_user_attr("reason", self._reasons[asked.identity])
             self._study.tell(asked.trial, state=TrialState.FAIL)
@@ -273,23 +280,18 @@ class Driver:
     def _candidate(self, trial: optuna.trial.FrozenTrial) -> Candidate:
         alphas = self._realised(trial.params)
         identity = self._space.architecture(alphas).id
+        measured: Mapping[str, float] = {"loss": trial.values[0]}  # all, if the log is gone
+        if identity in self._outcomes:
+            measured = self._outcomes[identity]
         return Candidate(
             id=identity,
             alphas=alphas,
             macs=self._space.cost(alphas).macs,
             loss=trial.values[0],
-            metrics={f"rank_{name}": value for name, value in self._metrics(trial, identity)},
+            metrics={f"rank_{name}": value for name, value in measured.items()},
             origin=str(trial.user_attrs.get(_ORIGIN, self._settings.sampler)),
             trial=trial.number,
         )
-
-    def _metrics(
-        self, trial: optuna.trial.FrozenTrial, identity: str
-    ) -> Iterable[tuple[str, float]]:
-        """All that was measured; the loss alone if the log of outcomes is gone."""
-        if identity in self._outcomes:
-            return self._outcomes[identity].items()
-        return [("loss", trial.values[0])]
 
     def _realised(self, params: Mapping[str, float]) -> dict[str, float]:
         return self._space.realise(self._searchable(params))

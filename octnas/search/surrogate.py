@@ -162,20 +162,26 @@ class Scores:
     Attributes:
         alphas: α by site of n architectures.
         values: the score of each.
+        rows: their features, shape ``(n, columns)``, if they are known.
     """
 
     alphas: Sequence[Mapping[str, float]]
     values: Sequence[float]
+    rows: Values | None = None
 
 
-def log_scores(alphas: Sequence[Mapping[str, float]], losses: Sequence[float] | Values) -> Scores:
+def log_scores(
+    alphas: Sequence[Mapping[str, float]],
+    losses: Sequence[float] | Values,
+    rows: Values | None = None,
+) -> Scores:
     """Scores that are the logarithms of losses, which sites change by factors."""
-    return Scores(alphas, np.log(np.maximum(losses, _LEAST)).tolist())
+    return Scores(alphas, np.log(np.maximum(losses, _LEAST)).tolist(), rows)
 
 
-def scores_of(candidates: Sequence[Candidate]) -> Scores:
+def scores_of(candidates: Sequence[Candidate], rows: Values | None = None) -> Scores:
     """The same of candidates."""
-    return log_scores([one.alphas for one in candidates], [one.loss for one in candidates])
+    return log_scores([one.alphas for one in candidates], [one.loss for one in candidates], rows)
 
 
 def fit(
@@ -189,13 +195,14 @@ def fit(
 
     Args:
         features: what the model is of.
-        scores: at least two.
+        scores: at least two; with ``rows``, only if ``others`` is empty.
         others: what another source says of the same architectures, as one more feature; empty for
             none.
         second: scores of other architectures, on a scale of their own; without ``others``.
     """
     scaler = StandardScaler()
-    scaled = scaler.fit_transform(features(scores.alphas, others))
+    rows = features(scores.alphas, others) if scores.rows is None else scores.rows
+    scaled = scaler.fit_transform(rows)
     values = np.asarray(scores.values, dtype=np.float64)
     alone = Surrogate(features, scaler, BayesianRidge().fit(scaled, values))
     if second is None or len(second.values) < _FEWEST:
@@ -210,7 +217,7 @@ def fit(
     noise = float(residuals @ residuals) / (len(said) - 2)
     # One of the first source weighs 1.
     weight = 1 / max(noise * float(alone.model.alpha_), 1e-6)
-    rows = np.concatenate([scaled, scaler.transform(features(second.alphas))])
+    scaled = np.concatenate([scaled, scaler.transform(features(second.alphas))])
     targets = np.concatenate([values, (said - offset) / slope])
     weights = np.repeat([1.0, weight], [len(values), len(said)])
-    return Surrogate(features, scaler, BayesianRidge().fit(rows, targets, sample_weight=weights))
+    return Surrogate(features, scaler, BayesianRidge().fit(scaled, targets, sample_weight=weights))
