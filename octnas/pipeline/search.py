@@ -203,7 +203,8 @@ def _reporter(run: Run, bar: Bar, front: list[Candidate]) -> Callable[[Candidate
         (told,) = with_costs(run, [candidate])
         found = Front.of((*front, told), cost=run.config.objective)
         front[:], area = found.candidates, found.hypervolume(_reference(run))
-        run.tracker.metrics(KEY, _metrics_of(told, area), candidate.trial)
+        # Once: the study is on disk behind its batch, of which all may be told again.
+        run.tracker.metrics_once(KEY, _metrics_of(told, area), candidate.trial)
 
     return on_told
 

@@ -72,6 +72,7 @@ def open_connection(
         if progress.run_ids and not any(_exists(client, one) for one in progress.run_ids):
             # Another database behind the same address: it is told everything.
             progress.forget()
+    outbox.discard_all(progress.sent)
     return Connection(client, store, experiment_id, outbox, progress)
 
 

@@ -151,6 +151,17 @@ class Outbox:
         """Let go of the file of a record that was sent."""
         remove_tree(self.folder / FILES / entry.id, ignore_errors=True)
 
+    def discard_all(self, end: int) -> None:
+        """Let go of the files of all records up to a position: whoever sent them may have died.
+
+        Args:
+            end: of the last record that was sent.
+        """
+        kept = {place.name for place in (self.folder / FILES).glob("*")}
+        for entry in self.entries() if kept else ():
+            if entry.id in kept and entry.end <= end:
+                self.discard(entry)
+
     @contextmanager
     def sending(self, seconds: float = 0.0) -> Iterator[None]:
         """Be the only process that sends.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from octnas.credentials import redact
+from octnas.errors import TrackingError
 from octnas.tracking.environment import import_mlflow
 from octnas.tracking.models import logged_name, registered_name
 from octnas.tracking.outbox import Outbox
@@ -63,6 +64,8 @@ class Tracker:
         self._sender: Sender | None = None
         self._keys: set[str] = set()
         self._open: set[str] = set()
+        # Runs that were begun anew and have nothing yet, with what they were begun with.
+        self._empty: dict[str, Mapping[str, Any]] = {}
         self._refused = 0
         if self.enabled:
             self._store = find_store(settings, directory.resolve().parent)
@@ -88,7 +91,8 @@ class Tracker:
             tags: text by name.
             parent: key of the run that this one is nested in.
             again: the work is done anew: a run known under ``key`` stays, with the tag
-                ``octnas.superseded``, and a new one is created.
+                ``octnas.superseded``, and a new one is created; unless that run was begun anew
+                with the same and has nothing yet, as after a process that was killed just then.
 
         Raises:
             TrackingError: the store is there and cannot be used as it is, found with the first
@@ -101,15 +105,15 @@ class Tracker:
             self._check(parent)
         self._keys.add(key)
         self._open.add(key)
-        self._add(
-            "start",
-            key,
-            name=redact(name),
-            params=flat_params(params),
-            tags=flat_tags(tags),
-            parent=parent,
-            again=again,
-        )
+        begun: dict[str, Any] = {
+            "name": redact(name),
+            "params": flat_params(params),
+            "tags": flat_tags(tags),
+            "parent": parent,
+        }
+        again = again and self._empty.get(key) != begun
+        self._note("start", key, {**begun, "again": again})
+        self._add("start", key, **begun, again=again)
 
     def metrics(self, key: str, values: Mapping[str, float], step: int) -> None:
         """Record metrics of one step; MLflow stores ±∞ as ±1.8e308, and NaN as it is."""
@@ -179,19 +183,45 @@ class Tracker:
     def close(self, *, failed: bool = False, seconds: float = CLOSE_WAIT) -> None:
         """Finish the runs that were started here, and send what is left, for a bounded time.
 
+        If the work has not failed, that holds for what a killed process has left, too.
+
         Args:
             failed: the work breaks off with an error. Going on later starts the runs again.
             seconds: that it may take.
         """
         if not self.enabled:
             return
+        problem: TrackingError | None = None
+        if self._sender is None and not failed:
+            try:
+                self._take_over()
+            except TrackingError as error:
+                problem = error
         for key in sorted(self._open):
             self.finish(key, failed=failed)
-        problem = None
         if self._sender is not None:
             self._sender.close(seconds)
             problem, self._sender = self._sender.problem, None
         self._say_what_is_left(str(problem) if problem else "")
+
+    def _take_over(self) -> None:
+        """Where nothing was recorded here, go on with what a killed process has left.
+
+        Of the runs that it has left open, those that others are nested in end here; the others are
+        those of work that is to be gone on with.
+
+        Raises:
+            TrackingError: as `start`.
+        """
+        left: set[str] = set()
+        for entry in self._outbox.entries():
+            if entry.kind == "start" and entry.values["parent"] is None:
+                left.add(entry.key)
+            elif entry.kind == "finish":
+                left.discard(entry.key)
+        if left or unsent(self._outbox, self._progress_file, self._store.shown):
+            self._begin()
+            self._open |= left
 
     def view_command(self) -> str:
         """The shell command that opens the store, or the address of its server; no passwords."""
@@ -219,7 +249,15 @@ class Tracker:
             raise FileNotFoundError(path)
         self._begin()
         self._check(key)
+        self._note(kind, key, values)
         self._add(kind, key, path, **values)
+
+    def _note(self, kind: str, key: str, values: Mapping[str, Any]) -> None:
+        """Keep in mind which runs have nothing yet; that one has ended is nothing."""
+        if kind == "start" and values["again"]:
+            self._empty[key] = {name: values[name] for name in values if name != "again"}
+        elif kind not in ("start", "finish"):
+            self._empty.pop(key, None)
 
     def _add(self, kind: str, key: str, path: Path | None = None, **values: Any) -> None:
         assert self._sender is not None
@@ -236,8 +274,11 @@ class Tracker:
         document = read_progress(self._progress_file)
         self._refused = len(document.get("refused", []))
         self._outbox.open()
-        started = {entry.key for entry in self._outbox.entries() if entry.kind == "start"}
-        self._keys |= started | set(document.get("runs", {}))
+        self._keys |= set(document.get("runs", {}))
+        for entry in self._outbox.entries():
+            if entry.kind == "start":
+                self._keys.add(entry.key)
+            self._note(entry.kind, entry.key, entry.values)
         import_mlflow()  # here: two threads that import the same get in each other's way
         sender = Sender(self._store, self._experiment, self._outbox, self._progress_file)
         if (away := sender.first_answer()) is not None:

@@ -4,6 +4,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from octnas.tracking.outbox import Outbox
 from tests.tracking.conftest import MakeTracker
 from tests.tracking.reading import all_runs, client, found, history, run_id
 
@@ -104,6 +105,70 @@ def test_again_keeps_the_old_run_as_superseded(make_tracker: MakeTracker, runs: 
     assert superseded.data.tags["octnas.superseded"] == "true"
     assert superseded.info.status == "KILLED"  # it had not finished
     assert superseded.data.params == {"x": "1"}
+
+
+def test_again_goes_on_with_a_run_that_was_begun_anew_with_the_same_and_has_nothing_yet(
+    make_tracker: MakeTracker, runs: Path
+) -> None:
+    """As a process that was killed just then has left it."""
+
+    def begin(x: int, *, again: bool = True, loss: float | None = None) -> int:
+        tracker = make_tracker()
+        tracker.start("a", "A", params={"x": x}, again=again)
+        if loss is not None:
+            tracker.metrics("a", {"loss": loss}, 0)
+        tracker.close(failed=True)
+        return len(all_runs(runs))
+
+    assert begin(1, again=False) == 1
+    assert begin(1) == 2
+    assert begin(1) == 2
+    assert begin(2) == 3
+    assert begin(2, loss=1.0) == 3
+    assert begin(2) == 4
+
+
+def test_what_was_sent_and_not_let_go_of_is_not_kept(
+    make_tracker: MakeTracker, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process was killed in between."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Outbox, "discard", lambda *_: None)
+        tracker = make_tracker()
+        tracker.start("a", "A")
+        tracker.artifact("a", runs / "mlflow.db")
+        tracker.close()
+    kept = runs / "digits" / "mlflow" / "files"
+    assert len(list(kept.iterdir())) == 1
+    tracker = make_tracker()
+    tracker.start("a", "A")
+    tracker.close()
+    assert not list(kept.iterdir())
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_what_a_killed_process_has_left_is_sent_where_nothing_more_is_recorded(
+    make_tracker: MakeTracker, runs: Path, recorded: bool
+) -> None:
+    """It was killed at the very end: before the end of its run was recorded, or sent."""
+    killed = make_tracker()
+    killed.start("a", "A")
+    killed.start("b", "B", parent="a")
+    assert killed._sender is not None
+    killed._sender.close(9)
+    outbox = Outbox(runs / "digits" / "mlflow")
+    outbox.add("metrics", "a", rows=[[0, {"loss": 1.0}]], once=True)
+    if recorded:
+        outbox.add("finish", "a", failed=False)
+    lines: list[str] = []
+    make_tracker(say=lines.append).close()
+    assert found(runs, "a").info.status == "FINISHED"
+    assert history(runs, "a", "loss") == [(0, 1.0)]
+    assert found(runs, "b").info.status == "RUNNING"
+    assert not lines
+    size = outbox.path.stat().st_size
+    make_tracker().close()
+    assert outbox.path.stat().st_size == size
 
 
 def test_a_run_that_was_deleted_in_mlflow_is_created_anew(
