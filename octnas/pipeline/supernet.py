@@ -68,14 +68,21 @@ def supernet(run: Run) -> None:
     if anew:
         # What is there is of a removal that was broken off, perhaps with other settings.
         _checkpoints(run).remove()
-    with run.settings_of("supernet"):
-        history = _train(run, images, device)
-    seconds = history[-1]["seconds"]
-    write_json(folder / HISTORY_FILE, {"schema": SCHEMA, "epochs": history, "seconds": seconds})
+    if anew or not _is_trained(folder):
+        with run.settings_of("supernet"):
+            history = _train(run, images, device)
+        seconds = history[-1]["seconds"]
+        document = {"schema": SCHEMA, "epochs": history, "seconds": seconds}
+        write_json(folder / HISTORY_FILE, document)
+        run.progress.say(f"supernet: trained, loss {history[-1]['train_loss']:.3f}")
     run.tracker.artifact(KEY, folder / WEIGHTS_FILE)
     run.tracker.finish(KEY)
     _checkpoints(run).remove()
-    run.progress.say(f"supernet: trained, loss {history[-1]['train_loss']:.3f}")
+
+
+def _is_trained(folder: Path) -> bool:
+    """Whether all is written of a stage that goes on; its checkpoints may be gone by then."""
+    return all((folder / name).exists() for name in (HISTORY_FILE, WEIGHTS_FILE))
 
 
 def _train(run: Run, images: Images, device: torch.device) -> list[dict[str, float]]:

@@ -54,7 +54,13 @@ def train_several(
             if on_epoch is not None:
                 on_epoch(training, row)
 
-        todo = [training for training in trainings if training.result is None]
+        todo = []
+        for training in trainings:
+            if training.result is None:
+                todo.append(training)
+            else:
+                # Of a process that was killed behind the result.
+                training.checkpoints().remove()
         bar.advance(settings.recipe.epochs * (len(trainings) - len(todo)))
         train = train or (_with_ray if settings.executor == "ray" else _in_processes)
         for _ in train(run, todo, settings, tell) if todo else ():

@@ -250,7 +250,27 @@ def test_checkpoints_without_a_marker_are_not_believed(
     assert_equal(weights(tmp_path), weights(finished))
 
 
-@pytest.mark.parametrize("place", ["begin_tracking", "track_network", "_train"])
+def test_a_supernet_whose_checkpoints_are_gone_is_not_trained_again(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process was killed between their removal and the marker."""
+
+    def killed(*_: object) -> None:
+        raise BrokenOffError
+
+    run = open_tiny(tmp_path, *OFTEN)
+    run_stages(run, ("data", "space"))
+    with monkeypatch.context() as patch:
+        patch.setattr(run.directory.__class__, "finish", killed)
+        with pytest.raises(BrokenOffError):
+            run_stages(run, ("supernet",))
+    assert not (tmp_path / "runs" / "tiny" / "supernet" / "checkpoints").exists()
+    monkeypatch.setattr(stage, "train_supernet", killed)
+    run_stages(open_tiny(tmp_path, *OFTEN), ("supernet",))
+    assert_equal(weights(tmp_path), weights(finished))
+
+
+@pytest.mark.parametrize("place", ["begin_tracking", "track_network", "write_json", "_train"])
 def test_retraining_that_is_done_anew_has_runs_of_its_own_wherever_it_was_killed(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -277,6 +297,7 @@ def test_retraining_that_is_done_anew_has_runs_of_its_own_wherever_it_was_killed
         live = [one for one in own if "octnas.superseded" not in one.data.tags]
         assert len(live) == 1
         assert live[0].info.status == "FINISHED"
+        assert len(own) == 2
         # What the first training has recorded stays as it was.
         assert live[0].info.run_id not in before
         assert before & {one.info.run_id for one in own}
