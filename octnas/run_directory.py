@@ -256,9 +256,13 @@ class RunDirectory:
             # Also a link that leads nowhere: nothing could be written there.
             if (folder := self.stage(name)).exists() or folder.is_symlink():
                 folder.rename(self.path / f"{_FORGOTTEN}{name}-{uuid.uuid4().hex}")
+        self.remove_forgotten()
+        return gone
+
+    def remove_forgotten(self) -> None:
+        """Remove what is forgotten: whoever forgot it may have been killed meanwhile."""
         for folder in self.path.glob(f"{_FORGOTTEN}*"):
             remove_tree(folder)
-        return gone
 
 
 def dependents(stage: str, stages: Mapping[str, Iterable[str]] = STAGES) -> Iterable[str]:

@@ -20,7 +20,7 @@ from octnas.export.settings import ExportSettings, Format, Precision
 from octnas.export.source import Exported, Original, Source, read_original
 from octnas.export.tensorrt_engine import export_tensorrt
 from octnas.export.timm_folder import export_timm
-from octnas.files import write_text
+from octnas.files import DRAFT, write_text
 from octnas.nn.load import ARCHITECTURE_FILE
 
 FORMATS: Mapping[Format, Callable[[Original, str, Path], Exported]] = {
@@ -107,7 +107,7 @@ def export_network(
     kept = {variant.key: variant for variant in read_variants(source, folder)}
     written: list[Variant] = []
     refused: list[str] = []
-    with TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
+    with TemporaryDirectory(dir=folder, prefix=f".export{DRAFT}") as scratch:
         calibration = images.batches("train", _BATCH, settings.calibration_images)
         original = read_original(source, calibration, Path(scratch))
         batches = images.batches("val", _BATCH, settings.val_images)

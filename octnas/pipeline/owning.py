@@ -16,7 +16,7 @@ from octnas.pipeline.opening import (
 from octnas.pipeline.place import check_place
 from octnas.progress import Progress
 from octnas.report.write import PAGE_FILE
-from octnas.run_directory import WHOLE_RUN, check_links
+from octnas.run_directory import WHOLE_RUN, RunDirectory, check_links
 from octnas.shipped import default_experiment
 from octnas.tracking.progress import FILE as SENT_FILE
 
@@ -53,6 +53,7 @@ def owned(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
     # Before even the lease, which removes those of earlier owners.
     check_links(directory)
     with held(directory, say):
+        RunDirectory(directory).remove_forgotten()
         _remove_drafts(directory)
         yield
         # Of workers that were killed meanwhile.

@@ -17,7 +17,13 @@ from octnas.pipeline.records import (
     require_metrics,
 )
 from octnas.pipeline.retrain import PLAN_FILE, read_plan
-from octnas.pipeline.search import JOURNAL_FILE, OUTCOMES_FILE, chosen_by, read_study_name
+from octnas.pipeline.search import (
+    JOURNAL_FILE,
+    OUTCOMES_FILE,
+    STUDY_FILE,
+    chosen_by,
+    read_study_name,
+)
 from octnas.results import Retrained
 from octnas.run_directory import WHOLE_RUN, reading
 from octnas.search.storage import Journal, quiet
@@ -43,7 +49,8 @@ def candidates_so_far(run: Run) -> tuple[Candidate, ...]:
     if run.directory.finished("search") is not None:
         return read_candidates(run)
     folder = run.directory.stage("search")
-    if run.config.search.storage or not (folder / JOURNAL_FILE).exists():
+    there = all((folder / name).exists() for name in (STUDY_FILE, JOURNAL_FILE))
+    if run.config.search.storage or not there:
         return ()
     quiet()
     with tempfile.TemporaryDirectory() as copies:

@@ -1,5 +1,6 @@
 """Where the study of a search lives: a journal file of the run's own, or a database."""
 
+import glob
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ from octnas.errors import SearchError, first_cause
 from octnas.files import naming
 from octnas.search.outcomes import read_lines
 
-_LOCK = ".lock"  # Optuna's, behind the name of the file
+# Optuna's, behind the name of the file; with more behind it while it is given back.
+_LOCK = ".lock"
 # What Optuna raises over lines that it has not written.
 _SPOILT = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 
@@ -67,7 +69,8 @@ class _Buffer(BaseJournalBackend):
         # Optuna's own lock is a link to the path as it is given here, which leads elsewhere or
         # nowhere where that is relative; it would wait without end for one of a killed process.
         lock = JournalFileOpenLock(str(path))
-        path.with_name(path.name + _LOCK).unlink(missing_ok=True)
+        for left in path.parent.glob(f"{glob.escape(path.name)}{_LOCK}*"):
+            left.unlink(missing_ok=True)
         self._path, self._file = path, JournalFileBackend(str(path), lock_obj=lock)
         self._waiting: list[dict[str, Any]] = []
 

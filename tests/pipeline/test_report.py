@@ -113,6 +113,12 @@ def test_candidates_so_far_are_those_of_the_end(copied: Path) -> None:
     ]
 
 
+def test_a_search_that_was_killed_as_it_began_has_no_candidates_so_far(copied: Path) -> None:
+    unfinish(copied, "search")
+    (copied / "search" / "study.json").unlink()
+    assert not gather(look_at_run(copied)).candidates
+
+
 def test_waiting_and_the_end(copied: Path, tmp_path: Path) -> None:
     assert write_if_ready(tmp_path / "none", (), (), 5) == (
         f"{tmp_path / 'none'}: waiting for the run to begin",

@@ -165,12 +165,14 @@ def test_an_edited_setting_never_returns_stale_results(
     assert f"--fresh {stage}" in str(caught.value)
 
 
-def test_what_tune_has_left_of_a_killed_search_goes(copied: Path) -> None:
-    left = copied / "runs" / "tiny" / "search" / "ray" / ".tune.draft-x5mr" / "run"
-    left.mkdir(parents=True)
-    (left / "search_gen_state-1.json").write_bytes(b"\x80")
+@pytest.mark.parametrize("name", ["search/ray/.tune.draft-x5mr", ".forgotten-export-6ba5"])
+def test_the_folders_of_killed_processes_go(copied: Path, name: str) -> None:
+    """Of Tune, and of --fresh."""
+    left = copied / "runs" / "tiny" / name
+    (left / "run").mkdir(parents=True)
+    (left / "run" / "search_gen_state-1.json").write_bytes(b"\x80")
     with owned(copied / "runs" / "tiny", lambda _: None):
-        assert list((copied / "runs" / "tiny" / "search" / "ray").iterdir()) == []
+        assert not left.exists()
 
 
 def test_fresh_redoes_a_stage_and_what_depends_on_it(copied: Path) -> None:

@@ -63,6 +63,8 @@ def test_the_lock_of_a_killed_process_is_not_waited_for(
     open_study(first, "one")
     first.flush()
     lock.symlink_to(path) if link else lock.touch()
+    # One that was being given back.
+    lock.with_name(f"{lock.name}0af3-12.rename").touch()
     again = Journal(path)
     open_study(again, "two")
     again.flush()
