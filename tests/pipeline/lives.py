@@ -3,14 +3,18 @@
 One process imports everything; each life is a fork of it, which has never computed anything.
 """
 
+import itertools
 import json
 import os
 import random
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from octnas.cli.main import main
 from octnas.run_directory import WHOLE_RUN
@@ -23,12 +27,19 @@ _LONGEST = 240.0  # seconds until a stage has begun, or a last life has ended
 def live() -> None:
     """Kill lives at the moments that the first argument gives; the last one lives to its end.
 
-    Prints a line of JSON for each kill: the stage in which it was meant to be, the last stage that
-    had begun by then, and how long that life was.
+    Before those, one life for each of the calls there dies as it makes that call.
+
+    Prints a line of JSON for each moment: the stage in which it was meant to be, the last stage
+    that had begun by then, and how long that life was.
     """
     plan = json.loads(sys.argv[1])
     folder = Path(plan["folder"])
-    for stage, delay in plan["moments"]:
+    for call in plan.get("calls", ()):
+        dead = _begin(folder, plan["overrides"], partial(_die_at, *call))
+        status = os.waitstatus_to_exitcode(os.waitpid(dead, 0)[1])
+        if status != -signal.SIGKILL:
+            sys.exit(f"{call} was not met, and the life has ended with status {status}")
+    for stage, delay in plan.get("moments", ()):
         life, begun = _begin(folder, plan["overrides"]), time.monotonic()
         if _await_stage(life, folder, stage) and _outlives(life, delay):
             os.kill(life, signal.SIGKILL)
@@ -53,12 +64,15 @@ def moments(seed: int, kills: int, seconds: Mapping[str, float]) -> list[tuple[s
     return [(stage, chance.uniform(0, 1 + seconds[stage])) for stage in stages]
 
 
-def _begin(folder: Path, overrides: Sequence[str]) -> int:
+def _begin(
+    folder: Path, overrides: Sequence[str], before: Callable[[], None] = lambda: None
+) -> int:
     life = os.fork()
     if life:
         return life
     code: object = 1
     try:
+        before()
         os.chdir(folder)
         changes = [part for one in (*TINY, *overrides) for part in ("--set", one)]
         sys.argv = ["octnas", "run", str(EXPERIMENT), *changes]
@@ -70,6 +84,22 @@ def _begin(folder: Path, overrides: Sequence[str]) -> int:
     finally:
         sys.stderr.flush()
         os._exit(code if isinstance(code, int) else 1)
+
+
+def _die_at(module: str, name: str, number: int) -> None:
+    """Let this process be killed as it calls a function of a module for the nth time."""
+    place: Any = import_module(module)
+    *path, last = name.split(".")
+    for part in path:
+        place = getattr(place, part)
+    original, calls = getattr(place, last), itertools.count(1)
+
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **kwargs)
+
+    setattr(place, last, dying)
 
 
 def _await_stage(life: int, folder: Path, stage: str) -> bool:

@@ -33,6 +33,7 @@ RAY = (
     *("search.executor=ray", "search.workers=1", "supernet.recipe.epochs=2"),
     *("retrain.recipe.epochs=2", "retrain.baselines=[uniform]", "retrain.seeds=[0]"),
 )
+NARROW = ("retrain.baselines=[uniform]", "retrain.seeds=[0]", *SETTINGS[-2:])
 KILLS = int(os.environ.get("OCTNAS_KILLS", "10"))
 
 
@@ -49,11 +50,49 @@ def test_a_run_that_is_killed_at_any_moment_loses_nothing_and_leaves_nothing_beh
     killed.mkdir()
     run_stages(open_tiny(whole, *settings))
     seed = int(os.environ.get("OCTNAS_KILLS_SEED", "0"))
-    plan = {
-        "folder": str(killed),
-        "overrides": settings,
-        "moments": moments(seed, kills, seconds_of(whole)),
-    }
+    told = live_and_die(killed, settings, moments=moments(seed, kills, seconds_of(whole)))
+    lives = [json.loads(line) for line in told.splitlines()]
+    assert len(lives) > kills // 2
+    assert_same_results(whole, killed, settings)
+    assert recorded(killed) == recorded(whole)
+    assert files(killed) == files(whole)
+
+
+CALLS = (
+    # Begun in MLflow, and nothing on disk yet that says so.
+    ("octnas.pipeline.supernet", "_train", 1),
+    # All written and the checkpoints gone, but for the marker.
+    ("octnas.run_directory", "RunDirectory.finish", 1),
+    ("octnas.pipeline.search", "_driver", 1),
+    # In MLflow's outbox, and not in the study.
+    ("octnas.search.study", "Driver._flush", 2),
+    ("octnas.run_directory", "RunDirectory.begin", 1),
+    # Behind a result.
+    ("octnas.training.checkpoint", "Checkpoints.remove", 1),
+    # In the middle of an export.
+    ("octnas.export.formats", "compare", 1),
+    # All is done but to tell MLflow of it.
+    ("octnas.tracking.tracker", "Tracker.close", 1),
+)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_its_narrowest_moments_loses_nothing_and_leaves_nothing_behind(
+    tmp_path: Path,
+) -> None:
+    """Which random moments seldom meet."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    killed.mkdir()
+    run_stages(open_tiny(whole, *NARROW))
+    live_and_die(killed, NARROW, calls=CALLS)
+    assert_same_results(whole, killed, NARROW)
+    assert recorded(killed) == recorded(whole)
+    assert files(killed) == files(whole)
+
+
+def live_and_die(killed: Path, settings: tuple[str, ...], **plan: Any) -> str:
+    """Carry out a plan of `tests.pipeline.lives`; what it prints."""
+    plan |= {"folder": str(killed), "overrides": settings}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(plan)],
         cwd=Path(__file__).parents[2],
@@ -63,12 +102,8 @@ def test_a_run_that_is_killed_at_any_moment_loses_nothing_and_leaves_nothing_beh
     )
     print(done.stdout)  # noqa: T201 - for whoever asks for more kills
     assert done.returncode == 0, done.stderr
-    lives = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(lives) > kills // 2
     assert "Traceback" not in done.stderr
-    assert_same_results(whole, killed, settings)
-    assert recorded(killed) == recorded(whole)
-    assert files(killed) == files(whole)
+    return done.stdout
 
 
 def seconds_of(path: Path) -> dict[str, float]:
