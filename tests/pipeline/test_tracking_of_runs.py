@@ -1,5 +1,6 @@
 """What a run leaves in MLflow."""
 
+import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -188,3 +189,38 @@ def test_the_hypervolume_goes_on_where_a_search_was_broken_off(
     ordered = [volumes[step] for step in sorted(volumes)]
     assert len(ordered) > 15
     assert ordered == sorted(ordered)
+
+
+@pytest.mark.parametrize("place", ["begin_tracking", "track_network", "write_json", "_train"])
+def test_retraining_that_is_done_anew_has_runs_of_its_own_wherever_it_was_killed(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    shutil.copytree(finished / "runs", tmp_path / "runs", symlinks=True)
+    client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"octnas.pipeline.retrain.{place}", killed)
+        with pytest.raises(Killed):
+            run_stages(open_tiny(tmp_path, fresh="retrain"), ("retrain",))
+    run_stages(open_tiny(tmp_path), ("retrain",))
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    found = list(client.search_runs([experiment.experiment_id]))
+    before = {one.info.run_id for one in runs_of(finished).values()}
+    for result in read_results(open_tiny(tmp_path)):
+        own = [one for one in found if one.info.run_name == result.network.name]
+        live = [one for one in own if "octnas.superseded" not in one.data.tags]
+        assert len(live) == 1
+        assert live[0].info.status == "FINISHED"
+        assert len(own) == 2
+        # What the first training has recorded stays as it was.
+        assert live[0].info.run_id not in before
+        assert before & {one.info.run_id for one in own}
+        history = client.get_metric_history(live[0].info.run_id, "val_top1")
+        assert len(history) == 1
