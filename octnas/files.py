@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
@@ -20,6 +21,8 @@ LARGEST = 256 * 2**20
 
 DRAFT = ".draft-"
 """In the name of what is being written: ``.NAME.draft-…``, a file or a folder."""
+
+_STALE = 3600.0  # seconds; no file takes as long
 
 
 def write_text(path: Path, text: str) -> None:
@@ -94,13 +97,24 @@ def _check_regular(path: Path, mode: int) -> None:
         raise OSError(errno.EINVAL, "no regular file, which is needed here", str(path))
 
 
-def remove_drafts(path: Path) -> None:
+def remove_drafts(path: Path, *, stale: bool = False) -> None:
     """Remove what processes that were killed while they wrote a file have left beside it.
 
-    For who alone writes the file now.
+    Args:
+        path: of the file.
+        stale: of old drafts only, where others may be writing the file now.
     """
     for draft in path.parent.glob(f".{glob.escape(path.name)}{DRAFT}*"):
-        draft.unlink(missing_ok=True)
+        if not stale or _is_stale(draft):
+            draft.unlink(missing_ok=True)
+
+
+def _is_stale(draft: Path) -> bool:
+    """Whether nobody can still be writing a draft."""
+    try:
+        return time.time() - draft.lstat().st_mtime > _STALE
+    except OSError:  # it has just become the file
+        return False
 
 
 def remove_all_drafts(folder: Path, *others: str) -> None:
@@ -110,19 +124,20 @@ def remove_all_drafts(folder: Path, *others: str) -> None:
 
     Args:
         folder: of a run or a part of one.
-        others: names of files that others may be writing at the moment.
+        others: names of files that others may be writing at the moment, of which old drafts go.
     """
 
-    def left(name: str) -> bool:
-        written, draft, _ = name[1:].partition(DRAFT)
-        return name.startswith(".") and bool(draft) and written not in others
+    def left(path: Path) -> bool:
+        written, draft, _ = path.name[1:].partition(DRAFT)
+        ours = path.name.startswith(".") and bool(draft)
+        return ours and (written not in others or _is_stale(path))
 
     # Unlike `Path.rglob`, it takes no offence at folders that are removed meanwhile.
     for place, folders, files in os.walk(folder):
-        for name in filter(left, files):
-            (Path(place) / name).unlink(missing_ok=True)
-        for name in filter(left, folders):
-            remove_tree(Path(place) / name)
+        for path in filter(left, map(Path(place).joinpath, files)):
+            path.unlink(missing_ok=True)
+        for path in filter(left, map(Path(place).joinpath, folders)):
+            remove_tree(path)
 
 
 def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,8 +58,26 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
 
     assert left()[1:] == ["chosen.json", "tracking.json"]
     assert not folder.exists()
+    remove_drafts(files[0], stale=True)
+    assert len(left()) == 3
     remove_drafts(files[0])
     assert left() == ["chosen.json", "tracking.json"]
+
+
+def test_old_drafts_go_of_files_that_others_may_be_writing(tmp_path: Path) -> None:
+    def drafts(name: str) -> list[Path]:
+        made = [tmp_path / f".{name}{DRAFT}{age}" for age in (0, 3500, 3700)]
+        for path, age in zip(made, (0, 3500, 3700), strict=True):
+            path.touch()
+            os.utime(path, (time.time() - age, time.time() - age))
+        return made
+
+    page, others = drafts("index.html"), drafts("other.html")
+    remove_all_drafts(tmp_path, "index.html")
+    assert [path.exists() for path in (*page, *others)] == [True, True, False, *[False] * 3]
+    page = drafts("index.html")
+    remove_drafts(tmp_path / "index.html", stale=True)
+    assert [path.exists() for path in page] == [True, True, False]
 
 
 def test_files_are_readable_as_the_umask_says(tmp_path: Path) -> None:

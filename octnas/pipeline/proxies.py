@@ -66,7 +66,7 @@ def proxies(run: Run) -> None:
     path = folder / PROXIES_FILE
     document = [candidate.to_dict() for candidate in candidates]
     write_json(path, {"schema": SCHEMA, "seconds": seconds, "candidates": document})
-    run.tracker.metrics(KEY, {"seconds": seconds}, 0)
+    run.tracker.metrics_once(KEY, {"seconds": seconds}, 0)
     run.tracker.artifact(KEY, path)
     run.tracker.finish(KEY)
     run.progress.say(

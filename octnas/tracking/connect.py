@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from octnas.errors import TrackingError
+from octnas.files import DRAFT, remove_drafts
 from octnas.tracking.environment import import_mlflow
 from octnas.tracking.failures import AwayError, hide, reason, tracking_errors
 from octnas.tracking.stores import ARTIFACTS, DATABASES, SERVERS, Store
@@ -120,6 +121,7 @@ def _check_sqlite(store: Store, database: str) -> None:
         raise store.error("a database in memory keeps nothing", "give sqlite:////absolute/path")
     with tracking_errors(store, "the SQLite file cannot be used"):
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_drafts(path, stale=True)
         if not path.exists():
             _create(path, store.folder / ARTIFACTS)
         with closing(sqlite3.connect(path, timeout=LOCK_WAIT)) as database_file:
@@ -138,7 +140,7 @@ def _create(path: Path, artifacts: Path) -> None:
     """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary = path.with_name(f".{path.name}{DRAFT}{uuid.uuid4().hex}")
     try:
         temporary.touch()  # MLflow would try for 100 seconds where it may not
         SqlAlchemyStore(f"sqlite:///{temporary}", artifacts.as_uri()).engine.dispose()

@@ -16,9 +16,11 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from safetensors.torch import load_file
 
+from octnas.files import DRAFT
 from octnas.front import Front
 from octnas.pipeline.records import read_candidates, read_chosen, read_results
 from octnas.pipeline.stages import run_stages
+from octnas.report.write import PAGE_FILE
 from octnas.run_directory import MARKER, WHOLE_RUN
 from tests.pipeline.lives import PROGRAM, moments
 from tests.pipeline.test_going_on import assert_equal, weights
@@ -175,7 +177,8 @@ def files(path: Path) -> set[str]:
             assert [json.loads(line) for line in file.read_text().splitlines()]
         elif file.suffix == ".safetensors":
             assert load_file(file)
-        # Every life has a number there.
-        if file.is_file() and file.parent.name != "owner":
+        # Every life has a number there; a page's draft stays for an hour.
+        draft = file.name.startswith(f".{PAGE_FILE}{DRAFT}")
+        if file.is_file() and file.parent.name != "owner" and not draft:
             found.add(str(file.relative_to(directory)))
     return found

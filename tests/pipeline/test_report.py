@@ -195,7 +195,7 @@ def test_nothing_to_measure(copied: Path) -> None:
 def test_what_was_computed_on_a_gpu_says_so(copied: Path) -> None:
     """Also where the report is written elsewhere, and in a run that noted no devices."""
     record = read_json(copied / "run.json")
-    [first] = record["runs"]
+    first = record["runs"][0]
     assert first.pop("device") == ("cuda" if torch.cuda.is_available() else "cpu")
     cases = ((["cuda", "cpu"], "1 process on cuda"), ([None], "1 process of 1 CPU thread"))
     for devices, words in cases:

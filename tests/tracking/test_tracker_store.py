@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -51,6 +52,21 @@ def test_run_directories_share_an_experiment(make_tracker: MakeTracker, runs: Pa
     assert {run.info.run_name for run in all_runs(runs)} == {"one", "two"}
     mine = client(runs).get_experiment_by_name("mine")
     assert found(runs, "experiment", "three").info.experiment_id == mine.experiment_id
+
+
+def test_what_a_process_has_left_that_was_killed_as_it_created_the_store_goes(
+    make_tracker: MakeTracker, runs: Path
+) -> None:
+    """In an hour: another process may be creating it now."""
+    runs.mkdir(exist_ok=True)
+    old, new = (runs / f".mlflow.db.draft-{name}" for name in ("old", "new"))
+    old.touch()
+    new.touch()
+    os.utime(old, (0, 0))
+    make_tracker().start("a", "A")
+    assert found(runs, "a")
+    assert (old.exists(), new.exists()) == (False, True)
+    assert sorted(path.name for path in runs.iterdir()) == [new.name, "digits", "mlflow.db"]
 
 
 def test_the_ids_hold_for_one_store_and_experiment(make_tracker: MakeTracker, runs: Path) -> None:
