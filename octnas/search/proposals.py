@@ -154,11 +154,11 @@ def _once_for_each(
 
     def known_of(told: Sequence[Candidate]) -> _Known:
         new = [one for one in told if one.id not in found]
-        rows = features([one.alphas for one in new]) if new else ()
-        for one, row in zip(new, rows, strict=True):
+        made = features([one.alphas for one in new]) if new else ()
+        for one, row in zip(new, made, strict=True):
             found[one.id] = row, levels.cost.of(one.alphas)
-        known = [found[one.id] for one in told]
-        return _Known(np.stack([row for row, _ in known]), np.array([cost for _, cost in known]))
+        rows, costs = zip(*(found[one.id] for one in told), strict=True)
+        return _Known(np.stack(rows), np.array(costs, float))
 
     return known_of
 
