@@ -1,34 +1,43 @@
-"""An experiment file into checked settings, with errors that name file, line and key."""
+"""An experiment file into checked settings, with errors that name file, line and key.
+
+The experiments that come with octnas.
+
+Paths of an experiment that mean the same from any folder and on Ray's workers.
+
+Passwords in URLs: a run directory leaves them out, the environment gives them again.
+"""
 
 import difflib
 import json
+import os
 import types
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
-from octnas.architecture import MOST, StrideMode
-from octnas.budgets import BudgetSettings
 from octnas.cluster.settings import RaySettings
-from octnas.credentials import redact_all
+from octnas.data.prepare import cache_folder
 from octnas.data.settings import SOURCES, DigitsSettings, ImagesSettings
-from octnas.errors import ConfigError, SettingError, require, require_seed
+from octnas.errors import ConfigError, OctnasError, SettingError, require, require_seed
 from octnas.export.settings import ExportSettings
-from octnas.files import read_regular
-from octnas.latency import LatencyUse
+from octnas.io.credentials import HIDDEN, redact_all
+from octnas.io.files import expand_home, read_regular
+from octnas.io.yaml import Document, parse_override, parse_yaml
 from octnas.search.settings import SearchSettings
-from octnas.settings import HOW
+from octnas.settings import HOW, PRETRAINED
+from octnas.space.architecture import MOST, StrideMode
+from octnas.space.budgets import BudgetSettings
+from octnas.space.latency import LatencyUse
 from octnas.tracking.settings import TrackingSettings
-from octnas.training.retrain_settings import RetrainSettings
 from octnas.training.settings import (
     ProxySettings,
     RankingSettings,
+    RetrainSettings,
     SupernetSettings,
 )
-from octnas.yaml import Document, parse_override, parse_yaml
 
 SCHEMA = 1
 _SHOULD = "input should be "
@@ -281,3 +290,100 @@ def _show(value: Any) -> str:
     value = redact_all(value)
     text = repr(list(value) if isinstance(value, tuple) else value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def shipped_experiments() -> list[Path]:
+    """The shipped YAML files, sorted by name.
+
+    An installed package holds them; in a checkout they stand beside the package.
+
+    Raises:
+        OctnasError: neither is there.
+    """
+    package = Path(__file__).parent
+    for folder in (package / "search_spaces", package.parent / "search_spaces"):
+        if found := sorted(folder.glob("*.yaml")):
+            return found
+    raise OctnasError("the shipped experiments are missing; install octnas again")
+
+
+def default_experiment() -> Path:
+    """The experiment that needs no data of one's own: cluttered digits."""
+    return next(path for path in shipped_experiments() if path.stem == "digits")
+
+
+def absolute(path: str, key: str) -> str:
+    """The path of a setting, meaning the same from any folder; none stays none.
+
+    Raises:
+        ConfigError: in the home of a user who has none.
+    """
+    return str(expand_home(path, key).absolute()) if path else ""
+
+
+def resolved_paths(config: RunConfig) -> RunConfig:
+    """Paths that mean the same from any folder.
+
+    Raises:
+        ConfigError: in the home of a user who has none.
+    """
+    truth_from = absolute(config.ranking.truth_from, "ranking.truth_from")
+    table = absolute(config.latency.table, "latency.table")
+    weights = config.supernet.weights
+    config = replace(
+        config,
+        ranking=replace(config.ranking, truth_from=truth_from),
+        latency=replace(config.latency, table=table),
+        supernet=replace(
+            config.supernet,
+            weights=weights if weights == PRETRAINED else absolute(weights, "supernet.weights"),
+        ),
+    )
+    data = config.data
+    if not isinstance(data, ImagesSettings):
+        return config
+    root = absolute(data.root, "data.root")
+    kind, _, path = data.name.partition("/")
+    # A name on a hub stays as it is.
+    name = f"{kind}/{Path(path).absolute()}" if path and Path(path).is_dir() else data.name
+    cache = data.cache
+    if cache.enabled:
+        # Ray's workers have another home.
+        cache = replace(cache, folder=str(cache_folder(data)))
+    return replace(config, data=replace(data, root=root, name=name, cache=cache))
+
+
+STORAGE_VARIABLE = "OCTNAS_STORAGE"
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+
+
+def with_passwords(config: RunConfig) -> RunConfig:
+    """The URLs of study and tracking, from the environment where it gives them.
+
+    Raises:
+        ConfigError: a password was left out, and the environment does not give it.
+    """
+    url = config.search.storage or os.environ.get(STORAGE_VARIABLE, "")
+    storage = _whole("search.storage", url, STORAGE_VARIABLE)
+    uri = _whole("tracking.uri", config.tracking.uri, TRACKING_VARIABLE)
+    return replace(
+        config,
+        search=replace(config.search, storage=storage),
+        tracking=replace(config.tracking, uri=uri),
+    )
+
+
+def _whole(key: str, url: str, variable: str) -> str:
+    """A URL with its password, which a run directory leaves out.
+
+    Raises:
+        ConfigError: it was left out, and the environment does not give it.
+    """
+    if HIDDEN not in url:
+        return url
+    if not os.environ.get(variable):
+        raise ConfigError(
+            f"{key}: found {url!r}, whose password was left out of the run directory; "
+            f"set the whole URL in the environment variable {variable}"
+        )
+    return os.environ[variable]

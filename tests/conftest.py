@@ -10,8 +10,8 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from octnas.costs import ConvShape
-from octnas.space import SearchSpace, Site
+from octnas.space.costs import ConvShape
+from octnas.space.search_space import SearchSpace, Site
 
 # The networks of the tests are too small for several threads, which wait for each other longer
 # than they work when the machine is busy. Set before torch is imported.

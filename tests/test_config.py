@@ -1,3 +1,5 @@
+"""The shipped experiments that are not trained in tests: what they search, and what it costs."""
+
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -6,10 +8,13 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import yaml
 
-from octnas.config import SCHEMA, RunConfig, resolved
+from octnas.config import SCHEMA, RunConfig, resolved, shipped_experiments
 from octnas.data.settings import DigitsSettings, ImagesSettings
 from octnas.errors import ConfigError
-from octnas.shipped import shipped_experiments
+from octnas.pipeline.space import space_of
+from octnas.space.budgets import check_budgets
+from octnas.space.cost_table import CostLevels
+from octnas.space.search_space import SearchSpace
 from tests.loading import load_config
 
 MINIMAL = """\
@@ -244,3 +249,55 @@ def test_settings_are_given_by_name() -> None:
         f"{kind.__name__}.{one.name}" for kind in found for one in fields(kind) if not one.kw_only
     }
     assert positional == set()
+
+
+SHIPPED = {path.stem: path for path in shipped_experiments()}
+# Sites; GMACs at uniform α = .5, .25 and .125 (the paper's networks, see tests/nn/test_published).
+IMAGENET = {
+    "resnet50": (29, (2.367, 3.104, 3.565)),
+    "resnet101": (63, (3.991, 5.598, 6.625)),
+    "resnet152": (97, (5.615, 8.092, 9.685)),
+}
+
+
+def shipped(name: str) -> tuple[RunConfig, SearchSpace]:
+    """An experiment and its space; of 1,000 classes, but for the digits."""
+    config = load_config(SHIPPED[name])
+    return config, space_of(config, 10 if isinstance(config.data, DigitsSettings) else 1000)
+
+
+def test_what_is_shipped() -> None:
+    assert set(SHIPPED) == {
+        "digits",
+        "digits_learnable",
+        "tiny_imagenet",
+        "tiny_imagenet_16",
+        *IMAGENET,
+    }
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED))
+def test_every_budget_can_be_met(name: str) -> None:
+    config, space = shipped(name)
+    budgets = [budget.resolve(space) for budget in config.space.budgets]
+    levels = CostLevels(space)
+    check_budgets(budgets, levels)
+    for budget in budgets:
+        # A budget that admits next to nothing would leave nothing to search.
+        assert 1e3 < levels.count(0, budget.max_macs) < space.size
+
+
+@pytest.mark.parametrize("name", sorted(IMAGENET))
+def test_imagenet_budgets_are_the_papers_networks(name: str) -> None:
+    config, space = shipped(name)
+    sites, gmacs = IMAGENET[name]
+    assert len(space.searchable) == sites
+    found = [budget.resolve(space).max_macs / 1e9 for budget in config.space.budgets]
+    assert tuple(round(macs, 3) for macs in found) == gmacs
+
+
+@pytest.mark.parametrize("name", sorted(IMAGENET))
+def test_every_alpha_is_a_choice_of_its_own(name: str) -> None:
+    """Low channels are rounded to multiples of 8: .125 of 64 is the smallest that stays apart."""
+    _, space = shipped(name)
+    assert all(site.choices == space.grid for site in space.searchable)

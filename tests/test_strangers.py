@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from octnas.errors import ConfigError, OctnasError, SettingError, TrackingError
+from octnas.io.yaml import parse_override, parse_yaml
 from octnas.nn.backbone import create_backbone
-from octnas.results import Network
+from octnas.results.networks import Network
 from octnas.tracking.outbox import Outbox
-from octnas.yaml import parse_override, parse_yaml
 from tests.pipeline.test_bad_run_directory import Bomb
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -137,7 +137,7 @@ def test_weights_with_code_in_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".x", "a\\b", "x" * 101])
 def test_names_of_experiments_are_no_paths(name: str, tmp_path: Path) -> None:
-    from octnas.shipped import default_experiment
+    from octnas.config import default_experiment
     from tests.loading import load_config
 
     with pytest.raises(OctnasError, match="name"):

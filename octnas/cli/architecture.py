@@ -8,9 +8,9 @@ import typer
 from octnas.cli.cost import print_cost
 
 if TYPE_CHECKING:
-    from octnas.architecture import Architecture
     from octnas.nn.cost import ModelCost
-    from octnas.space import SearchSpace
+    from octnas.space.architecture import Architecture
+    from octnas.space.search_space import SearchSpace
 
 Files = Annotated[
     list[Path],
@@ -34,7 +34,7 @@ def add_to(app: typer.Typer) -> None:
 def show(files: Files) -> None:
     """Print MACs, parameters and activation memory of architectures, and a row per site."""
     from octnas.nn.cost import cost
-    from octnas.nn.reading import read_architecture
+    from octnas.nn.load import read_architecture
 
     for file in files:
         architecture = read_architecture(file)
@@ -43,7 +43,7 @@ def show(files: Files) -> None:
 
 def diff(first: File, second: File) -> None:
     """Print in what two architectures differ; exit code 1 if they do."""
-    from octnas.nn.reading import read_architecture
+    from octnas.nn.load import read_architecture
 
     one, other = read_architecture(first), read_architecture(second)
     if one == other:
@@ -65,7 +65,7 @@ def validate(
 ) -> None:
     """Check architecture files; a line for each, and exit code 2 if one of them is wrong."""
     from octnas.errors import ArchitectureError
-    from octnas.nn.reading import read_architecture
+    from octnas.nn.load import read_architecture
 
     choices = None if space is None else _read_space(space)
     wrong = []
@@ -93,8 +93,8 @@ def _check_choices(file: Path, architecture: "Architecture", space: "SearchSpace
 
 def _read_space(path: Path) -> "SearchSpace":
     """The search space of a run directory, or of the file itself."""
-    from octnas.run_directory import read_json, reading
-    from octnas.space import SearchSpace
+    from octnas.runtime.directory import read_json, reading
+    from octnas.space.search_space import SearchSpace
 
     file = path / "space" / "space.json" if path.is_dir() else path
     with reading(file):

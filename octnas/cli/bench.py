@@ -1,19 +1,26 @@
-"""``octnas bench``: octave networks against the vanilla one, by the clock."""
+"""``octnas bench``: octave networks against the vanilla one, by the clock.
+
+``octnas bench --data``: images per second.
+
+``octnas bench --supernet``: training steps per second.
+"""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from octnas.cli.run import Overrides
-from octnas.cli.stops import NOTHING, stopped_with_a_line
-from octnas.errors import SettingError
+from octnas.cli.run import NOTHING, Overrides, RichProgress, stopped_with_a_line
+from octnas.errors import ConfigError, SettingError
+from octnas.runtime.progress import Quiet
 
 if TYPE_CHECKING:
     from octnas.measure.bench import BenchResult
+    from octnas.measure.bench_data import DataBenchResult, DataBenchSettings
+    from octnas.measure.bench_steps import StepBenchResult
     from octnas.measure.settings import AlphaChoice
-
 
 BATCHES = "1,8"
 
@@ -86,8 +93,7 @@ def bench(
     if data is not None and supernet is not None:
         raise SettingError("supernet", str(supernet), "one of --data and --supernet")
     if data is not None:
-        from octnas.cli.bench_data import bench_images
-        from octnas.measure.data import DataBenchSettings
+        from octnas.measure.bench_data import DataBenchSettings
 
         bench_images(
             data,
@@ -103,8 +109,6 @@ def bench(
         )
         return
     if supernet is not None:
-        from octnas.cli.bench_supernet import bench_steps
-
         bench_steps(
             supernet,
             overrides or (),
@@ -212,3 +216,118 @@ def _print(found: "BenchResult") -> None:
         )
     if any(row.undecided for row in found.rows):
         console.print("?: the machine is too noisy to say which of the two is faster.")
+
+
+def bench_images(
+    experiment: Path,
+    overrides: Sequence[str],
+    settings: "DataBenchSettings",
+    *,
+    as_json: bool,
+) -> None:
+    """Time the images of an experiment, and the training of its vanilla network on them."""
+    from octnas.data.settings import ImagesSettings
+    from octnas.measure.bench_data import bench_data
+    from octnas.pipeline.run import load_experiment
+    from octnas.pipeline.space import space_of
+
+    _, config = load_experiment(experiment, overrides)
+    if not isinstance(config.data, ImagesSettings):
+        raise ConfigError(
+            f"{experiment}: data.source: found {config.data.source}, which are made in memory; "
+            "allowed: images on disk"
+        )
+    progress = Quiet(lambda line: typer.echo(line, err=True)) if as_json else RichProgress()
+    found = bench_data(config.data, lambda n: space_of(config, n).uniform(0.0), settings, progress)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        _print_images(found)
+
+
+def _print_images(found: "DataBenchResult") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    settings = found.settings
+    console.print(
+        f"batches of {settings.batch_size}, {settings.device}, {settings.precision}, threads: "
+        f"{settings.threads or 'any'}, medians of {settings.repeats}"
+    )
+    table = Table("", "images per second", "spread")
+    for row in found.rows:
+        table.add_row(row.what, f"{row.images_per_second:,.0f}", f"{row.spread:.1%}")
+    console.print(table)
+    faster, held = found.speed_up, found.held_back
+    console.print(
+        f"the cache delivers {faster.value:.1f} times what files do "
+        f"({faster.low:.1f}–{faster.high:.1f}); a training step that it feeds takes "
+        f"{held.value:.3f} of the time of one without a loader ({held.low:.3f}–{held.high:.3f})"
+    )
+
+
+def bench_steps(
+    experiment: Path,
+    overrides: Sequence[str],
+    *,
+    batch_size: int,
+    device: str,
+    precision: str,
+    threads: int,
+    repeats: int,
+    as_json: bool,
+) -> None:
+    """Time the supernet's training steps of the sampled strategies, and the vanilla network's.
+
+    Args:
+        experiment: file of the experiment.
+        overrides: ``section.key=value``.
+        batch_size: 0 for the experiment's.
+        device, precision, threads, repeats: see `octnas.measure.bench_steps.StepBenchSettings`.
+        as_json: instead of a table.
+    """
+    from octnas.measure.bench_steps import StepBenchSettings
+    from octnas.pipeline.bench import bench_supernet
+    from octnas.pipeline.run import load_experiment
+
+    _, config = load_experiment(experiment, overrides)
+    settings = StepBenchSettings(
+        batch_size=batch_size or config.supernet.recipe.batch_size,
+        device=device,
+        precision=precision,
+        threads=threads,
+        repeats=repeats,
+    )
+    found = bench_supernet(config, settings)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        _print_steps(found)
+
+
+def _print_steps(found: "StepBenchResult") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console.width = max(console.width, 100)
+    settings = found.settings
+    console.print(
+        f"training steps of {settings.batch_size} images, {settings.device}, "
+        f"{settings.precision}, threads: {settings.threads or 'any'}, medians of "
+        f"{settings.repeats} × {settings.steps} steps"
+    )
+    columns = ("", "networks a step", "steps/s", "images/s", "spread", "time", "95 %")
+    table = Table(*columns)
+    for row in found.rows:
+        table.add_row(
+            row.what,
+            f"{row.networks:g}",
+            f"{row.steps_per_second:.3g}",
+            f"{row.images_per_second:,.4g}",
+            f"{row.spread:.1%}",
+            f"{row.time.value:.3f}",
+            f"{row.time.low:.3f}–{row.time.high:.3f}",
+        )
+    console.print(table)

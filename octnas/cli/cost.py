@@ -58,7 +58,7 @@ def _find(
             "octnas cost: --alpha and --channel-multiple go with MODEL, not with --architecture"
         )
     from octnas.nn.cost import cost as cost_of
-    from octnas.nn.reading import read_architecture
+    from octnas.nn.load import read_architecture
 
     given = read_architecture(architecture) if architecture else None
     channels = given.input_size[0] if given else 3

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from octnas.export.formats import Outcome
     from octnas.export.settings import ExportSettings
-    from octnas.pipeline.opening import Run
-    from octnas.results import Retrained
+    from octnas.pipeline.run import Run
+    from octnas.results.networks import Retrained
 
 
 def add_to(app: typer.Typer) -> None:
@@ -135,7 +135,7 @@ def _choose(
 ) -> "list[Retrained]":
     """What is meant; every network where nothing is said."""
     from octnas.errors import ConfigError
-    from octnas.pipeline.selection import by_architecture, by_budget
+    from octnas.pipeline.export import by_architecture, by_budget
 
     if architecture is not None and budget is not None:
         raise ConfigError("octnas export: give one of --architecture and --budget")

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from octnas.cli.run import Overrides
-from octnas.cli.stops import GOES_ON, NOTHING, stopped_with_a_line
+from octnas.cli.run import GOES_ON, NOTHING, Overrides, stopped_with_a_line
 
 if TYPE_CHECKING:
-    from octnas.latency import LatencyTable
+    from octnas.space.latency import LatencyTable
 
 _MEASURE = "measure"
 Experiment = Annotated[
@@ -113,9 +112,8 @@ def networks_of(
 ) -> None:
     """Time every retrained network of a run whole, for its report: median and 95th percentile."""
     from octnas.measure.settings import LatencySettings
-    from octnas.pipeline.looking import look_at_run
     from octnas.pipeline.network_latency import time_retrained
-    from octnas.pipeline.owning import owned
+    from octnas.pipeline.run import look_at_run, owned
 
     settings = LatencySettings(
         name=name,
@@ -166,7 +164,7 @@ def import_answer(
     out: Annotated[Path, typer.Option(help="The file to write.", show_default=False)],
 ) -> None:
     """Make a latency table of what a device has measured of a pack."""
-    from octnas.files import write_json
+    from octnas.io.files import write_json
     from octnas.measure.pack import read_answer
 
     table = read_answer(answer)

@@ -13,15 +13,12 @@ from octnas.cli import (
     architecture,
     bench,
     cost,
-    doctor,
     export,
-    init,
     latency,
     plan,
     report,
     run,
-    slurm,
-    sync,
+    tools,
 )
 from octnas.errors import OctnasError
 
@@ -43,13 +40,10 @@ report.add_to(app)
 export.add_to(app)
 architecture.add_to(app)
 plan.add_to(app)
-slurm.add_to(app)
 cost.add_to(app)
 bench.add_to(app)
 latency.add_to(app)
-sync.add_to(app)
-init.add_to(app)
-doctor.add_to(app)
+tools.add_to(app)
 
 
 def _version(value: bool) -> None:
@@ -89,7 +83,7 @@ def main() -> None:
     try:
         app()
     except OctnasError as error:
-        from octnas.credentials import redact
+        from octnas.io.credentials import redact
 
         for line in redact(str(error)).splitlines():
             typer.echo(f"octnas: {line}", err=True)

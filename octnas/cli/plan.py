@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from octnas.cli.run import Experiment, Overrides, RunDir
-from octnas.cli.stops import NOTHING, stopped_with_a_line
+from octnas.cli.run import NOTHING, Experiment, Overrides, RunDir, stopped_with_a_line
 
 if TYPE_CHECKING:
-    from octnas.needs import Plan, StageNeeds
+    from octnas.pipeline.estimate import Plan, StageNeeds
 
 
 def add_to(app: typer.Typer) -> None:
@@ -26,8 +25,8 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Time a few steps and estimate hours, memory and disk of the whole run; writes nothing."""
+    from octnas.config import default_experiment
     from octnas.pipeline.plan import plan_run
-    from octnas.shipped import default_experiment
 
     path = experiment or default_experiment()
     found = plan_run(path, tuple(overrides or ()), run_dir=run_dir, steps=steps)

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from octnas.cli.run import Experiment, Overrides, RunDir, opened_for
-from octnas.cli.stops import stopped_with_a_line
+from octnas.cli.run import Experiment, Overrides, RunDir, opened_for, stopped_with_a_line
 
 _SECONDS = 30
 
@@ -65,8 +64,8 @@ def _watch(
     """Go on until the run is finished or the user has seen enough."""
     import time
 
-    from octnas.pipeline.owning import where
-    from octnas.pipeline.watch import write_if_ready
+    from octnas.pipeline.report import write_if_ready
+    from octnas.pipeline.run import where
 
     path, said = where(experiment, overrides or (), run_dir), ""
     while True:
@@ -87,7 +86,7 @@ def compare(
     from rich.console import Console
     from rich.table import Table
 
-    from octnas.pipeline.compare import compare_runs
+    from octnas.pipeline.report import compare_runs
 
     rows, differing = compare_runs(runs, out)
     console = Console(highlight=False)

@@ -1,16 +1,52 @@
-"""The commands that carry out an experiment, whole or stage by stage."""
+"""The commands that carry out an experiment, whole or stage by stage.
 
+How a command ends that a signal has stopped.
+
+Progress bars in a terminal.
+"""
+
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-from octnas.cli.stops import stopped_with_a_line
+from octnas.runtime.signals import Stopped, last_signal, stoppable
 
 if TYPE_CHECKING:
-    from octnas.pipeline.opening import Run
+    from octnas.pipeline.run import Run
+
+GOES_ON = "the same command goes on from here"
+NOTHING = "nothing of it is kept"
+
+
+@contextmanager
+def stopped_with_a_line(kept: str) -> Iterator[None]:
+    """Say what is kept after Ctrl-C or another signal; the exit code is the shell's for it.
+
+    Args:
+        kept: in words, or how to go on.
+    """
+    with stoppable():
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            stopped = error if isinstance(error, Stopped) else Stopped(last_signal())
+            typer.echo(f"octnas: {stopped}: stopped; {kept}", err=True)
+            raise typer.Exit(128 + stopped.number) from None
+
 
 Experiment = Annotated[
     Path | None,
@@ -57,7 +93,7 @@ def run(
     fresh: Fresh = None,
 ) -> None:
     """Carry out a whole experiment: supernet, search, retraining, export and report."""
-    from octnas.run_directory import WHOLE_RUN
+    from octnas.runtime.directory import WHOLE_RUN
 
     opened = carry_out(experiment, overrides, run_dir, fresh, WHOLE_RUN)
     _say_where(opened)
@@ -120,7 +156,7 @@ def rank(
     opened = carry_out(
         experiment, overrides, run_dir, fresh, ("supernet", "proxies", "truth", "rank")
     )
-    from octnas.pipeline.rank import table
+    from octnas.pipeline.ranking import table
 
     typer.echo(table(opened))
 
@@ -182,9 +218,8 @@ def opened_for(
     Nobody else works on it within the block, and a signal ends it with a line.
     """
     with stopped_with_a_line("the same command, without --fresh, goes on from here"):
-        from octnas.cli.progress import RichProgress
-        from octnas.pipeline.owning import own_run
-        from octnas.shipped import default_experiment
+        from octnas.config import default_experiment
+        from octnas.pipeline.run import own_run
 
         with own_run(
             experiment or default_experiment(),
@@ -205,3 +240,41 @@ def _say_where(run: "Run") -> None:
     typer.echo(f"Networks:  {directory / 'export'}")
     if command := run.tracker.view_command():
         typer.echo(f"MLflow:    {command}")
+
+
+class RichProgress:
+    """Bars by rich; where the output is no terminal, only their last state is printed."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False)
+
+    def say(self, line: str) -> None:
+        """See `octnas.runtime.progress.Progress.say`."""
+        self._console.print(line, markup=False, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def bar(self, title: str, total: int) -> Iterator["_Bar"]:
+        """See `octnas.runtime.progress.Progress.bar`."""
+        columns = (
+            TextColumn("{task.description:<9}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+        )
+        with Progress(*columns, console=self._console) as progress:
+            yield _Bar(progress, progress.add_task(title, total=total, note=""))
+
+
+class _Bar:
+    """One bar."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task = progress, task
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """See `octnas.runtime.progress.Bar.advance`."""
+        self._progress.advance(self._task, steps)
+        if note:
+            self._progress.update(self._task, note=note)

@@ -1,6 +1,13 @@
-"""Processes of a running Ray that train one network together."""
+"""Processes of a running Ray that train one network together.
 
+Which network interface of a node the others of its cluster know it by.
+"""
+
+import fcntl
 import os
+import socket
+import struct
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,10 +20,34 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from octnas.cluster.evaluation import one_line
-from octnas.cluster.interfaces import interface_of
 from octnas.cluster.start import LOOPBACK
+from octnas.cluster.tune import one_line
 from octnas.errors import ClusterError, OctnasError
+
+# Of Linux: the IPv4 address of an interface; its name, then 24 bytes for the answer.
+_SIOCGIFADDR = 0x8915
+_NAME, _ADDRESS = 15, slice(20, 24)
+
+
+def interface_of(address: str) -> str:
+    """The name of the interface that has an IPv4 address; empty where none is found.
+
+    Args:
+        address: such as ``"127.0.0.1"``.
+    """
+    if sys.platform != "linux":
+        return "lo0" if address == LOOPBACK else ""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        for _, name in socket.if_nameindex():
+            request = struct.pack("256s", name.encode()[:_NAME])
+            try:
+                answer = fcntl.ioctl(one.fileno(), _SIOCGIFADDR, request)
+            except OSError:
+                continue  # it has no such address
+            if socket.inet_ntoa(answer[_ADDRESS]) == address:
+                return name
+    return ""
+
 
 Job = TypeVar("Job")
 
@@ -53,7 +84,7 @@ def run_ranks(
             no room for all of them.
     """
     if not ray.is_initialized():
-        raise ClusterError("Ray does not run; use octnas.cluster.join.ray_cluster")
+        raise ClusterError("Ray does not run; use octnas.cluster.start.ray_cluster")
     folder.mkdir(parents=True, exist_ok=True)
     reason = ""
     with _room(workers, gpus) as room:

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from octnas.errors import ClusterError
-from octnas.files import remove_tree
-from octnas.stopping import Stopped, ask, before_stop
+from octnas.io.files import remove_tree
+from octnas.runtime.signals import Stopped, ask, before_stop
 
 P = ParamSpec("P")
 Result = TypeVar("Result")

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
 
-from octnas.cluster.evaluation import one_line, shortened
+from octnas.cluster.tune import one_line, shortened
 from octnas.errors import ClusterError, OctnasError
 
 Item = TypeVar("Item")
@@ -24,7 +24,7 @@ def run_tasks(
 ) -> Iterator[tuple[Item, Result]]:
     """Call a function once for each item.
 
-    Needs a running Ray, as inside `octnas.cluster.join.ray_cluster`.
+    Needs a running Ray, as inside `octnas.cluster.start.ray_cluster`.
 
     Args:
         function: pickled into Ray's object store once.
@@ -41,7 +41,7 @@ def run_tasks(
         ClusterError: any other failure, in one line.
     """
     if not ray.is_initialized():
-        raise ClusterError("Ray does not run; use octnas.cluster.join.ray_cluster")
+        raise ClusterError("Ray does not run; use octnas.cluster.start.ray_cluster")
     shared = ray.put(function)
     task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=retries)(call)
     left, waiting = iter(items), dict[Any, Item]()

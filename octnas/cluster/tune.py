@@ -2,28 +2,200 @@
 
 Tune is used for its workers: processes that are kept, retries, placement. What it writes is thrown
 away, since its snapshots can lose finished trials; what a search resumes from is its study.
+
+What all that runs under Ray Tune shares: settings, files, and why a trial failed.
+
+What runs in a worker process of Ray: one actor, which evaluates candidate after candidate.
 """
 
+import logging
+import pickle
+import signal
+import tempfile
+import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+import ray
 from ray import tune
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from octnas.cluster.evaluation import OUTCOME, Evaluate, Evaluation
-from octnas.cluster.tune_setup import (
-    node_lost,
-    reason_of,
-    run_config,
-    short_name,
-    signals_kept,
-    tune_files,
-)
-from octnas.errors import DeviceError
+from octnas.errors import ClusterError, DeviceError
+from octnas.io.files import DRAFT
+from octnas.runtime.temporary import environment, level
+
+Evaluate = Callable[[Mapping[str, float], float], Mapping[str, float]]
+"""α by site and the limit of a job to metrics."""
+
+OUTCOME = "outcome"
+LONGEST_REASON = 500  # characters; some of Ray's messages are pages
+
+
+class EvaluationError(Exception):
+    """An evaluation failed; the text is the type and message of its exception, on one line.
+
+    It takes the place of the exception itself, which may not survive pickling.
+    """
+
+
+class Evaluation(tune.Trainable):
+    """One worker. Tune hands it a trial's config: ``{"alphas": ((site, α), ...), "limit": …}``.
+
+    Pairs and not a dict, here and in the result, since Tune flattens dicts, looks into their
+    values and makes names of them.
+    """
+
+    def setup(
+        self, config: dict[str, Any], make_evaluate: Callable[[], Evaluate] | None = None
+    ) -> None:
+        """Keep the first candidate and the factory, which is not called yet.
+
+        What the factory raises is then an ordinary failure of a trial, with its reason; in here it
+        would be the death of an actor.
+        """
+        assert make_evaluate is not None
+        self._alphas, self._limit = dict(config["alphas"]), float(config["limit"])
+        self._make_evaluate = make_evaluate
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next candidate; what the factory has loaded stays."""
+        self._alphas, self._limit = dict(new_config["alphas"]), float(new_config["limit"])
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Evaluate the candidate, and be done.
+
+        Raises:
+            EvaluationError: whatever went wrong.
+        """
+        try:
+            metrics = self._evaluate(self._alphas, self._limit)
+            outcome = tuple((name, float(value)) for name, value in metrics.items())
+        except Exception as error:  # noqa: BLE001 - the reason of a failed trial
+            raise EvaluationError(one_line(error)) from None
+        return {OUTCOME: outcome, "done": True}
+
+    @cached_property
+    def _evaluate(self) -> Evaluate:
+        return self._make_evaluate()
+
+
+def one_line(error: BaseException) -> str:
+    """Type and message of an exception without line breaks."""
+    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+
+
+def shortened(text: str) -> str:
+    """The end of a reason, where most of them say what happened."""
+    return text if len(text) <= LONGEST_REASON else "… " + text[-LONGEST_REASON:]
+
+
+_TUNE_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints tables even when told to be silent
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no JSON, CSV and TensorBoard files per trial
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is a KeyboardInterrupt, not an early return
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the driver is told
+    "TUNE_GLOBAL_CHECKPOINT_S": "inf",  # no snapshots on the way; they grow with the trials
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # what decides may be worked out here
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # in workers, relative paths mean what they mean here
+}
+
+
+def reason_of(trial: Trial) -> str:
+    """Why a trial failed, on one line."""
+    error = _error_of(trial)
+    if error is None:
+        return "Ray Tune gave the evaluation up"
+    if isinstance(error, ActorUnavailableError):
+        return f"{type(error).__name__}: the worker process cannot be reached any more"
+    if isinstance(error, RayActorError) and not error.actor_init_failed:
+        return (
+            f"{type(error).__name__}: the worker process died (killed, out of memory, or crashed)"
+        )
+    if isinstance(error, RayTaskError):
+        error = error.cause
+    return shortened(str(error) if isinstance(error, EvaluationError) else one_line(error))
+
+
+def node_lost(trial: Trial) -> bool:
+    """Whether a trial failed since its worker's node is gone, or cannot be reached."""
+    error = _error_of(trial)
+    if isinstance(error, ActorUnavailableError):  # Ray does not know, yet, what became of it
+        return True
+    gone = (node["NodeID"] for node in ray.nodes() if not node["Alive"])
+    return isinstance(error, RayActorError) and any(node in str(error) for node in gone)
+
+
+def _error_of(trial: Trial) -> BaseException | None:
+    """What a trial has raised, from the file that Tune has just written."""
+    if trial.pickled_error_file is None:
+        return None
+    error: BaseException = pickle.loads(Path(trial.pickled_error_file).read_bytes())  # noqa: S301 - our own
+    return error
+
+
+def short_name(trial: Trial) -> str:
+    """Of a trial's folder."""
+    return str(trial.trial_id)
+
+
+@contextmanager
+def tune_files(directory: Path) -> Iterator[str]:
+    """A folder for what Tune writes, which goes when the block ends; and Tune says nothing.
+
+    Raises:
+        ClusterError: Ray does not run in this process.
+    """
+    if not ray.is_initialized():  # Tune would start a Ray without octnas's precautions
+        raise ClusterError("Ray does not run; use octnas.cluster.start.ray_cluster")
+    directory.mkdir(parents=True, exist_ok=True)
+    with (
+        environment(_TUNE_ENVIRONMENT),
+        level(logging.getLogger("ray.tune"), logging.CRITICAL),
+        tempfile.TemporaryDirectory(prefix=f".tune{DRAFT}", dir=directory.resolve()) as storage,
+    ):
+        yield storage
+
+
+def run_config(storage: str, retries: int) -> tune.RunConfig:
+    """How Tune runs what it is given: trials are tried again, and nothing is kept.
+
+    Without callbacks: to count them, Tune would import MLflow, which takes a second.
+    """
+    return tune.RunConfig(
+        name="run",
+        storage_path=storage,
+        failure_config=tune.FailureConfig(max_failures=retries),
+        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        verbose=0,
+    )
+
+
+@contextmanager
+def signals_kept() -> Iterator[Callable[[], None]]:
+    """Keep the handler of SIGUSR1, by which batch systems announce the end of a job.
+
+    Tune puts its own in place, after the settings and before the first question to the search; so
+    that is where the function that is given here has to be called.
+    """
+    before = signal.getsignal(signal.SIGUSR1)
+
+    def keep() -> None:
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGUSR1, before)
+
+    try:
+        yield keep
+    finally:
+        keep()
+
 
 # How the reason of what is not a candidate's fault begins, see `one_line`.
 _OF_THE_DEVICE = f"{DeviceError.__name__}: "
@@ -74,7 +246,7 @@ def run_with_tune(
 ) -> None:
     """Evaluate all that ``driver`` hands out, up to ``workers`` candidates at a time.
 
-    Needs a running Ray, as inside `octnas.cluster.join.ray_cluster`.
+    Needs a running Ray, as inside `octnas.cluster.start.ray_cluster`.
 
     Args:
         driver: asked and told in this thread, never pickled or copied.

@@ -9,9 +9,10 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
-from octnas.cluster.evaluation import EvaluationError, one_line
-from octnas.cluster.tune_setup import (
+from octnas.cluster.tune import (
+    EvaluationError,
     node_lost,
+    one_line,
     reason_of,
     run_config,
     short_name,
@@ -69,7 +70,7 @@ def train_with_tune(
 ) -> list[Item]:
     """Train every item, up to ``workers`` at a time.
 
-    Needs a running Ray, as inside `octnas.cluster.join.ray_cluster`.
+    Needs a running Ray, as inside `octnas.cluster.start.ray_cluster`.
 
     Args:
         train: pickled into Ray's object store once; reports numbers after every epoch, ``epoch``

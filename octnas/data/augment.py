@@ -9,7 +9,7 @@ from timm.data import Mixup
 from torch import Tensor
 from torchvision.transforms import v2
 
-from octnas.data.seeding import seeded
+from octnas.data.batches import seeded
 from octnas.data.settings import AugmentSettings
 
 RATIO = (3 / 4, 4 / 3)

@@ -29,10 +29,9 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from octnas.data.decode import BrokenImageError, pixel_digest
-from octnas.documents import read_as
 from octnas.errors import DataError
-from octnas.files import write_json
-from octnas.run_directory import read_document, reading
+from octnas.io.files import read_as, write_json
+from octnas.runtime.directory import read_document, reading
 
 SCHEMA = 1
 PIXELS_FILE = "pixels.u8"

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from octnas.data.order import WHOLE, Part, epoch_generator, epoch_order, spread
+from octnas.data.batches import WHOLE, Part, epoch_generator, epoch_order, spread
 from octnas.data.settings import DigitsSettings
 
 SIZE = 16

@@ -6,11 +6,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from octnas.data.listing import Problem
-from octnas.documents import read_as
+from octnas.data.sources import Problem
 from octnas.errors import RunDirectoryError
-from octnas.files import write_json, write_text
-from octnas.run_directory import read_document, reading
+from octnas.io.files import read_as, write_json, write_text
+from octnas.runtime.directory import read_document, reading
 
 SCHEMA = 1
 LIST_FILE = "images.tsv"

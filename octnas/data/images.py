@@ -8,11 +8,19 @@ from typing import Any, Protocol
 import torch
 
 from octnas.data.augment import BatchAugment, BatchMixup, Normalise
-from octnas.data.batches import Batch, Batches, TrainingBatches
+from octnas.data.batches import (
+    WHOLE,
+    Batch,
+    Batches,
+    Part,
+    TrainingBatches,
+    epoch_generator,
+    spread,
+)
 from octnas.data.cache import Cache
-from octnas.data.cached import CachedEvaluation, CachedImages, CachedTraining
 from octnas.data.digits import MEAN, STD, DigitImages
-from octnas.data.files import (
+from octnas.data.from_cache import CachedEvaluation, CachedImages, CachedTraining
+from octnas.data.from_files import (
     INTERPOLATION,
     FileEvaluation,
     Files,
@@ -20,7 +28,6 @@ from octnas.data.files import (
     transforms,
 )
 from octnas.data.image_list import PARTS, ImageList, read_images
-from octnas.data.order import WHOLE, Part, epoch_generator, spread
 from octnas.data.prepare import build_missing, cache_folder, cached_squares
 from octnas.data.settings import DataSettings, DigitsSettings, ImagesSettings
 from octnas.data.sources import open_reader

@@ -1,27 +1,63 @@
-"""The formats that a network is exported in, and one network in several of them."""
+"""The formats that a network is exported in, and one network in several of them.
 
+A program of ``torch.export``: it needs torch to run, and nothing else.
+"""
+
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
+from torch import Tensor
+
 from octnas.data.batches import Batches
 from octnas.data.images import Images
 from octnas.errors import ExportError
 from octnas.export.card import CARD_FILE, model_card
 from octnas.export.check import Answers, answers, compare
-from octnas.export.exported_program import export_pt2
-from octnas.export.macs import moved_macs
-from octnas.export.onnx_file import export_onnx
-from octnas.export.openvino_ir import export_openvino
+from octnas.export.macs import moved_macs, program_macs
+from octnas.export.onnx_file import export_onnx, export_openvino
 from octnas.export.record import Variant, read_variants, remove, write_record
 from octnas.export.settings import ExportSettings, Format, Precision
 from octnas.export.source import Exported, Original, Source, read_original
 from octnas.export.tensorrt_engine import export_tensorrt
 from octnas.export.timm_folder import export_timm
-from octnas.files import DRAFT, write_text
+from octnas.io.files import DRAFT, write_text
 from octnas.nn.load import ARCHITECTURE_FILE
+
+FILE = "model.pt2"
+
+
+def _load(file: Path) -> torch.export.ExportedProgram:
+    with warnings.catch_warnings():
+        # Of torch 2.11, about the bytes that it has read itself.
+        warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
+        return torch.export.load(file)
+
+
+def export_pt2(original: Original, precision: str, folder: Path) -> Exported:  # noqa: ARG001
+    """Write a program for any number of images at a time, batch norms folded, kernels split."""
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(
+        original.deployed, (original.example,), dynamic_shapes=({0: batch},)
+    )
+    for node in program.graph.nodes:
+        # With the paths of this machine.
+        node.meta.pop("stack_trace", None)
+    torch.export.save(program, folder / FILE)
+    written = _load(folder / FILE)
+    module = written.module()
+
+    def run(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = module(images)
+        return logits
+
+    return Exported((FILE,), run, program_macs(written))
+
 
 FORMATS: Mapping[Format, Callable[[Original, str, Path], Exported]] = {
     "timm": export_timm,

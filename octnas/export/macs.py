@@ -1,4 +1,4 @@
-"""Multiply-adds counted on exported graphs, by the convention of `octnas.costs`.
+"""Multiply-adds counted on exported graphs, by the convention of `octnas.space.costs`.
 
 One multiply-add is one MAC; convolutions and linear layers with learned weights are counted, for
 one image. Every value that such a layer puts out is a sum over one row of its weight, so that a

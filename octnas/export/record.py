@@ -7,13 +7,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from octnas.documents import read_as
 from octnas.errors import ExportError
 from octnas.export.check import Comparison
 from octnas.export.settings import Tolerance
 from octnas.export.source import Source
-from octnas.files import write_json
-from octnas.run_directory import read_document, reading
+from octnas.io.files import read_as, write_json
+from octnas.runtime.directory import read_document, reading
 
 SCHEMA = 1
 RECORD_FILE = "export.json"

@@ -12,7 +12,7 @@ from octnas.data.batches import Batches
 from octnas.nn.deploy import deploy
 from octnas.nn.supernet import build
 from octnas.nn.weights import load_weights
-from octnas.results import Network, Retrained
+from octnas.results.networks import Network, Retrained
 
 
 @dataclass(frozen=True)

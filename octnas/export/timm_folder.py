@@ -9,12 +9,12 @@ import torch
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
-from octnas.architecture import Architecture
 from octnas.errors import ExportError
 from octnas.export.source import Exported, Original
 from octnas.nn.backbone import create_backbone, pretrained_cfg
 from octnas.nn.load import ARCHITECTURE_FILE, WEIGHTS_FILE, load
 from octnas.nn.weights import load_weights
+from octnas.space.architecture import Architecture
 
 FILES = (WEIGHTS_FILE, "config.json", ARCHITECTURE_FILE)
 

@@ -13,10 +13,9 @@ from torch.nn import functional as F
 
 from octnas.errors import MeasureError, SettingError
 from octnas.measure.settings import BACKENDS, BenchSettings, Engine
+from octnas.nn.conv import to_channels_last
 from octnas.nn.deploy import deploy
-from octnas.nn.engines import openvino_core
-from octnas.nn.layout import to_channels_last
-from octnas.nn.onnx import save_onnx
+from octnas.nn.onnx import openvino_core, save_onnx
 
 Step = Callable[[], None]
 Infer = Callable[[], tuple[Tensor, ...]]

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from octnas.device import cpu_threads
 from octnas.errors import SettingError
 from octnas.measure.backends import Step, check_device, prepare
-from octnas.measure.memory import kept_for_backward
 from octnas.measure.settings import VANILLA, AlphaChoice, BenchSettings
-from octnas.measure.timing import Ratio, compare, spread, take_turns
+from octnas.measure.timing import Ratio, compare, kept_for_backward, spread, take_turns
 from octnas.nn.backbone import create_backbone
-from octnas.nn.calibration import recalibrate
 from octnas.nn.cost import cost
 from octnas.nn.octavize import octavize
+from octnas.nn.supernet import recalibrate
 
 Log = Callable[[str], None]
 

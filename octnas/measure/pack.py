@@ -7,18 +7,25 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from octnas.additive import macs_of
-from octnas.documents import parse_json
 from octnas.errors import LatencyError, OctnasError
-from octnas.latency import LatencyTable, geometry_of
-from octnas.latency_records import LONGEST, LayerTimes, MeasuredNetwork
+from octnas.io.files import parse_json
 from octnas.measure import standalone
-from octnas.measure.latency import Log, Make, layer, network, network_key
-from octnas.measure.latency_fit import as_networks, draw_networks, fit_table
-from octnas.measure.layers import LayerPlan, plan_layers
+from octnas.measure.deployed_layers import LayerPlan, plan_layers
+from octnas.measure.latency import (
+    Log,
+    Make,
+    as_networks,
+    draw_networks,
+    fit_table,
+    layer,
+    network,
+    network_key,
+)
 from octnas.measure.settings import LatencySettings
 from octnas.nn.onnx import save_onnx
-from octnas.space import SearchSpace
+from octnas.space.cost_table import macs_of
+from octnas.space.latency import LONGEST, LatencyTable, LayerTimes, MeasuredNetwork, geometry_of
+from octnas.space.search_space import SearchSpace
 
 SCRIPT_FILE = "measure.py"
 _FIELDS = ("ratio", "even", "odd")

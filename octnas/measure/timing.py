@@ -1,11 +1,22 @@
-"""Times of functions that take turns, and what can be said about their ratios."""
+"""Times of functions that take turns, and what can be said about their ratios.
 
+The most memory that a piece of work takes.
+
+Memory that a network keeps for the backward pass.
+"""
+
+import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 Key = TypeVar("Key")
 
@@ -74,3 +85,101 @@ def spread(seconds: np.ndarray) -> float:
     """Distance of the quartiles as a share of the median."""
     first, median, third = np.quantile(seconds, [0.25, 0.5, 0.75])
     return float((third - first) / median)
+
+
+_PROCESS = Path("/proc/self")
+
+
+@dataclass
+class Usage:
+    """Peaks of memory, known once the work is done.
+
+    Attributes:
+        memory: of this process in main memory, all that it held before included, in bytes.
+        gpu_memory: of torch on the GPU, in bytes; 0 on a CPU.
+    """
+
+    memory: int = 0
+    gpu_memory: int = 0
+
+
+@contextmanager
+def memory_peak(device: torch.device) -> Iterator[Usage]:
+    """Note the most memory that is taken inside.
+
+    Where Linux does not let the process reset its peak, the one since its start is given.
+    """
+    usage = Usage()
+    _reset()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    yield usage
+    usage.memory = _peak()
+    if device.type == "cuda":
+        # What torch holds, rather than uses: so much the GPU must have.
+        usage.gpu_memory = torch.cuda.max_memory_reserved(device)
+
+
+def _reset() -> None:
+    try:
+        (_PROCESS / "clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def _peak() -> int:
+    try:
+        lines = (_PROCESS / "status").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+HEAD = "head"
+
+
+def kept_for_backward(model: nn.Module, images: Tensor) -> dict[str, int]:
+    """Bytes that autograd holds after a forward pass, parameters and buffers left out.
+
+    Args:
+        model: a timm ResNet in training mode, octave or plain.
+        images: ``(N, C, H, W)``.
+
+    Returns:
+        Bytes by part of the network: ``"stem"``, the stages by name, ``"head"``. Every storage
+        counts once, for the part that kept it first.
+    """
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    # Held on to, so that no storage's address is used again.
+    seen: dict[int, Tensor] = {}
+    kept: dict[str, int] = {}
+    part = "stem"
+
+    def enter(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: object) -> None:
+            nonlocal part
+            part = name
+
+        return hook
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own and storage.data_ptr() not in seen:
+            seen[storage.data_ptr()] = tensor
+            kept[part] = kept.get(part, 0) + storage.nbytes()
+        return tensor
+
+    parts = [(n, m) for n, m in model.named_children() if n.startswith("layer")]
+    parts += [(HEAD, m) for n, m in model.named_children() if n == "global_pool"]
+    handles = [module.register_forward_pre_hook(enter(name)) for name, module in parts]
+    try:
+        with torch.enable_grad(), saved_tensors_hooks(note, lambda tensor: tensor):
+            model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return kept

@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from timm.models import build_model_with_cfg, load_pretrained, load_state_dict
 from torch import nn
 
-from octnas.architecture import MOST
 from octnas.errors import SettingError, require
 from octnas.settings import PRETRAINED
+from octnas.space.architecture import MOST
 
 # What torch, safetensors and timm raise over a file that holds something else, or nothing whole.
 _UNREADABLE = (

@@ -3,13 +3,13 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from octnas.architecture import Architecture, StrideMode
-from octnas.costs import Cost, conv_macs, low_channels
 from octnas.errors import require
 from octnas.nn.backbone import create_backbone, pretrained_cfg
 from octnas.nn.octavize import Alphas, resolve_alphas
-from octnas.nn.shapes import search_space
-from octnas.space import SearchSpace
+from octnas.nn.search_space import search_space
+from octnas.space.architecture import Architecture, StrideMode
+from octnas.space.costs import Cost, conv_macs, low_channels
+from octnas.space.search_space import SearchSpace
 
 
 @dataclass(frozen=True)

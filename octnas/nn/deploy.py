@@ -11,12 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from octnas.errors import UnsupportedModelError
-from octnas.nn.conv import OctaveConv2d
+from octnas.nn.conv import PATHS, Geometry, OctaveConv2d, Pooled, split_bias, split_kernel
 from octnas.nn.octave import Features, OctaveTensor, add_upsampled, empty_high, upsample
-from octnas.nn.octavize import octavize
-from octnas.nn.paths import PATHS, Geometry, Pooled, split_bias, split_kernel
-from octnas.nn.roles import fold_roles
-from octnas.nn.sites import geometries, stages
+from octnas.nn.octavize import geometries, octavize, stages
+from octnas.nn.supernet import fold_roles
 
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -1,10 +1,26 @@
-"""The layers without kernels at two resolutions that octave feature maps pass through."""
+"""The layers without kernels at two resolutions that octave feature maps pass through.
+
+Batch normalisation of octave feature maps.
+
+Channel attention on octave feature maps: one gate per channel, from means of both parts.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.layers import AvgPool2dSame, BlurPool2d, DropBlock2d, DropPath, SelectAdaptivePool2d
+from timm.layers import (
+    AvgPool2dSame,
+    BatchNormAct2d,
+    BlurPool2d,
+    DropBlock2d,
+    DropPath,
+    EcaModule,
+    EffectiveSEModule,
+    SelectAdaptivePool2d,
+    SEModule,
+)
 from timm.layers.activations import GELU
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +34,7 @@ from octnas.nn.octave import (
     merge_channels,
     pool,
     resplit,
+    split_channels,
 )
 
 
@@ -222,3 +239,167 @@ class OctaveAlign(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.channels}, site={self.site!r}"
+
+
+class OctaveBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation that takes both parts of an octave tensor.
+
+    Parameters, buffers and their keys are those of ``torch.nn.BatchNorm2d``, in the order of the
+    channels; with one group the first channels serve the high part, the last ones the low part.
+
+    Shape:
+        - Input: ``(N, C, H, W)`` or an `OctaveTensor` of C channels in all.
+        - Output: the same.
+    """
+
+    def forward(self, x: Features) -> Features:  # type: ignore[override]
+        return super().forward(x) if isinstance(x, Tensor) else normalise(self, x, values_of(self))
+
+
+class OctaveBatchNormAct2d(BatchNormAct2d):
+    """timm's batch normalisation with an activation, on both parts of an octave tensor."""
+
+    def forward(self, x: Features) -> Features:
+        if isinstance(x, Tensor):
+            normalised: Tensor = super().forward(x)
+            return normalised
+        activated: Features = self.act(self.drop(normalise(self, x, values_of(self))))
+        return activated
+
+
+@dataclass(frozen=True)
+class NormValues:
+    """What normalises each channel, ``(C,)`` each; None where there is none."""
+
+    mean: Tensor | None
+    variance: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+
+
+def values_of(norm: nn.BatchNorm2d) -> NormValues:
+    """The parameters and statistics of a batch norm itself; statistics are updated in place."""
+    return NormValues(norm.running_mean, norm.running_var, norm.weight, norm.bias)
+
+
+def normalise(norm: nn.BatchNorm2d, x: OctaveTensor, values: NormValues) -> OctaveTensor:
+    """Normalise each part with its channels' values, and update the statistics among them."""
+    tracks = norm.training and norm.track_running_stats
+    uses_running = not norm.training or tracks
+    low, groups = x.low_channels, x.groups
+    stats = [values.mean, values.variance] if uses_running else [None, None]
+    # With one group the halves are views, and their update is that of the whole.
+    copies = tracks and groups > 1
+    taken = [whole.clone() if copies and whole is not None else whole for whole in stats]
+    means, variances, weights, biases = (
+        _split(entry, low, groups) for entry in (*taken, values.weight, values.bias)
+    )
+    factor = count_batch(norm) if tracks else 0.0
+
+    def part(x: Tensor, index: int) -> Tensor:
+        if not x.shape[1]:
+            return x
+        return F.batch_norm(
+            x,
+            means[index],
+            variances[index],
+            weights[index],
+            biases[index],
+            training=norm.training or values.mean is None,
+            momentum=factor,
+            eps=norm.eps,
+        )
+
+    normalised = OctaveTensor(part(x.high, 0), part(x.low, 1), groups)
+    if copies:
+        for whole, (high_half, low_half) in zip(stats, (means, variances), strict=True):
+            if whole is not None and high_half is not None and low_half is not None:
+                whole.copy_(merge_channels(high_half, low_half, groups, dim=0))
+    return normalised
+
+
+def _split(
+    values: Tensor | None, low_channels: int, groups: int
+) -> tuple[Tensor | None, Tensor | None]:
+    return (None, None) if values is None else split_channels(values, low_channels, groups)
+
+
+def count_batch(norm: nn.BatchNorm2d) -> float:
+    """Count one batch, as torch does; the weight of its statistics in the running ones."""
+    if norm.num_batches_tracked is None:
+        return 0.0
+    norm.num_batches_tracked.add_(1)
+    if norm.momentum is None:  # cumulative average
+        return 1.0 / float(norm.num_batches_tracked)
+    return norm.momentum
+
+
+class OctaveSE(SEModule):
+    """Squeeze-and-excitation (arXiv 1709.01507) over the channels of both resolutions."""
+
+    def forward(self, x: Features) -> Features:
+        if isinstance(x, Tensor):
+            scaled: Tensor = super().forward(x)
+            return scaled
+        return _scale(x, self.gates(_squeeze(x, self.add_maxpool)))
+
+    def gates(self, squeezed: Tensor) -> Tensor:
+        """One factor per channel from what `squeeze` gives: ``(N, C, 1, 1)`` both."""
+        gates: Tensor = self.gate(self.fc2(self.act(self.bn(self.fc1(squeezed)))))
+        return gates
+
+
+class OctaveEffectiveSE(EffectiveSEModule):
+    """Effective squeeze-and-excitation (arXiv 1911.06667) over both resolutions."""
+
+    def forward(self, x: Features) -> Features:
+        if isinstance(x, Tensor):
+            scaled: Tensor = super().forward(x)
+            return scaled
+        return _scale(x, self.gates(_squeeze(x, self.add_maxpool)))
+
+    def gates(self, squeezed: Tensor) -> Tensor:
+        """One factor per channel from what `squeeze` gives: ``(N, C, 1, 1)`` both."""
+        gates: Tensor = self.gate(self.fc(squeezed))
+        return gates
+
+
+class OctaveEca(EcaModule):
+    """Efficient channel attention (arXiv 1910.03151), across neighbours in timm's channel order."""
+
+    def forward(self, x: Features) -> Features:
+        if isinstance(x, Tensor):
+            scaled: Tensor = super().forward(x)
+            return scaled
+        return _scale(x, self.gates(_squeeze(x)))
+
+    def gates(self, squeezed: Tensor) -> Tensor:
+        """One factor per channel from what `squeeze` gives: ``(N, C, 1, 1)`` both."""
+        mixed = self.conv(squeezed.flatten(1).unsqueeze(1))  # (N, 1, C)
+        if self.conv2 is not None:
+            mixed = self.conv2(self.act(mixed))
+        gates: Tensor = self.gate(mixed)
+        return gates.view_as(squeezed)
+
+
+def _squeeze(x: OctaveTensor, add_maximum: bool = False) -> Tensor:
+    """One value per channel, in the order of the channels: ``(N, C, 1, 1)``."""
+    high, low = (squeeze(part, add_maximum) for part in (x.high, x.low))
+    return merge_channels(high, low, x.groups)
+
+
+def squeeze(x: Tensor, add_maximum: bool = False) -> Tensor:
+    """The mean of every channel, or the middle of mean and maximum: ``(N, C, 1, 1)``."""
+    means = x.mean((2, 3), keepdim=True)
+    return 0.5 * means + 0.5 * x.amax((2, 3), keepdim=True) if add_maximum else means
+
+
+def _scale(x: OctaveTensor, gates: Tensor) -> OctaveTensor:
+    if x.groups == 1:
+        # Two slices and no split: of a split, inductor (torch 2.15) overwrites the gates in
+        # backward while it still needs them, and all gradients before them are wrong.
+        count = x.high.shape[1]
+        high, low = gates[:, :count], gates[:, count:]
+    else:
+        high, low = split_channels(gates, x.low_channels, x.groups, dim=1)
+    return OctaveTensor(x.high * high, x.low * low, x.groups)

@@ -7,12 +7,11 @@ from timm.models import FeatureListNet, build_model_with_cfg, register_model
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
-from octnas.architecture import Architecture, StrideMode
 from octnas.errors import UnsupportedModelError, require
 from octnas.nn.backbone import check_backbone_args, create_model
-from octnas.nn.checkpointing import refuse_reentrant
 from octnas.nn.octave import resplit
-from octnas.nn.octavize import Alphas, octavize
+from octnas.nn.octavize import Alphas, octavize, refuse_reentrant
+from octnas.space.architecture import Architecture, StrideMode
 
 __all__ = ["OctaveFeatures", "ThumbnailResNet"]
 

@@ -1,12 +1,17 @@
-"""Networks as ONNX files."""
+"""Networks as ONNX files.
+
+Inference engines of other makers, as far as a process may hold them once only.
+"""
 
 import contextlib
 import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,3 +97,15 @@ def _quiet(name: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+@cache
+def openvino_core() -> Any:
+    """The process's only one, which is never let go.
+
+    Each `openvino.Core` moves the stack of the signal handlers, and two that are let go oldest
+    first leave it on memory that is gone: the next Ctrl-C is a segmentation fault (2026.4).
+    """
+    import openvino
+
+    return openvino.Core()

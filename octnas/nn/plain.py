@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from octnas.architecture import Architecture
 from octnas.errors import SettingError, UnsupportedModelError
 from octnas.nn.backbone import create_backbone
 from octnas.nn.cost import cost
-from octnas.results import NARROWER, SHALLOWER, SMALLER_IMAGES
+from octnas.results.networks import NARROWER, SHALLOWER, SMALLER_IMAGES
+from octnas.space.architecture import Architecture
 
 # Widths are tried in shares of the full one, and come in pairs, since timm halves that of a stem.
 _WIDTHS, _PAIR = 64, 2

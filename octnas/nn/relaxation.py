@@ -25,24 +25,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octnas.costs import low_channels
-from octnas.nn.attention import OctaveEca, OctaveEffectiveSE, OctaveSE, squeeze
-from octnas.nn.conv import OctaveConv2d
+from octnas.nn.conv import OctaveConv2d, sound_layout
 from octnas.nn.layers import (
     EachPart,
     OctaveAlign,
     OctaveAvgPool2d,
+    OctaveBatchNorm2d,
+    OctaveBatchNormAct2d,
     OctaveBlurPool2d,
     OctaveDropBlock2d,
     OctaveDropPath,
+    OctaveEca,
+    OctaveEffectiveSE,
     OctaveGlobalPool2d,
     OctaveMaxPool2d,
+    OctaveSE,
+    squeeze,
 )
-from octnas.nn.layout import sound_layout
-from octnas.nn.norm import OctaveBatchNorm2d, OctaveBatchNormAct2d
 from octnas.nn.octave import OctaveTensor, low_mask, pool, upsample
-from octnas.nn.roles import RoleBatchNorm2d, RoleBatchNormAct2d
-from octnas.space import SearchSpace
+from octnas.nn.supernet import RoleBatchNorm2d, RoleBatchNormAct2d
+from octnas.space.costs import low_channels
+from octnas.space.search_space import SearchSpace
 
 Masks = Mapping[str, Tensor]
 """Which channels are low, by site: ``(C,)`` from 0 to 1; a site that is missing has none."""

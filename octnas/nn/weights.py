@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from octnas.errors import ArchitectureError
-from octnas.files import write_bytes
+from octnas.io.files import write_bytes
 
 # Those of 8 bits come with scales, which nothing here applies.
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from octnas.data.settings import CACHE
 from octnas.errors import ConfigError
-from octnas.files import expand_home
-from octnas.report.browser import find_browser
+from octnas.io.files import expand_home
+from octnas.report.png import find_browser
 
 REQUIRED: Mapping[str, str] = {
     "torch": "torch",

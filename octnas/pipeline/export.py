@@ -1,8 +1,11 @@
 """Stage 6: every retrained network for others, and as an MLflow model.
 
 By a command of its own also single networks in more formats.
+
+Which of a run's retrained networks is meant.
 """
 
+import re
 from collections.abc import Sequence
 from hashlib import file_digest
 from pathlib import Path
@@ -10,26 +13,26 @@ from typing import Any
 
 import torch
 
-from octnas.credentials import redact_all
 from octnas.data.image_list import read_summary
 from octnas.data.images import Images, open_images, preparation
-from octnas.errors import ExportError, RunDirectoryError
+from octnas.errors import ExportError, RunDirectoryError, SettingError
 from octnas.export.formats import Outcome, export_network
 from octnas.export.record import check_room
 from octnas.export.settings import ExportSettings
 from octnas.export.source import Source
-from octnas.files import remove_tree
-from octnas.looks import LOOKS_FILE, note_look
+from octnas.io.credentials import redact_all
+from octnas.io.files import remove_tree
 from octnas.nn.supernet import build
 from octnas.nn.weights import load_weights
-from octnas.pipeline.opening import Run
 from octnas.pipeline.records import begin_tracking, class_names, read_results
 from octnas.pipeline.retrain import track_network, tracking_key
-from octnas.results import SEARCHED, Network, Retrained
+from octnas.pipeline.run import Run
+from octnas.results.networks import SEARCHED, Network, Retrained
+from octnas.results.validation_log import LOOKS_FILE, note_look
 from octnas.settings import flatten
 from octnas.tracking.models import save_model
 from octnas.tracking.tracker import FOLDER
-from octnas.training.fit import WEIGHTS_FILE, training_folder
+from octnas.training.standalone import WEIGHTS_FILE, training_folder
 
 MODELS_FOLDER = "models"
 
@@ -188,3 +191,54 @@ def _images(run: Run, result: Retrained, opened: dict[Size, Images]) -> Images:
     if size not in opened:
         opened[size] = open_images(run.data, size, "cpu")
     return opened[size]
+
+
+def by_architecture(results: Sequence[Retrained], identity: str) -> Retrained:
+    """The network whose id begins so.
+
+    Raises:
+        SettingError: none does, or several do; with what there is.
+    """
+    ids = {result.network.architecture.id: result for result in reversed(results)}
+    found = [result for own, result in ids.items() if identity and own.startswith(identity)]
+    if len(found) != 1:
+        there = ", ".join(
+            f"{result.network.architecture.id} ({result.network.name})" for result in results
+        )
+        raise SettingError("architecture", identity, f"the beginning of one of {there}")
+    return found[0]
+
+
+def by_budget(results: Sequence[Retrained], budget: str, vanilla_macs: int) -> Retrained:
+    """The searched network of a budget.
+
+    Args:
+        results: the retrained networks.
+        budget: its name, such as ``"uniform α 0.5"`` (``"uniform-0.5"`` will do); or a share of
+            the vanilla network's MACs, such as ``"0.5x"``: of the searched networks below it the
+            one with most MACs, since val results choose nothing.
+        vanilla_macs: at α = 0.
+
+    Raises:
+        SettingError: there is none; with what there is.
+    """
+    searched = [result for result in results if result.network.role == SEARCHED]
+    if share := re.fullmatch(r"(\d*\.?\d+)\s*[x×]", budget.strip()):
+        most = float(share[1]) * vanilla_macs
+        found = [result for result in searched if result.network.cost.macs <= most]
+        if found:
+            return max(found, key=lambda result: result.network.cost.macs)
+    else:
+        found = [r for r in searched if _plain(r.network.budget) == _plain(budget)]
+        if found:
+            return found[0]
+    there = ", ".join(
+        f"{result.network.budget} ({result.network.cost.macs / vanilla_macs:.3f}x)"
+        for result in searched
+    )
+    raise SettingError("budget", budget, f"one of {there}, or a share such as 0.5x above one")
+
+
+def _plain(name: str) -> str:
+    """A budget's name without what is hard to type."""
+    return "-".join(re.findall(r"[a-z0-9.]+", name.lower()))

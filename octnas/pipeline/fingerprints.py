@@ -7,8 +7,8 @@ from typing import Any
 
 from octnas.config import RunConfig
 from octnas.errors import ConfigError
-from octnas.files import open_regular
-from octnas.run_directory import STAGES, digest
+from octnas.io.files import open_regular
+from octnas.runtime.directory import STAGES, digest
 from octnas.settings import PRETRAINED, flatten
 
 SCHEMA = 1

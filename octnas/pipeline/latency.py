@@ -6,18 +6,17 @@ from dataclasses import replace
 from math import inf
 from pathlib import Path
 
-from octnas.costs import Budget
 from octnas.data.image_list import ABOUT_FILE, read_summary
-from octnas.files import write_json
-from octnas.front import Candidate
-from octnas.latency import LatencyTable
+from octnas.io.files import write_json
 from octnas.measure.latency import Log, machine_name, measure_networks, measure_table
 from octnas.measure.settings import LatencySettings
-from octnas.pipeline.measuring import chosen_settings
-from octnas.pipeline.opening import Run, load_experiment
-from octnas.pipeline.space import space_of, space_without_data
-from octnas.run_directory import RunDirectory
-from octnas.space import SearchSpace
+from octnas.pipeline.run import Run, load_experiment
+from octnas.pipeline.space import chosen_settings, space_of, space_without_data
+from octnas.results.front import Candidate
+from octnas.runtime.directory import RunDirectory
+from octnas.space.costs import Budget
+from octnas.space.latency import LatencyTable
+from octnas.space.search_space import SearchSpace
 
 KEPT_SUFFIX = ".measured.jsonl"
 

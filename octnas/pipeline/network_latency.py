@@ -5,20 +5,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from octnas.documents import read_as
 from octnas.errors import ArchitectureError, RunDirectoryError
-from octnas.files import write_json
-from octnas.front import Candidate
-from octnas.latency import LatencyTable
-from octnas.measure.latency import machine_name
+from octnas.io.files import read_as, write_json
+from octnas.measure.latency import machine_name, time_networks
 from octnas.measure.settings import LatencySettings
-from octnas.measure.whole import time_networks
 from octnas.pipeline.latency import default_file, kept_file
-from octnas.pipeline.opening import Run
+from octnas.pipeline.run import Run
 from octnas.pipeline.so_far import results_so_far
-from octnas.report.latencies import Latencies, Timing, most_known_first
-from octnas.results import PLAIN, Retrained
-from octnas.run_directory import read_document, reading
+from octnas.report.data import Latencies, Timing, most_known_first
+from octnas.results.front import Candidate
+from octnas.results.networks import PLAIN, Retrained
+from octnas.runtime.directory import read_document, reading
+from octnas.space.latency import LatencyTable
 
 SCHEMA = 1
 _CONDITIONS = ("device", "backend", "precision", "batch", "threads")

@@ -1,7 +1,12 @@
-"""How long steps and evaluations of an experiment take: the real ones, a few times each."""
+"""How long steps and evaluations of an experiment take: the real ones, a few times each.
+
+Random images in the place of a data set, to time what is done with them.
+
+How many images an experiment has, before and after its data stage has looked at them.
+"""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,22 +15,79 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from octnas.architecture import Architecture
 from octnas.config import RunConfig
-from octnas.costs import Budget
+from octnas.data.batches import WHOLE, Batch, Batches, Part, TrainingBatches
+from octnas.data.decode import BrokenImageError
+from octnas.data.digits import CLASSES
+from octnas.data.image_list import PARTS, read_images, read_summary
+from octnas.data.prepare import cache_resolution
+from octnas.data.settings import DigitsSettings, ImagesSettings
+from octnas.data.sources import list_images, open_reader
+from octnas.data.splits import choose_subset
 from octnas.device import cpu_threads
+from octnas.errors import DataError
 from octnas.measure.backends import wait
-from octnas.measure.usage import memory_peak
-from octnas.nn.calibration import recalibrate
-from octnas.nn.supernet import activate, build, build_supernet
-from octnas.pipeline.random_images import RandomImages
-from octnas.space import SearchSpace
+from octnas.measure.timing import memory_peak
+from octnas.nn.supernet import activate, build, build_supernet, recalibrate
+from octnas.pipeline.fingerprints import fingerprint
+from octnas.runtime.directory import RunDirectory
+from octnas.space.architecture import Architecture
+from octnas.space.costs import Budget
+from octnas.space.search_space import SearchSpace
 from octnas.training.checkpoint import Checkpoints, Stateful
-from octnas.training.evaluate import evaluate
-from octnas.training.loop import train
+from octnas.training.loop import Step, plain, train
+from octnas.training.scoring import evaluate
 from octnas.training.settings import Recipe
-from octnas.training.step import Step, plain
 from octnas.training.supernet import train_supernet
+
+
+@dataclass
+class RandomImages:
+    """A few batches of random images with random labels; see `octnas.data.images.Images`.
+
+    Attributes:
+        classes: their names, by label.
+        size: channels, height and width.
+        steps: batches of an epoch.
+        counts: images of each part, which ``count`` tells; only one batch of each is there.
+    """
+
+    classes: tuple[str, ...]
+    size: tuple[int, int, int]
+    steps: int
+    counts: Mapping[str, int]
+
+    def train_batches(self, batch_size: int, seed: int, part: Part = WHOLE) -> TrainingBatches:
+        """The same batch at every step."""
+        return _Repeated(self._batch(batch_size // part.ranks, seed), self.steps)
+
+    def batches(self, part: str, batch_size: int, most: int = 0) -> Batches:
+        """One batch, as large as the part allows."""
+        return [self._batch(min(batch_size, most or batch_size, self.count(part)), 0)]
+
+    def count(self, part: str) -> int:
+        """Images that the part would have."""
+        return self.counts[part]
+
+    def _batch(self, count: int, seed: int) -> Batch:
+        generator = torch.Generator().manual_seed(seed)
+        images = torch.randn(count, *self.size, generator=generator)
+        return images, torch.randint(len(self.classes), (count,), generator=generator)
+
+
+@dataclass(frozen=True)
+class _Repeated:
+    batch: Batch
+    steps: int
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:  # noqa: ARG002
+        """Always the same."""
+        for _ in range(start, self.steps):
+            yield self.batch
+
 
 # Before those that count: memory is allocated, kernels are chosen.
 WARM_UP = 2
@@ -37,7 +99,7 @@ class TrainingPace:
 
     Attributes:
         seconds: of a step, on average.
-        memory, gpu_memory: the most that it took, see `octnas.measure.usage.Usage`.
+        memory, gpu_memory: the most that it took, see `octnas.measure.timing.Usage`.
         weights: size of the weights, in bytes.
         checkpoint: size of one checkpoint, in bytes.
     """
@@ -202,3 +264,91 @@ def _median(function: Callable[[], object], repeats: int, device: torch.device) 
         function()
     watch.mark()
     return float(np.median(np.diff(watch.marks)[WARM_UP:]))
+
+
+_SAMPLE = 16
+
+
+@dataclass(frozen=True)
+class ImageCounts:
+    """What is known of the images of an experiment.
+
+    Attributes:
+        parts: images of train, rank, read and val.
+        classes: how many.
+        counted: where these numbers come from, in words.
+        looked: whether the data stage is finished.
+        seconds: in which one process reads and decodes an image; 0 if they are made in memory, or
+            if this is not known.
+        cache: size of the cache of decoded images, in bytes; 0 without one.
+    """
+
+    parts: Mapping[str, int]
+    classes: int
+    counted: str
+    looked: bool
+    seconds: float = 0.0
+    cache: int = 0
+
+
+def count_images(config: RunConfig, directory: RunDirectory) -> ImageCounts:
+    """Count the images: as the data stage has found them, or by the settings, or by listing them.
+
+    Raises:
+        RunDirectoryError: the data stage was done with other settings.
+        DataError: there is nothing to list.
+    """
+    data = config.data
+    directory.check("data", fingerprint(config, "data"))
+    looked = directory.finished("data") is not None
+    if isinstance(data, DigitsSettings):
+        parts = {part: int(getattr(data, f"{part}_images")) for part in PARTS}
+        return ImageCounts(parts, len(CLASSES), "the settings", looked)
+    size = config.space.input_size
+    if looked:
+        folder = directory.stage("data")
+        found, about = read_images(folder), read_summary(folder)
+        names = [entry.name for entry in found.entries if entry.part in PARTS]
+        parts = {part: int(about["counts"][part]) for part in PARTS}
+        words, classes, total = "the finished data stage", len(found.classes), len(found.entries)
+    else:
+        listing = choose_subset(list_images(data), data.subset, data.seed)
+        names, classes = list(listing.names["train"]), len(listing.classes)
+        parts = _cut(data, len(names), len(listing.names["val"]), classes)
+        words, total = "a list of the files, none of which was looked at", sum(parts.values())
+    return ImageCounts(
+        parts, classes, words, looked, _seconds(data, names), _cache_size(data, size, total)
+    )
+
+
+def _cut(settings: ImagesSettings, training: int, val: int, classes: int) -> dict[str, int]:
+    """The parts, if no image is a copy or broken.
+
+    Raises:
+        DataError: no training image is left.
+    """
+    rank, read = settings.rank_per_class * classes, settings.read_per_class * classes
+    if training <= rank + read:
+        raise DataError(
+            f"{settings.root}: found {training:,} training images, allowed: more than "
+            f"{rank + read:,}, which data.rank_per_class and data.read_per_class take"
+        )
+    return {"train": training - rank - read, "rank": rank, "read": read, "val": val}
+
+
+def _cache_size(settings: ImagesSettings, size: tuple[int, int, int], count: int) -> int:
+    return count * 3 * cache_resolution(settings, size) ** 2
+
+
+def _seconds(settings: ImagesSettings, names: Sequence[str]) -> float:
+    """The median over a few images; the system may have them in memory."""
+    reader, seconds = open_reader(settings), []
+    for position in np.linspace(0, len(names) - 1, min(_SAMPLE, len(names))).astype(int):
+        begin = time.perf_counter()
+        try:
+            reader.read(names[position])
+        except BrokenImageError:
+            # Or all of them, of shards that are read from end to end.
+            continue
+        seconds.append(time.perf_counter() - begin)
+    return float(np.median(seconds)) if seconds else 0.0

@@ -5,30 +5,17 @@ from pathlib import Path
 
 import torch
 
-from octnas.baselines import baseline
-from octnas.budgets import check_budgets, costs_of
 from octnas.config import RunConfig
-from octnas.costs import Budget
 from octnas.data.settings import ImagesSettings
 from octnas.device import choose_device
 from octnas.errors import require
-from octnas.levels import CostLevels
 from octnas.measure.latency import machine_name
-from octnas.needs import Machine, Plan, needs
-from octnas.pipeline.fingerprints import fingerprint
-from octnas.pipeline.image_counts import count_images
-from octnas.pipeline.opening import default_directory, load_experiment
-from octnas.pipeline.pace import (
-    WARM_UP,
-    evaluation_pace,
-    supernet_pace,
-    training_pace,
-)
-from octnas.pipeline.random_images import RandomImages
-from octnas.pipeline.space import read_table, space_of
-from octnas.pipeline.stage_work import (
+from octnas.pipeline.estimate import (
+    Machine,
     Measured,
+    Plan,
     data_work,
+    needs,
     proxies_work,
     retrain_work,
     search_work,
@@ -36,10 +23,24 @@ from octnas.pipeline.stage_work import (
     supernet_work,
     timed,
 )
-from octnas.results import UNIFORM, VANILLA
-from octnas.run_directory import RunDirectory
+from octnas.pipeline.fingerprints import fingerprint
+from octnas.pipeline.pace import (
+    WARM_UP,
+    RandomImages,
+    count_images,
+    evaluation_pace,
+    supernet_pace,
+    training_pace,
+)
+from octnas.pipeline.run import default_directory, load_experiment
+from octnas.pipeline.space import read_table, space_of
+from octnas.results.networks import UNIFORM, VANILLA, baseline
+from octnas.runtime.directory import RunDirectory
 from octnas.search.design import proxy_design
-from octnas.space import SearchSpace
+from octnas.space.budgets import check_budgets, costs_of
+from octnas.space.cost_table import CostLevels
+from octnas.space.costs import Budget
+from octnas.space.search_space import SearchSpace
 
 STEPS = 10
 

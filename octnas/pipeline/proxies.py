@@ -5,19 +5,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from octnas.documents import read_as
 from octnas.errors import require
-from octnas.files import write_json
-from octnas.front import Candidate
-from octnas.pipeline.opening import Run
+from octnas.io.files import read_as, write_json
 from octnas.pipeline.records import PARENT, begin_tracking
+from octnas.pipeline.run import Run
 from octnas.pipeline.supernet import trained_supernet
 from octnas.pipeline.trainings import train_several
-from octnas.run_directory import read_document, reading
+from octnas.results.front import Candidate
+from octnas.runtime.directory import read_document, reading
 from octnas.search.design import proxy_design
 from octnas.search.surrogate import Features, Scores, Surrogate, fit
 from octnas.settings import flatten
-from octnas.training.fit import Training
+from octnas.training.standalone import Training
 
 SCHEMA = 1
 KEY = "proxies"

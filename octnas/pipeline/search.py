@@ -10,30 +10,26 @@ from pathlib import Path
 
 from optuna.storages import BaseStorage
 
-from octnas.costs import Bound
 from octnas.device import cpu_threads
-from octnas.documents import read_as
 from octnas.errors import SearchError
-from octnas.files import write_json
-from octnas.front import Candidate, Front, best_under, hypervolume_curve
-from octnas.levels import CostLevels
+from octnas.io.files import read_as, write_json
 from octnas.pipeline.latency import latency_words, measure_chosen, with_costs
-from octnas.pipeline.learned import learned_proposals, read_distributions
-from octnas.pipeline.measuring import check_measuring
-from octnas.pipeline.opening import Run
 from octnas.pipeline.proxies import read_proxies
 from octnas.pipeline.records import PARENT, begin_tracking, write_candidates, write_chosen
-from octnas.pipeline.supernet import scorer
-from octnas.progress import Bar
-from octnas.run_directory import read_document, reading
+from octnas.pipeline.run import Run
+from octnas.pipeline.space import check_measuring
+from octnas.pipeline.supernet import learned_proposals, read_distributions, scorer
+from octnas.results.front import Candidate, Front, best_under, hypervolume_curve
+from octnas.runtime.directory import read_document, reading
+from octnas.runtime.progress import Bar
 from octnas.search.design import initial_design, ranges
-from octnas.search.local import run_local
-from octnas.search.proposals import Propose, Ranges, proposals
-from octnas.search.shrinkage import EXPECTED, with_expected_losses
+from octnas.search.samplers import Propose, Ranges, proposals
 from octnas.search.storage import opened, quiet
-from octnas.search.study import Driver
-from octnas.search.surrogate import Features
+from octnas.search.study import Driver, run_local
+from octnas.search.surrogate import EXPECTED, Features, with_expected_losses
 from octnas.settings import flatten
+from octnas.space.cost_table import CostLevels
+from octnas.space.costs import Bound
 
 SCHEMA = 1
 KEY = "search"
@@ -237,7 +233,7 @@ def _evaluate(run: Run, driver: Driver) -> None:
     if settings.executor == "local":
         run_local(driver, make(), retries=settings.retries)
         return
-    from octnas.cluster.join import ray_cluster
+    from octnas.cluster.start import ray_cluster
     from octnas.cluster.tune import run_with_tune
 
     cpus = max(1, settings.threads)

@@ -6,13 +6,12 @@ from pathlib import Path
 
 from octnas.cluster.slurm import SlurmSettings, batch_file, submit_file
 from octnas.config import RunConfig
-from octnas.credentials import redact
-from octnas.data.order import Part
+from octnas.data.batches import Part
 from octnas.errors import RunDirectoryError
-from octnas.files import write_text
+from octnas.io.credentials import redact
+from octnas.io.files import write_text
 from octnas.pipeline.fingerprints import with_inputs
-from octnas.pipeline.opening import default_directory, load_experiment
-from octnas.pipeline.place import check_name, check_place
+from octnas.pipeline.run import check_name, check_place, default_directory, load_experiment
 
 JOBS = ("data", "supernet", "search", "retrain", "export", "report")
 SUBMIT_FILE = "submit.sh"

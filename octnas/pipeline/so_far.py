@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from octnas.errors import SearchError
-from octnas.front import Candidate, best_under
-from octnas.pipeline.opening import Run
 from octnas.pipeline.records import (
     JUDGED,
     read_candidates,
@@ -17,6 +15,7 @@ from octnas.pipeline.records import (
     require_metrics,
 )
 from octnas.pipeline.retrain import PLAN_FILE, read_plan
+from octnas.pipeline.run import Run
 from octnas.pipeline.search import (
     JOURNAL_FILE,
     OUTCOMES_FILE,
@@ -24,11 +23,12 @@ from octnas.pipeline.search import (
     chosen_by,
     read_study_name,
 )
-from octnas.results import Retrained
-from octnas.run_directory import WHOLE_RUN, reading
+from octnas.results.front import Candidate, best_under
+from octnas.results.networks import Retrained
+from octnas.runtime.directory import WHOLE_RUN, reading
 from octnas.search.storage import Journal, quiet
 from octnas.search.study import Driver
-from octnas.training.fit import Training, training_folder
+from octnas.training.standalone import Training, training_folder
 
 
 def stages_left(run: Run) -> dict[str, str]:

@@ -1,4 +1,9 @@
-"""Stage 2: the search space, its costs and its budgets, before anything is trained."""
+"""Stage 2: the search space, its costs and its budgets, before anything is trained.
+
+Stage 1: which images there are, which can be used, and what for.
+
+With what the networks that a search chooses are measured, and whether that can be done here.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -6,20 +11,62 @@ from pathlib import Path
 from typing import Any
 
 from octnas.config import RunConfig
-from octnas.costs import Budget
 from octnas.data.digits import CLASSES
 from octnas.data.image_list import read_summary
+from octnas.data.prepare import PROBLEMS_FILE, prepare_images
 from octnas.data.settings import DigitsSettings
 from octnas.device import choose_device
-from octnas.errors import LatencyError
-from octnas.files import write_json
-from octnas.latency import LatencyTable
-from octnas.levels import CostLevels
-from octnas.nn.shapes import search_space
-from octnas.pipeline.measuring import check_measuring
-from octnas.pipeline.opening import SPACE_FILE, TABLE_FILE, Run
-from octnas.run_directory import read_json
-from octnas.space import SearchSpace
+from octnas.errors import LatencyError, SettingError
+from octnas.io.files import write_json
+from octnas.measure.backends import check_device, check_installed
+from octnas.measure.settings import LatencySettings
+from octnas.nn.search_space import search_space
+from octnas.pipeline.run import SPACE_FILE, TABLE_FILE, Run
+from octnas.runtime.directory import read_json
+from octnas.space.cost_table import CostLevels
+from octnas.space.costs import Budget
+from octnas.space.latency import LatencyTable
+from octnas.space.search_space import SearchSpace
+
+
+def chosen_settings(run: Run, table: LatencyTable) -> LatencySettings:
+    """As the table was measured, on the device of the run's settings.
+
+    Raises:
+        SettingError: a backend or a precision that is not known here, or not on that device.
+    """
+    return LatencySettings(
+        backend=table.backend,
+        device=run.config.latency.device,
+        precision=table.precision,
+        batch=table.batch,
+        threads=table.threads,
+    )
+
+
+def check_measuring(run: Run, table: LatencyTable | None) -> None:
+    """Refuse what could not be measured here in the end; the table may be another device's.
+
+    Args:
+        run: which may go without measuring.
+        table: that it has or will have, if any.
+
+    Raises:
+        ConfigError: a device that is not there.
+        LatencyError: a backend that is not installed, or not for the device.
+    """
+    if table is None or not run.config.latency.measure:
+        return
+    with run.settings_of("latency"):
+        check_device(run.config.latency.device)
+    try:
+        check_installed(chosen_settings(run, table).backend)
+    except SettingError as error:
+        raise LatencyError(
+            f"latency.table: what a search chooses cannot be measured here as the table of "
+            f"{table.device} was ({error}); latency.measure=false goes without"
+        ) from None
+
 
 SCHEMA = 1
 # Where nothing says how many: the classifier is no part of what sites cost.
@@ -122,3 +169,16 @@ def _steps(budget: Mapping[str, Any]) -> str:
     if budget["exact"]:
         return ""
     return f" (costs in steps of {budget['step']:,} {budget['unit']}, rounded up)"
+
+
+def prepare_data(run: Run) -> None:
+    """Look at every image once; build the cache; write the list."""
+    config, folder = run.config, run.directory.stage("data")
+    with run.settings_of("data"):
+        prepare_images(config.data, config.space.input_size, folder, run.progress)
+    summary = read_summary(folder)
+    counts = ", ".join(f"{count:,} {part}" for part, count in summary["counts"].items() if count)
+    run.progress.say(f"data: {summary['classes']} classes, images: {counts}")
+    if summary["problems"]:
+        count, path = len(summary["problems"]), folder / PROBLEMS_FILE
+        run.progress.say(f"data: images and folders that were skipped: {count}, see {path}")

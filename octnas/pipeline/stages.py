@@ -6,20 +6,17 @@ from pathlib import Path
 
 from octnas.errors import RunDirectoryError
 from octnas.export.formats import check_installed
-from octnas.pipeline.data import prepare_data
 from octnas.pipeline.export import export
 from octnas.pipeline.fingerprints import inputs, with_inputs
-from octnas.pipeline.opening import Run
-from octnas.pipeline.owning import owned
 from octnas.pipeline.proxies import proxies
-from octnas.pipeline.rank import rank
+from octnas.pipeline.ranking import rank, truth
 from octnas.pipeline.report import report
 from octnas.pipeline.retrain import retrain
+from octnas.pipeline.run import Run, owned
 from octnas.pipeline.search import search
-from octnas.pipeline.space import make_space
+from octnas.pipeline.space import make_space, prepare_data
 from octnas.pipeline.supernet import supernet
-from octnas.pipeline.truth import truth
-from octnas.run_directory import WHOLE_RUN, RunDirectory
+from octnas.runtime.directory import WHOLE_RUN, RunDirectory
 
 STOP_WAIT = 1.0  # seconds that a signal leaves for MLflow
 

@@ -1,37 +1,93 @@
-"""Stage 3: the weight-sharing supernet."""
+"""Stage 3: the weight-sharing supernet.
+
+What a supernet with ``sampling: learnable`` has learned besides its weights.
+"""
 
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from octnas.data.batches import Part
 from octnas.data.images import Images, open_images
-from octnas.data.order import Part
 from octnas.device import choose_device
-from octnas.documents import read_as
 from octnas.errors import ConfigError, require
-from octnas.files import remove_tree, write_json
+from octnas.io.files import read_as, remove_tree, write_json
 from octnas.nn.supernet import TrainedSupernet
 from octnas.nn.weights import save_weights
-from octnas.pipeline.learned import write_distributions
-from octnas.pipeline.opening import Run
 from octnas.pipeline.records import PARENT, begin_tracking
-from octnas.run_directory import read_document, reading
+from octnas.pipeline.run import Run
+from octnas.runtime.directory import read_document, reading
+from octnas.search.samplers import History, Propose
 from octnas.settings import flatten
+from octnas.space.distribution import Distribution, Probabilities, draw_within
 from octnas.training.checkpoint import Checkpoints
-from octnas.training.fit import CHECKPOINTS_FOLDER, WEIGHTS_FILE
-from octnas.training.launch import launch
+from octnas.training.distributed import launch
 from octnas.training.loop import Log, check_recipe
 from octnas.training.scoring import Scorer, make_scorer
-from octnas.training.supernet import check_supernet, train_supernet
-from octnas.training.together import (
+from octnas.training.standalone import CHECKPOINTS_FOLDER, WEIGHTS_FILE
+from octnas.training.supernet import (
     SupernetJob,
+    check_supernet,
     read_result,
     told,
     train_elastic_rank,
     train_rank,
+    train_supernet,
 )
+
+LEARNED_SCHEMA = 1
+DISTRIBUTION_FILE = "distribution.json"
+
+
+def write_distributions(run: Run, probabilities: Mapping[str, Probabilities]) -> None:
+    """Write ``supernet/distribution.json``, and say what it comes to.
+
+    Args:
+        run: with the budgets.
+        probabilities: by site, for each budget by name.
+    """
+    found = [Distribution.of(run.levels, b, probabilities[b.name]) for b in run.budgets]
+    choices = {site.name: list(site.choices) for site in run.space.searchable}
+    document = {
+        "schema": LEARNED_SCHEMA,
+        "choices": choices,
+        "budgets": [distribution.to_dict() for distribution in found],
+    }
+    path = run.directory.stage("supernet") / DISTRIBUTION_FILE
+    write_json(path, document)
+    run.tracker.artifact("supernet", path)
+    for budget, distribution in zip(run.budgets, found, strict=True):
+        off = distribution.expected_macs / budget.max_macs - 1
+        run.progress.say(
+            f"  {budget.name}: expected MACs {off:+.2%} from the budget, the most probable "
+            f"architecture inside has {distribution.macs / 1e6:,.3f} M"
+        )
+
+
+def read_distributions(run: Run) -> tuple[Distribution, ...]:
+    """Read what `write_distributions` wrote, by budget; nothing where nothing was learned."""
+    if run.config.supernet.sampling != "learnable":
+        return ()
+    path = run.directory.stage("supernet") / DISTRIBUTION_FILE
+    with reading(path):
+        entries = read_document(path, LEARNED_SCHEMA, "budgets")["budgets"]
+        return tuple(Distribution.from_dict(entry) for entry in entries)
+
+
+def learned_proposals(run: Run) -> Propose:
+    """Architectures drawn inside one budget after the other, by seed and number alone."""
+    found, budgets, seed = read_distributions(run), run.budgets, run.config.seed
+
+    def propose(history: History) -> dict[str, float]:
+        index = history.number % len(budgets)
+        rng = np.random.default_rng((seed, history.number))
+        return draw_within(run.space, found[index], budgets[index], rng)
+
+    return propose
+
 
 SCHEMA = 1
 KEY = "supernet"
@@ -160,8 +216,8 @@ def _train_together(run: Run, log: Log, on_step: Callable[[int], None]) -> list[
 
 
 def _train_with_ray(run: Run, job: SupernetJob) -> None:
-    from octnas.cluster.join import ray_cluster
     from octnas.cluster.ranks import run_ranks
+    from octnas.cluster.start import ray_cluster
     from octnas.cluster.stops import telling_stops
 
     workers, ray = job.settings.workers, run.config.ray

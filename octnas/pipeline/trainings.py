@@ -6,13 +6,11 @@ from functools import partial
 from octnas.data.images import open_images
 from octnas.device import choose_device
 from octnas.errors import RunDirectoryError
-from octnas.pipeline.opening import Run
+from octnas.pipeline.run import Run
 from octnas.pipeline.supernet import check_classes
-from octnas.results import SeedResult
-from octnas.training.fit import Settings, Training
+from octnas.results.networks import SeedResult
 from octnas.training.loop import check_recipe
-from octnas.training.one import OnEpoch, train_one
-from octnas.training.retrain import train_all
+from octnas.training.standalone import OnEpoch, Settings, Training, train_all, train_one
 
 Train = Callable[[Run, Sequence[Training], Settings, OnEpoch], Iterable[object]]
 """Trains what is not on disk yet; what it yields does not matter."""
@@ -77,7 +75,7 @@ def _with_ray(
     run: Run, todo: Sequence[Training], settings: Settings, on_epoch: OnEpoch
 ) -> Iterator[tuple[Training, SeedResult]]:
     """Epochs are told when a training is finished."""
-    from octnas.cluster.join import ray_cluster
+    from octnas.cluster.start import ray_cluster
     from octnas.cluster.stops import telling_stops
     from octnas.cluster.tasks import run_tasks
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from octnas.costs import Budget
 from octnas.report.data import ReportData
-from octnas.report.formats import plot_text
-from octnas.report.plot_style import NEUTRAL, TOP
+from octnas.report.style import NEUTRAL, TOP, plot_text
+from octnas.space.costs import Budget
 
 LABEL_LIMIT = 22  # characters of a name beside a plot
 LABEL_HEIGHT = 18  # pixels of a line of text above a plot

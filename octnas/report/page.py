@@ -1,7 +1,10 @@
-"""The report: one HTML file that needs nothing else, neither files nor network."""
+"""The report: one HTML file that needs nothing else, neither files nor network.
+
+The page's tables.
+"""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -10,10 +13,22 @@ from string import Template
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from octnas.files import write_text
-from octnas.ranking import Ranking
-from octnas.report.areas import hypervolume_words
-from octnas.report.captions import (
+from octnas.io.files import write_text
+from octnas.report.data import ReportData, StageTime
+from octnas.report.figures import (
+    RANKING_CAPTION,
+    front_figure,
+    hypervolume_figure,
+    ranking_figure,
+    retrained_figure,
+    training_figure,
+)
+from octnas.report.networks_table import page_document, retrained_table, to_script
+from octnas.report.ranking import METHOD as RANKING_METHOD
+from octnas.report.ranking import ranking_basis, ranking_rows
+from octnas.report.style import MINUS
+from octnas.report.verdicts import METHOD, headline, hypervolume_words
+from octnas.report.words import (
     EFFECT_CAPTION,
     FRONT_CAPTION,
     HYPERVOLUME_CAPTION,
@@ -22,20 +37,59 @@ from octnas.report.captions import (
     RETRAINED_CAPTION,
     TIMES_CAPTION,
     TRAINING_CAPTION,
+    Story,
+    distrust,
+    looks_words,
+    searched_what,
+    story,
 )
-from octnas.report.compare import METHOD, headline
-from octnas.report.curves import hypervolume_figure, training_figure
-from octnas.report.data import ReportData
-from octnas.report.distrust import distrust
-from octnas.report.document import page_document, to_script
-from octnas.report.figures import front_figure, retrained_figure
-from octnas.report.html_tables import ranking_table, times_table
-from octnas.report.networks_table import retrained_table
-from octnas.report.ranking import METHOD as RANKING_METHOD
-from octnas.report.ranking import ranking_basis
-from octnas.report.ranking_figure import RANKING_CAPTION, ranking_figure
-from octnas.report.words import Story, looks_words, searched_what, story
-from octnas.verdict import Verdict
+from octnas.results.ranking import Ranking
+from octnas.results.verdict import Verdict
+
+
+def times_table(times: Mapping[str, StageTime]) -> str:
+    """What the stages took, as HTML."""
+    columns = (("stage", True), ("hours", False), ("CPU or GPU", True))
+    rows = [
+        (stage, "not recorded" if one.hours is None else f"{one.hours:.3g}", one.what)
+        for stage, one in times.items()
+    ]
+    return html_table(columns, rows)
+
+
+def ranking_table(rankings: Mapping[str, Ranking]) -> str:
+    """The figures of the ranking check, a column for each source of scores, as HTML."""
+    columns = [("", True), *((f"scores of {source}", True) for source in rankings)]
+    cells: dict[str, dict[str, str]] = {}
+    for source, ranking in rankings.items():
+        for name, value, interval in ranking_rows(ranking):
+            cell = f"{value} ({interval})" if interval else value
+            cells.setdefault(name, {})[source] = cell.replace("-", MINUS)
+    return html_table(
+        columns, ([name, *(row.get(s, "–") for s in rankings)] for name, row in cells.items())
+    )
+
+
+def html_table(columns: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose first column heads the rows; it scrolls where it is too wide."""
+    classes = [' class="text"' if text else "" for _, text in columns]
+    head = "".join(
+        f'<th scope="col"{style}>{escape(name)}</th>'
+        for (name, _), style in zip(columns, classes, strict=True)
+    )
+    body = "".join(f"<tr>{_row(cells, classes)}</tr>\n" for cells in rows)
+    return (
+        f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{body}</tbody></table></div>"
+    )
+
+
+def _row(cells: Sequence[str], classes: Sequence[str]) -> str:
+    first, *rest = ((escape(cell), style) for cell, style in zip(cells, classes, strict=True))
+    return f'<th scope="row"{first[1]}>{first[0]}</th>' + "".join(
+        f"<td{style}>{cell}</td>" for cell, style in rest
+    )
+
 
 CSS_CLASSES = {Verdict.BETTER: "better", Verdict.WORSE: "worse"}
 SCRIPTS = ("plots.js", "sites.js", "table.js", "pick.js")

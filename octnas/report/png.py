@@ -1,8 +1,12 @@
-"""Figures as PNG files, drawn by an installed Chromium or Chrome, which plotly's own needs too."""
+"""Figures as PNG files, drawn by an installed Chromium or Chrome, which plotly's own needs too.
+
+The browser that draws figures as PNG files.
+"""
 
 import base64
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -11,8 +15,15 @@ from pathlib import Path
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from octnas.files import write_bytes
-from octnas.report.browser import BROWSERS, find_browser
+from octnas.io.files import write_bytes
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+def find_browser() -> str | None:
+    """The path of a Chromium or Chrome; None where there is none."""
+    return next((found for name in BROWSERS if (found := shutil.which(name))), None)
+
 
 WIDTH, HEIGHT = 960, 540  # pixels
 _SCALE = 2

@@ -5,9 +5,9 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from octnas.files import write_text
-from octnas.ranking import Interval, Ranking
-from octnas.report.formats import plural
+from octnas.io.files import write_text
+from octnas.report.style import plural
+from octnas.results.ranking import Interval, Ranking
 
 COLUMNS = ("source", "figure", "value", "low", "high", "seed_std_points")
 METHOD = (
@@ -58,7 +58,7 @@ def ranking_rows(ranking: Ranking) -> list[tuple[str, str, str]]:
 def write_ranking_csv(rankings: Mapping[str, Ranking], path: Path) -> None:
     """Write every figure as CSV; numbers in full precision, None as an empty field.
 
-    Columns: ``source`` of the scores, ``figure`` (a name of `octnas.ranking.statistics`, or
+    Columns: ``source`` of the scores, ``figure`` (a name of `octnas.results.ranking.statistics`, or
     ``regret_points/BUDGET``), ``value``, ``low`` and ``high`` of the 95 % interval, and for a
     regret the standard deviation over seeds of one training.
     """

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from octnas.files import write_text
-from octnas.report.compare import between
+from octnas.io.files import write_text
 from octnas.report.data import ReportData
-from octnas.results import UNIFORM, VANILLA, Retrained
+from octnas.report.verdicts import between
+from octnas.results.networks import UNIFORM, VANILLA, Retrained
 
 NOT_COMPARED = (UNIFORM, VANILLA)  # roles of which no difference to the uniform network is given
 NOT_MEASURED = "not measured"
@@ -23,7 +23,7 @@ class RetrainedRow:
     """One retrained network; the fields are the columns of the CSV, in this order.
 
     Attributes:
-        role, budget: as in `octnas.results.Network`.
+        role, budget: as in `octnas.results.networks.Network`.
         architecture: its id.
         macs, params, activation_bytes: for one image.
         macs_share: MACs as a share of the vanilla network's, 0 to 1.

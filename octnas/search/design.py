@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from octnas.costs import Bound, Budget
-from octnas.levels import CostLevels
-from octnas.space import SearchSpace
+from octnas.space.cost_table import CostLevels
+from octnas.space.costs import Bound, Budget
+from octnas.space.search_space import SearchSpace
 
 LEARNED = "learned"
 UNIFORM = "uniform"

@@ -3,6 +3,10 @@
 Candidates are asked for in batches of a fixed size and told in the order of their numbers, with
 the sampler seeded anew by seed and number, so that any executor with any number of workers, broken
 off or not, gives the same candidates. Each result is on disk before the study is told.
+
+What a search hands out to be evaluated, and what it takes.
+
+Evaluating candidates one after another, in this process.
 """
 
 import math
@@ -16,17 +20,37 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from octnas.additive import AdditiveCost, macs_of
-from octnas.errors import ArchitectureError, SearchError
-from octnas.front import Candidate
-from octnas.search.jobs import Job, Outcome
-from octnas.search.outcomes import OutcomeLog
-from octnas.search.proposals import History, Propose, Ranges
-from octnas.search.rungs import Rung, expected_loss, rung_of
-from octnas.search.samplers import ProposalSampler, optuna_sampler
+from octnas.errors import ArchitectureError, DeviceError, SearchError
+from octnas.results.front import Candidate
+from octnas.search.samplers import History, ProposalSampler, Propose, Ranges, optuna_sampler
 from octnas.search.settings import SearchSettings
-from octnas.search.storage import Journal, open_study
-from octnas.space import SearchSpace
+from octnas.search.storage import Journal, OutcomeLog, open_study
+from octnas.search.surrogate import Rung, expected_loss, rung_of
+from octnas.space.cost_table import AdditiveCost, macs_of
+from octnas.space.search_space import SearchSpace
+
+Outcome = Mapping[str, float] | str
+"""Metrics of an evaluated candidate, ``loss`` among them, or the reason why there are none."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A candidate to evaluate.
+
+    Attributes:
+        number: of the trial.
+        alphas: by site.
+        limit: a loss on the first images above which the others do not matter.
+    """
+
+    number: int
+    alphas: Mapping[str, float]
+    limit: float = math.inf
+
+
+Evaluate = Callable[[Mapping[str, float], float], Outcome]
+"""α by site and the limit of a job to its outcome."""
+
 
 _ORIGIN = "origin"
 _TOLD = (TrialState.COMPLETE, TrialState.FAIL)
@@ -298,3 +322,33 @@ class Driver:
 
     def _searchable(self, alphas: Mapping[str, float]) -> dict[str, float]:
         return {site.name: alphas[site.name] for site in self._space.searchable}
+
+
+def run_local(driver: Driver, evaluate: Evaluate, *, retries: int = 0) -> None:
+    """Evaluate one candidate after another in this process until the study is done.
+
+    Args:
+        driver: asked and told.
+        evaluate: α by site and a limit to metrics.
+        retries: how often a candidate is tried again after an exception.
+
+    Raises:
+        DeviceError: no candidate can be evaluated any more.
+    """
+    while (job := driver.ask()) is not None:
+        driver.tell(job.number, _attempts(evaluate, job, retries))
+
+
+def _attempts(evaluate: Evaluate, job: Job, retries: int) -> Outcome:
+    """What the first attempt without an exception returns, or the last one's reason."""
+    reason = ""
+    for _ in range(retries + 1):
+        try:
+            return evaluate(job.alphas, job.limit)
+        except DeviceError:
+            # It would fail all others, too, for ever, since a failed trial stays one.
+            raise
+        except Exception as error:  # noqa: BLE001
+            # One candidate that cannot be evaluated must not end the search.
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return reason

@@ -4,23 +4,38 @@ The score is nearly additive: over all architectures of a small trained supernet
 sites explains nine tenths of the variance of the loss, with neighbouring pairs nearly all of it.
 So a few measured architectures are enough to predict the others; a second, cheaper measurement
 that is known of every architecture can be a feature beside α and MACs; and the best architectures
-of any draw from the model's posterior follow exactly, see `octnas.optimum`.
+of any draw from the model's posterior follow exactly, see `octnas.space.optimum`.
+
+What a candidate's loss will be on other images: its estimate, shrunk towards the surrogate's.
+
+The best of many measured losses looks better than it is, since the images that it was measured on
+are a sample. What a model of all candidates says of one of them has next to none of that luck, but
+misses what is the candidate's own. How much of the difference is its own shows on two halves of the
+images: what comes again there (the reliability of a test by its halves, Spearman and Brown, British
+Journal of Psychology 3, 1910; shrinkage as by Stein's estimator, Efron and Morris, JASA 70, 1975).
+
+The first of two rungs: who is scored on a part of the images only.
+
+A candidate whose loss on the first images is so high that it cannot reach the front is not scored
+on the others. What decides is the candidates that were told before its batch, so that any number
+of workers decides alike.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from math import inf
 from typing import Any
 
 import numpy as np
 from sklearn.linear_model import BayesianRidge
 from sklearn.preprocessing import StandardScaler
 
-from octnas.additive import Terms, macs_of
-from octnas.front import Candidate
-from octnas.optimum import Scores as SiteScores
-from octnas.optimum import ends
-from octnas.space import SearchSpace
+from octnas.results.front import Candidate
+from octnas.space.cost_table import Terms, macs_of
+from octnas.space.optimum import Scores as SiteScores
+from octnas.space.optimum import ends
+from octnas.space.search_space import SearchSpace
 
 Values = np.ndarray[Any, np.dtype[np.float64]]
 # A loss that has a logarithm.
@@ -221,3 +236,115 @@ def fit(
     targets = np.concatenate([values, (said - offset) / slope])
     weights = np.repeat([1.0, weight], [len(values), len(said)])
     return Surrogate(features, scaler, BayesianRidge().fit(scaled, targets, sample_weight=weights))
+
+
+FIRST, SHARE = "first_loss", "share"
+"""Metrics of a candidate: its loss on the first images, and the share of all that were scored."""
+
+# Wholly scored candidates, of which noise can be told; and how much of it counts as chance.
+_FEWEST_WHOLE, _DEVIATIONS = 8, 2.0
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What a loss on the first images says of the loss on all of them.
+
+    Attributes:
+        offset: by how much it is higher, on average.
+        margin: by how much it may be higher by chance.
+        whole: cost and loss of the candidates that were scored on all images, ascending in cost.
+    """
+
+    offset: float
+    margin: float
+    whole: tuple[tuple[int, float], ...]
+
+    def limit(self, cost: int) -> float:
+        """The highest loss on the first images with which a candidate may reach the front."""
+        best = min((loss for other, loss in self.whole if other <= cost), default=inf)
+        return best + self.offset + self.margin
+
+
+def rung_of(told: Sequence[Candidate], cost: Callable[[Candidate], int]) -> Rung | None:
+    """The rung after some candidates were told; None after too few."""
+    whole = [one for one in told if one.metrics.get(f"rank_{SHARE}") == 1]
+    if len(whole) < _FEWEST_WHOLE:
+        return None
+    higher = np.array([one.metrics[f"rank_{FIRST}"] - one.loss for one in whole])
+    margin = _DEVIATIONS * float(higher.std(ddof=1))
+    return Rung(float(higher.mean()), margin, tuple(sorted((cost(one), one.loss) for one in whole)))
+
+
+def expected_loss(outcome: Mapping[str, float], rung: Rung | None) -> float:
+    """The loss on all images, as far as the outcome tells it."""
+    if rung is None or outcome.get(SHARE, 1) == 1:
+        return outcome["loss"]
+    return outcome["loss"] - rung.offset
+
+
+HALF = "rank_half_loss"
+"""Metric of a candidate: its loss on one half of the images, drawn evenly."""
+
+EXPECTED = "expected_loss"
+"""Metric of a candidate: the loss that other images will show, as far as can be told."""
+
+# Candidates that the two halves are compared on at least.
+_FEWEST_HALVED = 16
+
+
+def with_expected_losses(
+    features: Features, candidates: Sequence[Candidate]
+) -> tuple[list[Candidate], float | None]:
+    """Candidates with their `EXPECTED` loss.
+
+    Args:
+        features: of the model that losses are shrunk towards.
+        candidates: all that were evaluated; one that was scored on a share of the images only is
+            shrunk the more.
+
+    Returns:
+        The candidates, and the share of a residual that is the candidate's own (0 to 1); None
+        where there are too few to tell, and every loss is expected as it is.
+    """
+    halved = [one for one in candidates if HALF in one.metrics]
+    own: float | None = None
+    expected = [one.loss for one in candidates]
+    if len(halved) >= _FEWEST_HALVED:
+        losses = np.array([one.loss for one in halved])
+        first = np.array([one.metrics[HALF] for one in halved])
+        own = _own(*(_residuals(features, halved, half) for half in (first, 2 * losses - first)))
+        left = _residuals(features, candidates, expected)
+        shares = np.array([one.metrics.get(f"rank_{SHARE}", 1.0) for one in candidates])
+        measured = log_scores([one.alphas for one in candidates], expected).values
+        expected = np.exp(measured - (1 - _kept(own, shares)) * left).tolist()
+    found = [
+        replace(one, metrics={**one.metrics, EXPECTED: value})
+        for one, value in zip(candidates, expected, strict=True)
+    ]
+    return found, own
+
+
+def _residuals(
+    features: Features, candidates: Sequence[Candidate], losses: Sequence[float] | Values
+) -> Values:
+    """What a model of the logarithms of losses leaves of them."""
+    alphas = [one.alphas for one in candidates]
+    scores = log_scores(alphas, losses)
+    return np.array(scores.values) - fit(features, scores).predict(alphas)
+
+
+def _kept(own: float, shares: Values) -> Values:
+    """What is kept of residuals that were measured on shares of the images.
+
+    Their noise has a variance of (1 − own) / share where that of all images is 1 − own.
+    """
+    kept: Values = own / np.maximum(own + (1 - own) / shares, 1e-12)
+    return kept
+
+
+def _own(first: Values, second: Values) -> float:
+    """The share of the mean of two residuals that both have, by their covariance."""
+    variance = float(np.var((first + second) / 2))
+    if variance == 0:
+        return 1.0
+    return float(np.clip(np.mean(first * second) / variance, 0, 1))

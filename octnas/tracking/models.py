@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from octnas.tracking.connection import Connection
-from octnas.tracking.environment import import_mlflow
 from octnas.tracking.outbox import Entry
 from octnas.tracking.runs import OUTBOX_TAG, outbox_id
+from octnas.tracking.store import import_mlflow
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel

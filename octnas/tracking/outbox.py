@@ -4,12 +4,17 @@
 How far it was sent stands in another file (`octnas.tracking.progress`). The files that go along are
 kept in ``files/ID/`` until they are sent, as they were when they were recorded: a hard link
 wherever the file system has them, so that this takes no space and no time.
+
+What the records of an outbox hold, by kind; a run directory may be anybody's.
+
+Values in the form that MLflow accepts.
 """
 
 import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -19,10 +24,93 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from octnas.documents import parse_json, read_as
 from octnas.errors import TrackingError
-from octnas.files import append_line, remove_tree
-from octnas.tracking.records import check_record
+from octnas.io.credentials import redact
+from octnas.io.files import append_line, parse_json, read_as, remove_tree
+
+_ID = re.compile(r"[0-9a-f]{32}")
+_DIGEST = re.compile(r"[0-9a-f]*")
+
+
+@dataclass(frozen=True)
+class _Start:
+    name: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    parent: str | None
+    again: bool
+
+
+@dataclass(frozen=True)
+class _Finish:
+    failed: bool
+
+
+@dataclass(frozen=True)
+class _Metrics:
+    rows: tuple[tuple[int, Mapping[str, Any]], ...]
+    once: bool
+
+    def __post_init__(self) -> None:
+        for _, values in self.rows:
+            for value in values.values():
+                float(value)  # also of the text nan or inf
+
+
+@dataclass(frozen=True)
+class _Artifact:
+    path: str
+    folder: str
+
+    def __post_init__(self) -> None:
+        if ".." in self.folder.split("/") or self.folder.startswith("/"):
+            raise ValueError(f"folder: found {self.folder!r}, allowed: one of the run")
+
+
+@dataclass(frozen=True)
+class _Tags:
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _Model:
+    path: str
+    name: str
+    registered: str
+    digest: str
+    alias: str
+    tags: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        if not _DIGEST.fullmatch(self.digest):
+            raise ValueError(f"digest: found {self.digest[:80]!r}, allowed: hexadecimal digits")
+
+
+_KINDS: Mapping[str, Any] = {
+    "start": _Start,
+    "finish": _Finish,
+    "metrics": _Metrics,
+    "artifact": _Artifact,
+    "tags": _Tags,
+    "model": _Model,
+}
+
+
+def check_record(identity: object, kind: str, values: Mapping[str, Any]) -> None:
+    """Refuse a record that octnas has not written.
+
+    Args:
+        identity: of the record, which names a folder.
+        kind: what is to be done.
+        values: by name.
+
+    Raises:
+        TypeError, ValueError, KeyError: what is wrong with it.
+    """
+    if not (isinstance(identity, str) and _ID.fullmatch(identity)):
+        raise ValueError(f"id: found {str(identity)[:40]!r}, allowed: 32 hexadecimal digits")
+    read_as(_KINDS[kind], values)
+
 
 SCHEMA = 1
 FILE = "outbox.jsonl"
@@ -38,7 +126,7 @@ class Entry:
     Attributes:
         id: unique.
         time: milliseconds since 1970, when it was recorded.
-        kind: what is to be done; a key of `octnas.tracking.sending`.
+        kind: what is to be done; a key of `octnas.tracking.sender`.
         key: of the run that it belongs to.
         values: by kind.
         end: bytes of the outbox up to the end of this record.
@@ -216,3 +304,47 @@ def _link(source: str, target: str) -> None:
         os.link(Path(source).resolve(), target)
     except OSError:
         shutil.copy2(source, target)
+
+
+# mlflow.utils.validation in 3.17.
+LONGEST_KEY = 250
+LONGEST_PARAM = 6000
+LONGEST_TAG = 8000
+LONGEST_NAME = 250  # the database's column
+
+_REFUSED = re.compile(r"[^\w./\- ]")
+
+
+def flat_params(params: Mapping[str, object]) -> dict[str, str]:
+    """Parameters by dotted key, as texts; without passwords and cut where too long."""
+    flat: dict[str, str] = {}
+    for key, value in params.items():
+        if isinstance(value, Mapping) and value:
+            nested = {f"{key}.{name}": item for name, item in value.items()}
+            flat.update(flat_params(nested))
+        else:
+            flat[clean_key(key)] = cut(redact(_text(value)), LONGEST_PARAM)
+    return flat
+
+
+def flat_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags without passwords, cut where too long."""
+    return {clean_key(key): cut(redact(str(tags[key])), LONGEST_TAG) for key in tags}
+
+
+def clean_key(key: str) -> str:
+    """A name that MLflow accepts: what it refuses becomes ``_``, and the end of a long one goes."""
+    key = _REFUSED.sub("_", key)
+    return key if len(key) <= LONGEST_KEY else key[: LONGEST_KEY - 3] + "..."
+
+
+def cut(text: str, longest: int) -> str:
+    """``text`` with at most ``longest`` characters; an ellipsis marks a cut."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def _text(value: object) -> str:
+    """As Python writes it, but lists and the like as JSON."""
+    if isinstance(value, list | tuple | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)

@@ -5,9 +5,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from octnas.documents import parse_json, read_as
 from octnas.errors import TrackingError
-from octnas.files import read_regular, remove_drafts, write_json
+from octnas.io.files import parse_json, read_as, read_regular, remove_drafts, write_json
 from octnas.tracking.outbox import Entry, Outbox
 
 FILE = "tracking.json"

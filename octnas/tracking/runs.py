@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from octnas.tracking.connection import Connection
-from octnas.tracking.outbox import Entry
-from octnas.tracking.values import LONGEST_NAME, clean_key, cut
+from octnas.tracking.outbox import LONGEST_NAME, Entry, clean_key, cut
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

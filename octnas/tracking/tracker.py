@@ -1,21 +1,23 @@
-"""Recording a run directory in MLflow."""
+"""Recording a run directory in MLflow.
+
+Sending what a run could not send, once its store is back.
+"""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from octnas.credentials import redact
 from octnas.errors import TrackingError
-from octnas.tracking.environment import import_mlflow
+from octnas.io.credentials import redact
+from octnas.tracking.connection import open_connection
 from octnas.tracking.models import logged_name, registered_name
-from octnas.tracking.outbox import Outbox
+from octnas.tracking.outbox import BusyError, Outbox, flat_params, flat_tags
 from octnas.tracking.progress import FILE, read_progress, unsent
-from octnas.tracking.sender import Sender
-from octnas.tracking.sending import METRICS
+from octnas.tracking.sender import METRICS, Sender, send, settle
 from octnas.tracking.settings import TrackingSettings
-from octnas.tracking.stores import find_store, view_command
-from octnas.tracking.values import flat_params, flat_tags
+from octnas.tracking.store import SERVERS, find_store, import_mlflow, view_command
 
 FOLDER = "mlflow"
 CLOSE_WAIT = 60.0  # seconds that the end of the work waits for what is not sent yet
@@ -31,7 +33,7 @@ class Tracker:
     a store that is away or slow neither stops nor slows the work, and what could not be sent is
     sent by `octnas sync` or with the next record. MLflow is imported and the store reached with
     the first record. Nothing of MLflow's global state (tracking URI, active run) is used or
-    changed, except for environment variables (`octnas.tracking.environment`). One process at a
+    changed, except for environment variables (`octnas.tracking.store`). One process at a
     time may write to a run directory.
 
     With ``enabled: false`` all methods do nothing.
@@ -294,3 +296,57 @@ def _number(value: float) -> float | str:
     """As JSON takes it, which knows neither NaN nor infinity."""
     number = float(value)
     return number if math.isfinite(number) else str(number)
+
+
+BUSY_WAIT = 10.0  # seconds that another sender of the same run directory may take
+
+
+def sync_runs(settings: TrackingSettings, experiment: str, directory: Path) -> tuple[str, ...]:
+    """Send what is left in the outbox of a run directory.
+
+    Args:
+        settings: section ``tracking`` of the experiment.
+        experiment: name of the MLflow experiment if the settings give none.
+        directory: of the run.
+
+    Returns:
+        Lines that say what was sent, and what was refused.
+
+    Raises:
+        TrackingError: the store is away or cannot be used; then nothing is lost.
+    """
+    if not settings.enabled:
+        raise TrackingError(f"{directory}: tracking.enabled: found false, so nothing is recorded")
+    store = find_store(settings, directory.resolve().parent)
+    outbox, file = Outbox(directory / FOLDER), directory / FILE
+    left, nothing = unsent(outbox, file, store.shown), f"nothing to send to {store.shown}"
+    # A server may have carried out something twice long after all was sent, a database does not.
+    if not left and not (store.kind in SERVERS and read_progress(file).get("runs")):
+        return (nothing,)
+    import_mlflow()
+    try:
+        with outbox.sending(BUSY_WAIT):
+            connection = open_connection(store, settings.experiment or experiment, outbox, file)
+            refused = len(connection.progress.refused)
+            sent = send(connection)
+            doubles = settle(connection)
+    except BusyError:
+        raise
+    except TrackingError as error:
+        if not left:
+            return (f"{nothing}; what it may have been told twice was not looked for: {error}",)
+        still = unsent(outbox, file, store.shown)
+        raise TrackingError(f"{error}; sent {left - still} records, {still} are kept") from None
+    lines = [f"sent to {store.shown}: {_counted(sent)}" if sent else nothing]
+    if doubles:
+        lines.append(f"removed {doubles} runs and models that the server had made twice")
+    if why := connection.progress.refused[refused:]:
+        lines.append(f"refused {len(why)} records, see {file}; the first one: {why[0]['why']}")
+    return tuple(lines)
+
+
+def _counted(sent: Counter[str]) -> str:
+    words = {"start": "runs", "metrics": "metric values", "artifact": "artifacts"}
+    words |= {"model": "models", "finish": "ends of runs"}
+    found = [f"{sent[kind]} {word}" for kind, word in words.items() if sent[kind]]
+    return ", ".join(found) or "nothing"

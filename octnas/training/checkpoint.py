@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from octnas.errors import TrainingError
-from octnas.files import remove_all_drafts, remove_tree, write_bytes
+from octnas.io.files import remove_all_drafts, remove_tree, write_bytes
 
 SCHEMA = 1
 # Behind torch's file stands the digest of its bytes.

@@ -21,15 +21,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octnas.costs import Budget
 from octnas.data.images import Images
-from octnas.distribution import Probabilities, draw, expected_macs, tilted
 from octnas.nn.relaxation import Relaxed, choice_masks
 from octnas.nn.supernet import activate
-from octnas.space import SearchSpace
+from octnas.space.costs import Budget
+from octnas.space.distribution import Probabilities, draw, expected_macs, tilted
+from octnas.space.search_space import SearchSpace
+from octnas.training.loop import Step
 from octnas.training.sampled import of_about_equal_macs
 from octnas.training.settings import LearnableSettings
-from octnas.training.step import Step
 
 # Streams of random numbers of one step.
 _WEIGHTS, _LOGITS, _EXPLORES = 0, 1, 2
@@ -113,7 +113,7 @@ class Learner:
 
 
 class LearnableSteps:
-    """The steps of a training, as `octnas.training.step.Backward`, with a state of their own.
+    """The steps of a training, as `octnas.training.loop.Backward`, with a state of their own.
 
     Step i serves budget i modulo their number. All draws follow from seed and step alone.
 

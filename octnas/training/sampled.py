@@ -6,11 +6,11 @@ import numpy as np
 from torch import Tensor, nn
 
 from octnas.errors import require
-from octnas.levels import CostLevels
 from octnas.nn.supernet import activate
-from octnas.space import SearchSpace
+from octnas.space.cost_table import CostLevels
+from octnas.space.search_space import SearchSpace
+from octnas.training.loop import Backward, Step
 from octnas.training.settings import SupernetSettings
-from octnas.training.step import Backward, Step
 
 # Streams of random numbers: what draws the cost must not draw the architecture, too. They stand in
 # front, since to numpy (seed, number) and (seed, number, 0) are the same.

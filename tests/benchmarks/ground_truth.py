@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau
 
-from octnas.files import write_json
-from octnas.run_directory import RunDirectory, read_json
+from octnas.io.files import write_json
+from octnas.runtime.directory import RunDirectory, read_json
 
 DESIGN = "design.json"
 RESULT = "result.json"

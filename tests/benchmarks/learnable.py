@@ -16,14 +16,14 @@ from statistics import fmean, stdev
 import yaml
 from arguments import experiment_parser
 
-from octnas.cli.progress import RichProgress
-from octnas.distribution import likeliest
+from octnas.cli.run import RichProgress
 from octnas.pipeline import search, supernet
-from octnas.pipeline.learned import read_distributions
-from octnas.pipeline.opening import Run, open_run
 from octnas.pipeline.records import read_results
+from octnas.pipeline.run import Run, open_run
 from octnas.pipeline.stages import run_stages
-from octnas.results import SEARCHED
+from octnas.pipeline.supernet import read_distributions
+from octnas.results.networks import SEARCHED
+from octnas.space.distribution import likeliest
 
 LEARNABLE = "learnable"
 # Overrides of each way, and how many passes a step of its supernet makes.

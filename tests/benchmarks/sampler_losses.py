@@ -8,16 +8,15 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
-from octnas.cli.progress import RichProgress
-from octnas.files import write_json
-from octnas.front import Candidate, Front
-from octnas.pipeline.opening import Run, open_run
+from octnas.cli.run import RichProgress
+from octnas.io.files import write_json
+from octnas.pipeline.run import Run, open_run
 from octnas.pipeline.supernet import scorer
-from octnas.search.outcomes import OutcomeLog
+from octnas.results.front import Candidate, Front
 from octnas.search.settings import ChooseBy
-from octnas.search.shrinkage import EXPECTED, with_expected_losses
-from octnas.search.surrogate import Features
-from octnas.space import SearchSpace
+from octnas.search.storage import OutcomeLog
+from octnas.search.surrogate import EXPECTED, Features, with_expected_losses
+from octnas.space.search_space import SearchSpace
 from octnas.training.scoring import Scorer
 
 Part = Literal["rank", "read"]

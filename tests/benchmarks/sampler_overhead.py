@@ -15,13 +15,13 @@ from time import perf_counter
 import numpy as np
 from samplers import SAMPLERS, make_driver
 
-from octnas.costs import Budget
-from octnas.levels import CostLevels
-from octnas.nn.shapes import search_space
-from octnas.search.local import run_local
+from octnas.nn.search_space import search_space
 from octnas.search.settings import SearchSettings
 from octnas.search.storage import quiet
-from octnas.space import SearchSpace
+from octnas.search.study import run_local
+from octnas.space.cost_table import CostLevels
+from octnas.space.costs import Budget
+from octnas.space.search_space import SearchSpace
 
 
 def main() -> None:

@@ -26,14 +26,14 @@ import numpy as np
 from sampler_losses import PARTS, Losses, architectures
 from scipy import stats
 
-from octnas.costs import Budget
-from octnas.front import Candidate
-from octnas.levels import CostLevels
+from octnas.results.front import Candidate
 from octnas.search.design import bounds, initial_design
-from octnas.search.proposals import proposals
+from octnas.search.samplers import proposals
 from octnas.search.settings import ChooseBy, SearchSettings
 from octnas.search.storage import open_storage, quiet
 from octnas.search.study import Driver
+from octnas.space.cost_table import CostLevels
+from octnas.space.costs import Budget
 
 SAMPLERS: Mapping[str, Mapping[str, Any]] = {
     "surrogate": {"sampler": "surrogate"},

@@ -19,11 +19,10 @@ import numpy as np
 from arguments import experiment_parser
 
 from octnas.pipeline import search
-from octnas.pipeline.opening import Run, open_run
+from octnas.pipeline.run import Run, open_run
 from octnas.pipeline.stages import run_stages
-from octnas.progress import Quiet
-from octnas.search.jobs import Job, Outcome
-from octnas.search.study import Driver
+from octnas.runtime.progress import Quiet
+from octnas.search.study import Driver, Job, Outcome
 
 COLUMNS = ("candidates", "ask, ms", "tell, ms", "memory, MB", "open files", "threads", "disk, MB")
 

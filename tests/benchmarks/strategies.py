@@ -14,11 +14,11 @@ from statistics import fmean
 
 from arguments import experiment_parser
 
-from octnas.cli.progress import RichProgress
-from octnas.pipeline.opening import open_run
-from octnas.pipeline.rank import read_rankings
+from octnas.cli.run import RichProgress
+from octnas.pipeline.ranking import read_rankings
+from octnas.pipeline.run import open_run
 from octnas.pipeline.stages import run_stages
-from octnas.ranking import Interval, Ranking
+from octnas.results.ranking import Interval, Ranking
 
 # Overrides of each strategy, and by how much it needs fewer epochs for the same compute.
 STRATEGIES: Mapping[str, tuple[Sequence[str], int]] = {

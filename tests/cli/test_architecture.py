@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from octnas.architecture import Architecture
-from octnas.nn.shapes import search_space
+from octnas.nn.search_space import search_space
+from octnas.space.architecture import Architecture
 from tests.cli.conftest import Octnas
 
 ONE = Architecture("resnet18", (3, 32, 32), {"layer1": 0.5})

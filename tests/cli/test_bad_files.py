@@ -9,7 +9,7 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from octnas.architecture import Architecture
+from octnas.space.architecture import Architecture
 from tests.cli.conftest import Octnas, Result
 from tests.mutations import mutated_bytes, mutated_json
 from tests.pipeline.tiny import EXPERIMENT

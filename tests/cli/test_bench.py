@@ -1,6 +1,12 @@
-"""``octnas bench`` as a user types it; no test looks at how long anything takes."""
+"""``octnas bench`` as a user types it; no test looks at how long anything takes.
+
+``octnas bench --data`` as a user types it; no test looks at how long anything takes.
+
+``octnas bench --supernet`` as a user types it; no test looks at how long anything takes.
+"""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +15,13 @@ import pytest
 from octnas import cost
 from octnas.measure import backends as backends_module
 from octnas.measure import bench as bench_module
+from octnas.measure import bench_data as module
 from octnas.measure.bench import BenchResult
+from octnas.measure.bench_data import DataBenchSettings
 from octnas.measure.settings import BenchSettings
 from tests.cli.conftest import Octnas
+from tests.data.trees import make_tree
+from tests.pipeline.tiny import EXPERIMENT
 
 SMALL = ("bench", "--model", "thumbnail_resnet", "--input-size", "32", "--repeats", "6")
 EAGER = (*SMALL, "--backends", "eager")
@@ -158,3 +168,111 @@ def test_mistakes_are_one_line_and_exit_code_2(
     assert len(result.err.splitlines()) == 1
     assert result.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A tree of 14 training images, and turns that are short."""
+    measure = module.bench_data
+
+    def short(data: Any, architecture: Any, settings: DataBenchSettings, progress: Any) -> Any:
+        return measure(data, architecture, replace(settings, batches=2, repeats=6), progress)
+
+    monkeypatch.setattr(module, "bench_data", short)
+    tree = make_tree(tmp_path / "tree")
+    data = (
+        f"data={{source: folder, root: {tree}, rank_per_class: 3, read_per_class: 2, workers: 0, "
+        f"cache: {{folder: {tmp_path / 'cache'}}}}}"
+    )
+    small = ("space.backbone_args.channels=[4, 8, 8]", "space.input_size=[3, 16, 16]", data)
+    sets = [word for override in small for word in ("--set", override)]
+    return ["bench", "--data", str(EXPERIMENT), *sets]
+
+
+def test_a_table_for_a_reader_of_images(octnas: Octnas, arguments: list[str]) -> None:
+    result = octnas(*arguments, "--batch", "6", "--threads", "1")
+    assert result.code == 0
+    assert "batches of 6, cpu, float32, threads: 1" in result.out
+    rows = [line for line in result.out.splitlines() if line.startswith("│")]
+    names = [row.split("│")[1].strip() for row in rows]
+    assert names == ["files", "cache", "step", "step from files", "step from cache"]
+    assert "times what files do" in result.out
+
+
+def test_json_of_images(octnas: Octnas, arguments: list[str]) -> None:
+    result = octnas(*arguments, "--batch", "6", "--json")
+    assert result.code == 0
+    document = json.loads(result.out)
+    rows = {row["what"]: row["images_per_second"] for row in document["rows"]}
+    assert all(value > 0 for value in rows.values())
+    assert document["speed_up"]["low"] <= document["speed_up"]["value"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (("--batch", "20"), "batch: found 20, allowed: at most the 14 training images"),
+        (("--batch", "x"), "batch: found 'x'"),
+        (("--device", "moon"), "device: found 'moon'"),
+        (("--set", "data={source: digits}"), "allowed: images on disk"),
+        (("--set", "data.root=/nowhere"), "data.root: found '/nowhere'"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2_of_images(
+    octnas: Octnas, arguments: list[str], extra: tuple[str, ...], message: str
+) -> None:
+    result = octnas(*arguments, *extra)
+    assert result.code == 2
+    assert message in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+CHANNELS = "space.backbone_args.channels=[4, 8, 8]"
+SMALL_STEPS = ("--set", CHANNELS, "--threads", "1", "--repeats", "6")
+COMMAND = ("bench", "--supernet", str(EXPERIMENT), *SMALL_STEPS)
+WAYS = ["uniform", "by_macs", "sandwich"]
+
+
+def test_a_table_for_a_reader_of_steps(octnas: Octnas) -> None:
+    result = octnas(*COMMAND, "--batch", "4")
+    assert result.code == 0
+    assert "training steps of 4 images, cpu, float32, threads: 1, medians of 6 × 4" in result.out
+    rows = [line for line in result.out.splitlines() if line.startswith("│")]
+    names = [row.split("│")[1].strip() for row in rows]
+    assert names == ["vanilla", *WAYS, *(f"{way}, by role" for way in WAYS)]
+
+
+def test_json_and_the_experiments_batch(octnas: Octnas) -> None:
+    changes = ("supernet.recipe.batch_size=6", "supernet.samples=1", "supernet.teacher=0.5")
+    sets = [word for change in changes for word in ("--set", change)]
+    result = octnas(*COMMAND, *sets, "--precision", "bfloat16", "--json")
+    assert result.code == 0
+    document = json.loads(result.out)
+    assert document["settings"]["batch_size"] == 6
+    networks = {row["what"]: row["networks"] for row in document["rows"]}
+    assert networks["vanilla"] == networks["uniform"] == networks["by_macs, by role"] == 1
+    # Both ends and one that is drawn; the teacher is the dearest whatever the experiment says.
+    assert networks["sandwich"] == networks["sandwich, by role"] == 3
+    for row in document["rows"]:
+        assert row["images_per_second"] == pytest.approx(6 * row["steps_per_second"])
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (("--batch", "1"), "batch: found 1, allowed: 2 or more"),
+        (("--batch", "x"), "batch: found 'x'"),
+        (("--repeats", "5"), "repeats: found 5, allowed: 6 or more"),
+        (("--device", "moon"), "device: found 'moon'"),
+        (("--precision", "int8"), "precision: found 'int8'"),
+        (("--set", "supernet.macs=[0, 0.001]"), "MACs hold none"),
+        (("--data", "x.yaml"), "one of --data and --supernet"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2_of_steps(
+    octnas: Octnas, extra: tuple[str, ...], message: str
+) -> None:
+    result = octnas(*COMMAND, *extra)
+    assert result.code == 2
+    assert message in result.err
+    assert len(result.err.splitlines()) == 1

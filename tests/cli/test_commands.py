@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from octnas import __version__
-from octnas.architecture import Architecture
-from octnas.lease import held
-from octnas.shipped import shipped_experiments
+from octnas.config import shipped_experiments
+from octnas.runtime.lock import held
+from octnas.space.architecture import Architecture
 from tests.cli.conftest import Octnas
 from tests.pipeline.tiny import EXPERIMENT, TINY
 

@@ -9,7 +9,7 @@ import pytest
 
 import octnas as package
 from octnas.pipeline.records import read_results
-from octnas.results import SEARCHED
+from octnas.results.networks import SEARCHED
 from tests.cli.conftest import Octnas
 from tests.pipeline.tiny import open_tiny
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from octnas.lease import held
+from octnas.runtime.lock import held
 from tests.cli.conftest import Octnas
 from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
 from tests.pipeline.tiny_ranking import TINY_RANKING
@@ -57,13 +57,13 @@ CHANGES = {
 
 
 MEASURE = ("octnas.pipeline.latency.make_table", ("latency", str(EXPERIMENT)))
-NETWORKS = ("octnas.pipeline.looking.look_at_run", ("latency", "networks", "run"))
+NETWORKS = ("octnas.pipeline.run.look_at_run", ("latency", "networks", "run"))
 PACK = ("octnas.measure.pack.write_pack", ("latency", "pack", str(EXPERIMENT), "pack"))
 PLAN = ("octnas.pipeline.plan.plan_run", ("plan", str(EXPERIMENT)))
 BENCH = ("octnas.measure.bench.bench", ("bench",))
-IMAGES = ("octnas.cli.bench_data.bench_images", ("bench", "--data", str(EXPERIMENT)))
-STEPS = ("octnas.cli.bench_supernet.bench_steps", ("bench", "--supernet", str(EXPERIMENT)))
-WATCH = ("octnas.pipeline.watch.write_if_ready", ("report", str(EXPERIMENT), "--watch"))
+IMAGES = ("octnas.cli.bench.bench_images", ("bench", "--data", str(EXPERIMENT)))
+STEPS = ("octnas.cli.bench.bench_steps", ("bench", "--supernet", str(EXPERIMENT)))
+WATCH = ("octnas.pipeline.report.write_if_ready", ("report", str(EXPERIMENT), "--watch"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from octnas.latency import LatencyTable
 from octnas.pipeline import latency as latency_pipeline
+from octnas.space.latency import LatencyTable
 from tests.cli.conftest import Octnas
 from tests.pipeline.tiny import EXPERIMENT
-from tests.test_latency import small, table_of
+from tests.space.test_latency import small, table_of
 
 SMALL = (
     *("latency", str(EXPERIMENT), "--repeats", "4", "--networks", "2", "--narrow", "2"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from octnas.architecture import Architecture
+from octnas.space.architecture import Architecture
 from tests.cli.conftest import Octnas
 from tests.pipeline.tiny import EXPERIMENT
 

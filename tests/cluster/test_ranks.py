@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from octnas.cluster.interfaces import interface_of
-from octnas.cluster.ranks import _on_its_node, run_ranks
+from octnas.cluster.ranks import _on_its_node, interface_of, run_ranks
 from octnas.cluster.start import local_cluster
 from octnas.errors import ClusterError, DataError
-from octnas.training.ranks import joined
+from octnas.training.distributed import joined
 
 pytestmark = pytest.mark.slow
 

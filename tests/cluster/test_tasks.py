@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from octnas.cluster.evaluation import LONGEST_REASON
 from octnas.cluster.start import local_cluster
 from octnas.cluster.tasks import run_tasks
+from octnas.cluster.tune import LONGEST_REASON
 from octnas.errors import ClusterError, RunDirectoryError, SettingError
 
 

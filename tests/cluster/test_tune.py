@@ -14,9 +14,8 @@ from types import FrameType
 import pytest
 
 import octnas.cluster.tune as cluster_tune
-from octnas.cluster.evaluation import LONGEST_REASON
 from octnas.cluster.start import local_cluster
-from octnas.cluster.tune import run_with_tune
+from octnas.cluster.tune import LONGEST_REASON, run_with_tune
 from octnas.errors import ClusterError, DeviceError
 from tests.cluster.batches import Batches
 

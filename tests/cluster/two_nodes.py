@@ -22,17 +22,14 @@ from typing import Any
 import torch
 from optuna.storages import BaseStorage
 
-from octnas.cluster.evaluation import Evaluate
-from octnas.cluster.join import ray_cluster
 from octnas.cluster.ranks import run_ranks
 from octnas.cluster.settings import RaySettings
-from octnas.cluster.start import LOOPBACK
-from octnas.cluster.tune import run_with_tune
-from octnas.search.local import run_local
+from octnas.cluster.start import LOOPBACK, ray_cluster
+from octnas.cluster.tune import Evaluate, run_with_tune
 from octnas.search.settings import SearchSettings
 from octnas.search.storage import opened
-from octnas.search.study import Driver
-from octnas.training.ranks import joined
+from octnas.search.study import Driver, run_local
+from octnas.training.distributed import joined
 from tests.search.small import loss_of, small_driver, small_space
 
 DIES_AFTER = 6

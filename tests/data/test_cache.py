@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from octnas.data import cache as module
-from octnas.data.build import build
 from octnas.data.cache import Cache
+from octnas.data.prepare import build
 from octnas.data.sources import FileReader
 from octnas.errors import DataError, RunDirectoryError
-from octnas.files import write_json
-from octnas.progress import Quiet
-from octnas.run_directory import read_json
+from octnas.io.files import write_json
+from octnas.runtime.directory import read_json
+from octnas.runtime.progress import Quiet
 
 COUNT = 40
 

@@ -17,7 +17,7 @@ from octnas.data.image_list import (
     read_summary,
     write_images,
 )
-from octnas.data.listing import Problem
+from octnas.data.sources import Problem
 from octnas.errors import RunDirectoryError
 
 ENTRIES = (

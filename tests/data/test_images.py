@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from octnas.data.cached import CachedEvaluation, CachedTraining
-from octnas.data.files import FileEvaluation, FileTraining
+from octnas.data.batches import Part
+from octnas.data.from_cache import CachedEvaluation, CachedTraining
+from octnas.data.from_files import FileEvaluation, FileTraining
 from octnas.data.image_list import Entry
 from octnas.data.images import ListedImages, open_images, preparation
-from octnas.data.order import Part
 from octnas.data.settings import AugmentSettings, CacheSettings, DigitsSettings, ImagesSettings
 from octnas.errors import DataError, SettingError
 from tests.data.trees import make_tree, prepared

@@ -11,9 +11,8 @@ import pytest
 from octnas.data import sources as module
 from octnas.data.image_list import read_images
 from octnas.data.images import open_images
-from octnas.data.listing import Problem
 from octnas.data.settings import CacheSettings, ImagesSettings
-from octnas.data.sources import list_images
+from octnas.data.sources import Problem, list_images
 from octnas.errors import DataError
 from tests.data.test_sources import SIZE, encoded, settings
 from tests.data.trees import prepared

@@ -14,9 +14,8 @@ from torchvision import datasets
 
 from octnas.data import sources as module
 from octnas.data.images import open_images
-from octnas.data.listing import Problem
 from octnas.data.settings import CacheSettings, ImagesSettings
-from octnas.data.sources import list_images, open_reader
+from octnas.data.sources import Problem, list_images, open_reader
 from octnas.errors import DataError
 from tests.data.trees import make_tree, prepared
 

@@ -9,7 +9,7 @@ from octnas.data.image_list import ImageList, read_images
 from octnas.data.images import Data
 from octnas.data.prepare import prepare_images
 from octnas.data.settings import DataSettings, ImagesSettings
-from octnas.progress import Quiet
+from octnas.runtime.progress import Quiet
 
 COLOURS = ("blue", "red")
 SIZE = (3, 16, 16)

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 import octnas
-from octnas.architecture import Architecture
 from octnas.errors import ExportError, RunDirectoryError
 from octnas.export import formats
 from octnas.export.formats import Outcome, check_installed, export_network
 from octnas.export.settings import ExportSettings
 from octnas.export.source import Exported, Original, Source
 from octnas.export.timm_folder import export_timm
+from octnas.space.architecture import Architecture
 from tests.export.trained import ARCHITECTURE, DATA, images, make_source, randomised
 
 pytestmark = pytest.mark.skipif(

@@ -9,10 +9,9 @@ import torch
 from torch import nn
 
 import octnas
-from octnas.architecture import Architecture
 from octnas.export.macs import moved_macs, onnx_macs, openvino_macs, program_macs
-from octnas.nn.engines import openvino_core
-from octnas.nn.onnx import save_onnx
+from octnas.nn.onnx import openvino_core, save_onnx
+from octnas.space.architecture import Architecture
 from tests.nn.families import (
     arguments,
     create,

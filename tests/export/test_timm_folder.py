@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import octnas
-from octnas.architecture import Architecture
 from octnas.errors import ArchitectureError, ExportError
 from octnas.export.timm_folder import write_timm
 from octnas.nn import build
+from octnas.space.architecture import Architecture
 from tests.export.trained import ARCHITECTURE, CLASSES, randomised
 
 DATA_CONFIG = {"mean": (0.1,), "std": (0.3,), "crop_pct": 1.0, "interpolation": "bilinear"}

@@ -6,14 +6,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from octnas.architecture import Architecture
 from octnas.data.digits import DigitImages
 from octnas.data.images import preparation
 from octnas.data.settings import DigitsSettings
 from octnas.export.source import Source
 from octnas.nn import build
 from octnas.nn.cost import cost
-from octnas.results import SEARCHED, Network, Retrained, SeedResult
+from octnas.results.networks import SEARCHED, Network, Retrained, SeedResult
+from octnas.space.architecture import Architecture
 
 ARCHITECTURE = Architecture(
     backbone="thumbnail_resnet",

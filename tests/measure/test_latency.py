@@ -12,16 +12,23 @@ import pytest
 import torch
 
 from octnas.errors import LatencyError, MeasureError, SettingError
-from octnas.latency import LatencyTable, geometry_of
-from octnas.latency_records import MeasuredNetwork
-from octnas.levels import CostLevels
 from octnas.measure import latency as latency_module
-from octnas.measure.latency import bare_table, measure_table
-from octnas.measure.latency_fit import CHECK, FIT, NARROW, draw_networks, fit_table, qualities
-from octnas.measure.layers import materialise, plan_layers
+from octnas.measure.deployed_layers import materialise, plan_layers
+from octnas.measure.latency import (
+    CHECK,
+    FIT,
+    NARROW,
+    bare_table,
+    draw_networks,
+    fit_table,
+    measure_table,
+    qualities,
+)
 from octnas.measure.settings import LatencySettings
-from octnas.nn.shapes import search_space
-from octnas.space import SearchSpace
+from octnas.nn.search_space import search_space
+from octnas.space.cost_table import CostLevels
+from octnas.space.latency import LatencyTable, MeasuredNetwork, geometry_of
+from octnas.space.search_space import SearchSpace
 
 SMALL = LatencySettings(name="here", repeats=4, networks=3, narrow=2, fit=3)
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from octnas.errors import LatencyError
-from octnas.latency import LatencyTable, geometry_of
 from octnas.measure import pack as pack_module
 from octnas.measure.pack import read_answer, write_pack
 from octnas.measure.settings import LatencySettings
-from octnas.nn.shapes import search_space
-from octnas.space import SearchSpace
+from octnas.nn.search_space import search_space
+from octnas.space.latency import LatencyTable, geometry_of
+from octnas.space.search_space import SearchSpace
 
 SETTINGS = LatencySettings(networks=2, narrow=1, fit=3)
 needs_onnx = pytest.mark.skipif(

@@ -10,7 +10,7 @@ from timm.models.resnet import ResNet
 from torch import nn
 
 import octnas.nn
-from octnas.nn.sites import conv_sites
+from octnas.nn.octavize import conv_sites
 from tests.nn.reference import randomise
 
 assert octnas.nn is not None  # registers thumbnail_resnet

@@ -10,7 +10,7 @@ from timm.layers import create_attn
 from torch import Tensor, nn
 
 from octnas import OctaveTensor, octavize
-from octnas.nn.attention import OctaveEca, OctaveEffectiveSE, OctaveSE
+from octnas.nn.layers import OctaveEca, OctaveEffectiveSE, OctaveSE
 from tests.nn.families import FAMILIES, create, random_alphas, size_of
 from tests.nn.reference import assert_sizeable, images
 

@@ -6,7 +6,7 @@ import pytest
 import octnas
 from octnas import Architecture
 from octnas.errors import ArchitectureError, SettingError
-from octnas.nn.shapes import search_space
+from octnas.nn.search_space import search_space
 
 SIZE = (3, 75, 100)
 MIXED = {"layer1": 0.3, "layer2.0.conv1": 1.0, "layer3": 0.7}

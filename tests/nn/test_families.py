@@ -17,7 +17,7 @@ from octnas import OctaveConv2d, OctaveTensor, octavize
 from octnas.nn import activate, subnet
 from octnas.nn.backbone import create_backbone
 from octnas.nn.layers import OctaveBlurPool2d
-from octnas.nn.shapes import search_space
+from octnas.nn.search_space import search_space
 from tests.nn.families import FAMILIES, arguments, create, random_alphas, site_names, size_of
 from tests.nn.reference import assert_sizeable, images
 

@@ -3,11 +3,11 @@ from typing import Any
 import pytest
 import torch
 
-from octnas.architecture import Architecture
 from octnas.nn.cost import cost
 from octnas.nn.plain import plain_network
 from octnas.nn.supernet import build
-from octnas.results import NARROWER, PLAIN, SHALLOWER, SMALLER_IMAGES
+from octnas.results.networks import NARROWER, PLAIN, SHALLOWER, SMALLER_IMAGES
+from octnas.space.architecture import Architecture
 
 BACKBONES: dict[str, tuple[str, tuple[int, int, int], dict[str, Any]]] = {
     "resnet50": ("resnet50", (3, 64, 64), {}),

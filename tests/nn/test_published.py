@@ -7,9 +7,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import octnas
-from octnas.levels import CostLevels
-from octnas.nn.shapes import search_space
-from octnas.space import SearchSpace
+from octnas.nn.search_space import search_space
+from octnas.space.cost_table import CostLevels
+from octnas.space.search_space import SearchSpace
 
 SIZE = (3, 224, 224)
 ALPHAS = (0.0, 0.125, 0.25, 0.5, 0.75)

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from octnas import octavize
 from octnas.nn import activate, build_supernet
 from octnas.nn.relaxation import Relaxed, choice_masks
-from octnas.nn.roles import add_roles
-from octnas.nn.shapes import search_space
-from octnas.space import SearchSpace
+from octnas.nn.search_space import search_space
+from octnas.nn.supernet import add_roles
+from octnas.space.search_space import SearchSpace
 from tests.nn.families import FAMILIES, arguments, create, size_of
 from tests.nn.reference import assert_sizeable, randomise
 from tests.nn.reference import images as single_images

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from octnas.cli.main import main
-from octnas.run_directory import WHOLE_RUN
+from octnas.runtime.directory import WHOLE_RUN
 from tests.pipeline.tiny import EXPERIMENT, TINY
 
 PROGRAM = "from tests.pipeline.lives import live; live()"

@@ -12,17 +12,15 @@ from octnas.nn.supernet import build
 from octnas.nn.weights import load_weights
 from octnas.pipeline.export import source
 from octnas.pipeline.latency import measure_chosen
-from octnas.pipeline.looking import look_at_run
-from octnas.pipeline.opening import Run
-from octnas.pipeline.owning import owned
 from octnas.pipeline.proxies import read_proxies
+from octnas.pipeline.ranking import trainings
 from octnas.pipeline.records import read_chosen, read_results
 from octnas.pipeline.report import gather
+from octnas.pipeline.run import Run, look_at_run, owned
 from octnas.pipeline.search import _driver
 from octnas.pipeline.so_far import results_so_far
 from octnas.pipeline.supernet import trained_supernet
 from octnas.pipeline.trainings import finished
-from octnas.pipeline.truth import trainings
 from octnas.report.page import write_page
 from octnas.search.storage import opened
 from octnas.tracking.outbox import Outbox

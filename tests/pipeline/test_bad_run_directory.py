@@ -10,19 +10,19 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-import octnas.lease as lease
+import octnas.runtime.lock as lease
 from octnas.errors import OctnasError
-from octnas.files import write_json
-from octnas.lease import held
+from octnas.io.files import write_json
 from octnas.measure.settings import LatencySettings
 from octnas.pipeline.latency import measure_chosen
-from octnas.pipeline.looking import look_at_run
 from octnas.pipeline.network_latency import time_retrained
 from octnas.pipeline.records import read_chosen
+from octnas.pipeline.run import look_at_run
+from octnas.runtime.lock import held
 from tests.data.trees import make_tree, prepared
 from tests.mutations import mutated_bytes, mutated_json
 from tests.pipeline.readers import NOT_READ, READERS, Read, images_of
-from tests.test_latency import table_of
+from tests.space.test_latency import table_of
 
 
 @pytest.fixture(scope="module")

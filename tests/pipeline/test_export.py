@@ -1,4 +1,7 @@
-"""The export stage: what it refuses, and what it goes on with."""
+"""The export stage: what it refuses, and what it goes on with.
+
+Which network `octnas export` means.
+"""
 
 import shutil
 from importlib.util import find_spec
@@ -6,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from octnas.errors import ExportError
+from octnas.errors import ExportError, SettingError
 from octnas.export import formats
+from octnas.pipeline.export import by_architecture, by_budget
 from octnas.pipeline.stages import run_stages
+from octnas.results.networks import SEARCHED, UNIFORM, VANILLA, Network, Retrained
+from octnas.space.architecture import Architecture
+from octnas.space.costs import Cost
 from tests.export.test_formats import spoilt
 from tests.pipeline.tiny import open_tiny
 
@@ -36,3 +43,53 @@ def test_every_network_is_written_before_what_was_refused_is_said(
     monkeypatch.undo()
     run_stages(open_tiny(tmp_path / "copy"), ("export",))
     assert len(list(folder.glob("*/model.safetensors"))) == 7
+
+
+def made(role: str, budget: str, alpha: float, macs: int) -> Retrained:
+    architecture = Architecture("resnet18", (3, 64, 64), {"layer1": alpha})
+    return Retrained(Network(role, budget, architecture, Cost(macs, 1, 1)), ())
+
+
+CHEAP = made(SEARCHED, "uniform α 0.75", 0.75, 30)
+DEAR = made(SEARCHED, "uniform α 0.5", 0.5, 48)
+BASELINE = made(UNIFORM, "uniform α 0.5", 0.25, 49)
+# The searched network once more, as a baseline.
+AGAIN = made(UNIFORM, "uniform α 0.75", 0.75, 30)
+PLAIN = made(VANILLA, "", 0.0, 100)
+RESULTS = (CHEAP, AGAIN, DEAR, BASELINE, PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [
+        ("0.5x", DEAR),
+        ("0.48x", DEAR),
+        (".479x", CHEAP),
+        ("0.3×", CHEAP),
+        ("1x", DEAR),
+        ("uniform α 0.5", DEAR),
+        ("uniform-0.75", CHEAP),
+        ("Uniform 0.75", CHEAP),
+    ],
+)
+def test_budgets(budget: str, expected: Retrained) -> None:
+    assert by_budget(RESULTS, budget, vanilla_macs=100) is expected
+
+
+@pytest.mark.parametrize("budget", ["0.29x", "0.5", "uniform", "", "x", "0.5y"])
+def test_what_there_is_is_said(budget: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        by_budget(RESULTS, budget, vanilla_macs=100)
+    there = "uniform α 0.75 (0.300x), uniform α 0.5 (0.480x), or a share such as 0.5x"
+    assert there in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_ids() -> None:
+    for result in (CHEAP, DEAR, BASELINE, PLAIN):
+        identity = result.network.architecture.id
+        assert by_architecture(RESULTS, identity) is result
+        assert by_architecture(RESULTS, identity[:6]) is result
+    for wrong in ("", "xyz", PLAIN.network.architecture.id + "0"):
+        with pytest.raises(SettingError, match=f"{PLAIN.network.architecture.id} \\(vanilla\\)"):
+            by_architecture(RESULTS, wrong)

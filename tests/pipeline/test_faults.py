@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 import torch
 
-import octnas.files as files
-import octnas.training.fit as trainings
+import octnas.io.files as files
+import octnas.training.standalone as trainings
 from octnas.errors import DataError, DeviceError, SearchError, TrainingError
-from octnas.lease import held
-from octnas.pipeline.opening import Run, open_run
 from octnas.pipeline.records import read_candidates, read_chosen
+from octnas.pipeline.run import Run, open_run
 from octnas.pipeline.stages import run_stages
 from octnas.pipeline.supernet import scorer
-from octnas.progress import Quiet
+from octnas.runtime.lock import held
+from octnas.runtime.progress import Quiet
+from octnas.training.loop import Backward, Step, plain
 from octnas.training.scoring import Scorer
-from octnas.training.step import Backward, Step, plain
 from tests.cli.conftest import Octnas, octnas  # noqa: F401
 from tests.data.trees import make_tree
 from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny

@@ -16,14 +16,14 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from safetensors.torch import load_file
 
-from octnas.files import DRAFT
-from octnas.front import Front
+from octnas.io.files import DRAFT
 from octnas.pipeline.records import read_candidates, read_chosen, read_results
 from octnas.pipeline.stages import run_stages
 from octnas.report.write import PAGE_FILE
-from octnas.run_directory import MARKER, WHOLE_RUN
+from octnas.results.front import Front
+from octnas.runtime.directory import MARKER, WHOLE_RUN
 from tests.pipeline.lives import PROGRAM, moments
-from tests.pipeline.test_going_on import assert_equal, weights
+from tests.pipeline.test_resume import assert_equal, weights
 from tests.pipeline.tiny import open_tiny
 from tests.training.resuming import timeless
 
@@ -64,11 +64,11 @@ CALLS = (
     # Begun in MLflow, and nothing on disk yet that says so.
     ("octnas.pipeline.supernet", "_train", 1),
     # All written and the checkpoints gone, but for the marker.
-    ("octnas.run_directory", "RunDirectory.finish", 1),
+    ("octnas.runtime.directory", "RunDirectory.finish", 1),
     ("octnas.pipeline.search", "_driver", 1),
     # In MLflow's outbox, and not in the study.
     ("octnas.search.study", "Driver._flush", 2),
-    ("octnas.run_directory", "RunDirectory.begin", 1),
+    ("octnas.runtime.directory", "RunDirectory.begin", 1),
     # Behind a result.
     ("octnas.training.checkpoint", "Checkpoints.remove", 1),
     # In the middle of an export.

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from octnas.errors import ConfigError, LatencyError, RunDirectoryError
-from octnas.files import write_json
+from octnas.io.files import write_json
 from octnas.measure import backends
 from octnas.pipeline.latency import experiment_space
 from octnas.pipeline.search import search
 from octnas.pipeline.stages import run_stages
 from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
-from tests.test_latency import small, table_of
+from tests.space.test_latency import small, table_of
 
 BUDGETS = "space.budgets=[{latency_share: 0.9}, {activation_share: 0.7}, {uniform: 0.5}]"
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from octnas.errors import ConfigError, RunDirectoryError
-from octnas.files import write_json
-from octnas.front import Front
+from octnas.io.files import write_json
 from octnas.measure import latency as measure
 from octnas.pipeline import latency as latency_stage
 from octnas.pipeline import search as stage
@@ -17,10 +16,11 @@ from octnas.pipeline.latency import experiment_space
 from octnas.pipeline.records import read_candidates, read_chosen
 from octnas.pipeline.retrain import plan
 from octnas.pipeline.stages import run_stages
-from octnas.results import SEARCHED
-from octnas.search.shrinkage import EXPECTED
+from octnas.results.front import Front
+from octnas.results.networks import SEARCHED
+from octnas.search.surrogate import EXPECTED
 from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
-from tests.test_latency import table_of
+from tests.space.test_latency import table_of
 
 BUDGETS = "space.budgets=[{latency_share: 0.9}, {activation_share: 0.7}, {uniform: 0.5}]"
 STAGES = ("supernet", "search")

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from octnas.nn.load import load
 from octnas.pipeline.records import read_results
 from octnas.pipeline.stages import run_stages
-from octnas.results import SEARCHED
+from octnas.results.networks import SEARCHED
 from tests.pipeline.test_tracking_of_runs import runs_of
 from tests.pipeline.tiny import open_tiny
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from octnas.errors import OctnasError, RunDirectoryError
-from octnas.lease import held
-from octnas.pipeline.owning import own_run
-from octnas.pipeline.place import check_place
-from octnas.progress import Quiet
+from octnas.pipeline.run import check_place, own_run
+from octnas.runtime.lock import held
+from octnas.runtime.progress import Quiet
 from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
 
 MESSAGE = "is not a run directory, and holds other files; give a new folder or an empty one"
@@ -84,9 +83,9 @@ def test_empty_folders_and_those_of_runs_are_taken(tmp_path: Path) -> None:
 PROGRAM = """
 import itertools, os, shutil, signal, sys
 from pathlib import Path
-from octnas.pipeline.opening import open_run
-from octnas.pipeline.owning import own_run
-from octnas.progress import Quiet
+from octnas.pipeline.run import open_run
+from octnas.pipeline.run import own_run
+from octnas.runtime.progress import Quiet
 from tests.pipeline.tiny import EXPERIMENT, TINY
 
 place = Path(sys.argv[1])

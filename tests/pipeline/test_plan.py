@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from octnas.errors import DataError, RunDirectoryError, SettingError
-from octnas.needs import Plan
 from octnas.pipeline import plan as planning
+from octnas.pipeline.estimate import Plan
 from octnas.pipeline.pace import EvaluationPace, TrainingPace
 from octnas.pipeline.plan import plan_run
 from octnas.pipeline.stages import run_stages

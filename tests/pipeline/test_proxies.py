@@ -8,11 +8,11 @@ from safetensors.torch import load_file
 
 from octnas.errors import ConfigError
 from octnas.nn.supernet import build, subnet
-from octnas.pipeline.opening import Run
 from octnas.pipeline.proxies import read_proxies
+from octnas.pipeline.run import Run
 from octnas.pipeline.stages import run_stages
 from octnas.pipeline.supernet import trained_supernet
-from octnas.training.fit import WEIGHTS_FILE
+from octnas.training.standalone import WEIGHTS_FILE
 from tests.pipeline.tiny_ranking import open_ranking
 
 OFF = "tracking.enabled=false"

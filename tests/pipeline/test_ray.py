@@ -9,13 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from octnas.looks import LOOKS_FILE, count_looks
-from octnas.pipeline.controls import plan
 from octnas.pipeline.records import read_candidates, read_chosen, read_results
-from octnas.pipeline.retrain import STOPPED_FILE
+from octnas.pipeline.retrain import STOPPED_FILE, plan
 from octnas.pipeline.stages import run_stages
-from octnas.results import FRONT
-from octnas.training.fit import WEIGHTS_FILE
+from octnas.results.networks import FRONT
+from octnas.results.validation_log import LOOKS_FILE, count_looks
+from octnas.training.standalone import WEIGHTS_FILE
 from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
 
 

@@ -12,19 +12,20 @@ import torch
 
 from octnas.data.settings import CacheSettings, ImagesSettings
 from octnas.errors import RunDirectoryError
-from octnas.files import write_json
-from octnas.front import Candidate
+from octnas.io.files import write_json
 from octnas.measure.settings import LatencySettings
-from octnas.pipeline.compare import compare_runs
-from octnas.pipeline.effects import effects_of_sites
-from octnas.pipeline.facts import recipe_digest
-from octnas.pipeline.looking import look_at_run
 from octnas.pipeline.network_latency import time_retrained
-from octnas.pipeline.owning import where
 from octnas.pipeline.records import read_candidates
-from octnas.pipeline.report import gather
-from octnas.pipeline.watch import write_if_ready
-from octnas.run_directory import read_json
+from octnas.pipeline.report import (
+    compare_runs,
+    effects_of_sites,
+    gather,
+    recipe_digest,
+    write_if_ready,
+)
+from octnas.pipeline.run import look_at_run, where
+from octnas.results.front import Candidate
+from octnas.runtime.directory import read_json
 from tests.pipeline.tiny import open_tiny
 
 

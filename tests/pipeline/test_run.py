@@ -9,16 +9,15 @@ import torch
 import octnas
 import octnas.pipeline.supernet as module
 from octnas.errors import ConfigError, RunDirectoryError, SearchError
-from octnas.files import write_json
-from octnas.front import Front, best_under
-from octnas.pipeline.opening import open_run
-from octnas.pipeline.owning import owned
+from octnas.io.files import write_json
 from octnas.pipeline.records import read_candidates, read_chosen, read_results
+from octnas.pipeline.run import open_run, owned
 from octnas.pipeline.stages import rewrite_report, run_stages
-from octnas.progress import Quiet
-from octnas.results import GROWING, SEARCHED, UNIFORM, VANILLA
-from octnas.run_directory import WHOLE_RUN, read_json
-from octnas.search.shrinkage import EXPECTED
+from octnas.results.front import Front, best_under
+from octnas.results.networks import GROWING, SEARCHED, UNIFORM, VANILLA
+from octnas.runtime.directory import WHOLE_RUN, read_json
+from octnas.runtime.progress import Quiet
+from octnas.search.surrogate import EXPECTED
 from tests.loading import load_config
 from tests.pipeline.tiny import open_tiny
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from octnas.pipeline.opening import Run, open_run
-from octnas.progress import Quiet
+from octnas.pipeline.run import Run, open_run
+from octnas.runtime.progress import Quiet
 
 EXPERIMENT = Path(__file__).parents[2] / "search_spaces" / "digits.yaml"
 TINY = (

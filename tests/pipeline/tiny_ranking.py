@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from octnas.pipeline.opening import Run
+from octnas.pipeline.run import Run
 from tests.pipeline.tiny import open_tiny
 
 STAGES = ("supernet", "proxies", "truth", "rank")

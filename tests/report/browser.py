@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from octnas.report.browser import find_browser
+from octnas.report.png import find_browser
 
 BROWSER = find_browser()
 

@@ -2,11 +2,19 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
-from octnas.costs import Budget, ConvShape
-from octnas.front import Candidate, Front
 from octnas.report.data import ReportData
-from octnas.results import GROWING, SEARCHED, UNIFORM, VANILLA, Network, Retrained, SeedResult
-from octnas.space import SearchSpace, Site
+from octnas.results.front import Candidate, Front
+from octnas.results.networks import (
+    GROWING,
+    SEARCHED,
+    UNIFORM,
+    VANILLA,
+    Network,
+    Retrained,
+    SeedResult,
+)
+from octnas.space.costs import Budget, ConvShape
+from octnas.space.search_space import SearchSpace, Site
 
 ALPHAS = {
     SEARCHED: {"stem": 0.0, "body": 0.5},

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from octnas.report.data import Effect, ReportData, StageTime
-from octnas.report.latencies import Latencies, Timing
+from octnas.report.data import Effect, Latencies, ReportData, StageTime, Timing
 from octnas.report.page import write_page
 from tests.report.browser import opened
 from tests.report.test_ranking import ranking

@@ -4,13 +4,18 @@ from statistics import stdev
 
 import pytest
 
-from octnas.costs import Bound, Budget
-from octnas.front import Front
-from octnas.report.alpha_figure import alpha_figure, alpha_rows
-from octnas.report.curves import hypervolume_figure, hypervolumes_so_far, training_figure
-from octnas.report.data import ReportData
-from octnas.report.figures import front_figure, retrained_figure
-from octnas.report.latencies import Latencies, Timing
+from octnas.report.data import Latencies, ReportData, Timing
+from octnas.report.figures import (
+    alpha_figure,
+    alpha_rows,
+    front_figure,
+    hypervolume_figure,
+    hypervolumes_so_far,
+    retrained_figure,
+    training_figure,
+)
+from octnas.results.front import Front
+from octnas.space.costs import Bound, Budget
 
 Make = Callable[..., ReportData]
 

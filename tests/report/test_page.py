@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from plotly.offline import get_plotlyjs
 
-from octnas.front import Front
 from octnas.report.data import ReportData
 from octnas.report.page import page, write_page
-from octnas.results import GROWING, SEARCHED, UNIFORM, VANILLA
+from octnas.results.front import Front
+from octnas.results.networks import GROWING, SEARCHED, UNIFORM, VANILLA
 
 Make = Callable[..., ReportData]
 ATTACK = "<script>alert(1)</script>"

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from octnas.costs import Budget
-from octnas.ranking import Interval, Ranked, Ranking, regrets, statistics
 from octnas.report.data import ReportData
+from octnas.report.figures import ranking_figure
 from octnas.report.page import page, write_ranking_page
 from octnas.report.ranking import COLUMNS, ranking_rows, ranking_text, write_ranking_csv
-from octnas.report.ranking_figure import ranking_figure
+from octnas.results.ranking import Interval, Ranked, Ranking, regrets, statistics
+from octnas.space.costs import Budget
 from tests.report.test_page import ATTACK, Page
 
 Make = Callable[..., ReportData]

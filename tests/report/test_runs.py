@@ -4,12 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from octnas.report.areas import areas_by_seed
 from octnas.report.data import ReportData
-from octnas.report.runs import ComparedRun, differing, flat, groups, ranked
-from octnas.report.runs_page import rank_rows, write_runs_page
-from octnas.results import SEARCHED
-from octnas.verdict import Verdict
+from octnas.report.runs import (
+    ComparedRun,
+    differing,
+    flat,
+    groups,
+    rank_rows,
+    ranked,
+    write_runs_page,
+)
+from octnas.report.verdicts import areas_by_seed
+from octnas.results.networks import SEARCHED
+from octnas.results.verdict import Verdict
 from tests.report.test_page import ATTACK, Page
 
 Make = Callable[..., ReportData]

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from octnas.report.data import ReportData
-from octnas.report.latencies import Latencies, Timing, most_known_first
-from octnas.report.markdown import markdown
+from octnas.report.data import Latencies, ReportData, Timing, most_known_first
 from octnas.report.networks_table import retrained_table
 from octnas.report.tables import (
     COLUMNS,
@@ -20,8 +18,9 @@ from octnas.report.tables import (
     retrained_rows,
     write_csv,
 )
-from octnas.results import Retrained
-from octnas.space import SearchSpace
+from octnas.report.write import markdown
+from octnas.results.networks import Retrained
+from octnas.space.search_space import SearchSpace
 
 
 def test_a_row_holds_the_numbers_of_its_network(full: ReportData, space: SearchSpace) -> None:

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from octnas.costs import Budget
-from octnas.front import Candidate
-from octnas.search.proposals import Propose
+from octnas.results.front import Candidate
+from octnas.search.samplers import Propose
 from octnas.search.settings import SearchSettings
 from octnas.search.storage import opened
 from octnas.search.study import Driver
-from octnas.space import SearchSpace
+from octnas.space.costs import Budget
+from octnas.space.search_space import SearchSpace
 from tests.search.small import half_budget, small_driver, small_space
 
 

@@ -6,14 +6,14 @@ from typing import TypeVar
 
 from optuna.storages import BaseStorage
 
-from octnas.costs import Budget
-from octnas.levels import CostLevels
-from octnas.nn.shapes import search_space
+from octnas.nn.search_space import search_space
 from octnas.search.design import bounds, initial_design
-from octnas.search.proposals import Propose, proposals
+from octnas.search.samplers import Propose, proposals
 from octnas.search.settings import SearchSettings
 from octnas.search.study import Driver
-from octnas.space import SearchSpace
+from octnas.space.cost_table import CostLevels
+from octnas.space.costs import Budget
+from octnas.space.search_space import SearchSpace
 
 
 def small_space() -> SearchSpace:

@@ -12,10 +12,9 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from octnas.search.local import run_local
 from octnas.search.settings import Sampler, SearchSettings
 from octnas.search.storage import open_storage
-from octnas.search.study import Driver
+from octnas.search.study import Driver, run_local
 from tests.search.conftest import Make, table
 from tests.search.small import loss_of
 

@@ -15,11 +15,10 @@ from pathlib import Path
 import pytest
 
 from octnas.errors import SearchError
-from octnas.front import Candidate
-from octnas.search.local import run_local
+from octnas.results.front import Candidate
 from octnas.search.storage import open_storage, opened
-from octnas.search.study import Driver
-from octnas.space import SearchSpace
+from octnas.search.study import Driver, run_local
+from octnas.space.search_space import SearchSpace
 from tests.search.conftest import SETTINGS, Make, table
 from tests.search.small import loss_of, small_driver
 

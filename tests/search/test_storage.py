@@ -1,5 +1,10 @@
-"""A database that fails in the middle of a search: one line, and the same command goes on."""
+"""A database that fails in the middle of a search: one line, and the same command goes on.
 
+A driver that died while it wrote what it had asked for, or told: every write may be the last.
+"""
+
+import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -8,18 +13,19 @@ from types import SimpleNamespace
 
 import pytest
 from optuna.storages import RDBStorage
+from optuna.storages.journal._storage import JournalOperation
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from octnas.errors import SearchError
-from octnas.front import Candidate
-from octnas.search.local import run_local
-from octnas.search.settings import SearchSettings
-from octnas.search.storage import opened, quiet
-from octnas.search.study import Driver
-from octnas.space import SearchSpace
-from tests.search.conftest import table
+from octnas.results.front import Candidate
+from octnas.search.settings import Sampler, SearchSettings
+from octnas.search.storage import Journal, open_study, opened, quiet
+from octnas.search.study import Driver, run_local
+from octnas.space.search_space import SearchSpace
+from tests.search.conftest import Make, table
 from tests.search.small import loss_of, small_driver
+from tests.search.test_surrogate import noisy
 
 quiet()
 
@@ -138,3 +144,69 @@ def test_a_password_is_kept_out_of_what_a_failed_database_says(
         opened(url, tmp_path / "unused"),
     ):
         storage.get_all_studies()
+
+
+def torn(journal: Path, operation: JournalOperation, every: int) -> Iterator[bytes]:
+    """The beginnings of a journal that end behind every so-manieth operation of a kind."""
+    lines = journal.read_bytes().splitlines(keepends=True)
+    found = [n for n, line in enumerate(lines, 1) if json.loads(line)["op_code"] == operation]
+    yield from (b"".join(lines[:n]) for n in found[every // 2 :: every])
+
+
+@pytest.mark.parametrize(
+    ("sampler", "operation", "every"),
+    [
+        ("nsga2", JournalOperation.SET_TRIAL_PARAM, 9),
+        ("nsga2", JournalOperation.SET_STUDY_SYSTEM_ATTR, 1),
+        ("nsga2", JournalOperation.SET_TRIAL_STATE_VALUES, 5),
+        ("tpe", JournalOperation.SET_TRIAL_PARAM, 41),
+        ("surrogate", JournalOperation.SET_TRIAL_PARAM, 41),
+        ("surrogate", JournalOperation.SET_TRIAL_STATE_VALUES, 5),
+        ("random", JournalOperation.SET_TRIAL_PARAM, 41),
+        ("random", JournalOperation.SET_TRIAL_STATE_VALUES, 5),
+    ],
+)
+def test_what_was_written_in_part_is_gone_on_with(
+    make_driver: Make, tmp_path: Path, sampler: Sampler, operation: JournalOperation, every: int
+) -> None:
+    settings = SearchSettings(sampler=sampler, trials=40, batch_size=8, spread=6, population=8)
+    whole = make_driver(settings, folder="whole")
+    run_local(whole, noisy)
+    outcomes = (tmp_path / "whole" / "outcomes.jsonl").read_bytes()
+    for number, begun in enumerate(torn(tmp_path / "whole" / "study.journal", operation, every)):
+        folder = tmp_path / f"torn-{number}"
+        folder.mkdir()
+        (folder / "study.journal").write_bytes(begun)
+        (folder / "outcomes.jsonl").write_bytes(outcomes)
+        again = make_driver(settings, folder=folder.name)
+        run_local(again, noisy)
+        assert table(again.candidates()) == table(whole.candidates())
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_the_lock_of_a_killed_process_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: bool
+) -> None:
+    """Optuna waits for half a minute, and without end where a link leads nowhere."""
+    monkeypatch.chdir(tmp_path)
+    path, lock = Path("run") / "study.journal", Path("run") / "study.journal.lock"
+    first = Journal(path)
+    open_study(first, "one")
+    first.flush()
+    lock.symlink_to(path) if link else lock.touch()
+    # One that was being given back.
+    lock.with_name(f"{lock.name}0af3-12.rename").touch()
+    again = Journal(path)
+    open_study(again, "two")
+    again.flush()
+    assert [study.study_name for study in Journal(path).get_all_studies()] == ["one", "two"]
+    assert [one.name for one in path.parent.iterdir()] == ["study.journal"]
+
+
+def test_a_journal_makes_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks on from another host may know the run directory by another path."""
+    monkeypatch.setattr(os, "symlink", lambda *_: 1 / 0)
+    journal = Journal(tmp_path / "study.journal")
+    open_study(journal, "study")
+    journal.flush()
+    assert (tmp_path / "study.journal").stat().st_size

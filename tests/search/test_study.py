@@ -7,16 +7,15 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from octnas.costs import Budget
 from octnas.errors import SearchError
-from octnas.front import Front
-from octnas.levels import CostLevels
+from octnas.results.front import Front
 from octnas.search.design import LEARNED, SPREAD, UNIFORM, bounds, initial_design, ranges
-from octnas.search.jobs import Job
-from octnas.search.local import run_local
 from octnas.search.settings import Sampler, SearchSettings
 from octnas.search.storage import open_storage, quiet
-from octnas.space import SearchSpace
+from octnas.search.study import Job, run_local
+from octnas.space.cost_table import CostLevels
+from octnas.space.costs import Budget
+from octnas.space.search_space import SearchSpace
 from tests.search.conftest import Make, table
 from tests.search.small import loss_of
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from octnas.tracking.environment import DEFAULTS, FORCED
 from octnas.tracking.settings import TrackingSettings
+from octnas.tracking.store import DEFAULTS, FORCED
 from octnas.tracking.tracker import Tracker
 
 MakeTracker = Callable[..., Tracker]

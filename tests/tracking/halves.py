@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from octnas.tracking.settings import TrackingSettings
-from octnas.tracking.sync import sync_runs
-from octnas.tracking.tracker import Tracker
+from octnas.tracking.tracker import Tracker, sync_runs
 from tests.tracking.servers import Held
 
 STEPS = 40

@@ -68,7 +68,7 @@ def test_a_file_stays_as_it_was_recorded(outbox: Outbox, tmp_path: Path) -> None
     folder.mkdir()
     (folder / "weights").write_text("old")
     outbox.add_file("artifact", "a", folder, folder="")
-    # As `octnas.files.write_bytes` replaces a file, and --fresh removes a folder.
+    # As `octnas.io.files.write_bytes` replaces a file, and --fresh removes a folder.
     (folder / "new").write_text("new")
     (folder / "new").replace(folder / "weights")
     [entry] = outbox.entries()

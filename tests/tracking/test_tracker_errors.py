@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 import requests
 
-import octnas.tracking.connect as connect
+import octnas.tracking.connection as connect
 from octnas.errors import TrackingError
-from octnas.tracking.failures import AwayError, tracking_errors
 from octnas.tracking.settings import TrackingSettings
-from octnas.tracking.stores import find_store
+from octnas.tracking.store import AwayError, find_store, tracking_errors
 from octnas.tracking.tracker import Tracker
 from tests.tracking.conftest import MakeTracker
 from tests.tracking.reading import client, failure, found, history, run_id, settled

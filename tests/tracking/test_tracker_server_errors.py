@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import octnas.tracking.connect as connect
+import octnas.tracking.connection as connect
 from tests.tracking.conftest import MakeTracker
 from tests.tracking.reading import failure
 
@@ -128,7 +128,7 @@ from pathlib import Path
 from octnas.errors import TrackingError
 from octnas.tracking.settings import TrackingSettings
 from octnas.tracking.tracker import Tracker
-from octnas.tracking.failures import tracking_errors
+from octnas.tracking.store import tracking_errors
 settings = TrackingSettings(uri="http://me:pa55%20word@127.0.0.1:9")
 tracker = Tracker(settings, experiment="e", directory=Path(sys.argv[1]), say=logging.warning)
 for _ in range(2):

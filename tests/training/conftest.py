@@ -1,8 +1,8 @@
 import pytest
 
 from octnas.data.digits import DigitImages
-from octnas.nn.shapes import search_space
-from octnas.space import SearchSpace
+from octnas.nn.search_space import search_space
+from octnas.space.search_space import SearchSpace
 from tests.training.small import digits
 
 

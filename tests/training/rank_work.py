@@ -11,15 +11,15 @@ from torch import Tensor
 from octnas.data.batches import Batch
 from octnas.data.images import open_images
 from octnas.nn.supernet import build_supernet
-from octnas.training.ranks import joined
+from octnas.training.distributed import joined
+from octnas.training.loop import Step
 from octnas.training.sampled import sampling_steps
-from octnas.training.step import Step
-from octnas.training.together import SupernetJob, elastic_place, train_elastic_rank
+from octnas.training.supernet import SupernetJob, elastic_place, train_elastic_rank
 from tests.network import listening
 
 
 def first_batch(job: SupernetJob, rank: int, ranks: int) -> Batch:
-    from octnas.data.order import Part
+    from octnas.data.batches import Part
 
     images = open_images(job.data, job.space.input_size)
     size = job.settings.recipe.batch_size

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from octnas.training.step import Backward, Step, plain
+from octnas.training.loop import Backward, Step, plain
 
 CPU = torch.device("cpu")
 

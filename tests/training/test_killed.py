@@ -10,18 +10,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from octnas.costs import Budget
 from octnas.data.digits import DigitImages
-from octnas.distribution import Probabilities
-from octnas.nn.shapes import search_space
+from octnas.nn.search_space import search_space
 from octnas.nn.weights import save_weights
+from octnas.space.costs import Budget
+from octnas.space.distribution import Probabilities
 from octnas.training.checkpoint import Checkpoints
 from octnas.training.loop import train
 from octnas.training.settings import LearnableSettings, Recipe, SupernetSettings
 from octnas.training.supernet import train_supernet
 from tests.training.resuming import CPU
 from tests.training.small import digits
-from tests.training.test_running import network
+from tests.training.test_loop import network
 
 RECIPE = Recipe(epochs=12, batch_size=64, ema=0.99, clip_grad=1.0)
 WEIGHTS = "weights.safetensors"

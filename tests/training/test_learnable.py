@@ -10,17 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octnas.costs import Budget
 from octnas.data.digits import DigitImages
-from octnas.distribution import Distribution, expected_macs
 from octnas.errors import SettingError
-from octnas.levels import CostLevels
 from octnas.nn.supernet import build_supernet
-from octnas.space import SearchSpace
+from octnas.space.cost_table import CostLevels
+from octnas.space.costs import Budget
+from octnas.space.distribution import Distribution, expected_macs
+from octnas.space.search_space import SearchSpace
 from octnas.training.learnable import LearnableSteps, Learner
+from octnas.training.loop import Step
 from octnas.training.sampled import architecture_draw
 from octnas.training.settings import LearnableSettings, SupernetSettings
-from octnas.training.step import Step
 
 SETTINGS = LearnableSettings()
 SHARES = (0.35, 0.5, 0.75)

@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 
 from octnas.data.digits import DigitImages
 from octnas.errors import SettingError
-from octnas.nn.shapes import search_space
+from octnas.nn.search_space import search_space
 from octnas.nn.supernet import build, build_supernet
-from octnas.space import SearchSpace
+from octnas.space.search_space import SearchSpace
 from octnas.training.settings import Recipe, SupernetSettings
 from octnas.training.supernet import train_supernet
 from tests.nn.reference import randomise

@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from scipy.stats import chi2_contingency, chisquare
 from torch import Tensor, nn
 
-from octnas.costs import conv_macs
 from octnas.errors import SettingError
-from octnas.levels import CostLevels
 from octnas.nn.supernet import activate, build_supernet
-from octnas.space import SearchSpace
+from octnas.space.cost_table import CostLevels
+from octnas.space.costs import conv_macs
+from octnas.space.search_space import SearchSpace
+from octnas.training.loop import Step
 from octnas.training.sampled import (
     architecture_draw,
     rising_alphas,
@@ -20,7 +21,6 @@ from octnas.training.sampled import (
     sandwich,
 )
 from octnas.training.settings import SupernetSettings
-from octnas.training.step import Step
 
 UNIFORM = SupernetSettings(sampling="uniform")
 BY_MACS = SupernetSettings(sampling="by_macs")

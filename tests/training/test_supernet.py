@@ -8,17 +8,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from octnas.costs import Budget
 from octnas.data.digits import DigitImages
 from octnas.data.images import Data, open_images
 from octnas.data.settings import ImagesSettings
 from octnas.errors import TrainingError
 from octnas.nn.conv import OctaveConv2d
 from octnas.nn.supernet import TrainedSupernet, build, subnet
-from octnas.space import SearchSpace
+from octnas.space.costs import Budget
+from octnas.space.search_space import SearchSpace
 from octnas.training.checkpoint import Checkpoints
-from octnas.training.evaluate import evaluate
-from octnas.training.scoring import Scorer, make_scorer
+from octnas.training.scoring import Scorer, evaluate, make_scorer
 from octnas.training.settings import Recipe, SupernetSettings
 from octnas.training.supernet import train_supernet
 from tests.data.trees import make_tree, prepared
@@ -119,7 +118,7 @@ def test_a_loss_that_is_no_number_is_no_score(
 def test_a_score_is_that_of_the_subnet_with_its_own_statistics(
     digit_space: SearchSpace, few_digits: DigitImages, trained: torch.nn.Module
 ) -> None:
-    from octnas.nn.calibration import recalibrate
+    from octnas.nn.supernet import recalibrate
 
     half = digit_space.uniform(0.5).alphas
     scorer = Scorer(

@@ -1,0 +1,160 @@
+"""The convolutions and sites of a model, traced once without computing anything."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from octnas.errors import UnsupportedModelError, require
+from octnas.nn.backbone import create_backbone, taking
+from octnas.nn.conv import require_multiple
+from octnas.nn.octavize import ConvSite, match_sites, resolve_alphas, supported_convs
+from octnas.space.architecture import MOST, STRIDE_MODES, StrideMode
+from octnas.space.costs import ConvShape, low_channels
+from octnas.space.search_space import SearchSpace, Site
+
+
+def search_space(
+    backbone: str,
+    input_size: tuple[int, int, int],
+    choices: Sequence[float],
+    *,
+    backbone_args: Mapping[str, Any] | None = None,
+    fixed: Mapping[str, float] | None = None,
+    channel_multiple: int = 1,
+    stride_mode: StrideMode = "timm",
+) -> SearchSpace:
+    """The search space of a timm ResNet.
+
+    Args:
+        backbone: name of the timm model.
+        input_size: ``(channels, height, width)`` of one image.
+        choices: the α to choose from at every searchable site.
+        backbone_args: keyword arguments for ``timm.create_model``.
+        fixed: α by site name pattern where there is nothing to choose; by default the paper's
+            rule (§4.1), the stem and the last stage at 0.
+        channel_multiple: low channels are rounded down to a multiple of this; choices that
+            coincide after that are merged.
+        stride_mode: ``"timm"`` or ``"paper"``.
+
+    Raises:
+        SettingError: an unknown backbone, arguments that it does not take, or choices outside
+            [0, 1].
+        UnsupportedModelError: a backbone that octave feature maps cannot pass through.
+        ArchitectureError: a pattern in ``fixed`` that names no site.
+    """
+    within = len(choices) > 0 and all(0.0 <= alpha <= 1.0 for alpha in choices)
+    require(within, "choices", choices, "one or more, each 0 to 1")
+    require_multiple(channel_multiple)
+    require(max(input_size) <= MOST, "input_size", input_size, f"1 to {MOST}")
+    require(stride_mode in STRIDE_MODES, "stride_mode", stride_mode, ", ".join(STRIDE_MODES))
+    args = {"in_chans": input_size[0], **(backbone_args or {})}
+    model = create_backbone(backbone, args, meta=True)
+    convs = supported_convs(model)
+    with taking(backbone, args):
+        sizes, other_macs = _trace(model, input_size, {conv.name for conv in convs})
+    names = list(dict.fromkeys(conv.site_out for conv in convs))
+    pinned = _pinned(model, names, fixed)
+    return SearchSpace(
+        backbone=backbone,
+        backbone_args=args,
+        input_size=input_size,
+        channel_multiple=channel_multiple,
+        stride_mode=stride_mode,
+        grid=tuple(sorted({float(alpha) for alpha in choices})),
+        sites=tuple(
+            _site(name, convs, model, pinned.get(name), choices, channel_multiple) for name in names
+        ),
+        convs=tuple(_conv_shape(conv, model, sizes[conv.name]) for conv in convs),
+        other_macs=other_macs,
+        params=sum(parameter.numel() for parameter in model.parameters()),
+    )
+
+
+def _pinned(
+    model: nn.Module, names: list[str], fixed: Mapping[str, float] | None
+) -> dict[str, float]:
+    """α of the sites where there is nothing to choose."""
+    if fixed is None:
+        by_rule = resolve_alphas(model, 1.0)
+        return {name: 0.0 for name in names if by_rule[name] == 0.0}
+    matched = match_sites(fixed, names, default=-1.0)
+    return {name: alpha for name, alpha in matched.items() if alpha >= 0.0}
+
+
+def _site(
+    name: str,
+    convs: Sequence[ConvSite],
+    model: nn.Module,
+    pinned: float | None,
+    choices: Sequence[float],
+    channel_multiple: int,
+) -> Site:
+    own = [index for index, conv in enumerate(convs) if conv.site_out == name]
+    first = model.get_submodule(convs[own[0]].name)
+    assert isinstance(first, nn.Conv2d)
+    channels, groups = first.out_channels, convs[own[0]].split_groups
+    wanted = choices if pinned is None else (pinned,)
+    low = {low_channels(alpha, channels, channel_multiple, groups) for alpha in wanted}
+    return Site(
+        name=name,
+        channels=channels,
+        groups=groups,
+        choices=tuple(count / channels for count in sorted(low)),
+        depth=sum(own) / len(own) / max(1, len(convs) - 1),
+    )
+
+
+def _conv_shape(conv: ConvSite, model: nn.Module, out_size: tuple[int, int]) -> ConvShape:
+    module = model.get_submodule(conv.name)
+    assert isinstance(module, nn.Conv2d)
+    pooled = module.stride != (1, 1) and not conv.strided
+    return ConvShape(
+        name=conv.name,
+        in_channels=module.in_channels,
+        out_channels=module.out_channels,
+        groups=module.groups,
+        kernel=module.kernel_size,  # type: ignore[arg-type]
+        out_size=out_size,
+        site_in=None if pooled else conv.site_in,
+        site_out=conv.site_out,
+    )
+
+
+def _trace(
+    model: nn.Module, input_size: tuple[int, int, int], names: Collection[str]
+) -> tuple[dict[str, tuple[int, int]], int]:
+    """Output sizes of the named convolutions, and the MACs of all other layers with weights."""
+    sizes: dict[str, tuple[int, int]] = {}
+    others: list[int] = []
+    handles = []
+
+    def note_size(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            sizes[name] = (output.shape[-2], output.shape[-1])
+
+        return hook
+
+    def note_macs(module: nn.Module, _inputs: object, output: Tensor) -> None:
+        # Every output value is a sum over one row of the weight: classifier, SE and ECA.
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        others.append(output.numel() * weight[0].numel())
+
+    for name, module in model.named_modules():
+        if name in names:
+            handles.append(module.register_forward_hook(note_size(name)))
+        elif isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+            handles.append(module.register_forward_hook(note_macs))
+    try:
+        with torch.no_grad():
+            model.eval()(torch.empty((1, *input_size), device="meta"))
+    except RuntimeError as error:
+        raise UnsupportedModelError(
+            f"the model does not take images of {input_size}: {str(error).splitlines()[0]}"
+        ) from None
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sizes, sum(others)

@@ -1,0 +1,161 @@
+"""How the figures look: colours that are legible on light and on dark, and one layout for all.
+
+The page's style sheet gives text its colour, so that it follows the reader's light or dark mode.
+
+Numbers and names as people read them.
+"""
+
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+
+from octnas.results.networks import (
+    FRONT,
+    GROWING,
+    NARROWER,
+    PAPER,
+    RANDOM,
+    SEARCHED,
+    SHALLOWER,
+    SMALLER_IMAGES,
+    UNIFORM,
+    VANILLA,
+    WORST,
+)
+
+ROLE_COLOURS = {
+    SEARCHED: "#e4572e",
+    FRONT: "#f09d51",
+    UNIFORM: "#3b8ede",
+    PAPER: "#5bb5d5",
+    GROWING: "#2fa36b",
+    RANDOM: "#a3a847",
+    WORST: "#b5544d",
+    NARROWER: "#c06fb0",
+    SHALLOWER: "#8d6cab",
+    SMALLER_IMAGES: "#d17f9f",
+    VANILLA: "#9a7fd1",
+}
+ROLE_SYMBOLS = {
+    SEARCHED: "star",
+    FRONT: "star-open",
+    UNIFORM: "diamond",
+    PAPER: "diamond-open",
+    GROWING: "triangle-up",
+    RANDOM: "circle-open",
+    WORST: "x",
+    NARROWER: "triangle-left",
+    SHALLOWER: "triangle-down",
+    SMALLER_IMAGES: "triangle-right",
+    VANILLA: "square",
+}
+NEUTRAL = "#8a8a8a"
+FAINT = "rgba(128, 128, 128, 0.5)"
+GRID = "rgba(128, 128, 128, 0.22)"
+CLEAR = "rgba(0, 0, 0, 0)"
+FONT_SIZE = 13
+TOP = 30  # pixels above a plot: room for the mode bar
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+# The lowest share is still visible on white, the highest on black.
+ALPHA_SCALE = ((0.0, "#e6eef6"), (0.5, "#6fa8dc"), (1.0, "#1f4e8c"))
+# From few to many; every colour is visible on white and on black.
+MACS_SCALE = ((0.0, "#d9a531"), (0.5, "#2fa36b"), (1.0, "#3b6fd1"))
+
+
+def new_figure(x_title: str, y_title: str, top: int = TOP) -> go.Figure:
+    """An empty figure in the report's looks; ``top`` pixels are left above the plot."""
+    axis: dict[str, Any] = {
+        "gridcolor": GRID,
+        "linecolor": GRID,
+        "zeroline": False,
+        "automargin": True,
+        "exponentformat": "SI",
+    }
+    looks = {"standoff": 10, "font": {"size": FONT_SIZE}}  # plotly's larger ones fit on no phone
+    figure = go.Figure(layout_template="none")
+    figure.update_layout(
+        paper_bgcolor=CLEAR,
+        plot_bgcolor=CLEAR,
+        font={"family": "system-ui, sans-serif", "size": FONT_SIZE, "color": NEUTRAL},
+        margin={"l": 56, "r": 12, "t": top, "b": 48},
+        xaxis=axis | {"title": {"text": x_title, **looks}},
+        yaxis=axis | {"title": {"text": y_title, **looks}},
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
+        hovermode="closest",
+        modebar={"bgcolor": CLEAR, "color": NEUTRAL, "activecolor": ROLE_COLOURS[UNIFORM]},
+        hoverlabel={"align": "left"},
+    )
+    return figure
+
+
+MINUS = "\N{MINUS SIGN}"
+UNITS = ((1_000_000_000, " G"), (1_000_000, " M"), (1_000, " k"))
+
+
+def format_count(count: float) -> str:
+    """A count with four digits and a unit: ``3104000000`` → ``"3.104 G"``."""
+    rounded = float(f"{count:.3e}")
+    for size, unit in UNITS:
+        if rounded >= size:
+            whole_digits = len(str(int(rounded / size)))
+            return f"{rounded / size:.{4 - whole_digits}f}{unit}"
+    return f"{rounded:g}"
+
+
+def format_macs(macs: float) -> str:
+    """MACs with a unit, without the word: ``3104000000`` → ``"3.104 G"``."""
+    return format_count(macs)
+
+
+def format_bytes(size: float) -> str:
+    """Bytes with a decimal unit: ``1048576`` → ``"1.049 MB"``."""
+    text = format_count(size)
+    return f"{text}B" if text[-1].isalpha() else f"{text} B"
+
+
+def format_percent(share: float) -> str:
+    """A share between 0 and 1 in percent: ``0.4412`` → ``"44.1 %"``."""
+    return f"{100 * share:.1f} %"
+
+
+def format_points(points: float) -> str:
+    """A difference in percentage points with its sign: ``-0.5`` → ``"−0.50"``."""
+    text = f"{points:+.2f}"
+    return "0.00" if float(text) == 0 else text.replace("-", MINUS)
+
+
+def format_top1(percent: float, points: float | None = None) -> str:
+    """Top-1 in percent with its spread over seeds, if known: ``"81.8 ± 0.4"``."""
+    return f"{percent:.1f}" + ("" if points is None else f" ± {points:.1f}")
+
+
+def format_loss(mean: float, std: float | None = None) -> str:
+    """A loss with its spread over seeds, if known: ``"0.612 ± 0.010"``."""
+    return f"{mean:.3f}" + ("" if std is None else f" ± {std:.3f}")
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration: ``95`` → ``"1 min 35 s"``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def format_alpha(alpha: float) -> str:
+    """An octave ratio: at most three digits."""
+    return f"{alpha:.3g}"
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun: ``"1 seed"``, ``"3 seeds"``."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def plot_text(text: str, limit: int | None = None) -> str:
+    """Text for a plotly label, which interprets tags and entities; cut to ``limit`` characters."""
+    if limit is not None and len(text) > limit:
+        text = text[: limit - 1] + "…"
+    return escape(text, quote=False)

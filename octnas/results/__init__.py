@@ -1,0 +1,1 @@
+"""What a search and its trainings found; without torch."""

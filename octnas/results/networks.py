@@ -1,0 +1,298 @@
+"""Networks to retrain, and what came of it.
+
+What one could do by hand at the same MACs: one α everywhere, or α growing with depth.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from math import inf
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+
+from octnas.io.files import read_as
+from octnas.space.architecture import Architecture
+from octnas.space.cost_table import AdditiveCost
+from octnas.space.costs import Bound, Budget, Cost
+from octnas.space.search_space import SearchSpace
+
+SCHEMA = 1
+
+SEARCHED = "searched"
+FRONT = "front"
+UNIFORM = "uniform"
+PAPER = "paper"
+GROWING = "growing"
+RANDOM = "random"
+WORST = "worst"
+NARROWER = "narrower"
+SHALLOWER = "shallower"
+SMALLER_IMAGES = "smaller images"
+VANILLA = "vanilla"
+ROLES = (
+    SEARCHED,
+    FRONT,
+    UNIFORM,
+    PAPER,
+    GROWING,
+    RANDOM,
+    WORST,
+    NARROWER,
+    SHALLOWER,
+    SMALLER_IMAGES,
+    VANILLA,
+)
+PLAIN = (NARROWER, SHALLOWER, SMALLER_IMAGES)
+"""Plain networks of the same MACs."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network to retrain, and why.
+
+    Attributes:
+        role: ``"searched"`` (chosen for the budget), ``"front"`` (another one of the front), or the
+            control that it is: ``"uniform"`` (one α at every searchable site), ``"paper"`` (the
+            same, but 0 in stem and last stage), ``"growing"`` (α growing with depth),
+            ``"random"`` (inside the budget), ``"worst"`` (what the supernet finds worst there),
+            ``"narrower"``, ``"shallower"``, ``"smaller images"`` (plain networks of the same
+            MACs), ``"vanilla"`` (α = 0 everywhere).
+        budget: name of the budget that it belongs to; empty for vanilla and the front.
+        architecture: what to build.
+        cost: for one image.
+        number: of several of the same role and budget, counted from 1; 0 where there is one.
+    """
+
+    role: str
+    budget: str
+    architecture: Architecture
+    cost: Cost
+    number: int = 0
+
+    @property
+    def name(self) -> str:
+        """Such as ``"searched, uniform α 0.5"``."""
+        role = f"{self.role} {self.number}" if self.number else self.role
+        return f"{role}, {self.budget}" if self.budget else role
+
+    @property
+    def slug(self) -> str:
+        """The name as a folder's name: ``"searched-uniform-0.5"``."""
+        kept = "".join(
+            char if (char.isascii() and char.isalnum()) or char == "." else " "
+            for char in self.name
+        )
+        return "-".join(kept.split())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The network as a JSON object."""
+        return {
+            "role": self.role,
+            "budget": self.budget,
+            "architecture": self.architecture.to_dict(),
+            "cost": asdict(self.cost),
+            "number": self.number,
+        }
+
+    @staticmethod
+    def from_dict(document: Mapping[str, Any]) -> "Network":
+        """Read what `to_dict` wrote."""
+        found = read_as(Network, document)
+        # The name becomes that of a folder.
+        if found.role not in ROLES:
+            raise ValueError(f"role: found {found.role!r}, allowed: {', '.join(ROLES)}")
+        return found
+
+
+def check_history(rows: Sequence[Mapping[str, float]]) -> None:
+    """Refuse a history whose epochs cannot be told apart, or have no loss.
+
+    Raises:
+        TypeError, ValueError, LookupError: naming the row.
+    """
+    for row in rows:
+        if not (0 <= row["epoch"] < inf):
+            raise ValueError(f"epoch: found {row['epoch']}, allowed: 0 or more")
+        read_as(float, row["train_loss"])
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """One training of a network from scratch.
+
+    Attributes:
+        seed: of initialisation, data order and augmentation.
+        metrics: at the end of training: ``val_top1`` (0 to 1), ``val_loss``, ``seconds`` (of
+            training, interruptions left out); for the ground truth of a ranking check
+            ``read_top1`` and ``read_loss``.
+        history: per epoch: ``epoch``, ``train_loss``, ``lr``, ``time`` (seconds since 1970),
+            ``seconds`` (of training until then).
+    """
+
+    seed: int
+    metrics: Mapping[str, float]
+    history: Sequence[Mapping[str, float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as a JSON object."""
+        return {
+            "schema": SCHEMA,
+            "seed": self.seed,
+            "metrics": dict(self.metrics),
+            "history": [dict(epoch) for epoch in self.history],
+        }
+
+    @staticmethod
+    def from_dict(document: Mapping[str, Any]) -> "SeedResult":
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ValueError: an unknown schema version.
+        """
+        if document["schema"] != SCHEMA:
+            raise ValueError(f"schema: found {document['schema']!r}, allowed: {SCHEMA}")
+        check_history(document["history"])
+        return read_as(SeedResult, {key: document[key] for key in document if key != "schema"})
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """A network with the results of its trainings, one per seed."""
+
+    network: Network
+    runs: tuple[SeedResult, ...]
+
+    def values(self, metric: str) -> list[float]:
+        """A metric by seed."""
+        return [run.metrics[metric] for run in self.runs]
+
+    def mean(self, metric: str) -> float:
+        """A metric's mean over seeds."""
+        return fmean(self.values(metric))
+
+    def std(self, metric: str) -> float | None:
+        """A metric's standard deviation over seeds (n - 1); None with a single seed."""
+        return stdev(self.values(metric)) if len(self.runs) > 1 else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The network and its results as a JSON object."""
+        return {"network": self.network.to_dict(), "runs": [run.to_dict() for run in self.runs]}
+
+    @staticmethod
+    def from_dict(document: Mapping[str, Any]) -> "Retrained":
+        """Read what `to_dict` wrote."""
+        return read_as(Retrained, document)
+
+
+# Steps in which a baseline's one or two parameters are tried.
+_STEPS = 101
+
+
+def baseline(
+    space: SearchSpace,
+    role: str,
+    budget: Budget,
+    at_least: int,
+    cost: AdditiveCost | None = None,
+) -> Network:
+    """A baseline of a budget.
+
+    Args:
+        space: the search space; fixed sites stay as they are fixed.
+        role: ``"uniform"``, ``"paper"``, ``"growing"`` or ``"vanilla"``.
+        budget: whose MACs the baseline should have.
+        at_least: cost of the searched network, below which a baseline would not be a fair one.
+        cost: what the budget bounds, if not MACs; then α is one of each site's choices.
+
+    Returns:
+        For ``"vanilla"`` the network at α = 0; otherwise the one of its kind whose cost is
+        closest to the budget's and not below ``at_least``.
+    """
+    if role == VANILLA:
+        architecture = space.architecture({site.name: 0.0 for site in space.sites})
+        return Network(VANILLA, "", architecture, space.cost(architecture))
+    if role == UNIFORM and budget.uniform is not None:
+        architecture = space.uniform(budget.uniform)
+    elif cost is not None and budget.bound is not None:
+        architecture = _closest_of(cost, _DESIGNS[role](space), budget.bound, at_least)
+    else:
+        architecture = _closest(space, _DESIGNS[role](space), budget, at_least)
+    return Network(role, budget.name, architecture, space.cost(architecture))
+
+
+def searched(space: SearchSpace, budget: Budget, architecture: Architecture) -> Network:
+    """The network that the search chose for a budget."""
+    return Network(SEARCHED, budget.name, architecture, space.cost(architecture))
+
+
+def _closest(
+    space: SearchSpace, designs: np.ndarray, budget: Budget, at_least: int
+) -> Architecture:
+    """The design, shape ``(n, len(searchable))``, closest to the budget and not below a bound."""
+    names = [site.name for site in space.searchable]
+    realised = np.array(
+        [list(space.realise(dict(zip(names, row, strict=True))).values()) for row in designs]
+    )
+    macs = space.macs(realised)
+    allowed = macs >= at_least
+    distance = np.where(allowed, np.abs(macs - budget.max_macs), np.iinfo(np.int64).max)
+    best = realised[int(distance.argmin())]
+    return space.architecture(dict(zip(space.site, map(float, best), strict=True)))
+
+
+def _closest_of(
+    cost: AdditiveCost, designs: np.ndarray, bound: Bound, at_least: int
+) -> Architecture:
+    """As `_closest`, with each α brought to the nearest choice of its site.
+
+    Where all designs cost less than ``at_least``, the dearest.
+    """
+    space = cost.space
+    found = [
+        {
+            site.name: _nearest(site.choices, float(want))
+            for site, want in zip(space.searchable, row, strict=True)
+        }
+        for row in designs
+    ]
+    costs = np.array([cost.of(alphas) for alphas in found])
+    distance = np.where(costs >= at_least, np.abs(costs - bound.upper), np.iinfo(np.int64).max)
+    best = distance.argmin() if (costs >= at_least).any() else costs.argmax()
+    return space.architecture(found[int(best)])
+
+
+def _uniform_designs(space: SearchSpace) -> np.ndarray:
+    return np.repeat(np.linspace(0, 1, _STEPS)[:, None], len(space.searchable), axis=1)
+
+
+def _paper_designs(space: SearchSpace) -> np.ndarray:
+    """One α but in stem and last stage, which stay at 0 (arXiv 1904.05049, §4.1)."""
+    stages = [site.name.partition(".")[0] for site in space.searchable]
+    last = space.sites[-1].name.partition(".")[0]
+    free = np.array([not stage.startswith("stem") and stage != last for stage in stages])
+    designs: np.ndarray = _uniform_designs(space) * free
+    return designs
+
+
+def _growing_designs(space: SearchSpace) -> np.ndarray:
+    """α grows in a straight line from 0 at some depth up to one of the choices at another.
+
+    Both depths and the choice are tried; each α goes to the nearest choice of its site.
+    """
+    depth = np.array([site.depth for site in space.searchable])
+    designs = []
+    for start, top in product(np.linspace(0, 1, _STEPS // 4, endpoint=False), space.grid[1:]):
+        for end in np.linspace(start, 2, _STEPS // 2)[1:]:
+            ramp = top * np.clip((depth - start) / (end - start), 0, 1)
+            wanted = zip(space.searchable, ramp, strict=True)
+            designs.append([_nearest(site.choices, float(want)) for site, want in wanted])
+    return np.unique(np.array(designs), axis=0)
+
+
+def _nearest(choices: tuple[float, ...], want: float) -> float:
+    return min(choices, key=lambda choice: abs(choice - want))
+
+
+_DESIGNS = {UNIFORM: _uniform_designs, PAPER: _paper_designs, GROWING: _growing_designs}

@@ -1,0 +1,42 @@
+"""How often the val images were looked at, in a file that is only ever added to.
+
+A network that is chosen by val is no longer judged by it, so every look is counted.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from octnas.io.files import append_line, parse_json, read_regular
+from octnas.runtime.directory import reading
+from octnas.space.architecture import Architecture
+
+LOOKS_FILE = "looks.jsonl"
+"""In a run directory; it stays when a stage is redone."""
+LOOKS = ("retrain", "export")
+"""What the val images are looked at for."""
+
+
+def note_look(path: Path, architecture: Architecture, seed: int, size: int, why: str) -> None:
+    """Add a line, before the look.
+
+    Args:
+        path: of the file.
+        architecture: of the network that is tried.
+        seed: of its training.
+        size: of the images, in pixels.
+        why: one of `LOOKS`.
+    """
+    look = {"architecture": architecture.id, "seed": seed, "size": size, "why": why}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    append_line(path, json.dumps(look))
+
+
+def count_looks(path: Path) -> dict[str, int]:
+    """How many looks there were, by reason; without those that there were none for."""
+    if not path.exists():
+        return {}
+    # What is behind the last line break was cut off when its process died.
+    lines = read_regular(path).split(b"\n")[:-1]
+    with reading(path):
+        return dict(Counter(str(parse_json(line)["why"]) for line in lines))

@@ -1,0 +1,1 @@
+"""A process at work on a run: its directory, lock, progress and signals."""

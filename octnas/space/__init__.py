@@ -1,0 +1,1 @@
+"""Architectures, their costs and the search space; without torch."""

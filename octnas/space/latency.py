@@ -1,0 +1,340 @@
+"""How long networks take on a named device, predicted from a table of their layers' times.
+
+A table holds one time for each layer and pair (α of its input, α of its output). Layers do not
+take quite as long by themselves as one after another, so that a constant, a factor and a time for
+each site's α, fitted to whole networks, stand between the sum of the entries and the prediction.
+
+What a latency table holds: times of layers, sites and whole networks, and how good it is.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from math import ceil
+from typing import Any
+
+import numpy as np
+
+from octnas.errors import LatencyError
+from octnas.io.files import read_as
+from octnas.settings import HOW
+from octnas.space.cost_table import AdditiveCost, integers, sum_terms
+from octnas.space.search_space import SearchSpace
+
+LONGEST = 1e6
+"""Seconds: what takes longer is no time of a layer or a network."""
+
+
+@dataclass(frozen=True)
+class LayerTimes:
+    """The times of one layer.
+
+    Attributes:
+        name: of its convolution, or of the shortcut that it is.
+        site_in: site of the input; None for an image.
+        site_out: site of the output.
+        seconds: by realised α of input and output; that of an image is 0. What was measured of
+            the layer by itself.
+    """
+
+    name: str
+    site_in: str | None
+    site_out: str
+    seconds: Mapping[tuple[float, float], float]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well a table predicts whole networks that it was not fitted to.
+
+    Attributes:
+        networks: how many.
+        error: median of the relative errors.
+        worst: the largest of them.
+        tau, rho: Kendall's and Spearman's rank correlation; None where nothing can be ranked.
+        ceiling: τ between the networks' times in the even rounds and in the odd ones: what the
+            noise of the machine leaves.
+        width: largest predicted time over the smallest, less 1.
+    """
+
+    networks: int
+    error: float
+    worst: float
+    tau: float | None
+    rho: float | None
+    ceiling: float | None
+    width: float
+
+
+@dataclass(frozen=True)
+class MeasuredNetwork:
+    """A whole network that was measured.
+
+    Attributes:
+        use: ``"fit"``, ``"check"`` or ``"narrow"``.
+        alphas: by site.
+        seconds: for a batch, over all rounds.
+        even, odd: over every second round.
+    """
+
+    use: str
+    alphas: Mapping[str, float]
+    seconds: float
+    even: float
+    odd: float
+
+
+def site_times(site: str, pairs: Any) -> dict[float, float]:
+    """Read the seconds by α of a site, which may be below 0.
+
+    Raises:
+        ValueError, TypeError: they are none.
+    """
+    times = {float(alpha): float(seconds) for alpha, seconds in pairs}
+    if not times or not all(abs(seconds) <= LONGEST for seconds in times.values()):
+        raise ValueError(f"seconds of site {site!r}")
+    return times
+
+
+def layer_times(entry: Mapping[str, Any]) -> LayerTimes:
+    """Read a layer of a document.
+
+    Raises:
+        ValueError, TypeError, LookupError: it is none.
+    """
+    seconds = {(float(a), float(b)): float(time) for a, b, time in entry["seconds"]}
+    if not seconds or not all(0 <= time <= LONGEST for time in seconds.values()):
+        raise ValueError(f"seconds of layer {entry['name']!r}")
+    ends = read_as(str | None, entry["site_in"]), read_as(str, entry["site_out"])  # type: ignore[arg-type]
+    return LayerTimes(read_as(str, entry["name"]), *ends, seconds)
+
+
+SCHEMA = 2
+_READ = (1, SCHEMA)  # 1 knew of no sites
+# Most steps into which the range of a table is cut: fewer than `cost_table` can count
+# exactly, and each far below what can be measured.
+_STEPS = 40_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyUse:
+    """What a run does with a latency table.
+
+    Attributes:
+        table: a file of `octnas latency`'s, which makes budgets on latency possible; empty for
+            none.
+        measure: whether the chosen networks are measured here, whole, beside the prediction.
+        device: for that, as torch names it.
+    """
+
+    table: str = ""
+    measure: bool = field(default=True, metadata=HOW)
+    device: str = field(default="cpu", metadata=HOW)
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Predicted latency of every architecture of a search space.
+
+    Attributes:
+        device: a name for what was measured.
+        backend, precision, batch, threads: with what; as `octnas bench` names them.
+        geometry: digest of the network, see `geometry_of`.
+        layers: every layer of the network.
+        constant: seconds that every network takes besides.
+        factor: seconds in a network for a second by itself.
+        sites: seconds that every network takes besides, by site and its realised α: what lies
+            between two layers, such as another order of values in memory, is in neither's time.
+        quality: on whole networks, by ``"all"``, ``"spread"`` (over the range) and ``"narrow"`` (of
+            nearly equal predictions); empty where none were measured.
+        networks: that the table was fitted to and held against.
+    """
+
+    device: str
+    backend: str
+    precision: str
+    batch: int
+    threads: int
+    geometry: str
+    layers: tuple[LayerTimes, ...]
+    constant: float = 0.0
+    factor: float = 1.0
+    sites: Mapping[str, Mapping[float, float]] = field(default_factory=dict)
+    quality: Mapping[str, Quality] = field(default_factory=dict)
+    networks: tuple[MeasuredNetwork, ...] = ()
+
+    def predict(self, space: SearchSpace, alphas: Mapping[str, float]) -> float:
+        """Seconds that an architecture takes for a batch.
+
+        Args:
+            space: of the network that was measured; its choices must be among those measured.
+            alphas: by site, each one of its choices; the first where a site is not named.
+
+        Raises:
+            LatencyError: the table is of another network, or lacks a choice of the space.
+            ArchitectureError: an α that is no choice of its site.
+        """
+        return self.cost(space).of(alphas) * 1e-9
+
+    def cost(self, space: SearchSpace) -> AdditiveCost:
+        """The latency of a space's architectures in nanoseconds.
+
+        Entries are rounded to `resolution`, so that there are few enough levels of latency for
+        exact counts.
+
+        Raises:
+            LatencyError: the table is of another network, or lacks a choice of the space.
+        """
+        if (found := geometry_of(space)) != self.geometry:
+            raise LatencyError(
+                f"the latency table ({self.device}, {self.backend}) is of another network "
+                f"(geometry {self.geometry}, the experiment's is {found}); measure it with "
+                "`octnas latency`"
+            )
+        ends = [(layer.name, {layer.site_in, layer.site_out} - {None}) for layer in self.layers]
+        ends += [(name, {name}) for name in self.sites]
+        if wrong := [name for name, sites in ends if not sites <= set(space.site)]:
+            raise LatencyError(
+                f"the latency table ({self.device}, {self.backend}) has sites that the network "
+                f"does not have, at {wrong[0]}; measure it with `octnas latency`"
+            )
+        terms = [self._term(layer, space) for layer in self.layers]
+        terms += [self._site_term(name, space) for name in self.sites]
+        constant = self._nanoseconds(self.constant)
+        vanilla = sum(self._nanoseconds(self._at(layer, 0.0, 0.0)) for layer in self.layers)
+        vanilla += sum(self._nanoseconds(times.get(0.0, 0.0)) for times in self.sites.values())
+        return AdditiveCost("latency", space, constant, sum_terms(terms), constant + vanilla)
+
+    def _term(self, layer: LayerTimes, space: SearchSpace) -> tuple[tuple[str, ...], np.ndarray]:
+        out = space.site[layer.site_out].choices
+        if layer.site_in is None:
+            times = np.array([self._at(layer, 0.0, b) for b in out])
+            return (layer.site_out,), self._rounded(times)
+        into = space.site[layer.site_in].choices
+        tied = layer.site_in == layer.site_out
+        times = np.array(
+            [[self._at(layer, a, b) if not tied or a == b else 0.0 for b in out] for a in into]
+        )
+        return (layer.site_in, layer.site_out), self._rounded(times)
+
+    def _site_term(self, name: str, space: SearchSpace) -> tuple[tuple[str, ...], np.ndarray]:
+        times = np.array([self.sites[name].get(a, 0.0) for a in space.site[name].choices])
+        return (name,), self._rounded(times)
+
+    def _at(self, layer: LayerTimes, alpha_in: float, alpha_out: float) -> float:
+        """Seconds that a layer takes in a network."""
+        if (alpha_in, alpha_out) not in layer.seconds:
+            raise LatencyError(
+                f"the latency table ({self.device}, {self.backend}) lacks {layer.name} from α "
+                f"{alpha_in:g} to {alpha_out:g}; measure the experiment with `octnas latency`"
+            )
+        return self.factor * layer.seconds[alpha_in, alpha_out]
+
+    def _nanoseconds(self, seconds: float) -> int:
+        return int(self._rounded(np.array(seconds)))
+
+    def _rounded(self, seconds: np.ndarray) -> np.ndarray:
+        step = self.resolution
+        return integers(seconds * 1e9 / step) * step
+
+    @cached_property
+    def resolution(self) -> int:
+        """Nanoseconds of which every entry is a multiple."""
+        spans = [self.factor * _span(layer.seconds) for layer in self.layers]
+        spans += [_span(times) for times in self.sites.values()]
+        return max(1, ceil(sum(spans) * 1e9 / _STEPS))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The table as a JSON document with a schema version."""
+        layers = [
+            {**asdict(layer), "seconds": [[*pair, time] for pair, time in layer.seconds.items()]}
+            for layer in self.layers
+        ]
+        return {
+            "schema": SCHEMA,
+            **{key: getattr(self, key) for key in _PLAIN},
+            "layers": layers,
+            "sites": {name: list(times.items()) for name, times in self.sites.items()},
+            "quality": {name: asdict(found) for name, found in self.quality.items()},
+            "networks": [asdict(one) for one in self.networks],
+        }
+
+    @staticmethod
+    def from_dict(document: Any) -> "LatencyTable":
+        """Read what `to_dict` wrote, also after a round trip through JSON.
+
+        Raises:
+            LatencyError: it is something else, or predicts what no network takes.
+        """
+        if not isinstance(document, Mapping) or document.get("schema") not in _READ:
+            found = document.get("schema") if isinstance(document, Mapping) else document
+            raise LatencyError(f"latency table: schema: found {found!r}, allowed: {SCHEMA}")
+        try:
+            values = {key: read_as(kind, document[key]) for key, kind in _PLAIN.items()}
+            layers = tuple(layer_times(entry) for entry in document["layers"])
+            sites = {
+                name: site_times(name, times) for name, times in document.get("sites", {}).items()
+            }
+            quality = read_as(dict[str, Quality], document["quality"])
+            networks = read_as(tuple[MeasuredNetwork, ...], document["networks"])
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise LatencyError(f"latency table: does not hold what it should ({reason})") from None
+        if not (layers and abs(values["constant"]) <= LONGEST and 0 < values["factor"] <= LONGEST):
+            raise LatencyError("latency table: found no layers, or a factor that is not above 0")
+        for key, least in (("batch", 1), ("threads", 0)):
+            if values[key] < least:
+                raise LatencyError(
+                    f"latency table: {key}: found {values[key]}, allowed: {least} or more"
+                )
+        table = LatencyTable(
+            **values, layers=layers, sites=sites, quality=quality, networks=networks
+        )
+        # Each number may be allowed, and what is made of them no int64 of nanoseconds.
+        if table._most() > LONGEST:
+            raise LatencyError(
+                f"latency table: networks could take {table._most():.3g} seconds, allowed: up to "
+                f"{LONGEST:g}"
+            )
+        return table
+
+    def _most(self) -> float:
+        """Seconds that no prediction exceeds, above 0 or below."""
+        layers = sum(max(layer.seconds.values()) for layer in self.layers)
+        sites = sum(max(map(abs, times.values())) for times in self.sites.values())
+        return abs(self.constant) + self.factor * layers + sites
+
+
+_PLAIN: Mapping[str, Any] = {
+    "device": str,
+    "backend": str,
+    "precision": str,
+    "batch": int,
+    "threads": int,
+    "geometry": str,
+    "constant": float,
+    "factor": float,
+}
+
+
+def _span(seconds: Mapping[Any, float]) -> float:
+    return max(seconds.values()) - min(seconds.values())
+
+
+def geometry_of(space: SearchSpace) -> str:
+    """A short digest of the network that a space is about, whatever its choices of α.
+
+    The number of classes is no part of it, since the classifier belongs to no layer.
+    """
+    args = {key: value for key, value in space.backbone_args.items() if key != "num_classes"}
+    backbone = {
+        "backbone": space.backbone,
+        "backbone_args": args,
+        "input_size": list(space.input_size),
+        "stride_mode": space.stride_mode,
+        "convs": [asdict(conv) for conv in space.convs],
+    }
+    canonical = json.dumps(backbone, sort_keys=True, separators=(",", ":"))
+    return sha256(canonical.encode()).hexdigest()[:12]

@@ -1,0 +1,171 @@
+"""The best architectures within bounds on a cost, exactly, where scores are sums over the sites.
+
+A score may also depend on several sites together, as far as the costs do: on the two ends of a
+convolution. Both then come out of the same dynamic programming over cost levels.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from octnas.errors import BudgetError
+from octnas.space.cost_table import CostLevels, along
+from octnas.space.search_space import SearchSpace
+
+_TRIES = 1000  # levels to look into where levels are wide and the best lie below a lower bound
+
+Scores = Mapping[tuple[str, ...], np.ndarray]
+"""What choices add to the score: by the sites that choose, with their choices as axes.
+
+−inf forbids a choice. Several sites must be ends of one convolution, see `ends`.
+"""
+
+
+def ends(space: SearchSpace) -> list[tuple[str, str]]:
+    """The pairs of searchable sites at the two ends of a convolution, in the sites' order."""
+    order = {site.name: index for index, site in enumerate(space.searchable)}
+    found = {
+        (conv.site_in, conv.site_out)
+        for conv in space.convs
+        if conv.site_in in order and conv.site_out in order and not conv.depthwise
+    }
+    at = sorted({(order[a], order[b]) for a, b in found} | {(order[b], order[a]) for a, b in found})
+    names = list(order)
+    return [(names[first], names[last]) for first, last in at if first < last]
+
+
+def best_within(levels: CostLevels, scores: Scores, low: int, high: int) -> dict[str, float]:
+    """The architecture with the largest sum of scores.
+
+    Where levels are wide, architectures less than the levels' rounding below ``high`` may be
+    missed; none that is returned lies outside the bounds.
+
+    Args:
+        levels: the architectures by a cost.
+        scores: by sites.
+        low, high: bounds in its unit, both included.
+
+    Returns:
+        α by site.
+
+    Raises:
+        BudgetError: no architecture lies within the bounds.
+        ValueError: a score of sites that are not the ends of one convolution.
+    """
+    tables = _best_scores(levels, scores, high)
+    final = tables.best[-1].copy()
+    # No architecture costs more than its level.
+    final[: _first(levels, low)] = -np.inf
+    for level in np.argsort(-final, kind="stable")[:_TRIES]:
+        if final[level] == -np.inf:
+            break
+        (alphas,) = _trace_back(levels, tables, np.array([level]))
+        if levels.cost.of(alphas) >= low:
+            return alphas
+    unit = levels.cost.unit
+    raise BudgetError(f"no architecture of the search space costs {low:,} to {high:,} {unit}")
+
+
+def best_front(
+    levels: CostLevels, scores: Scores, low: int, high: int, most: int
+) -> list[dict[str, float]]:
+    """The architectures that none with as few MACs beats, from one pass over the levels.
+
+    Args:
+        levels: the architectures by a cost.
+        scores: by sites.
+        low, high: bounds in its unit, both included.
+        most: of a longer front so many are taken, evenly.
+
+    Returns:
+        α by site, ascending in MACs and in score; empty where nothing lies within the bounds.
+
+    Raises:
+        ValueError: a score of sites that are not the ends of one convolution.
+    """
+    tables = _best_scores(levels, scores, high)
+    final = tables.best[-1]
+    first = _first(levels, low)
+    inside = final[first:]
+    before = np.maximum.accumulate(np.concatenate([[-np.inf], inside[:-1]]))
+    found = first + np.flatnonzero(inside > before[: len(inside)])
+    if len(found) > most:
+        found = found[np.linspace(0, len(found) - 1, most).round().astype(int)]
+    front = _trace_back(levels, tables, found)
+    # A wide level may hold cheaper architectures than it says.
+    return [alphas for alphas in front if levels.cost.of(alphas) >= low]
+
+
+def _first(levels: CostLevels, low: int) -> int:
+    """The first level that is not below a bound."""
+    return max(0, -(-(low - levels.lowest) // levels.width))
+
+
+class _Tables:
+    """Of each step what it adds, and before and after it the best that leads there.
+
+    Attributes:
+        gains: shape: the choices of ``step.before`` and ``step.site``.
+        best: shape: the choices of the sites kept apart, then levels.
+    """
+
+    def __init__(self, gains: Sequence[np.ndarray], count: int) -> None:
+        self.gains = gains
+        self.best = [np.full(count, -np.inf)]
+        self.best[0][:1] = 0.0
+
+
+def _best_scores(levels: CostLevels, scores: Scores, high: int) -> _Tables:
+    # Levels beyond the dearest architecture hold none, whatever a bound allows.
+    count = max(0, (min(high, levels.dearest) - levels.lowest) // levels.width + 1)
+    tables = _Tables(_gains(levels, scores), count)
+    for step, gains in zip(levels.steps, tables.gains, strict=True):
+        joined = np.full((*step.costs.shape, count), -np.inf)
+        for index in np.ndindex(step.costs.shape):
+            shift = min(int(step.costs[index]), count)
+            joined[index][shift:] = tables.best[-1][index[:-1]][: count - shift] + gains[index]
+        names = (*step.before, step.site)
+        gone = tuple(axis for axis, name in enumerate(names) if name not in step.after)
+        tables.best.append(joined.max(axis=gone))
+    return tables
+
+
+def _gains(levels: CostLevels, scores: Scores) -> list[np.ndarray]:
+    """The scores by the step that completes their sites."""
+    gains, left = [], dict(scores)
+    for step in levels.steps:
+        names = (*step.before, step.site)
+        total = np.zeros(step.costs.shape)
+        for sites in [sites for sites in left if step.site in sites and set(sites) <= set(names)]:
+            term = np.asarray(left.pop(sites), dtype=np.float64)
+            total += along(sites, term, names, step.costs.shape)
+        gains.append(total)
+    if left:
+        raise ValueError(f"scores: {sorted(left)} are not the ends of one convolution")
+    return gains
+
+
+def _trace_back(levels: CostLevels, tables: _Tables, final: np.ndarray) -> list[dict[str, float]]:
+    """The best architecture of each of some levels, all at once."""
+    at, chosen = final, dict[str, np.ndarray]()
+    # The last table is of the levels themselves.
+    steps = zip(levels.steps, tables.gains, tables.best[:-1], strict=True)
+    for step, gains, best in reversed(list(steps)):
+        costs = step.costs.reshape(-1, 1)
+        own = dict(zip((*step.before, step.site), np.indices(step.costs.shape), strict=True))
+        own = {name: index.reshape(-1, 1) for name, index in own.items()}
+        before = at - costs
+        rows = best.reshape(-1, best.shape[-1])
+        # Choices of the sites before are rows; those of the step's own site follow each other.
+        row = np.arange(len(costs))[:, None] // step.costs.shape[-1]
+        score = rows[row, np.maximum(before, 0)] + gains.reshape(-1, 1)
+        possible = before >= 0
+        for name in own.keys() & chosen.keys():
+            possible &= own[name] == chosen[name]
+        best_of = np.where(possible, score, -np.inf).argmax(axis=0)
+        chosen |= {name: index[best_of, 0] for name, index in own.items()}
+        at = at - costs[best_of, 0]
+    return [
+        {site.name: site.choices[chosen[site.name][one]] for site in levels.space.sites}
+        for one in range(len(final))
+    ]

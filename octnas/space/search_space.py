@@ -1,0 +1,288 @@
+"""A search space: the sites of a backbone, their α choices, and what every architecture costs."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from math import lcm, prod
+from typing import Any
+
+import numpy as np
+
+from octnas.errors import ArchitectureError
+from octnas.io.files import read_as
+from octnas.space.architecture import Architecture, StrideMode
+from octnas.space.costs import (
+    BYTES_PER_ACTIVATION,
+    ConvShape,
+    Cost,
+    conv_activations,
+    conv_macs,
+    low_channels,
+)
+
+SCHEMA = 1
+
+# Shares that differ by less come to the same number of channels, see `low_channels`.
+_SAME = 1e-9
+
+
+@dataclass(frozen=True)
+class Site:
+    """One searchable α.
+
+    Attributes:
+        name: such as ``"layer1"`` (the residual stream of stage 1) or ``"layer1.0.conv2"``.
+        channels: output channels of its convolutions.
+        groups: groups of its convolutions; low channels are a multiple of them.
+        choices: realised shares of low channels to choose from, ascending and distinct;
+            a fixed site has one.
+        depth: where along the network its convolutions stand on average, 0 (first) to 1 (last).
+    """
+
+    name: str
+    channels: int
+    groups: int
+    choices: tuple[float, ...]
+    depth: float
+
+    @property
+    def searchable(self) -> bool:
+        """Whether there is anything to choose."""
+        return len(self.choices) > 1
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """All architectures of one backbone that a search may choose from.
+
+    Made from a model by `octnas.nn.search_space.search_space`; it needs no torch itself.
+
+    Attributes:
+        backbone, backbone_args, input_size, channel_multiple, stride_mode: as in `Architecture`.
+        grid: the α to choose from before rounding, ascending.
+        sites: in the order in which data reaches them.
+        convs: every convolution of the backbone.
+        other_macs: MACs of the linear layers, the same for every architecture.
+        params: learnable parameters, the same for every architecture.
+    """
+
+    backbone: str
+    backbone_args: Mapping[str, Any]
+    input_size: tuple[int, int, int]
+    channel_multiple: int
+    stride_mode: StrideMode
+    grid: tuple[float, ...]
+    sites: tuple[Site, ...]
+    convs: tuple[ConvShape, ...]
+    other_macs: int
+    params: int
+
+    @cached_property
+    def site(self) -> Mapping[str, Site]:
+        """The sites by name."""
+        return {site.name: site for site in self.sites}
+
+    @property
+    def searchable(self) -> tuple[Site, ...]:
+        """The sites with more than one choice."""
+        return tuple(site for site in self.sites if site.searchable)
+
+    @property
+    def size(self) -> int:
+        """How many architectures there are."""
+        return prod(len(site.choices) for site in self.sites)
+
+    def realise(self, alphas: Mapping[str, float]) -> dict[str, float]:
+        """The shares that α by site comes to after rounding, for every site.
+
+        Sites that are not named are at their first choice.
+
+        Raises:
+            ArchitectureError: a site that the backbone does not have.
+        """
+        if unknown := sorted(set(alphas) - set(self.site)):
+            raise ArchitectureError(
+                f"unknown sites {', '.join(unknown)}; allowed: {', '.join(self.site)}"
+            )
+        return {
+            site.name: realised(alphas.get(site.name, site.choices[0]), site, self.channel_multiple)
+            for site in self.sites
+        }
+
+    def key(self, alphas: Mapping[str, float]) -> tuple[float, ...]:
+        """The same as the id of an architecture, within this space, and a tenth of its time.
+
+        Raises:
+            ArchitectureError: an unknown site, or α outside [0, 1].
+        """
+        return tuple(self.realise(alphas).values())
+
+    def architecture(self, alphas: Mapping[str, float]) -> Architecture:
+        """The architecture with these α by site, as realised after rounding.
+
+        Raises:
+            ArchitectureError: an unknown site, or α outside [0, 1].
+        """
+        return Architecture(
+            backbone=self.backbone,
+            input_size=self.input_size,
+            alphas=self.realise(alphas),
+            backbone_args=self.backbone_args,
+            channel_multiple=self.channel_multiple,
+            stride_mode=self.stride_mode,
+        )
+
+    def check_grid(self, architecture: Architecture) -> None:
+        """Refuse an α that no number of low channels comes to, which would be built as another.
+
+        Raises:
+            ArchitectureError: naming the site and the nearest α on its grid; or an unknown site.
+        """
+        for name, real in self.realise(architecture.alphas).items():
+            alpha, site = architecture.alphas.get(name, real), self.site[name]
+            if abs(alpha - real) > _SAME and name in architecture.alphas:
+                step = lcm(self.channel_multiple, site.groups)
+                above = min(real + step / site.channels, 1.0)
+                raise ArchitectureError(
+                    f"α of site {name!r}: found {alpha!r}, off the grid, allowed: multiples of "
+                    f"{step} of its {site.channels} channels, such as {real!r} or {above!r}"
+                )
+
+    def check_choices(self, architecture: Architecture) -> None:
+        """Refuse an architecture that is not of this search space.
+
+        Raises:
+            ArchitectureError: of another network, with an unknown site, or an α that is none of
+                a site's choices.
+        """
+        for key in ("backbone", "input_size", "channel_multiple", "stride_mode"):
+            found, own = getattr(architecture, key), getattr(self, key)
+            if found != own:
+                raise ArchitectureError(f"{key}: found {found!r}, the search space's is {own!r}")
+        found_args, own_args = (
+            {"in_chans": self.input_size[0], **args}
+            for args in (architecture.backbone_args, self.backbone_args)
+        )
+        if found_args != own_args:
+            raise ArchitectureError(
+                f"backbone_args: found {found_args}, the search space's are {own_args}"
+            )
+        self.realise(architecture.alphas)
+        for site in self.sites:
+            alpha = architecture.alphas.get(site.name, 0.0)
+            if not any(abs(alpha - choice) <= _SAME for choice in site.choices):
+                choices = ", ".join(f"{choice:g}" for choice in site.choices)
+                raise ArchitectureError(
+                    f"α of site {site.name!r}: found {alpha:g}, allowed in the search space: "
+                    f"{choices}"
+                )
+
+    def uniform(self, alpha: float) -> Architecture:
+        """The paper's network: one α at every searchable site, the others as they are fixed."""
+        return self.architecture({site.name: alpha for site in self.searchable})
+
+    def cost(self, architecture: Architecture | Mapping[str, float]) -> Cost:
+        """MACs, parameters and activation memory of one architecture, for one image.
+
+        Sites that are not named are at 0 in an `Architecture`, and at their first choice in α by
+        site.
+
+        Raises:
+            ArchitectureError: an unknown site.
+        """
+        if isinstance(architecture, Architecture):
+            architecture = {**dict.fromkeys(self.site, 0.0), **architecture.alphas}
+        alphas = self.realise(architecture)
+        macs, activations = float(self.other_macs), 0.0
+        for conv in self.convs:
+            alpha_in = 0.0 if conv.site_in is None else alphas[conv.site_in]
+            macs += conv_macs(conv, alpha_in, alphas[conv.site_out])
+            activations += conv_activations(conv, alphas[conv.site_out])
+        return Cost(round(macs), self.params, round(activations) * BYTES_PER_ACTIVATION)
+
+    def macs(self, alphas: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+        """MACs of many architectures at once.
+
+        Args:
+            alphas: shape ``(n, len(sites))``, realised shares in the order of `sites`.
+
+        Returns:
+            Shape ``(n,)``, int64.
+        """
+        column = {site.name: index for index, site in enumerate(self.sites)}
+        total = np.full(len(alphas), float(self.other_macs))
+        for conv in self.convs:
+            alpha_out = alphas[:, column[conv.site_out]]
+            # Without a site the input's α does not matter.
+            alpha_in = alphas[:, column[conv.site_in or conv.site_out]]
+            total += conv_macs(conv, alpha_in, alpha_out)
+        macs: np.ndarray[Any, Any] = np.rint(total).astype(np.int64)
+        return macs
+
+    @cached_property
+    def vanilla_macs(self) -> int:
+        """MACs at α = 0 everywhere."""
+        return self.cost({site.name: 0.0 for site in self.sites}).macs
+
+    @cached_property
+    def cheapest_macs(self) -> int:
+        """MACs of the cheapest architecture: a larger α never costs more."""
+        return self.cost({site.name: site.choices[-1] for site in self.sites}).macs
+
+    @cached_property
+    def dearest_macs(self) -> int:
+        """MACs of the dearest architecture."""
+        return self.cost({site.name: site.choices[0] for site in self.sites}).macs
+
+    def to_dict(self) -> dict[str, Any]:
+        """The space as a JSON document with a schema version."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+    @staticmethod
+    def from_dict(document: Mapping[str, Any]) -> "SearchSpace":
+        """Read what `to_dict` wrote, also after a round trip through JSON.
+
+        Raises:
+            ArchitectureError: an unknown schema version.
+            TypeError, ValueError: it holds something else, or parts that do not fit each other.
+        """
+        if document.get("schema") != SCHEMA:
+            raise ArchitectureError(
+                f"search space schema: found {document.get('schema')!r}, allowed: {SCHEMA}"
+            )
+        space = read_as(SearchSpace, {key: document[key] for key in document if key != "schema"})
+        _check_parts(space)
+        return space
+
+
+def _check_parts(space: SearchSpace) -> None:
+    """Refuse a space of which nothing could be counted.
+
+    Raises:
+        ValueError: naming the part.
+    """
+    for site in space.sites:
+        choices = site.choices
+        if not choices or list(choices) != sorted(set(choices)) or not 0 <= choices[0] <= 1:
+            raise ValueError(f"choices of site {site.name!r}: found {choices}")
+        if not (choices[-1] <= 1 and site.channels >= 1 and site.groups >= 1):
+            raise ValueError(f"site {site.name!r}: found {site}")
+    for conv in space.convs:
+        if conv.site_in not in (None, *space.site) or conv.site_out not in space.site:
+            raise ValueError(f"convolution {conv.name!r}: a site that there is not")
+        sizes = (conv.in_channels, conv.out_channels, conv.groups, *conv.kernel, *conv.out_size)
+        if min(sizes) < 1:
+            raise ValueError(f"convolution {conv.name!r}: found {sizes}, allowed: 1 or more")
+    if not (space.sites and space.convs and space.channel_multiple >= 1):
+        raise ValueError("no sites, no convolutions, or a channel_multiple below 1")
+
+
+def realised(alpha: float, site: Site, channel_multiple: int) -> float:
+    """The share of low channels that α comes to at a site.
+
+    Raises:
+        ArchitectureError: α outside [0, 1].
+    """
+    if not 0.0 <= alpha <= 1.0:
+        raise ArchitectureError(f"α of site {site.name!r}: found {alpha}, allowed: 0 to 1")
+    return low_channels(alpha, site.channels, channel_multiple, site.groups) / site.channels

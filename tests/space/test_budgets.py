@@ -1,0 +1,217 @@
+"""Tests."""
+
+import math
+import re
+from dataclasses import replace
+
+import pytest
+
+from octnas.errors import BudgetError, SettingError
+from octnas.nn.search_space import search_space
+from octnas.pipeline.fingerprints import fingerprint
+from octnas.results.networks import GROWING, UNIFORM, VANILLA, baseline, searched
+from octnas.settings import flatten
+from octnas.space.budgets import BudgetSettings, check_budgets, costs_of
+from octnas.space.cost_table import CostLevels
+from octnas.space.costs import Budget
+from octnas.space.search_space import SearchSpace
+from tests.conftest import all_architectures
+from tests.loading import load_config
+from tests.pipeline.tiny import EXPERIMENT
+from tests.space.test_latency import small, table_of
+
+
+@pytest.fixture(scope="module")
+def resnet50() -> SearchSpace:
+    return search_space("resnet50", (3, 224, 224), (0, 0.125, 0.25, 0.5, 0.75))
+
+
+def test_budgets_in_macs(resnet50: SearchSpace) -> None:
+    uniform = BudgetSettings(uniform=0.5).resolve(resnet50)
+    assert round(uniform.max_macs / 1e9, 3) == 2.367
+    assert (uniform.uniform, uniform.name) == (0.5, "uniform α 0.5")
+    share = BudgetSettings(share=0.65, min_share=0.5).resolve(resnet50)
+    assert share.max_macs == int(0.65 * resnet50.vanilla_macs)
+    assert share.min_macs == round(0.5 * resnet50.vanilla_macs)
+    macs, flops = (BudgetSettings(**{key: 3e9}).resolve(resnet50) for key in ("macs", "flops"))
+    assert macs == flops == Budget("3,000,000,000 MACs", 3_000_000_000)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *({}, {"uniform": 0.5, "share": 0.5}, {"uniform": 1.5}, {"macs": 0}, {"share": -1}),
+        *({"share": 1e308}, {"macs": 1e16}, {"activation_mb": 1e300}, {"latency_ms": math.inf}),
+    ],
+)
+def test_budgets_that_make_no_sense(given: dict[str, float]) -> None:
+    with pytest.raises(SettingError):
+        BudgetSettings(**given)
+
+
+def test_budgets_that_cannot_be_met_name_both_figures(resnet50: SearchSpace) -> None:
+    levels = CostLevels(resnet50)
+    low, high = resnet50.cheapest_macs, resnet50.dearest_macs
+    assert (low, high) == (levels.cheapest, levels.dearest)
+    check_budgets([Budget("exact", low, low), Budget("all", high)], levels)
+    for budget, message in (
+        (Budget("tiny", low - 1), f"tiny: {low - 1:,} MACs is below the cheapest.* {low:,} MACs"),
+        (Budget("big", high + 9, high + 1), f"at least {high + 1:,} MACs .* {high:,} MACs"),
+        (Budget("turned", low + 2, low + 5), f"{low + 5:,} is above its upper bound {low + 2:,}"),
+        (Budget("gap", low + 2, low + 1), f"no architecture costs {low + 1:,} to {low + 2:,}"),
+    ):
+        with pytest.raises(BudgetError, match=message):
+            check_budgets([budget], levels)
+
+
+def test_the_uniform_baseline_is_the_network_of_the_budget(resnet50: SearchSpace) -> None:
+    budget = BudgetSettings(uniform=0.25).resolve(resnet50)
+    found = baseline(resnet50, UNIFORM, budget, 0)
+    assert found.architecture == resnet50.uniform(0.25)
+    assert found.cost.macs == budget.max_macs
+    assert found.budget == budget.name
+
+
+def test_a_uniform_baseline_of_any_budget_is_close_to_it(resnet50: SearchSpace) -> None:
+    budget = BudgetSettings(share=0.7).resolve(resnet50)
+    found = baseline(resnet50, UNIFORM, budget, 0)
+    alphas = {found.architecture.alphas[site.name] for site in resnet50.searchable}
+    # One α; it is realised by whole channels, 1/64 apart at the narrowest site.
+    assert max(alphas) - min(alphas) <= 1 / 64
+    assert found.cost.macs == pytest.approx(budget.max_macs, rel=0.01)
+
+
+@pytest.mark.parametrize("alpha", [0.25, 0.5])
+def test_the_growing_baseline_grows_with_depth_at_the_same_macs(
+    resnet50: SearchSpace, alpha: float
+) -> None:
+    budget = BudgetSettings(uniform=alpha).resolve(resnet50)
+    found = baseline(resnet50, GROWING, budget, budget.max_macs)
+    by_depth = sorted(resnet50.searchable, key=lambda site: site.depth)
+    alphas = [found.architecture.alphas[site.name] for site in by_depth]
+    assert alphas == sorted(alphas)
+    assert alphas[0] < alphas[-1]
+    assert all(a in site.choices for a, site in zip(alphas, by_depth, strict=True))
+    assert budget.max_macs <= found.cost.macs <= 1.02 * budget.max_macs
+
+
+def test_baselines_cost_no_less_than_what_they_are_held_against(resnet50: SearchSpace) -> None:
+    budget = BudgetSettings(share=0.7).resolve(resnet50)
+    for role in (UNIFORM, GROWING):
+        for at_least in (budget.max_macs, round(0.99 * budget.max_macs)):
+            assert baseline(resnet50, role, budget, at_least).cost.macs >= at_least
+
+
+def test_vanilla_and_searched(resnet50: SearchSpace) -> None:
+    budget = BudgetSettings(uniform=0.5).resolve(resnet50)
+    vanilla = baseline(resnet50, VANILLA, budget, 0)
+    assert vanilla.cost.macs == resnet50.vanilla_macs
+    assert vanilla.budget == ""
+    found = searched(resnet50, budget, resnet50.uniform(0.75))
+    assert found.cost == resnet50.cost(resnet50.uniform(0.75))
+    assert found.slug == "searched-uniform-0.5"
+
+
+OTHERS = [
+    {"activation_mb": 0.07},
+    {"activation_share": 0.8, "min_share": 0.5},
+    {"latency_ms": 4.5},
+    {"latency_share": 0.9, "min_share": 0.6},
+]
+
+
+@pytest.mark.parametrize("given", OTHERS)
+def test_budgets_on_other_costs_are_those_of_brute_force(given: dict[str, float]) -> None:
+    space = small()
+    costs = costs_of(space, table_of(space))
+    settings = BudgetSettings(**given)
+    budget = settings.resolve(space, costs)
+    assert budget.bound is not None
+    assert budget.bound.cost == settings.cost == next(iter(given)).partition("_")[0]
+    cost = costs[settings.cost]
+    inside = [a for a in all_architectures(space) if budget.bound.admits(cost.of(a))]
+    assert 0 < len(inside) < space.size
+    below = [a for a in all_architectures(space) if cost.of(a) <= budget.bound.upper]
+    macs = [space.cost(alphas).macs for alphas in below]
+    assert (budget.min_macs, budget.max_macs) == (min(macs), max(macs))
+    if "min_share" in given:
+        assert budget.bound.lower == round(given["min_share"] * cost.vanilla)
+
+
+@pytest.mark.parametrize("given", [{"activation_mb": 1e9}, {"latency_ms": 1e9}])
+def test_a_budget_far_above_everything_holds_everything(given: dict[str, float]) -> None:
+    """And takes no more memory than one that does not."""
+    space = small()
+    budget = BudgetSettings(**given).resolve(space, costs_of(space, table_of(space)))
+    assert (budget.min_macs, budget.max_macs) == (space.cheapest_macs, space.dearest_macs)
+
+
+def test_names_of_budgets_on_other_costs() -> None:
+    names = [BudgetSettings(**given).name for given in OTHERS]
+    assert names == [
+        "0.07 MB of activations",
+        "0.8 of vanilla's activation, at least 0.5",
+        "4.5 ms",
+        "0.9 of vanilla's latency, at least 0.6",
+    ]
+
+
+@pytest.mark.parametrize("given", [{"latency_ms": 1e-3}, {"activation_mb": 1e-4}])
+def test_budgets_on_other_costs_that_cannot_be_met(given: dict[str, float]) -> None:
+    space = small()
+    with pytest.raises(BudgetError, match=r"no architecture costs 0 to .*; the search space holds"):
+        BudgetSettings(**given).resolve(space, costs_of(space, table_of(space)))
+
+
+def test_settings_that_runs_were_made_without_are_in_no_fingerprint() -> None:
+    config = load_config(EXPERIMENT)
+    keys = {"uniform", "share", "macs", "flops", "min_share"}
+    assert [set(entry) for entry in flatten(config.space, "space")["space.budgets"]] == [keys, keys]
+    later = {"proxies", "objective", "first_rung", "choose_by"}
+    assert not {f"search.{key}" for key in later} & fingerprint(config, "search").keys()
+    search = replace(config.search, first_rung=0.5)
+    assert fingerprint(replace(config, search=search), "search")["search.first_rung"] == 0.5
+    # MLflow's parameters have them all.
+    assert flatten(config.search, "search")["search.first_rung"] == 1
+
+
+@pytest.mark.parametrize("role", [UNIFORM, GROWING])
+def test_baselines_of_a_latency_budget_take_as_long(role: str) -> None:
+    space = small(choices=(0, 0.25, 0.5, 1))
+    costs = costs_of(space, table_of(space))
+    budget = BudgetSettings(latency_share=0.9).resolve(space, costs)
+    assert budget.bound is not None
+    cost = costs["latency"]
+    at_least = round(0.7 * budget.bound.upper)
+    found = baseline(space, role, budget, at_least, cost)
+    assert cost.of(found.architecture.alphas) >= at_least
+
+
+def test_small_amounts_are_not_cut_by_floating_point(resnet50: SearchSpace) -> None:
+    """Some numbers of millionths come out of a product with a million one too small."""
+    count = next(n for n in range(32_000_000, 33_000_000) if int(n / 1e6 * 1e6) == n - 1)
+    found = BudgetSettings(activation_mb=count / 1e6).resolve(resnet50)
+    assert found.bound is not None
+    assert found.bound.upper == count
+
+
+@pytest.mark.parametrize(
+    ("bound", "alias"),
+    [
+        ({"share": 0.5}, "macs-0-5x"),
+        ({"uniform": 0.75}, "uniform-0-75"),
+        ({"macs": 1e6}, "macs-1000000"),
+        ({"flops": 1e6}, "macs-1000000"),
+        ({"activation_mb": 3.5}, "activation-3-5mb"),
+        ({"activation_share": 0.6}, "activation-0-6x"),
+        ({"latency_ms": 12}, "latency-12ms"),
+        ({"latency_share": 0.7}, "latency-0-7x"),
+        ({"share": 0.5, "min_share": 0.3}, "macs-0-5x-min-0-3"),
+    ],
+)
+def test_aliases_are_what_a_model_registry_allows(bound: dict[str, float], alias: str) -> None:
+    settings = BudgetSettings(**bound)
+    assert settings.alias == alias
+    # mlflow.utils.validation: letters, digits, "_" and "-", and neither "latest" nor a version.
+    assert re.fullmatch(r"[\w-]+", settings.alias)
+    assert not re.fullmatch(r"[vV]\d+|latest", settings.alias)

@@ -1,0 +1,294 @@
+"""One network that two processes train: the same steps as one process that adds up both halves."""
+
+import json
+import multiprocessing
+import time
+from dataclasses import replace
+from functools import partial
+from multiprocessing.queues import Queue
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import octnas.training.standalone as module
+from octnas.data.images import Data, open_images
+from octnas.data.settings import CacheSettings, ImagesSettings
+from octnas.errors import TrainingError
+from octnas.nn.supernet import build
+from octnas.results.validation_log import count_looks
+from octnas.space.architecture import Architecture
+from octnas.space.search_space import SearchSpace
+from octnas.training.scoring import evaluate
+from octnas.training.settings import Recipe, RetrainSettings
+from octnas.training.standalone import (
+    CHECKPOINTS_FOLDER,
+    JUDGED_FILE,
+    RESULT_FILE,
+    WEIGHTS_FILE,
+    Training,
+    train_all,
+    train_one,
+)
+from tests.data.trees import make_tree, prepared
+from tests.training.resuming import BrokenOffError, timeless, until
+from tests.training.small import digits
+
+# Digits need no image list.
+DATA = Data(digits(320, 60, 60, 80), Path())
+RECIPE = Recipe(epochs=2, batch_size=32)
+
+
+def trainings(space: SearchSpace, folder: Path) -> list[Training]:
+    return [
+        Training(space.uniform(alpha), seed, folder / f"{alpha}-{seed}")
+        for alpha in (0, 0.5)
+        for seed in (0, 1)
+    ]
+
+
+def run(found: list[Training], settings: RetrainSettings) -> dict[str, dict[str, float]]:
+    epochs: list[str] = []
+    results = {
+        training.folder.name: dict(result.metrics)
+        for training, result in train_all(
+            found, DATA, settings, "cpu", lambda training, _: epochs.append(training.folder.name)
+        )
+    }
+    assert len(epochs) % settings.recipe.epochs == 0
+    return results
+
+
+def test_weights_on_disk_give_the_result_on_disk(digit_space: SearchSpace, tmp_path: Path) -> None:
+    training = Training(digit_space.uniform(0.5), 0, tmp_path / "one")
+    result = train_one(training, DATA, RetrainSettings(recipe=RECIPE), "cpu")
+    assert training.result == result
+    network = build(training.architecture, seed=99)
+    network.load_state_dict(load_file(training.folder / WEIGHTS_FILE))
+    measured = evaluate(
+        network, open_images(DATA, (1, 16, 16)).batches("val", 128), torch.device("cpu")
+    )
+    assert measured["loss"] == pytest.approx(result.metrics["val_loss"], rel=1e-5)
+    assert measured["top1"] == result.metrics["val_top1"]
+    assert [row["epoch"] for row in result.history] == [1, 2]
+
+
+def test_what_is_made_of_every_image_is_kept_and_every_look_is_counted(
+    digit_space: SearchSpace, tmp_path: Path
+) -> None:
+    training = Training(digit_space.uniform(0.5), 0, tmp_path / "one", looks=tmp_path / "looks")
+    settings = RetrainSettings(recipe=RECIPE, test_sizes=(12, 24))
+    metrics = train_one(training, DATA, settings, "cpu").metrics
+    judged = load_file(training.folder / JUDGED_FILE)
+    correct = judged["predicted"] == judged["target"]
+    assert len(correct) == 80
+    assert correct.double().mean() == metrics["val_top1"] <= metrics["val_top5"]
+    assert judged["in_top5"].double().mean() == metrics["val_top5"]
+    assert judged["loss"].mean().item() == pytest.approx(metrics["val_loss"], rel=1e-5)
+    assert torch.equal(
+        judged["target"].long(),
+        torch.cat([labels for _, labels in open_images(DATA, (1, 16, 16)).batches("val", 99)]),
+    )
+    looks = [json.loads(line) for line in (tmp_path / "looks").read_text().splitlines()]
+    assert [look["size"] for look in looks] == [16, 12, 24]
+    assert {look["why"] for look in looks} == {"retrain"}
+    assert count_looks(tmp_path / "looks") == {"retrain": 3}
+    network = build(training.architecture, seed=99)
+    network.load_state_dict(load_file(training.folder / WEIGHTS_FILE))
+    for size in (12, 24):
+        batches = open_images(DATA, (1, size, size)).batches("val", 128)
+        assert batches[0][0].shape[2:] == (size, size)
+        measured = evaluate(network, batches, torch.device("cpu"))
+        assert measured["top1"] == metrics[f"val_top1@{size}"]
+
+
+def test_other_sizes_of_images_that_lie_in_a_cache(tmp_path: Path) -> None:
+    """Of the network that the cache was made for, and of one on smaller images."""
+    cache = CacheSettings(enabled=True, folder=str(tmp_path / "cache"))
+    tree = str(make_tree(tmp_path / "tree"))
+    data = prepared(
+        ImagesSettings(root=tree, rank_per_class=3, read_per_class=2, workers=0, cache=cache),
+        tmp_path / "data",
+    )
+    settings = RetrainSettings(recipe=replace(RECIPE, batch_size=4), test_sizes=(12, 24))
+    for side in (16, 12):
+        architecture = Architecture(
+            "thumbnail_resnet",
+            (3, side, side),
+            {},
+            backbone_args={"num_classes": 2, "channels": [4, 8, 8]},
+        )
+        training = Training(architecture, 0, tmp_path / f"{side}")
+        metrics = train_one(training, data, settings, "cpu").metrics
+        # Blue and red.
+        assert metrics["val_top1"] == 1
+        network = build(architecture, seed=99)
+        network.load_state_dict(load_file(training.folder / WEIGHTS_FILE))
+        for size in (12, 24):
+            batches = open_images(data, (3, size, size)).batches("val", 16)
+            assert next(iter(batches))[0].shape == (8, 3, size, size)
+            measured = evaluate(network, batches, torch.device("cpu"))
+            assert measured["top1"] == metrics[f"val_top1@{size}"]
+
+
+def test_finished_trainings_are_not_done_again(digit_space: SearchSpace, tmp_path: Path) -> None:
+    settings = RetrainSettings(workers=1, recipe=RECIPE)
+    found = trainings(digit_space, tmp_path)[:1]
+    first = run(found, settings)
+    before = (found[0].folder / RESULT_FILE).stat().st_mtime_ns
+    assert run(found, settings) == first
+    assert (found[0].folder / RESULT_FILE).stat().st_mtime_ns == before
+
+
+def test_a_training_that_was_broken_off_goes_on(
+    digit_space: SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = RetrainSettings(recipe=replace(RECIPE, checkpoint_seconds=0))
+    whole, broken = (
+        Training(digit_space.uniform(0.5), 3, tmp_path / name) for name in ("whole", "broken")
+    )
+    expected = train_one(whole, DATA, settings, "cpu")
+    for steps in (4, 10, 17):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "train", partial(module.train, backward=until(steps)))
+            with pytest.raises(BrokenOffError):
+                train_one(broken, DATA, settings, "cpu")
+        assert broken.result is None
+        assert len(list((broken.folder / CHECKPOINTS_FOLDER).iterdir())) == 2
+    epochs: list[float] = []
+    found = train_one(broken, DATA, settings, "cpu", lambda _, row: epochs.append(row["epoch"]))
+    assert epochs == [1, 2]
+    assert timeless(found.history) == timeless(expected.history)
+    assert timeless([found.metrics]) == timeless([expected.metrics])
+    weights = [load_file(training.folder / WEIGHTS_FILE) for training in (whole, broken)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    for training in (whole, broken):
+        assert sorted(path.name for path in training.folder.iterdir()) == [
+            JUDGED_FILE,
+            RESULT_FILE,
+            WEIGHTS_FILE,
+        ]
+
+
+def test_a_process_that_dies_as_it_finishes_leaves_no_checkpoints(
+    digit_space: SearchSpace, tmp_path: Path
+) -> None:
+    settings = RetrainSettings(workers=1, recipe=RECIPE)
+    found = trainings(digit_space, tmp_path)[:1]
+    run(found, settings)
+    found[0].checkpoints().write(20, {})
+    run(found, settings)
+    assert not (found[0].folder / CHECKPOINTS_FOLDER).exists()
+
+
+@pytest.mark.slow
+def test_side_by_side_gives_what_one_after_another_gives(
+    digit_space: SearchSpace, tmp_path: Path
+) -> None:
+    alone = run(trainings(digit_space, tmp_path / "a"), RetrainSettings(workers=1, recipe=RECIPE))
+    beside = run(trainings(digit_space, tmp_path / "b"), RetrainSettings(workers=2, recipe=RECIPE))
+    for results in (alone, beside):
+        for metrics in results.values():
+            metrics.pop("seconds")
+    assert alone == beside
+    assert len({metrics["val_loss"] for metrics in alone.values()}) == 4
+
+
+@pytest.mark.slow
+def test_an_error_in_one_process_ends_the_others_and_keeps_what_is_finished(
+    digit_space: SearchSpace, tmp_path: Path
+) -> None:
+    found = trainings(digit_space, tmp_path)[:2]
+    found[1].folder.write_text("in the way")
+    settings = RetrainSettings(workers=2, recipe=RECIPE)
+    with pytest.raises(OSError, match="File exists"):
+        run(found, settings)
+    assert not multiprocessing.active_children()
+    found[1].folder.unlink()
+    assert len(run(found, settings)) == 2
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_one_clear_error(digit_space: SearchSpace, tmp_path: Path) -> None:
+    found = trainings(digit_space, tmp_path)
+
+    def kill(*_: object) -> None:
+        for process in multiprocessing.active_children():
+            process.kill()
+
+    settings = RetrainSettings(workers=2, recipe=RECIPE)
+    with pytest.raises(TrainingError, match="a training process died"):
+        list(train_all(found, DATA, settings, "cpu", kill))
+
+
+@pytest.mark.slow
+def test_trainings_end_with_a_killed_parent(digit_space: SearchSpace, tmp_path: Path) -> None:
+    """SIGKILL leaves no time to end them; they see for themselves that nobody waits."""
+    context = multiprocessing.get_context("spawn")
+    begun = context.Queue()
+    parent = context.Process(target=_train_long, args=(digit_space, tmp_path, begun))
+    parent.start()
+    workers = begun.get(timeout=120)
+    assert workers
+    parent.kill()
+    parent.join()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _train_long(space: SearchSpace, folder: Path, begun: "Queue[list[int]]") -> None:
+    def on_epoch(*_: object) -> None:
+        children = multiprocessing.active_children()
+        begun.put([int(child.pid or 0) for child in children])
+
+    settings = RetrainSettings(workers=2, recipe=Recipe(epochs=10_000, batch_size=32))
+    list(train_all(trainings(space, folder), DATA, settings, "cpu", on_epoch))
+
+
+SETTINGS = RetrainSettings(ranks=2, recipe=Recipe(epochs=3, batch_size=32, warmup_epochs=0.5))
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_network(digit_space: SearchSpace, tmp_path: Path) -> None:
+    training = Training(digit_space.uniform(0.5), 0, tmp_path / "two")
+    rows: list[dict[str, float]] = []
+    result = train_one(
+        training, DATA, SETTINGS, "cpu", lambda _, row: rows.append(dict(row)), watch="rank"
+    )
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert all(0 <= row["rank_top1"] <= 1 for row in rows)
+    losses = [row["train_loss"] for row in result.history]
+    assert losses[-1] < losses[0]
+    assert sorted(path.name for path in training.folder.iterdir()) == [
+        "judged.safetensors",
+        "result.json",
+        "weights.safetensors",
+    ]
+    network = build(training.architecture, seed=9)
+    network.load_state_dict(load_file(training.folder / WEIGHTS_FILE))
+    batches = open_images(DATA, (1, 16, 16)).batches("val", 80)
+    measured = evaluate(network, batches, torch.device("cpu"))
+    assert measured["loss"] == pytest.approx(result.metrics["val_loss"], rel=1e-5)
+    # Each process sees half of every batch: near one process that sees all, but for batch norms.
+    alone = Training(training.architecture, 0, tmp_path / "one")
+    whole = train_one(alone, DATA, replace(SETTINGS, ranks=1), "cpu")
+    for one, other in zip(whole.history, result.history, strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=0.1)
+    again = train_one(Training(training.architecture, 0, tmp_path / "again"), DATA, SETTINGS, "cpu")
+    assert again.metrics["val_loss"] == result.metrics["val_loss"]
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_is_one_line(digit_space: SearchSpace, tmp_path: Path) -> None:
+    training = Training(digit_space.uniform(0.5), 0, tmp_path / "lost")
+    missing = Data(replace(DATA.settings, train_images=10), Path())
+    with pytest.raises(TrainingError) as caught:
+        train_one(training, missing, SETTINGS, "cpu")
+    said = str(caught.value)
+    assert said.startswith("a process of the training failed (")
+    assert "batch_size" in said
+    assert "\n" not in said
+    assert training.result is None
