@@ -33,7 +33,6 @@ from octnas.space.budgets import BudgetSettings
 from octnas.space.latency import LatencyUse
 from octnas.tracking.settings import TrackingSettings
 from octnas.training.settings import (
-    ProxySettings,
     RankingSettings,
     RetrainSettings,
     SupernetSettings,
@@ -111,7 +110,6 @@ class RunConfig:
     supernet: SupernetSettings = field(default_factory=SupernetSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
     retrain: RetrainSettings = field(default_factory=RetrainSettings)
-    proxies: ProxySettings = field(default_factory=ProxySettings)
     ranking: RankingSettings = field(default_factory=RankingSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
     latency: LatencyUse = field(default_factory=LatencyUse)
@@ -159,10 +157,10 @@ class RunConfig:
             b.min_share for b in self.space.budgets
         )
         require(
-            self.search.first_rung == 1 or upper,
+            self.search.screening_fraction == 1 or upper,
             "search",
-            self.search.first_rung,
-            f"first_rung: 1, or budgets on {self.objective} alone and without min_share",
+            self.search.screening_fraction,
+            f"screening_fraction: 1, or budgets on {self.objective} alone and without min_share",
         )
         require(
             not learns or set(bounded) == {"macs"},

@@ -105,7 +105,7 @@ def counted_macs(conv: ConvShape, low_in: int, low_out: int) -> int:
 
 
 def low_count(share: float, channels: int) -> int:
-    """The whole number of channels that a realised share stands for."""
+    """The whole number of channels that a quantized share stands for."""
     count = Fraction(share).limit_denominator(channels) * channels
     assert count.denominator == 1
     return int(count)

@@ -95,13 +95,15 @@ def test_a_budget_that_is_a_mere_number_is_a_share_of_vanilla(tmp_path: Path) ->
 
 
 def test_a_first_rung_is_refused_where_it_would_pass_over_the_best(tmp_path: Path) -> None:
-    said = problem(tmp_path, MINIMAL, "search.first_rung=0.5", "space.budgets.0.min_share=0.3")
-    assert "first_rung" in said
+    said = problem(
+        tmp_path, MINIMAL, "search.screening_fraction=0.5", "space.budgets.0.min_share=0.3"
+    )
+    assert "screening_fraction" in said
     assert "without min_share" in said
     said = problem(
         tmp_path,
         MINIMAL,
-        "search.first_rung=0.5",
+        "search.screening_fraction=0.5",
         "space.budgets=[{activation_share: 0.5}, {uniform: 0.5}]",
     )
     assert "budgets on macs alone" in said
@@ -156,7 +158,7 @@ def test_mistakes_name_file_line_key_found_and_allowed(
         ("supernet: {recipe: {lr: fast}}", "supernet.recipe.lr: found 'fast', input should be"),
         (
             "supernet: {teacher: foo}",
-            "supernet.teacher: found 'foo', input should be a valid number, or 'dearest', 'none'",
+            "supernet.teacher: found 'foo', input should be a valid number, or 'largest', 'none'",
         ),
         (
             "supernet: {sampling: macs}",

@@ -3,21 +3,17 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-VALUES = [
-    "architecture",
-    "baselines",
-    "budgets",
-    "costs",
-    "front",
-    "levels",
-    "results",
-    "run_directory",
-    "space",
-    "verdict",
-]
+import octnas
+
+VALUES = sorted(
+    f"{package}.{path.stem}"
+    for package in ("io", "results", "runtime", "space")
+    for path in (Path(octnas.__file__).parent / package).glob("[!_]*.py")
+)
 HEAVY = ["optuna", "ray", "mlflow", "pydantic"]
 
 

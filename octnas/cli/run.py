@@ -82,7 +82,7 @@ Fresh = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (run, data, supernet, proxies, truth, rank, search, retrain):
+    for command in (run, data, supernet, truth, rank, search, retrain):
         app.command()(command)
 
 
@@ -126,16 +126,6 @@ def supernet(
     carry_out(experiment, [*(overrides or ()), *own], run_dir, fresh, ("supernet",))
 
 
-def proxies(
-    experiment: Experiment = None,
-    overrides: Overrides = None,
-    run_dir: RunDir = None,
-    fresh: Fresh = None,
-) -> None:
-    """Train some architectures for a few epochs: a second source of scores."""
-    carry_out(experiment, overrides, run_dir, fresh, ("proxies",))
-
-
 def truth(
     experiment: Experiment = None,
     overrides: Overrides = None,
@@ -153,9 +143,7 @@ def rank(
     fresh: Fresh = None,
 ) -> None:
     """Find out whether the scores rank: train some architectures from scratch and compare."""
-    opened = carry_out(
-        experiment, overrides, run_dir, fresh, ("supernet", "proxies", "truth", "rank")
-    )
+    opened = carry_out(experiment, overrides, run_dir, fresh, ("supernet", "truth", "rank"))
     from octnas.pipeline.ranking import table
 
     typer.echo(table(opened))

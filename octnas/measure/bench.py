@@ -13,7 +13,7 @@ from octnas.device import cpu_threads
 from octnas.errors import SettingError
 from octnas.measure.backends import Step, check_device, prepare
 from octnas.measure.settings import VANILLA, AlphaChoice, BenchSettings
-from octnas.measure.timing import Ratio, compare, kept_for_backward, spread, take_turns
+from octnas.measure.timing import Ratio, compare, interleave, kept_for_backward, spread
 from octnas.nn.backbone import create_backbone
 from octnas.nn.cost import cost
 from octnas.nn.octavize import octavize
@@ -180,7 +180,7 @@ def _time(settings: BenchSettings, networks: dict[str, nn.Module], batch: int, l
             log(f"batch {batch}: {backend}, α {label}")
             steps[backend, label] = prepare(backend, network, images, settings)
     log(f"batch {batch}: timing")
-    return take_turns(steps, settings.repeats)
+    return interleave(steps, settings.repeats)
 
 
 def _kept(

@@ -21,7 +21,7 @@ from octnas.device import cpu_threads
 from octnas.errors import DataError, MeasureError, require
 from octnas.measure.backends import check_device, sgd_step, wait
 from octnas.measure.settings import TrainingBenchSettings
-from octnas.measure.timing import Ratio, compare, spread, take_turns
+from octnas.measure.timing import Ratio, compare, interleave, spread
 from octnas.nn.supernet import build
 from octnas.runtime.progress import Progress
 from octnas.space.architecture import Architecture
@@ -121,7 +121,7 @@ def bench_data(
             for what, way in ways.items()
         }
         turns = _turns(loaders, architecture, settings)
-        seconds = take_turns(turns, settings.repeats, warm_up=1)
+        seconds = interleave(turns, settings.repeats, warm_up=1)
     seconds |= {what: seconds[what] / times for what, times in _TIMES.items()}
     images = settings.batch_size * settings.batches
     rows = tuple(

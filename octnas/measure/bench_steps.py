@@ -9,7 +9,7 @@ import numpy as np
 
 from octnas.errors import require
 from octnas.measure.settings import TrainingBenchSettings
-from octnas.measure.timing import Ratio, compare, spread, take_turns
+from octnas.measure.timing import Ratio, compare, interleave, spread
 
 Steps = Callable[[int, int], int]
 """Does the training steps of two numbers' range; returns how many networks they trained."""
@@ -82,7 +82,7 @@ def bench_steps(ways: Mapping[str, Steps], settings: StepBenchSettings) -> StepB
         networks[name] += ways[name](done[name], done[name] + settings.steps)
         done[name] += settings.steps
 
-    seconds = take_turns({name: partial(turn, name) for name in ways}, settings.repeats)
+    seconds = interleave({name: partial(turn, name) for name in ways}, settings.repeats)
     first = next(iter(ways))
     rows = []
     for name, times in seconds.items():

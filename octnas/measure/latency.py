@@ -22,7 +22,7 @@ from octnas.measure.backends import Step, as_step, check_device, inference
 from octnas.measure.deployed_layers import LayerPlan, materialise, plan_layers
 from octnas.measure.settings import LatencySettings
 from octnas.measure.standalone import Kept, MeasureFileError, time_all
-from octnas.measure.timing import take_turns
+from octnas.measure.timing import interleave
 from octnas.nn.deploy import deploy
 from octnas.nn.supernet import build
 from octnas.results.ranking import kendall, spearman
@@ -53,11 +53,11 @@ def draw_networks(
     counts = {NARROW: settings.narrow, FIT: settings.fit, CHECK: settings.networks}
     width = settings.width
     levels, rng = CostLevels(cost.space, cost=cost), np.random.default_rng(seed)
-    middle = (levels.cheapest + levels.dearest) / 2
+    middle = (levels.smallest + levels.largest) / 2
     ends = {
         NARROW: (int(middle * (1 - width / 2)), int(middle * (1 + width / 2))),
-        FIT: (levels.cheapest, levels.dearest),
-        CHECK: (levels.cheapest, levels.dearest),
+        FIT: (levels.smallest, levels.largest),
+        CHECK: (levels.smallest, levels.largest),
     }
     found: dict[tuple[float, ...], tuple[str, dict[str, float]]] = {}
     for use, (low, high) in ends.items():
@@ -380,7 +380,7 @@ def time_networks(
     check_device(settings.device)
     with cpu_threads(settings.threads):
         steps = {one.id: _step(one, settings) for one in architectures}
-        seconds = take_turns(steps, settings.repeats)
+        seconds = interleave(steps, settings.repeats)
     return {
         name: WholeTime(float(np.median(times)), float(np.quantile(times, SLOW)))
         for name, times in seconds.items()

@@ -168,13 +168,13 @@ def time_all(
     for start in range(0, len(left), _BLOCK):
         block = left[start : start + _BLOCK]
         steps = {key: prepare(key) for key in block}
-        base, *times = _take_turns([reference, *steps.values()], repeats)
+        base, *times = _interleave([reference, *steps.values()], repeats)
         for key, own in zip(block, times):  # noqa: B905  Python 3.9 knows no strict
             kept.add(key, _entry(own, base))
         log(total - len(left) + start + len(block), total)
 
 
-def _take_turns(steps: Sequence[Step], repeats: int) -> list[np.ndarray]:
+def _interleave(steps: Sequence[Step], repeats: int) -> list[np.ndarray]:
     """Seconds of every function in every round, each of shape ``(repeats,)``."""
     calls = [_calls(step) for step in steps]
     seconds = np.zeros((len(steps), _WARM_UP + repeats))

@@ -40,7 +40,7 @@ class Ratio:
         return self.low <= 1.0 <= self.high
 
 
-def take_turns(
+def interleave(
     functions: Mapping[Key, Callable[[], None]], repeats: int, warm_up: int = 2
 ) -> dict[Key, np.ndarray]:
     """Time functions one after the other, round by round.

@@ -18,7 +18,7 @@ class SiteCost:
 
     Attributes:
         name: of the site.
-        alpha: realised share of low channels.
+        alpha: quantized share of low channels.
         channels, low_channels: of its convolutions' outputs: all, and the low ones.
         macs: of the convolutions that put them out.
     """
@@ -35,7 +35,7 @@ class ModelCost:
     """The cost of one architecture for one image, in all and by site.
 
     Attributes:
-        architecture: what was costed, with α as realised after rounding.
+        architecture: what was costed, with α as quantized after rounding.
         cost: MACs, parameters and activation memory.
         vanilla_macs: MACs at α = 0 everywhere.
         sites: in the order in which data reaches them.

@@ -25,7 +25,7 @@ _SMALLEST = 8
 
 
 def plain_network(role: str, architecture: Architecture, at_least: int) -> Architecture | None:
-    """The cheapest plain network that scales in a way and has at least so many MACs.
+    """The smallest plain network that scales in a way and has at least so many MACs.
 
     Args:
         role: ``"narrower"`` (fewer channels in every stage), ``"shallower"`` (fewer blocks) or

@@ -219,18 +219,18 @@ def build(architecture: Architecture, *, seed: int, weights: str = "") -> nn.Mod
 
 
 def build_supernet(
-    space: SearchSpace, *, seed: int, by_role: bool = False, weights: str = ""
+    space: SearchSpace, *, seed: int, switchable: bool = False, weights: str = ""
 ) -> nn.Module:
     """A freshly initialised supernet of a search space, with its first choices active.
 
     Args:
         space: what it holds.
         seed: of the initialisation.
-        by_role: with values by role and scales of the paths, see `octnas.nn.supernet`.
+        switchable: with values by role and scales of the paths, see `octnas.nn.supernet`.
         weights: what it begins with, see `octnas.nn.backbone.create_backbone`.
     """
     supernet = build(space.architecture({}), seed=seed, weights=weights)
-    return add_roles(supernet) if by_role else supernet
+    return add_roles(supernet) if switchable else supernet
 
 
 @dataclass(frozen=True)
@@ -240,16 +240,16 @@ class TrainedSupernet:
     Attributes:
         space: what it holds.
         weights: file of its weights.
-        by_role: whether it has values by role.
+        switchable: whether it has values by role.
     """
 
     space: SearchSpace
     weights: Path
-    by_role: bool
+    switchable: bool
 
     def load(self) -> nn.Module:
         """The supernet, with its first choices active."""
-        supernet = build_supernet(self.space, seed=0, by_role=self.by_role)
+        supernet = build_supernet(self.space, seed=0, switchable=self.switchable)
         load_weights(supernet, self.weights)
         return supernet
 

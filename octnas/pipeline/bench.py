@@ -46,13 +46,13 @@ def _ways(config: RunConfig, settings: StepBenchSettings) -> Iterator[tuple[str,
     classes = int(space.backbone_args["num_classes"])
     labels = torch.randint(classes, (settings.batch_size,), generator=generator)
     yield VANILLA, _steps(build(space.uniform(0.0), seed=0), plain, images, labels, settings)
-    for by_role in (False, True):
+    for switchable in (False, True):
         for sampling in SAMPLINGS:
             # The original network as a teacher would need its weights.
-            own = replace(config.supernet, sampling=sampling, teacher="dearest", alpha_warmup=0.0)
-            supernet = build_supernet(space, seed=0, by_role=by_role)
+            own = replace(config.supernet, sampling=sampling, teacher="largest", alpha_warmup=0.0)
+            supernet = build_supernet(space, seed=0, switchable=switchable)
             backward = sampling_steps(supernet, space, own, seed=0)
-            name = f"{sampling}, by role" if by_role else sampling
+            name = f"{sampling}, by role" if switchable else sampling
             yield name, _steps(supernet, backward, images, labels, settings)
 
 

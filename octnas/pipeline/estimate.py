@@ -9,7 +9,6 @@ elsewhere; here it is multiplied.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import ceil
-from statistics import fmean
 from typing import Any
 
 from octnas.config import RunConfig
@@ -19,7 +18,7 @@ from octnas.results.networks import RANDOM, VANILLA
 from octnas.runtime.directory import RunDirectory
 from octnas.space.costs import Budget
 from octnas.space.search_space import SearchSpace
-from octnas.training.settings import ProxySettings, Recipe, RetrainSettings
+from octnas.training.settings import Recipe, RetrainSettings
 
 SCHEMA = 1
 _HOUR = 3600.0
@@ -241,7 +240,6 @@ class Measured:
         images: how many there are.
         machine: where it was timed.
         middle: MACs of the network of a middle budget.
-        proxies: MACs of the networks that are trained briefly; none if they are not.
         supernet: a step of the supernet.
         vanilla, searched: a retraining step of the vanilla network and of that in the middle.
         evaluation: the evaluation of that in the middle.
@@ -254,7 +252,6 @@ class Measured:
     images: ImageCounts
     machine: Machine
     middle: int
-    proxies: tuple[int, ...]
     supernet: TrainingPace
     vanilla: TrainingPace
     searched: TrainingPace
@@ -302,15 +299,6 @@ def supernet_work(measured: Measured) -> StageWork:
         disk=pace.weights,
         scratch=_CHECKPOINTS * pace.checkpoint,
         done=measured.directory.finished("supernet") is not None,
-    )
-
-
-def proxies_work(measured: Measured) -> StageWork:
-    """Short trainings, each looked at on the rank part."""
-    settings = measured.config.proxies
-    seconds = [_training(measured, macs, settings.recipe, "rank") for macs in measured.proxies]
-    return _trainings(
-        measured, "proxies", settings, [Work("short trainings", len(seconds), fmean(seconds))]
     )
 
 
@@ -375,7 +363,7 @@ def _score(measured: Measured) -> float:
 
 
 def _trainings(
-    measured: Measured, stage: str, settings: ProxySettings | RetrainSettings, work: Sequence[Work]
+    measured: Measured, stage: str, settings: RetrainSettings, work: Sequence[Work]
 ) -> StageWork:
     """Stand-alone trainings, several at a time; each needs at most what vanilla's needs."""
     worst = measured.vanilla

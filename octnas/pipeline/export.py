@@ -28,7 +28,7 @@ from octnas.pipeline.records import begin_tracking, class_names, read_results
 from octnas.pipeline.retrain import track_network, tracking_key
 from octnas.pipeline.run import Run
 from octnas.results.networks import SEARCHED, Network, Retrained
-from octnas.results.validation_log import LOOKS_FILE, note_look
+from octnas.results.validation_log import LOOKS_FILE, log_validation
 from octnas.settings import flatten
 from octnas.tracking.models import save_model
 from octnas.tracking.tracker import FOLDER
@@ -187,7 +187,7 @@ def _images(run: Run, result: Retrained, opened: dict[Size, Images]) -> Images:
     """At the size of the network, for a look at val; those of a size are opened once."""
     architecture, path = result.network.architecture, run.directory.path / LOOKS_FILE
     size = architecture.input_size
-    note_look(path, architecture, run.config.retrain.seeds[0], size[-1], "export")
+    log_validation(path, architecture, run.config.retrain.seeds[0], size[-1], "export")
     if size not in opened:
         opened[size] = open_images(run.data, size, "cpu")
     return opened[size]

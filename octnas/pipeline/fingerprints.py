@@ -1,6 +1,5 @@
 """What decides the results of each stage of a run."""
 
-from collections.abc import Sequence
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -18,28 +17,10 @@ _SECTIONS = {"truth": "ranking"}
 _SCORING = ("calibration_batches", "images_per_batch", "threads")
 
 
-def inputs(config: RunConfig, stage: str) -> tuple[str, ...]:
-    """The stages that a stage builds on: always, and with these settings."""
-    if stage == "proxies" and config.proxies.weights == "supernet":
-        return (*STAGES[stage], "supernet")
-    if stage == "search" and config.search.proxies:
-        return (*STAGES[stage], "proxies")
-    return STAGES[stage]
-
-
-def with_inputs(config: RunConfig, stages: Sequence[str]) -> tuple[str, ...]:
-    """The stages of a whole run, each after what it builds on with these settings."""
-    found: dict[str, None] = {}
-    for stage in stages:
-        found |= dict.fromkeys(base for base in inputs(config, stage) if base not in STAGES[stage])
-        found[stage] = None
-    return tuple(found)
-
-
 def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
     """What decides the results of a stage, by dotted key."""
     found: dict[str, Any] = {"schema": SCHEMA}
-    for base in inputs(config, stage):
+    for base in STAGES[stage]:
         found[f"input.{base}"] = digest(fingerprint(config, base))
     section = _SECTIONS.get(stage, stage)
     if hasattr(config, section):

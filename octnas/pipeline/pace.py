@@ -199,7 +199,7 @@ def evaluation_pace(
 ) -> EvaluationPace:
     """Time the two parts of a candidate's evaluation, a batch of each."""
     settings = config.search
-    supernet = build_supernet(space, seed=0, by_role=config.supernet.by_role).to(device)
+    supernet = build_supernet(space, seed=0, switchable=config.supernet.switchable).to(device)
     activate(supernet, alphas)
     batches = [*images.batches("rank", settings.images_per_batch)]
     size = min(settings.images_per_batch, images.count("train"))

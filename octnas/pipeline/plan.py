@@ -16,7 +16,6 @@ from octnas.pipeline.estimate import (
     Plan,
     data_work,
     needs,
-    proxies_work,
     retrain_work,
     search_work,
     supernet_threads,
@@ -36,7 +35,6 @@ from octnas.pipeline.run import default_directory, load_experiment
 from octnas.pipeline.space import read_table, space_of
 from octnas.results.networks import UNIFORM, VANILLA, baseline
 from octnas.runtime.directory import RunDirectory
-from octnas.search.design import proxy_design
 from octnas.space.budgets import check_budgets, costs_of
 from octnas.space.cost_table import CostLevels
 from octnas.space.costs import Budget
@@ -75,8 +73,7 @@ def plan_run(
     _, config = load_experiment(experiment, overrides)
     directory = RunDirectory(run_dir or default_directory(experiment, config))
     measured = _measure(config, directory, steps)
-    short = (proxies_work,) if measured.proxies else ()
-    stages = (data_work, supernet_work, *short, search_work, retrain_work)
+    stages = (data_work, supernet_work, search_work, retrain_work)
     return Plan(
         config.name,
         measured.machine,
@@ -89,7 +86,7 @@ def plan_run(
 
 
 def _measure(config: RunConfig, directory: RunDirectory, steps: int) -> Measured:
-    for stage in ("data", "space", "supernet", "proxies", "search", "retrain"):
+    for stage in ("data", "space", "supernet", "search", "retrain"):
         directory.check(stage, fingerprint(config, stage))
     device, counts = choose_device(config.device), count_images(config, directory)
     space = space_of(config, counts.classes)
@@ -111,7 +108,6 @@ def _measure(config: RunConfig, directory: RunDirectory, steps: int) -> Measured
         counts,
         machine,
         space.cost(network).macs,
-        _proxies(config, space),
         searched=training_pace(config, network, images, device),
         vanilla=training_pace(config, vanilla, images, device),
         supernet=supernet_pace(config, space, images, budgets, device, threads),
@@ -127,14 +123,6 @@ def _budgets(config: RunConfig, space: SearchSpace) -> tuple[tuple[Budget, ...],
     check_budgets(budgets, CostLevels(space))
     ordered = sorted(budgets, key=lambda budget: budget.max_macs)
     return budgets, ordered[len(ordered) // 2]
-
-
-def _proxies(config: RunConfig, space: SearchSpace) -> tuple[int, ...]:
-    if not config.search.proxies:
-        return ()
-    settings = config.proxies
-    design = proxy_design(CostLevels(space), settings.architectures, settings.seed)
-    return tuple(space.cost(alphas).macs for alphas in design)
 
 
 def _notes(measured: Measured) -> list[str]:

@@ -4,7 +4,7 @@ The ground truth of a ranking check: some architectures, trained from scratch wi
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -13,7 +13,6 @@ from octnas.data.image_list import read_summary
 from octnas.device import cpu_threads
 from octnas.errors import BudgetError, RunDirectoryError
 from octnas.io.files import read_as, write_json
-from octnas.pipeline.proxies import Score, proxy_score, read_proxies
 from octnas.pipeline.records import PARENT, begin_tracking
 from octnas.pipeline.run import Run
 from octnas.pipeline.supernet import read_seconds, scorer
@@ -69,7 +68,7 @@ def draw(run: Run) -> list[Drawn]:
     settings, levels = run.config.ranking, run.levels
     rng = np.random.default_rng(settings.seed)
     middle = sorted(budget.max_macs for budget in run.budgets)[len(run.budgets) // 2]
-    top = min(middle, levels.dearest)
+    top = min(middle, levels.largest)
     bottom = round(top * (1 - settings.narrow_width))
     found: dict[str, Drawn] = {}
 
@@ -88,7 +87,7 @@ def draw(run: Run) -> list[Drawn]:
                 )
 
     add(settings.narrow, bottom, top, narrow=True)
-    add(settings.architectures - settings.narrow, levels.cheapest, levels.dearest, narrow=False)
+    add(settings.architectures - settings.narrow, levels.smallest, levels.largest, narrow=False)
     return list(found.values())
 
 
@@ -126,6 +125,8 @@ def trainings(run: Run) -> list[Training]:
     return found
 
 
+Score = Callable[[Mapping[str, float]], Mapping[str, float]]
+
 SCHEMA = 1
 KEY = "rank"
 RANKING_FILE = "ranking.json"
@@ -160,7 +161,7 @@ def rank(run: Run) -> None:
 
 
 def read_rankings(run: Run) -> dict[str, Ranking]:
-    """What `rank` wrote, by source of the scores: ``supernet``, ``proxies``, ``both``."""
+    """What `rank` wrote, by source of the scores: ``supernet``."""
     path = run.directory.stage("rank") / RANKING_FILE
     with reading(path):
         sources = read_document(path, SCHEMA, "sources")["sources"]
@@ -175,10 +176,7 @@ def table(run: Run) -> str:
 def _sources(run: Run) -> Iterator[tuple[str, Score, float]]:
     """Where scores come from: name, function, and the seconds that it took to have it."""
     supernet, seconds = scorer(run, "rank")(), read_seconds(run)
-    short = read_proxies(run).seconds
     yield SUPERNET, supernet, seconds
-    yield "proxies", proxy_score(run), short
-    yield "both", proxy_score(run, supernet), seconds + short
 
 
 def _ranking(run: Run, score: Score, seconds: float) -> Ranking:

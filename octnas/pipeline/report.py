@@ -24,7 +24,6 @@ from octnas.data.settings import ImagesSettings
 from octnas.errors import RunDirectoryError
 from octnas.io.files import read_as
 from octnas.pipeline.network_latency import latencies
-from octnas.pipeline.proxies import read_proxies
 from octnas.pipeline.ranking import read_rankings
 from octnas.pipeline.records import PARENT, begin_tracking, class_names
 from octnas.pipeline.run import CONFIG_FILE, RUN_FILE, RUN_SCHEMA, Run, check_name, look_at_run
@@ -41,7 +40,7 @@ from octnas.report.style import plural
 from octnas.report.write import FRONT_CSV, FRONT_JSON, MARKDOWN, PAGE_FILE, TABLE_FILE, write_all
 from octnas.results.front import Candidate, Front
 from octnas.results.networks import Retrained, check_history
-from octnas.results.validation_log import LOOKS_FILE, count_looks
+from octnas.results.validation_log import LOOKS_FILE, count_validations
 from octnas.results.verdict import Matrix
 from octnas.runtime.directory import check_links, digest, read_document, reading
 from octnas.search.surrogate import Features, fit, log_scores
@@ -198,8 +197,6 @@ def stage_times(run: Run, retrained: Sequence[Retrained]) -> dict[str, StageTime
         each = _processes(ranks, config.retrain.threads, device)
         what = f"{plural(trainings, 'training')}, {each} each"
         found["retrain"] = StageTime(ranks * seconds / _HOUR, what)
-    if run.directory.finished("proxies") is not None:
-        found["proxies"] = StageTime(read_proxies(run).seconds / _HOUR, "short trainings")
     if run.directory.finished("rank") is not None:
         ranking = next(iter(read_rankings(run).values()))
         what = "ground truth of the ranking check"
@@ -290,7 +287,7 @@ def gather(run: Run, tables: Iterable[Path] = ()) -> ReportData:
         supernet_history=_history(run),
         facts=facts(run),
         correct=correct(run, retrained),
-        val_looks=count_looks(run.directory.path / LOOKS_FILE),
+        val_looks=count_validations(run.directory.path / LOOKS_FILE),
         controls=run.config.retrain.baselines,
         latencies=latencies(run, known, retrained, [read_table(path) for path in tables]),
         effects=effects_of_sites(run.space, candidates),

@@ -106,7 +106,7 @@ def _random(
     levels, upper = _levels(run, bounded), _upper(budget)
     rng = np.random.default_rng((_STREAM, settings.seed, run.budgets.index(budget)))
     drawn: dict[str, Architecture] = {}
-    while len(drawn) < settings.randoms and upper < 2 * levels.dearest:
+    while len(drawn) < settings.randoms and upper < 2 * levels.largest:
         for _ in range(_TRIES):
             one = space.architecture(levels.sample(rng, at_least, upper, by_count=True))
             if one.id != found.architecture.id:

@@ -316,8 +316,7 @@ def check_stages(directory: RunDirectory, config: RunConfig, upto: str | None = 
 def _directory_of(config: RunConfig, directory: RunDirectory, stage: str) -> RunDirectory:
     """Where a stage writes: what no supernet takes part in may be another run's."""
     other = config.ranking.truth_from
-    shared = ("truth",) if config.proxies.weights == "supernet" else ("truth", "proxies")
-    if not other or stage not in shared or Path(other).resolve() == directory.path.resolve():
+    if not other or stage != "truth" or Path(other).resolve() == directory.path.resolve():
         return directory
     return RunDirectory(Path(other))
 

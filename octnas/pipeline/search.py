@@ -14,7 +14,6 @@ from octnas.device import cpu_threads
 from octnas.errors import SearchError
 from octnas.io.files import read_as, write_json
 from octnas.pipeline.latency import latency_words, measure_chosen, with_costs
-from octnas.pipeline.proxies import read_proxies
 from octnas.pipeline.records import PARENT, begin_tracking, write_candidates, write_chosen
 from octnas.pipeline.run import Run
 from octnas.pipeline.space import check_measuring
@@ -168,8 +167,7 @@ def _proposals(run: Run, levels: CostLevels, limits: Ranges) -> Propose | None:
     if run.config.search.sampler == "learned":
         return learned_proposals(run)
     settings = run.config.search
-    others = read_proxies(run).candidates if settings.proxies else ()
-    return proposals(settings.sampler, levels, limits, run.config.seed, others)
+    return proposals(settings.sampler, levels, limits, run.config.seed)
 
 
 def write_trials(candidates: Sequence[Candidate], path: Path) -> None:
@@ -206,7 +204,7 @@ def _reporter(run: Run, bar: Bar, front: list[Candidate]) -> Callable[[Candidate
 
 
 def _reference(run: Run) -> tuple[float, float]:
-    """Of a hypervolume: the dearest budget, and the loss of a guess among all classes."""
+    """Of a hypervolume: the largest budget, and the loss of a guess among all classes."""
     return float(_limits(run)[-1][1]), log(float(run.space.backbone_args["num_classes"]))
 
 
@@ -229,7 +227,7 @@ def _evaluate(run: Run, driver: Driver) -> None:
     settings = run.config.search
     if driver.done:
         return
-    make = scorer(run, "rank", settings.first_rung)
+    make = scorer(run, "rank", settings.screening_fraction)
     if settings.executor == "local":
         run_local(driver, make(), retries=settings.retries)
         return

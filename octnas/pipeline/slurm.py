@@ -10,12 +10,11 @@ from octnas.data.batches import Part
 from octnas.errors import RunDirectoryError
 from octnas.io.credentials import redact
 from octnas.io.files import write_text
-from octnas.pipeline.fingerprints import with_inputs
 from octnas.pipeline.run import check_name, check_place, default_directory, load_experiment
 
 JOBS = ("data", "supernet", "search", "retrain", "export", "report")
 SUBMIT_FILE = "submit.sh"
-_ON_GPU = ("supernet", "proxies", "search", "retrain")
+_ON_GPU = ("supernet", "search", "retrain")
 
 
 def write_jobs(
@@ -59,8 +58,7 @@ def write_jobs(
     if out.resolve().is_relative_to(own.resolve()):
         raise RunDirectoryError(f"{out}: lies in the run directory, {own}; give another --out")
     given = [word for one in overrides for word in ("--set", redact(one))]
-    stages = with_inputs(config, JOBS)
-    for stage in stages:
+    for stage in JOBS:
         words = [program or _program(), stage, str(experiment.absolute())]
         words += ["--run-dir", str(own.absolute()), *given]
         text = batch_file(
@@ -72,7 +70,7 @@ def write_jobs(
             workers=stage == "supernet" and settings.gpus > 0,
         )
         write_text(out / f"{stage}.sbatch", text)
-    write_text(out / SUBMIT_FILE, submit_file(stages))
+    write_text(out / SUBMIT_FILE, submit_file(JOBS))
     return out / SUBMIT_FILE
 
 

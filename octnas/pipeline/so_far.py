@@ -64,7 +64,7 @@ def candidates_so_far(run: Run) -> tuple[Candidate, ...]:
                 run.config.search,
                 storage=Journal(Path(copies) / JOURNAL_FILE),
                 study_name=read_study_name(run),
-                within=((0, run.space.dearest_macs),),
+                within=((0, run.space.largest_macs),),
                 design=(),
                 seed=run.config.seed,
                 log=Path(copies) / OUTCOMES_FILE,

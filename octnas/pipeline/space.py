@@ -130,8 +130,8 @@ def make_space(run: Run) -> None:
     write_json(folder / "budgets.json", {"schema": SCHEMA, "budgets": budgets})
     run.progress.say(
         f"space: {space.backbone}, {len(space.searchable)} searchable sites, "
-        f"{space.size:.3g} architectures of {space.cheapest_macs / 1e6:,.3f} to "
-        f"{space.dearest_macs / 1e6:,.3f} M MACs"
+        f"{space.size:.3g} architectures of {space.smallest_macs / 1e6:,.3f} to "
+        f"{space.largest_macs / 1e6:,.3f} M MACs"
     )
     for budget in budgets:
         run.progress.say(

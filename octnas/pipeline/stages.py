@@ -7,8 +7,6 @@ from pathlib import Path
 from octnas.errors import RunDirectoryError
 from octnas.export.formats import check_installed
 from octnas.pipeline.export import export
-from octnas.pipeline.fingerprints import inputs, with_inputs
-from octnas.pipeline.proxies import proxies
 from octnas.pipeline.ranking import rank, truth
 from octnas.pipeline.report import report
 from octnas.pipeline.retrain import retrain
@@ -16,7 +14,7 @@ from octnas.pipeline.run import Run, owned
 from octnas.pipeline.search import search
 from octnas.pipeline.space import make_space, prepare_data
 from octnas.pipeline.supernet import supernet
-from octnas.runtime.directory import WHOLE_RUN, RunDirectory
+from octnas.runtime.directory import STAGES, WHOLE_RUN, RunDirectory
 
 STOP_WAIT = 1.0  # seconds that a signal leaves for MLflow
 
@@ -24,7 +22,6 @@ _WORK: Mapping[str, Callable[[Run], None]] = {
     "data": prepare_data,
     "space": make_space,
     "supernet": supernet,
-    "proxies": proxies,
     "truth": truth,
     "rank": rank,
     "search": search,
@@ -42,9 +39,6 @@ def run_stages(run: Run, stages: Sequence[str] = WHOLE_RUN) -> None:
         ConfigError: a setting that turns out to be wrong, with its file and line.
         ExportError: a format that is asked for needs what is not installed.
     """
-    if "supernet" in stages:
-        # All that it needs is wanted, and not one stage alone.
-        stages = with_inputs(run.config, stages)
     if "export" in stages:
         # Now, and not after the hours of the stages before it.
         check_installed(run.config.export)
@@ -97,7 +91,7 @@ def _run_stage(run: Run, stage: str) -> None:
 
 
 def _do_stage(run: Run, stage: str) -> None:
-    for base in inputs(run.config, stage):
+    for base in STAGES[stage]:
         if run.directory_of(base).finished(base) is None:
             raise RunDirectoryError(
                 f"{run.directory.path}: {stage} builds on {base}, which is not finished; "

@@ -256,7 +256,7 @@ def read_seconds(run: Run) -> float:
 def trained_supernet(run: Run) -> TrainedSupernet:
     """The supernet that the stage has written."""
     path = (run.directory.stage("supernet") / WEIGHTS_FILE).resolve()
-    return TrainedSupernet(run.space, path, run.config.supernet.by_role)
+    return TrainedSupernet(run.space, path, run.config.supernet.switchable)
 
 
 def scorer(run: Run, part: str, first: float = 1.0) -> Callable[[], Scorer]:

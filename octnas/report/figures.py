@@ -42,7 +42,7 @@ from octnas.report.verdicts import described
 from octnas.results.front import Candidate, hypervolume_curve
 from octnas.results.networks import (
     FRONT,
-    GROWING,
+    INCREASING,
     PAPER,
     PLAIN,
     ROLES,
@@ -72,9 +72,9 @@ def candidate_hover(data: ReportData, candidate: Candidate) -> str:
 
 def _alphas(data: ReportData, given: Mapping[str, float]) -> list[str]:
     """α of the sites where there was a choice, some to a line."""
-    realised = data.space.realise(given)
+    quantized = data.space.quantize(given)
     sites = data.space.searchable
-    alphas = [f"{plot_text(site.name)} {format_alpha(realised[site.name])}" for site in sites]
+    alphas = [f"{plot_text(site.name)} {format_alpha(quantized[site.name])}" for site in sites]
     if len(alphas) > MOST_ALPHAS:
         # What is longer than a screen cannot be read; clicking shows all of it.
         alphas = [*alphas[:MOST_ALPHAS], f"and {len(sites) - MOST_ALPHAS} more: click"]
@@ -98,7 +98,7 @@ def retrained_hover(data: ReportData, one: Retrained) -> str:
 
 
 def alpha_hover(data: ReportData, name: str, site_name: str, alpha: float) -> str:
-    """The realised channels of one site of one network."""
+    """The quantized channels of one site of one network."""
     site = data.space.site[site_name]
     low = low_channels(alpha, site.channels, data.space.channel_multiple, site.groups)
     return (
@@ -114,7 +114,7 @@ def loss_hover(name: str, epoch: float, loss: float) -> str:
 
 
 # Roles whose networks are points of one curve; the others are points.
-CURVES = (SEARCHED, FRONT, UNIFORM, PAPER, GROWING)
+CURVES = (SEARCHED, FRONT, UNIFORM, PAPER, INCREASING)
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def _candidates(
         (
             one.id,
             one.macs,
-            data.space.cost(data.space.realise(one.alphas)).activation_bytes,
+            data.space.cost(data.space.quantize(one.alphas)).activation_bytes,
             one.loss,
             candidate_hover(data, one),
         )
@@ -234,15 +234,15 @@ def alpha_figure(data: ReportData) -> go.Figure | None:
     if not rows:
         return None
     sites = [site.name for site in data.space.sites]
-    realised = [data.space.realise(alphas) for _, alphas in rows]
+    quantized = [data.space.quantize(alphas) for _, alphas in rows]
     figure = new_figure("", "")
     figure.add_heatmap(
-        z=[[alphas[site] for site in sites] for alphas in realised],
-        text=[[format_alpha(alphas[site]) for site in sites] for alphas in realised],
+        z=[[alphas[site] for site in sites] for alphas in quantized],
+        text=[[format_alpha(alphas[site]) for site in sites] for alphas in quantized],
         texttemplate="%{text}",
         hovertext=[
             [alpha_hover(data, name, site, alphas[site]) for site in sites]
-            for (name, _), alphas in zip(rows, realised, strict=True)
+            for (name, _), alphas in zip(rows, quantized, strict=True)
         ],
         hoverinfo="text",
         zmin=0,

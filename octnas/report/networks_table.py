@@ -203,7 +203,7 @@ def macs_by_stage(space: SearchSpace, alphas: Mapping[str, float]) -> dict[str, 
 
     Args:
         space: of the architecture.
-        alphas: realised, for every site.
+        alphas: quantized, for every site.
     """
     found: dict[str, float] = {}
     for conv in space.convs:
@@ -219,7 +219,7 @@ def low_by_site(space: SearchSpace, alphas: Mapping[str, float]) -> list[int]:
 
     Args:
         space: of the architecture.
-        alphas: realised, for every site.
+        alphas: quantized, for every site.
     """
     return [
         low_channels(alphas[site.name], site.channels, space.channel_multiple, site.groups)
@@ -245,7 +245,7 @@ def page_document(data: ReportData) -> dict[str, Any]:
         "schema": SCHEMA,
         "run": data.run,
         "sites": [_site(data, index) for index in range(len(data.space.sites))],
-        "stages": list(macs_by_stage(data.space, data.space.realise({}))),
+        "stages": list(macs_by_stage(data.space, data.space.quantize({}))),
         "vanilla": data.space.vanilla_macs,
         "devices": [device(one) for one in data.latencies],
         "architectures": architectures,
@@ -304,11 +304,11 @@ def _of_retrained(data: ReportData, one: Retrained) -> dict[str, Any]:
 
 
 def _of_alphas(data: ReportData, alphas: Mapping[str, float]) -> dict[str, Any]:
-    realised = data.space.realise(alphas)
+    quantized = data.space.quantize(alphas)
     return {
-        "activation": data.space.cost(realised).activation_bytes,
-        "low": low_by_site(data.space, realised),
-        "stages": list(macs_by_stage(data.space, realised).values()),
+        "activation": data.space.cost(quantized).activation_bytes,
+        "low": low_by_site(data.space, quantized),
+        "stages": list(macs_by_stage(data.space, quantized).values()),
     }
 
 

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from octnas.results.networks import (
     FRONT,
-    GROWING,
+    INCREASING,
     NARROWER,
     PAPER,
     RANDOM,
@@ -29,7 +29,7 @@ ROLE_COLOURS = {
     FRONT: "#f09d51",
     UNIFORM: "#3b8ede",
     PAPER: "#5bb5d5",
-    GROWING: "#2fa36b",
+    INCREASING: "#2fa36b",
     RANDOM: "#a3a847",
     WORST: "#b5544d",
     NARROWER: "#c06fb0",
@@ -42,7 +42,7 @@ ROLE_SYMBOLS = {
     FRONT: "star-open",
     UNIFORM: "diamond",
     PAPER: "diamond-open",
-    GROWING: "triangle-up",
+    INCREASING: "triangle-up",
     RANDOM: "circle-open",
     WORST: "x",
     NARROWER: "triangle-left",

@@ -13,7 +13,7 @@ from octnas.report.data import ReportData
 from octnas.report.style import format_macs, format_percent, format_points, format_top1, plural
 from octnas.results.front import Candidate, Front
 from octnas.results.networks import (
-    GROWING,
+    INCREASING,
     NARROWER,
     PAPER,
     RANDOM,
@@ -34,7 +34,7 @@ LEVEL = 0.05
 BASELINES = {
     UNIFORM: "uniform α",
     PAPER: "the paper’s uniform α",
-    GROWING: "α growing with depth",
+    INCREASING: "α increasing with depth",
     RANDOM: "random architectures",
     WORST: "the supernet’s worst",
     NARROWER: "a narrower plain network",
@@ -243,7 +243,7 @@ def cheaper_words(data: ReportData, budget: Budget) -> str | None:
 
 def expected_controls(data: ReportData) -> tuple[str, ...]:
     """Roles that a searched network should be held against: those that were asked for, and two."""
-    return tuple(role for role in BASELINES if role in (UNIFORM, GROWING, *data.controls))
+    return tuple(role for role in BASELINES if role in (UNIFORM, INCREASING, *data.controls))
 
 
 def vanilla_words(data: ReportData) -> str | None:

@@ -281,7 +281,7 @@ NETWORKS_CAPTION = (
 )
 HYPERVOLUME_CAPTION = (
     "The area that the front dominates, up to the MACs of the largest budget and the loss of a "
-    "guess among all classes. Where it has stopped growing, more trials would find little."
+    "guess among all classes. Where it has stopped increasing, more trials would find little."
 )
 TRAINING_CAPTION = (
     "Mean over seeds. The supernet’s loss is over whatever subnets each step drew, so only its "

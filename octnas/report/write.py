@@ -97,12 +97,12 @@ def _front_row(data: ReportData, one: Candidate) -> dict[str, Any]:
     )
     predicted = clock.predicted.get(one.id) if clock else None
     trained = [r for r in data.retrained if r.network.architecture.id == one.id]
-    realised = data.space.realise(one.alphas)
+    quantized = data.space.quantize(one.alphas)
     values = (
         one.id,
         one.macs,
         data.share(one.macs),
-        data.space.cost(realised).activation_bytes,
+        data.space.cost(quantized).activation_bytes,
         clock.name if clock else "",
         None if predicted is None else 1e3 * predicted,
         one.loss,
@@ -111,7 +111,7 @@ def _front_row(data: ReportData, one: Candidate) -> dict[str, Any]:
         one.origin,
         "; ".join(name for name, chosen in data.chosen.items() if chosen.id == one.id),
         100 * trained[0].mean("val_top1") if trained else None,
-        realised,
+        quantized,
     )
     return dict(zip(COLUMNS, values, strict=True))
 

@@ -19,8 +19,8 @@ class Candidate:
         macs: its cost for one image.
         loss: cross-entropy on the rank part, by which candidates are compared.
         metrics: whatever else was measured, such as ``rank_top1`` or ``read_loss``.
-        origin: where it came from: ``"uniform"``, ``"spread"``, ``"learned"``,
-            ``"proxy"`` (a short training) or the sampler's name.
+        origin: where it came from: ``"uniform"``, ``"spread"``, ``"learned"`` or the
+            sampler's name.
         trial: number of the Optuna trial.
     """
 

@@ -1,6 +1,6 @@
 """Networks to retrain, and what came of it.
 
-What one could do by hand at the same MACs: one α everywhere, or α growing with depth.
+What one could do by hand at the same MACs: one α everywhere, or α increasing with depth.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ SEARCHED = "searched"
 FRONT = "front"
 UNIFORM = "uniform"
 PAPER = "paper"
-GROWING = "growing"
+INCREASING = "increasing"
 RANDOM = "random"
 WORST = "worst"
 NARROWER = "narrower"
@@ -36,7 +36,7 @@ ROLES = (
     FRONT,
     UNIFORM,
     PAPER,
-    GROWING,
+    INCREASING,
     RANDOM,
     WORST,
     NARROWER,
@@ -55,7 +55,7 @@ class Network:
     Attributes:
         role: ``"searched"`` (chosen for the budget), ``"front"`` (another one of the front), or the
             control that it is: ``"uniform"`` (one α at every searchable site), ``"paper"`` (the
-            same, but 0 in stem and last stage), ``"growing"`` (α growing with depth),
+            same, but 0 in stem and last stage), ``"increasing"`` (α increasing with depth),
             ``"random"`` (inside the budget), ``"worst"`` (what the supernet finds worst there),
             ``"narrower"``, ``"shallower"``, ``"smaller images"`` (plain networks of the same
             MACs), ``"vanilla"`` (α = 0 everywhere).
@@ -201,7 +201,7 @@ def baseline(
 
     Args:
         space: the search space; fixed sites stay as they are fixed.
-        role: ``"uniform"``, ``"paper"``, ``"growing"`` or ``"vanilla"``.
+        role: ``"uniform"``, ``"paper"``, ``"increasing"`` or ``"vanilla"``.
         budget: whose MACs the baseline should have.
         at_least: cost of the searched network, below which a baseline would not be a fair one.
         cost: what the budget bounds, if not MACs; then α is one of each site's choices.
@@ -232,13 +232,13 @@ def _closest(
 ) -> Architecture:
     """The design, shape ``(n, len(searchable))``, closest to the budget and not below a bound."""
     names = [site.name for site in space.searchable]
-    realised = np.array(
-        [list(space.realise(dict(zip(names, row, strict=True))).values()) for row in designs]
+    quantized = np.array(
+        [list(space.quantize(dict(zip(names, row, strict=True))).values()) for row in designs]
     )
-    macs = space.macs(realised)
+    macs = space.macs(quantized)
     allowed = macs >= at_least
     distance = np.where(allowed, np.abs(macs - budget.max_macs), np.iinfo(np.int64).max)
-    best = realised[int(distance.argmin())]
+    best = quantized[int(distance.argmin())]
     return space.architecture(dict(zip(space.site, map(float, best), strict=True)))
 
 
@@ -247,7 +247,7 @@ def _closest_of(
 ) -> Architecture:
     """As `_closest`, with each α brought to the nearest choice of its site.
 
-    Where all designs cost less than ``at_least``, the dearest.
+    Where all designs cost less than ``at_least``, the largest.
     """
     space = cost.space
     found = [
@@ -295,4 +295,4 @@ def _nearest(choices: tuple[float, ...], want: float) -> float:
     return min(choices, key=lambda choice: abs(choice - want))
 
 
-_DESIGNS = {UNIFORM: _uniform_designs, PAPER: _paper_designs, GROWING: _growing_designs}
+_DESIGNS = {UNIFORM: _uniform_designs, PAPER: _paper_designs, INCREASING: _growing_designs}

@@ -17,7 +17,7 @@ LOOKS = ("retrain", "export")
 """What the val images are looked at for."""
 
 
-def note_look(path: Path, architecture: Architecture, seed: int, size: int, why: str) -> None:
+def log_validation(path: Path, architecture: Architecture, seed: int, size: int, why: str) -> None:
     """Add a line, before the look.
 
     Args:
@@ -32,7 +32,7 @@ def note_look(path: Path, architecture: Architecture, seed: int, size: int, why:
     append_line(path, json.dumps(look))
 
 
-def count_looks(path: Path) -> dict[str, int]:
+def count_validations(path: Path) -> dict[str, int]:
     """How many looks there were, by reason; without those that there were none for."""
     if not path.exists():
         return {}

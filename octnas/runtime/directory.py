@@ -30,9 +30,8 @@ STAGES: Mapping[str, tuple[str, ...]] = {
     "data": (),
     "space": ("data",),
     "supernet": ("space",),
-    "proxies": ("space",),
     "truth": ("space",),
-    "rank": ("supernet", "proxies", "truth"),
+    "rank": ("supernet", "truth"),
     "search": ("supernet",),
     "retrain": ("search",),
     "export": ("retrain",),
@@ -40,7 +39,7 @@ STAGES: Mapping[str, tuple[str, ...]] = {
 }
 
 # What `octnas run` does; the others have commands of their own.
-WHOLE_RUN = tuple(stage for stage in STAGES if stage not in ("proxies", "truth", "rank"))
+WHOLE_RUN = tuple(stage for stage in STAGES if stage not in ("truth", "rank"))
 
 
 def read_json(path: Path) -> Any:

@@ -64,31 +64,3 @@ def initial_design(
     for origin, found in design:
         distinct.setdefault(space.architecture(found).id, (origin, found))
     return list(distinct.values())
-
-
-def proxy_design(levels: CostLevels, count: int, seed: int) -> list[Mapping[str, float]]:
-    """Architectures that a model of the score can be fitted to.
-
-    Spread over MACs, and at neighbouring MACs in turn with α growing with depth, with α falling,
-    and as it comes: what matters beside the MACs is where α lies.
-
-    Args:
-        levels: the architectures by MACs.
-        count: how many, 0 for twice the number of searchable sites; fewer where the space holds
-            fewer.
-        seed: of the draws.
-    """
-    rng, count = np.random.default_rng(seed), count or 2 * len(levels.space.searchable)
-    pools = [levels.spread(rng, count, levels.cheapest, levels.dearest) for _ in range(_POOL)]
-    depth = np.array([site.depth for site in levels.space.sites])
-    found: dict[tuple[float, ...], Mapping[str, float]] = {}
-    for index, pool in enumerate(zip(*pools, strict=True)):
-        slopes = [_slope(depth, alphas) for alphas in pool]
-        chosen = pool[(0, int(np.argmax(slopes)), int(np.argmin(slopes)))[index % 3]]
-        found.setdefault(tuple(chosen.values()), chosen)
-    return list(found.values())
-
-
-def _slope(depth: np.ndarray, alphas: Mapping[str, float]) -> float:
-    """How much α grows with depth."""
-    return float(((depth - depth.mean()) * list(alphas.values())).sum())

@@ -168,7 +168,6 @@ def proposals(
     levels: CostLevels,
     within: Ranges,
     seed: int,
-    others: Sequence[Candidate] = (),
 ) -> Propose | None:
     """What ``random`` and ``surrogate`` propose; None for other samplers.
 
@@ -177,12 +176,11 @@ def proposals(
         levels: the architectures by what is made small beside the loss.
         within: ranges in its unit, both ends included, ascending.
         seed: of the draws.
-        others: with the loss of a second source, for ``surrogate``.
     """
     if sampler == "random":
         return random_proposals(levels, within, seed)
     if sampler == "surrogate":
-        return surrogate_proposals(levels, within, seed, others)
+        return surrogate_proposals(levels, within, seed)
     return None
 
 
@@ -202,9 +200,7 @@ def random_proposals(levels: CostLevels, within: Ranges, seed: int) -> Propose:
     return propose
 
 
-def surrogate_proposals(
-    levels: CostLevels, within: Ranges, seed: int, others: Sequence[Candidate] = ()
-) -> Propose:
+def surrogate_proposals(levels: CostLevels, within: Ranges, seed: int) -> Propose:
     """What a model of the score finds best that was not proposed before.
 
     Each trial draws a model from the posterior (Thompson, Biometrika 25, 1933), solves its front
@@ -215,7 +211,6 @@ def surrogate_proposals(
         levels: the architectures by what is made small beside the loss.
         within: ranges in its unit, both ends included, ascending.
         seed: of the draws.
-        others: with the loss of a second source, such as short stand-alone trainings.
     """
     fitted: dict[int, tuple[Surrogate, _Known]] = {}
     features = Features(levels.space, pairs=True)
@@ -228,7 +223,7 @@ def surrogate_proposals(
         if len(told) not in fitted:
             fitted.clear()
             known = known_of(told)
-            model = fit(features, scores_of(told, known.rows), second=scores_of(others))
+            model = fit(features, scores_of(told, known.rows))
             fitted[len(told)] = model, known
         model, known = fitted[len(told)]
         for _ in range(_MODELS):

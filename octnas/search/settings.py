@@ -21,14 +21,12 @@ class SearchSettings:
             the budgets; or ``learned``, which draws from the distributions of a supernet with
             ``sampling: learnable``. All begin with what such a supernet finds most probable, the
             uniform-α architectures and a design spread over MACs.
-        proxies: whether ``surrogate`` also learns from the short stand-alone trainings of
-            `octnas proxies`.
         objective: what the search makes small besides the loss, and what the front is over:
             ``auto``, what all budgets bound, or MACs where they bound different costs; or by name.
             Samplers are held to the budgets where these bound the objective; to budgets on another
             cost they are held only as far as they leave some MACs out.
-        first_rung: share of the rank images that a candidate is scored on first; the rest only if
-            it may reach the front. 1 for all at once.
+        screening_fraction: share of the rank images that a candidate is scored on first; it is
+            scored on the rest only if it may reach the front. 1 for all at once.
         choose_by: what is lowest of the candidate that is chosen for a budget: its ``loss`` on the
             rank images, or the ``expected`` one on others, shrunk towards a model of all.
         trials: candidates in all, the first designs included.
@@ -48,9 +46,8 @@ class SearchSettings:
     """
 
     sampler: Sampler = "surrogate"
-    proxies: bool = field(default=False, metadata=LATER)
     objective: Objective = field(default="auto", metadata=LATER)
-    first_rung: float = field(default=1.0, metadata=LATER)
+    screening_fraction: float = field(default=1.0, metadata=LATER)
     choose_by: ChooseBy = field(default="expected", metadata=LATER)
     trials: int = 120
     spread: int = 16
@@ -65,9 +62,12 @@ class SearchSettings:
     storage: str = field(default="", metadata=HOW)
 
     def __post_init__(self) -> None:
-        require(0 < self.first_rung <= 1, "first_rung", self.first_rung, "above 0, up to 1")
-        uses = not self.proxies or self.sampler == "surrogate"
-        require(uses, "proxies", self.proxies, "false, or true with sampler: surrogate")
+        require(
+            0 < self.screening_fraction <= 1,
+            "screening_fraction",
+            self.screening_fraction,
+            "above 0, up to 1",
+        )
         for key in ("trials", "batch_size", "calibration_batches", "threads", "workers"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
         for key in ("population", "images_per_batch"):

@@ -231,7 +231,7 @@ class Driver:
                     site.name: CategoricalDistribution(site.choices)
                     for site in self._space.searchable
                 },
-                constraints=self._constraints(self._cost.of(self._space.realise(alphas))),
+                constraints=self._constraints(self._cost.of(self._space.quantize(alphas))),
             )
         )
         self._study.sampler = ProposalSampler(alphas)
@@ -257,7 +257,7 @@ class Driver:
             site.name: float(trial.suggest_categorical(site.name, site.choices))
             for site in self._space.searchable
         }
-        alphas = self._space.realise(chosen)
+        alphas = self._space.quantize(chosen)
         cost, known = self._cost.of(alphas), trial.constraints
         for constraint, excess in self._constraints(cost).items():
             if constraint not in known:
@@ -302,7 +302,7 @@ class Driver:
         self._found.setdefault(candidate.id, candidate)
 
     def _candidate(self, trial: optuna.trial.FrozenTrial) -> Candidate:
-        alphas = self._realised(trial.params)
+        alphas = self._quantized(trial.params)
         identity = self._space.architecture(alphas).id
         measured: Mapping[str, float] = {"loss": trial.values[0]}  # all, if the log is gone
         if identity in self._outcomes:
@@ -317,8 +317,8 @@ class Driver:
             trial=trial.number,
         )
 
-    def _realised(self, params: Mapping[str, float]) -> dict[str, float]:
-        return self._space.realise(self._searchable(params))
+    def _quantized(self, params: Mapping[str, float]) -> dict[str, float]:
+        return self._space.quantize(self._searchable(params))
 
     def _searchable(self, alphas: Mapping[str, float]) -> dict[str, float]:
         return {site.name: alphas[site.name] for site in self._space.searchable}

@@ -2,9 +2,8 @@
 
 The score is nearly additive: over all architectures of a small trained supernet a sum over the
 sites explains nine tenths of the variance of the loss, with neighbouring pairs nearly all of it.
-So a few measured architectures are enough to predict the others; a second, cheaper measurement
-that is known of every architecture can be a feature beside α and MACs; and the best architectures
-of any draw from the model's posterior follow exactly, see `octnas.space.optimum`.
+So a few measured architectures are enough to predict the others, and the best architectures of any
+draw from the model's posterior follow exactly, see `octnas.space.optimum`.
 
 What a candidate's loss will be on other images: its estimate, shrunk towards the surrogate's.
 
@@ -40,15 +39,13 @@ from octnas.space.search_space import SearchSpace
 Values = np.ndarray[Any, np.dtype[np.float64]]
 # A loss that has a logarithm.
 _LEAST = 1e-9
-# Measurements of a second source, of which its scale and its noise can be told.
-_FEWEST = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
     """What a score is modelled by: columns, each a sum over sites and their choices.
 
-    The realised α of every searchable site; for each that may have no high channel at all, whether
+    The quantized α of every searchable site; for each that may have no high channel at all, whether
     it has none, since what is lost there is lost for all that follow (without it, a model of the
     digits' ground truth ranks with a partial τ of .47, with it .71, left-out architectures); with
     ``pairs`` the square of each α and the products at the two ends of a convolution; and the
@@ -77,15 +74,12 @@ class Features:
         macs = macs_of(self.space)
         return [*found, {sites: term / macs.vanilla for sites, term in macs.terms.items()}]
 
-    def __call__(
-        self, alphas: Sequence[Mapping[str, float]], others: Sequence[float] = ()
-    ) -> Values:
-        """The columns of some architectures, and a second source, if any.
+    def __call__(self, alphas: Sequence[Mapping[str, float]]) -> Values:
+        """The columns of some architectures.
 
         Args:
             alphas: α by site of n architectures; sites that are not named are at their first
                 choice.
-            others: what a second source says of each, as one more column; empty for none.
 
         Returns:
             Shape ``(n, columns)``.
@@ -100,8 +94,7 @@ class Features:
             sum(np.asarray(term)[tuple(at[name] for name in sites)] for sites, term in one.items())
             for one in self.columns
         ]
-        matrix = np.column_stack(found).astype(np.float64)
-        return np.column_stack([matrix, others]) if len(others) else matrix
+        return np.column_stack(found).astype(np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,20 +111,18 @@ class Surrogate:
     scaler: StandardScaler
     model: BayesianRidge
 
-    def predict(
-        self, alphas: Sequence[Mapping[str, float]], others: Sequence[float] = ()
-    ) -> Values:
+    def predict(self, alphas: Sequence[Mapping[str, float]]) -> Values:
         """Predicted scores, shape ``(n,)``; for the arguments see `Features`."""
-        predicted: Values = self.model.predict(self.scaler.transform(self.features(alphas, others)))
+        predicted: Values = self.model.predict(self.scaler.transform(self.features(alphas)))
         return predicted
 
     @property
     def mean(self) -> "Drawn":
-        """The most probable model, of one that was fitted without a second source."""
+        """The most probable model."""
         return Drawn(self.features, self.model.coef_ / self.scaler.scale_)
 
     def draw(self, rng: np.random.Generator) -> "Drawn":
-        """A model drawn from the posterior, of one that was fitted without a second source."""
+        """A model drawn from the posterior."""
         around = self._spread @ rng.standard_normal(len(self._spread))
         return Drawn(self.features, (self.model.coef_ + around) / self.scaler.scale_)
 
@@ -199,43 +190,20 @@ def scores_of(candidates: Sequence[Candidate], rows: Values | None = None) -> Sc
     return log_scores([one.alphas for one in candidates], [one.loss for one in candidates], rows)
 
 
-def fit(
-    features: Features, scores: Scores, others: Sequence[float] = (), second: Scores | None = None
-) -> Surrogate:
+def fit(features: Features, scores: Scores) -> Surrogate:
     """Fit a Bayesian ridge model (MacKay, Neural Computation 4(3), 1992).
 
-    Noise and penalty are those that make the scores most probable. A second source counts as far
-    as it agrees: what it says is brought to the scale of the first, by a straight line through
-    what a model of the first alone predicts, and what is then left between them is its noise.
+    Noise and penalty are those that maximise the evidence.
 
     Args:
         features: what the model is of.
-        scores: at least two; with ``rows``, only if ``others`` is empty.
-        others: what another source says of the same architectures, as one more feature; empty for
-            none.
-        second: scores of other architectures, on a scale of their own; without ``others``.
+        scores: at least two.
     """
     scaler = StandardScaler()
-    rows = features(scores.alphas, others) if scores.rows is None else scores.rows
+    rows = features(scores.alphas) if scores.rows is None else scores.rows
     scaled = scaler.fit_transform(rows)
     values = np.asarray(scores.values, dtype=np.float64)
-    alone = Surrogate(features, scaler, BayesianRidge().fit(scaled, values))
-    if second is None or len(second.values) < _FEWEST:
-        return alone
-    predicted, said = alone.predict(second.alphas), np.asarray(second.values)
-    if predicted.std() == 0:
-        return alone
-    slope, offset = np.polyfit(predicted, said, 1)
-    if slope <= 0:
-        return alone
-    residuals = (said - offset) / slope - predicted
-    noise = float(residuals @ residuals) / (len(said) - 2)
-    # One of the first source weighs 1.
-    weight = 1 / max(noise * float(alone.model.alpha_), 1e-6)
-    scaled = np.concatenate([scaled, scaler.transform(features(second.alphas))])
-    targets = np.concatenate([values, (said - offset) / slope])
-    weights = np.repeat([1.0, weight], [len(values), len(said)])
-    return Surrogate(features, scaler, BayesianRidge().fit(scaled, targets, sample_weight=weights))
+    return Surrogate(features, scaler, BayesianRidge().fit(scaled, values))
 
 
 FIRST, SHARE = "first_loss", "share"

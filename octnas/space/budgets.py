@@ -157,10 +157,10 @@ def _within(name: str, cost: AdditiveCost, bound: Bound) -> Budget:
     """
     levels = CostLevels(cost.space, cost=cost)
     none = levels.exact and levels.count(bound.lower, bound.upper) == 0
-    if none or bound.upper < levels.cheapest:
+    if none or bound.upper < levels.smallest:
         raise BudgetError(
             f"budget {name}: no architecture costs {bound.lower:,} to {bound.upper:,} "
-            f"{cost.unit}; the search space holds {levels.cheapest:,} to {levels.dearest:,}"
+            f"{cost.unit}; the search space holds {levels.smallest:,} to {levels.largest:,}"
         )
     terms = macs_of(cost.space).terms
     most, fewest = (
@@ -179,21 +179,21 @@ def check_budgets(budgets: Sequence[Budget], levels: CostLevels) -> None:
         levels: the architectures by MACs.
 
     Raises:
-        BudgetError: a budget below the cheapest, with a lower bound above the dearest, or between
+        BudgetError: a budget below the smallest, with a lower bound above the largest, or between
             two neighbouring costs.
     """
-    cheapest, dearest = levels.space.cheapest_macs, levels.space.dearest_macs
+    smallest, largest = levels.space.smallest_macs, levels.space.largest_macs
     for budget in budgets:
-        if budget.max_macs < cheapest:
+        if budget.max_macs < smallest:
             raise BudgetError(
-                f"budget {budget.name}: {budget.max_macs:,} MACs is below the cheapest "
-                f"architecture of the search space, {cheapest:,} MACs; raise the budget or allow "
+                f"budget {budget.name}: {budget.max_macs:,} MACs is below the smallest "
+                f"architecture of the search space, {smallest:,} MACs; raise the budget or allow "
                 "larger α"
             )
-        if budget.min_macs > dearest:
+        if budget.min_macs > largest:
             raise BudgetError(
-                f"budget {budget.name}: at least {budget.min_macs:,} MACs is above the dearest "
-                f"architecture of the search space, {dearest:,} MACs; lower it"
+                f"budget {budget.name}: at least {budget.min_macs:,} MACs is above the largest "
+                f"architecture of the search space, {largest:,} MACs; lower it"
             )
         if budget.min_macs > budget.max_macs:
             raise BudgetError(

@@ -199,13 +199,13 @@ class CostLevels:
         return self.lowest + np.flatnonzero(self.counts) * self.width
 
     @property
-    def cheapest(self) -> int:
-        """What the cheapest architecture costs."""
+    def smallest(self) -> int:
+        """What the smallest architecture costs."""
         return int(self.populated[0])
 
     @property
-    def dearest(self) -> int:
-        """What the dearest architecture costs."""
+    def largest(self) -> int:
+        """What the largest architecture costs."""
         return int(self.populated[-1])
 
     def count(self, low: int, high: int) -> float:
@@ -247,7 +247,7 @@ class CostLevels:
             if self.exact or low is None or self.cost.of(alphas) >= low:
                 return alphas
         raise BudgetError(
-            f"{_TRIES} architectures drawn between {low:,} and {high or self.dearest:,} "
+            f"{_TRIES} architectures drawn between {low:,} and {high or self.largest:,} "
             f"{self.cost.unit} cost less than that; levels are {self.width:,} {self.cost.unit} "
             "wide, allow a wider range"
         )
@@ -270,13 +270,13 @@ class CostLevels:
         Raises:
             BudgetError: no architecture lies within the bounds.
         """
-        low = self.cheapest if low is None else low
-        high = self.dearest if high is None else high
+        low = self.smallest if low is None else low
+        high = self.largest if high is None else high
         inside = self.populated[(self.populated >= low) & (self.populated <= high)]
         if len(inside) == 0:
             raise BudgetError(
                 f"no architecture costs {low:,} to {high:,} {self.cost.unit}; the search space "
-                f"holds {self.cheapest:,} to {self.dearest:,}"
+                f"holds {self.smallest:,} to {self.largest:,}"
             )
         levels = (inside - self.lowest) // self.width
         if by_count:
@@ -298,7 +298,7 @@ class CostLevels:
         Returns:
             α by site, ascending in cost; fewer than ``count`` where ranges are empty.
         """
-        edges = np.linspace(max(low, self.cheapest), min(high, self.dearest), count + 1)
+        edges = np.linspace(max(low, self.smallest), min(high, self.largest), count + 1)
         ranges = [(int(np.ceil(start)), int(end)) for start, end in pairwise(edges)]
         return [self.sample(rng, *ends) for ends in ranges if self.count(*ends) > 0]
 

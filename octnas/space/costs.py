@@ -78,7 +78,7 @@ class Cost:
 
 
 def conv_macs(shape: ConvShape, alpha_in: Number, alpha_out: Number) -> Number:
-    """MACs of an octave convolution for the realised shares of low channels.
+    """MACs of an octave convolution for the quantized shares of low channels.
 
     The four paths H→H, H→L, L→H, L→L cost ``c·(1-a_in)(1-a_out)`` at full resolution and
     ``c·q`` times the rest at half resolution (paper, §3.3, with q = 1/4 for even maps). With
@@ -110,7 +110,7 @@ def low_channels(alpha: float, channels: int, multiple: int, groups: int = 1) ->
     """The low channels that α of ``channels`` comes to.
 
     Rounded down to a multiple of lcm(``groups``, ``multiple``); α = 1 is always all of them, and
-    a realised share ``low / channels`` comes back as the same number.
+    a quantized share ``low / channels`` comes back as the same number.
 
     Args:
         alpha: octave ratio in [0, 1].

@@ -35,7 +35,7 @@ class LayerTimes:
         name: of its convolution, or of the shortcut that it is.
         site_in: site of the input; None for an image.
         site_out: site of the output.
-        seconds: by realised α of input and output; that of an image is 0. What was measured of
+        seconds: by quantized α of input and output; that of an image is 0. What was measured of
             the layer by itself.
     """
 
@@ -145,7 +145,7 @@ class LatencyTable:
         layers: every layer of the network.
         constant: seconds that every network takes besides.
         factor: seconds in a network for a second by itself.
-        sites: seconds that every network takes besides, by site and its realised α: what lies
+        sites: seconds that every network takes besides, by site and its quantized α: what lies
             between two layers, such as another order of values in memory, is in neither's time.
         quality: on whole networks, by ``"all"``, ``"spread"`` (over the range) and ``"narrow"`` (of
             nearly equal predictions); empty where none were measured.

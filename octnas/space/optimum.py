@@ -116,8 +116,8 @@ class _Tables:
 
 
 def _best_scores(levels: CostLevels, scores: Scores, high: int) -> _Tables:
-    # Levels beyond the dearest architecture hold none, whatever a bound allows.
-    count = max(0, (min(high, levels.dearest) - levels.lowest) // levels.width + 1)
+    # Levels beyond the largest architecture hold none, whatever a bound allows.
+    count = max(0, (min(high, levels.largest) - levels.lowest) // levels.width + 1)
     tables = _Tables(_gains(levels, scores), count)
     for step, gains in zip(levels.steps, tables.gains, strict=True):
         joined = np.full((*step.costs.shape, count), -np.inf)

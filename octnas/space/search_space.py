@@ -34,7 +34,7 @@ class Site:
         name: such as ``"layer1"`` (the residual stream of stage 1) or ``"layer1.0.conv2"``.
         channels: output channels of its convolutions.
         groups: groups of its convolutions; low channels are a multiple of them.
-        choices: realised shares of low channels to choose from, ascending and distinct;
+        choices: quantized shares of low channels to choose from, ascending and distinct;
             a fixed site has one.
         depth: where along the network its convolutions stand on average, 0 (first) to 1 (last).
     """
@@ -92,7 +92,7 @@ class SearchSpace:
         """How many architectures there are."""
         return prod(len(site.choices) for site in self.sites)
 
-    def realise(self, alphas: Mapping[str, float]) -> dict[str, float]:
+    def quantize(self, alphas: Mapping[str, float]) -> dict[str, float]:
         """The shares that α by site comes to after rounding, for every site.
 
         Sites that are not named are at their first choice.
@@ -105,7 +105,9 @@ class SearchSpace:
                 f"unknown sites {', '.join(unknown)}; allowed: {', '.join(self.site)}"
             )
         return {
-            site.name: realised(alphas.get(site.name, site.choices[0]), site, self.channel_multiple)
+            site.name: quantized(
+                alphas.get(site.name, site.choices[0]), site, self.channel_multiple
+            )
             for site in self.sites
         }
 
@@ -115,10 +117,10 @@ class SearchSpace:
         Raises:
             ArchitectureError: an unknown site, or α outside [0, 1].
         """
-        return tuple(self.realise(alphas).values())
+        return tuple(self.quantize(alphas).values())
 
     def architecture(self, alphas: Mapping[str, float]) -> Architecture:
-        """The architecture with these α by site, as realised after rounding.
+        """The architecture with these α by site, as quantized after rounding.
 
         Raises:
             ArchitectureError: an unknown site, or α outside [0, 1].
@@ -126,7 +128,7 @@ class SearchSpace:
         return Architecture(
             backbone=self.backbone,
             input_size=self.input_size,
-            alphas=self.realise(alphas),
+            alphas=self.quantize(alphas),
             backbone_args=self.backbone_args,
             channel_multiple=self.channel_multiple,
             stride_mode=self.stride_mode,
@@ -138,7 +140,7 @@ class SearchSpace:
         Raises:
             ArchitectureError: naming the site and the nearest α on its grid; or an unknown site.
         """
-        for name, real in self.realise(architecture.alphas).items():
+        for name, real in self.quantize(architecture.alphas).items():
             alpha, site = architecture.alphas.get(name, real), self.site[name]
             if abs(alpha - real) > _SAME and name in architecture.alphas:
                 step = lcm(self.channel_multiple, site.groups)
@@ -167,7 +169,7 @@ class SearchSpace:
             raise ArchitectureError(
                 f"backbone_args: found {found_args}, the search space's are {own_args}"
             )
-        self.realise(architecture.alphas)
+        self.quantize(architecture.alphas)
         for site in self.sites:
             alpha = architecture.alphas.get(site.name, 0.0)
             if not any(abs(alpha - choice) <= _SAME for choice in site.choices):
@@ -192,7 +194,7 @@ class SearchSpace:
         """
         if isinstance(architecture, Architecture):
             architecture = {**dict.fromkeys(self.site, 0.0), **architecture.alphas}
-        alphas = self.realise(architecture)
+        alphas = self.quantize(architecture)
         macs, activations = float(self.other_macs), 0.0
         for conv in self.convs:
             alpha_in = 0.0 if conv.site_in is None else alphas[conv.site_in]
@@ -204,7 +206,7 @@ class SearchSpace:
         """MACs of many architectures at once.
 
         Args:
-            alphas: shape ``(n, len(sites))``, realised shares in the order of `sites`.
+            alphas: shape ``(n, len(sites))``, quantized shares in the order of `sites`.
 
         Returns:
             Shape ``(n,)``, int64.
@@ -225,13 +227,13 @@ class SearchSpace:
         return self.cost({site.name: 0.0 for site in self.sites}).macs
 
     @cached_property
-    def cheapest_macs(self) -> int:
-        """MACs of the cheapest architecture: a larger α never costs more."""
+    def smallest_macs(self) -> int:
+        """MACs of the smallest architecture: a larger α never costs more."""
         return self.cost({site.name: site.choices[-1] for site in self.sites}).macs
 
     @cached_property
-    def dearest_macs(self) -> int:
-        """MACs of the dearest architecture."""
+    def largest_macs(self) -> int:
+        """MACs of the largest architecture."""
         return self.cost({site.name: site.choices[0] for site in self.sites}).macs
 
     def to_dict(self) -> dict[str, Any]:
@@ -277,7 +279,7 @@ def _check_parts(space: SearchSpace) -> None:
         raise ValueError("no sites, no convolutions, or a channel_multiple below 1")
 
 
-def realised(alpha: float, site: Site, channel_multiple: int) -> float:
+def quantized(alpha: float, site: Site, channel_multiple: int) -> float:
     """The share of low channels that α comes to at a site.
 
     Raises:

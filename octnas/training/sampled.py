@@ -62,7 +62,7 @@ def sandwich(
     original: Teacher | None = None,
     limit: Limit = _as_drawn,
 ) -> Backward:
-    """Steps that train the dearest, the cheapest and some sampled architectures together.
+    """Steps that train the largest, the smallest and some sampled architectures together.
 
     The sandwich rule and in-place distillation of Yu and Huang (arXiv 1903.05134, §3), with any
     uniform architecture as the teacher, since α = 0 need not be the best one.
@@ -72,7 +72,7 @@ def sandwich(
         space: with the ends of the range of MACs.
         draw: called for every sampled architecture, with a number of its own.
         samples: how many a step trains besides the two ends.
-        teacher: ``"dearest"``, a uniform α, or ``"none"`` for labels everywhere.
+        teacher: ``"largest"``, a uniform α, or ``"none"`` for labels everywhere.
         original: whose output all of them learn, in the place of labels and teacher.
         limit: what becomes of α.
 
@@ -153,7 +153,7 @@ def sampling_steps(
             space,
             draw,
             samples=settings.samples,
-            teacher="dearest" if settings.teacher == "original" else settings.teacher,
+            teacher="largest" if settings.teacher == "original" else settings.teacher,
             original=original,
             limit=limit,
         )
@@ -219,9 +219,9 @@ def architecture_draw(
         "macs",
         settings.macs,
         f"a range that holds architectures: {low:,} to {high:,} MACs hold none, the search space "
-        f"{levels.cheapest:,} to {levels.dearest:,}",
+        f"{levels.smallest:,} to {levels.largest:,}",
     )
-    low, high = max(low, levels.cheapest), min(high, levels.dearest)
+    low, high = max(low, levels.smallest), min(high, levels.largest)
 
     def by_macs(number: int) -> dict[str, float]:
         costs = np.random.default_rng((_COST, seed, number))

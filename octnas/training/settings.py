@@ -117,12 +117,12 @@ class SupernetSettings:
     Attributes:
         sampling: which architectures a step trains. ``uniform`` draws every site's α evenly;
             ``by_macs`` draws a cost evenly, then one of the architectures of that cost;
-            ``sandwich`` trains the dearest, the cheapest and ``samples`` of those by MACs at every
+            ``sandwich`` trains the largest, the smallest and ``samples`` of those by MACs at every
             step (Yu and Huang, arXiv 1903.05134); ``learnable`` draws from a distribution for
             each budget that is learned beside the weights.
         macs: the range of what is drawn by MACs, as shares of the vanilla network's MACs.
         samples: architectures by MACs in a step of ``sandwich``.
-        teacher: whose output the others of a ``sandwich`` step learn from: ``dearest``, a number
+        teacher: whose output the others of a ``sandwich`` step learn from: ``largest``, a number
             for the architecture of that uniform α, or ``none`` for the labels. ``original``: all
             of any step's architectures learn from the frozen network of ``weights``.
         weights: what the supernet begins with: a file of weights in timm's keys, ``timm`` for
@@ -130,7 +130,7 @@ class SupernetSettings:
             ``space.stride_mode: timm``.
         alpha_warmup: share of the steps over which the largest α rises from 0 to its choices'
             largest, so that pretrained weights are not lost at once.
-        by_role: batch-norm values by a channel's use as high or low, and a learned scale on each
+        switchable: batch-norm values by a channel's use as high or low, and a learned scale on each
             path of a convolution; in the supernet only.
         threads: CPU threads; 0 for all cores, whose number then decides the last digits.
         workers: processes that train together, each with a GPU of its own where there are any.
@@ -143,10 +143,10 @@ class SupernetSettings:
     sampling: Sampling = "by_macs"
     macs: tuple[float, float] = (0.0, 1.0)
     samples: int = 2
-    teacher: float | Literal["dearest", "none", "original"] = "dearest"
+    teacher: float | Literal["largest", "none", "original"] = "largest"
     weights: str = ""
     alpha_warmup: float = 0.0
-    by_role: bool = True
+    switchable: bool = True
     threads: int = 0
     workers: int = field(default=1, metadata=HOW)
     executor: Executor = field(default="local", metadata=HOW)
@@ -159,7 +159,7 @@ class SupernetSettings:
         require(0 <= low < high <= 1, "macs", self.macs, "two shares from 0 to 1, ascending")
         require(self.samples >= 0, "samples", self.samples, "0 or more")
         if not isinstance(self.teacher, str):
-            allowed = "dearest, none, original or 0 to 1"
+            allowed = "largest, none, original or 0 to 1"
             require(0 <= self.teacher <= 1, "teacher", self.teacher, allowed)
         known = self.teacher != "original" or bool(self.weights)
         require(known, "teacher", self.teacher, "original only with weights")
@@ -218,42 +218,11 @@ class RankingSettings:
             require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProxySettings:
-    """Short stand-alone trainings, from which the score of other architectures is predicted.
-
-    Attributes:
-        architectures: how many are trained, spread over MACs and over where α lies; 0 for twice
-            the number of searchable sites.
-        weights: what a training begins with: ``scratch``, or the ``supernet``'s.
-        seed: of the draws and the trainings.
-        threads: CPU threads of one training.
-        workers: trainings at a time, each in a process of its own.
-        executor: ``local``, or ``ray`` for the processes of a Ray cluster.
-        recipe: of every training.
-    """
-
-    architectures: int = 0
-    weights: Literal["scratch", "supernet"] = "scratch"
-    seed: int = 0
-    threads: int = 1
-    recipe: Recipe = field(default_factory=lambda: Recipe(epochs=2, warmup_epochs=0.5))
-    workers: int = field(default=2, metadata=HOW)
-    executor: Executor = field(default="local", metadata=HOW)
-
-    def __post_init__(self) -> None:
-        enough = self.architectures == 0 or self.architectures >= 4
-        require(enough, "architectures", self.architectures, "0, or 4 or more")
-        require_seed("seed", self.seed)
-        for key in ("threads", "workers"):
-            require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
-
-
 Select = Literal["budgets", "front"]
 Baseline = Literal[
     "uniform",
     "paper",
-    "growing",
+    "increasing",
     "random",
     "worst",
     "narrower",
@@ -294,9 +263,9 @@ class RetrainSettings:
         seeds: one training of every network for each.
         baselines: what is trained beside the searched networks, none of fewer MACs than the
             searched one: ``uniform`` α; ``paper``, the same with stem and last stage at 0;
-            ``growing`` with depth; ``random`` architectures inside the budget; the ``worst`` there
-            by the supernet; plain networks, ``narrower``, ``shallower`` or for ``smaller images``;
-            and once the ``vanilla`` network.
+            ``increasing`` with depth; ``random`` architectures inside the budget; the ``worst``
+            there by the supernet; plain networks, ``narrower``, ``shallower`` or for ``smaller
+            images``; and once the ``vanilla`` network.
         randoms: how many random architectures of each budget; two tell little of how much such
             networks differ, three or more are better.
         seed: of their draws.
@@ -315,7 +284,7 @@ class RetrainSettings:
 
     select: Select = field(default="budgets", metadata=LATER)
     seeds: tuple[int, ...] = (0, 1, 2)
-    baselines: tuple[Baseline, ...] = ("uniform", "growing", "vanilla")
+    baselines: tuple[Baseline, ...] = ("uniform", "increasing", "vanilla")
     randoms: int = field(default=2, metadata=LATER)
     seed: int = field(default=0, metadata=LATER)
     test_sizes: tuple[int, ...] = field(default=(), metadata=LATER)

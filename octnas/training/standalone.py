@@ -34,10 +34,10 @@ from octnas.data.images import Data, Images, open_images
 from octnas.device import choose_device, cpu_threads
 from octnas.errors import TrainingError
 from octnas.io.files import read_as, remove_tree, write_bytes, write_json
-from octnas.nn.supernet import TrainedSupernet, build, subnet
+from octnas.nn.supernet import build
 from octnas.nn.weights import load_weights, save_weights
 from octnas.results.networks import SeedResult
-from octnas.results.validation_log import note_look
+from octnas.results.validation_log import log_validation
 from octnas.runtime.directory import read_json, reading
 from octnas.runtime.signals import Stopped, blocked, deferred, from_now_on, raising, stoppable
 from octnas.space.architecture import Architecture
@@ -45,14 +45,14 @@ from octnas.training.checkpoint import Checkpoints
 from octnas.training.distributed import ALONE, Ranks, exit_with_parent, joined
 from octnas.training.loop import Log, train
 from octnas.training.scoring import judge
-from octnas.training.settings import ProxySettings, RankingSettings, RetrainSettings
-from octnas.training.supernet import PROGRESS_FILE, Teller, told
+from octnas.training.settings import RankingSettings, RetrainSettings
+from octnas.training.supernet import PROGRESS_FILE, ProgressWriter, told
 
 RESULT_FILE = "result.json"
 WEIGHTS_FILE = "weights.safetensors"
 CHECKPOINTS_FOLDER = "checkpoints"
 
-Settings = RetrainSettings | RankingSettings | ProxySettings
+Settings = RetrainSettings | RankingSettings
 
 
 def training_folder(stage: Path, identity: str, seed: int) -> Path:
@@ -75,7 +75,6 @@ class Training:
         seed: of initialisation, data order and augmentation.
         folder: where weights and result are written.
         part: of the data, on which the trained network is judged.
-        begin: the supernet whose weights it begins with; None to begin from scratch.
         looks: a file that gets a line before every look at that part; None for no such count.
     """
 
@@ -83,7 +82,6 @@ class Training:
     seed: int
     folder: Path
     part: str = "val"
-    begin: TrainedSupernet | None = None
     looks: Path | None = None
 
     @property
@@ -123,10 +121,7 @@ def fit(
         ranks: this process among those that train the same network.
     """
     begun = time.time()
-    if training.begin is None:
-        model = build(training.architecture, seed=training.seed)
-    else:
-        model = subnet(training.begin.load(), training.architecture)
+    model = build(training.architecture, seed=training.seed)
 
     def tell(row: Mapping[str, float]) -> None:
         if watch and row["time"] > begun:
@@ -257,7 +252,7 @@ def _fit_rank(
         place = choose_device(device)
         if place.type == "cuda":
             place = torch.device("cuda", torch.cuda.current_device())
-        tell = Teller(folder / PROGRESS_FILE)
+        tell = ProgressWriter(folder / PROGRESS_FILE)
         images = images_for(training, data, settings, place)
         model, history = fit(
             training, images, settings, place, tell.row, watch=watch, ranks=together
@@ -330,13 +325,13 @@ def _judge(
     part, batch_size = training.part, settings.recipe.batch_size * 4
     architecture, looks = training.architecture, training.looks
     if looks is not None:
-        note_look(looks, architecture, training.seed, architecture.input_size[-1], "retrain")
+        log_validation(looks, architecture, training.seed, architecture.input_size[-1], "retrain")
     judged = judge(model, images.batches(part, batch_size), device)
     write_bytes(training.folder / JUDGED_FILE, save(judged.to_tensors()))
     metrics = {f"{part}_{name}": value for name, value in judged.metrics.items()}
     for size in getattr(settings, "test_sizes", ()):
         if looks is not None:
-            note_look(looks, architecture, training.seed, size, "retrain")
+            log_validation(looks, architecture, training.seed, size, "retrain")
         shape = (architecture.input_size[0], size, size)
         other = judge(model, open_images(data, shape, device).batches(part, batch_size), device)
         metrics[f"{part}_top1@{size}"] = other.metrics["top1"]

@@ -72,7 +72,9 @@ def train_supernet(
         SettingError: see `check_supernet`.
     """
     _check_sites(space, settings)
-    supernet = build_supernet(space, seed=seed, by_role=settings.by_role, weights=settings.weights)
+    supernet = build_supernet(
+        space, seed=seed, switchable=settings.switchable, weights=settings.weights
+    )
     batches = images.train_batches(settings.recipe.batch_size, seed, ranks.part)
     learned, total = None, settings.recipe.epochs * len(batches)
     if settings.sampling == "learnable":
@@ -133,7 +135,7 @@ def check_supernet(space: SearchSpace, settings: SupernetSettings) -> None:
     _check_sites(space, settings)
     architecture_draw(space, settings, seed=0)
     if settings.weights:
-        build_supernet(space, seed=0, by_role=settings.by_role, weights=settings.weights)
+        build_supernet(space, seed=0, switchable=settings.switchable, weights=settings.weights)
     _original(space, settings, torch.device("cpu"))
 
 
@@ -232,7 +234,7 @@ def train_rank(job: SupernetJob, rank: int, ranks: int, meeting: str) -> None:
         device = choose_device(job.device)
         if device.type == "cuda":
             device = torch.device("cuda", torch.cuda.current_device())
-        tell = Teller(job.folder / PROGRESS_FILE) if together.first else None
+        tell = ProgressWriter(job.folder / PROGRESS_FILE) if together.first else None
         learned: dict[str, Probabilities] = {}
         supernet, history = train_supernet(
             job.space,
@@ -260,7 +262,7 @@ def read_result(job: SupernetJob) -> Together:
         return read_as(Together, read_json(path))
 
 
-class Teller:
+class ProgressWriter:
     """Lines of progress in a file: the rows of the history, and now and then the step."""
 
     def __init__(self, path: Path) -> None:

@@ -91,10 +91,10 @@ class Losses:
 
     @cached_property
     def _reference(self) -> tuple[float, float]:
-        """The dearest architecture's MACs, and the loss of one with the largest α everywhere."""
-        dearest = {site.name: min(site.choices) for site in self.space.sites}
+        """The largest architecture's MACs, and the loss of one with the largest α everywhere."""
+        largest = {site.name: min(site.choices) for site in self.space.sites}
         largest = {site.name: max(site.choices) for site in self.space.sites}
-        return float(self.space.cost(dearest).macs), self("read", largest)["loss"]
+        return float(self.space.cost(largest).macs), self("read", largest)["loss"]
 
 
 def architectures(space: SearchSpace) -> Iterator[dict[str, float]]:

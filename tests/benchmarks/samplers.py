@@ -136,7 +136,7 @@ def _evaluated(losses: Losses, sampler: str, seed: int, count: int) -> list[Cand
     """The first architectures that a search evaluates, so many different ones, in their order."""
     settings = SearchSettings(trials=_MOST * count, batch_size=5, spread=12, **SAMPLERS[sampler])
     levels = CostLevels(losses.space)
-    budgets = [Budget("all", levels.dearest)]
+    budgets = [Budget("all", levels.largest)]
     with TemporaryDirectory() as folder:
         driver = make_driver(levels, settings, budgets, seed, Path(folder))
         while len(driver.candidates()) < count and (job := driver.ask()) is not None:

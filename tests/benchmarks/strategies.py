@@ -22,12 +22,12 @@ from octnas.results.ranking import Interval, Ranking
 
 # Overrides of each strategy, and by how much it needs fewer epochs for the same compute.
 STRATEGIES: Mapping[str, tuple[Sequence[str], int]] = {
-    "uniform": (("sampling=uniform", "by_role=false"), 1),
-    "by MACs": (("sampling=by_macs", "by_role=false"), 1),
+    "uniform": (("sampling=uniform", "switchable=false"), 1),
+    "by MACs": (("sampling=by_macs", "switchable=false"), 1),
     "uniform, by role": (("sampling=uniform",), 1),
     "by MACs, by role": (("sampling=by_macs",), 1),
     "learnable, by role": (("sampling=learnable",), 1),
-    "sandwich": (("sampling=sandwich", "by_role=false"), 4),
+    "sandwich": (("sampling=sandwich", "switchable=false"), 4),
     "sandwich, by role": (("sampling=sandwich",), 4),
     "sandwich, by role, labels": (("sampling=sandwich", "teacher=none"), 4),
     "sandwich, by role, taught by α .25": (("sampling=sandwich", "teacher=0.25"), 5),
@@ -68,10 +68,10 @@ def _rank(args: argparse.Namespace, name: str, seed: int) -> Mapping[str, Rankin
             *(f"supernet.{override}" for override in overrides),
         ],
         run_dir=args.folder / f"{slug}-{seed}",
-        stages=("supernet", "proxies", "truth", "rank"),
+        stages=("supernet", "truth", "rank"),
         progress=RichProgress(),
     )
-    run_stages(run, ("supernet", "proxies", "truth", "rank"))
+    run_stages(run, ("supernet", "truth", "rank"))
     return read_rankings(run)
 
 

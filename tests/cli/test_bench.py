@@ -251,7 +251,7 @@ def test_json_and_the_experiments_batch(octnas: Octnas) -> None:
     assert document["settings"]["batch_size"] == 6
     networks = {row["what"]: row["networks"] for row in document["rows"]}
     assert networks["vanilla"] == networks["uniform"] == networks["by_macs, by role"] == 1
-    # Both ends and one that is drawn; the teacher is the dearest whatever the experiment says.
+    # Both ends and one that is drawn; the teacher is the largest whatever the experiment says.
     assert networks["sandwich"] == networks["sandwich, by role"] == 3
     for row in document["rows"]:
         assert row["images_per_second"] == pytest.approx(6 * row["steps_per_second"])

@@ -46,8 +46,8 @@ def test_by_architecture(octnas: Octnas, tiny: Path, tmp_path: Path) -> None:
 def test_by_budget_beside_what_the_stage_has_written(octnas: Octnas, tiny: Path) -> None:
     assert octnas("export", str(tiny), "--budget", "1x", "--to", "pt2").code == 0
     results = [r for r in read_results(open_tiny(tiny.parents[1])) if r.network.role == SEARCHED]
-    dearest = max(results, key=lambda result: result.network.cost.macs)
-    folder = tiny / "export" / dearest.network.slug
+    largest = max(results, key=lambda result: result.network.cost.macs)
+    folder = tiny / "export" / largest.network.slug
     names = {path.name for path in folder.iterdir()}
     assert {"model.pt2", "model.safetensors", "config.json", "README.md"} <= names
     # The stage is as finished as it was.

@@ -41,7 +41,7 @@ def test_json(octnas: Octnas, tmp_path: Path) -> None:
     [
         (("--steps", "1"), "steps: found 1, allowed: 2 or more"),
         (("--set", "device=moon"), "device: found 'moon'"),
-        (("--set", "space.budgets=[{share: 0.01}]"), "below the cheapest"),
+        (("--set", "space.budgets=[{share: 0.01}]"), "below the smallest"),
         (("--set", "search.trials=0"), "trials: found 0"),
     ],
 )

@@ -32,8 +32,8 @@ EXPORTS = (
     "export runs/digits --architecture 87f13ad0 --to onnx --precision fp32,int8",
 )
 
-_IMAGES = "tests/pipeline/test_data.py::test_a_broken_image_stops_the_run_or_is_counted"
-_TRUTH = "tests/pipeline/test_truth.py::"
+_IMAGES = "tests/pipeline/test_space.py::test_a_broken_image_stops_the_run_or_is_counted"
+_TRUTH = "tests/pipeline/test_ranking.py::"
 _BENCH = "tests/cli/test_bench.py::"
 
 ELSEWHERE = {
@@ -44,10 +44,10 @@ ELSEWHERE = {
         "tests/pipeline/test_ray.py::test_ray_gives_the_candidates_that_this_process_gives"
     ),
     "search EXPERIMENT --address auto": (
-        "tests/cluster/test_join.py::test_a_node_that_dies_loses_no_result"
+        "tests/cluster/test_start.py::test_a_node_that_dies_loses_no_result"
     ),
     "truth EXPERIMENT": f"{_TRUTH}test_what_is_missing_is_trained_side_by_side",
-    "rank EXPERIMENT": "tests/pipeline/test_rank.py::test_every_figure_rests_on_what_is_on_disk",
+    "rank EXPERIMENT": "tests/pipeline/test_ranking.py::test_every_figure_rests_on_what_is_on_disk",
     "rank EXPERIMENT --run-dir runs/other --set supernet.sampling=uniform "
     "--set ranking.truth_from=runs/NAME": f"{_TRUTH}test_another_runs_is_used_and_nothing_trained",
     "latency EXPERIMENT --backend onnxruntime --batch 1 --name laptop --out laptop.json": (
@@ -64,13 +64,13 @@ ELSEWHERE = {
         "tests/measure/test_pack.py::test_an_answer_becomes_a_table"
     ),
     "bench --data experiments/tiny_imagenet.yaml --set data.root=PATH --threads 2": (
-        "tests/cli/test_bench_data.py::test_a_table_for_a_reader"
+        "tests/cli/test_bench.py::test_a_table_for_a_reader_of_images"
     ),
     "bench --model resnet50 --batch 8 --alphas 0.25,0.5,0.75": f"{_BENCH}test_a_table_for_a_reader",
     "bench --mode training --batch 8 --alphas 0.125,0.5 --threads 2": (
         f"{_BENCH}test_a_training_table"
     ),
-    "bench --supernet EXPERIMENT": "tests/cli/test_bench_supernet.py::test_a_table_for_a_reader",
+    "bench --supernet EXPERIMENT": "tests/cli/test_bench.py::test_a_table_for_a_reader_of_steps",
 }
 """What takes longer, or images, a cluster or a device: the test that runs it on something small."""
 

@@ -5,7 +5,6 @@ A whole run without its MLflow server, and what `octnas sync` makes of it.
 
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -263,15 +262,6 @@ def test_mistakes_are_one_line_and_exit_code_2(
     assert message in result.err
     assert len(result.err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
-
-
-def test_a_search_that_needs_short_trainings_waits_for_them(octnas: Octnas, tmp_path: Path) -> None:
-    options = ("--gpus", "1", "--set", "search.proxies=true")
-    assert octnas("slurm", str(EXPERIMENT), "--out", str(tmp_path), *options).code == 0
-    submitted = re.findall(r"(\w+)\.sbatch", (tmp_path / "submit.sh").read_text())
-    assert submitted == ["data", "supernet", "proxies", "search", "retrain", "export", "report"]
-    assert command(tmp_path, "proxies")[1] == "proxies"
-    assert "--gpus-per-node=1" in (tmp_path / "proxies.sbatch").read_text()
 
 
 def test_a_run_directory_that_the_jobs_would_refuse_is_refused_at_once(

@@ -50,7 +50,7 @@ def fixed_times(monkeypatch: pytest.MonkeyPatch) -> list[list[Key]]:
         assert repeats == len(shape)
         return {key: TIMES[key] * shape for key in functions}
 
-    monkeypatch.setattr(bench_module, "take_turns", turns)
+    monkeypatch.setattr(bench_module, "interleave", turns)
     return asked
 
 

@@ -87,7 +87,7 @@ def fixed_times(monkeypatch: pytest.MonkeyPatch) -> None:
         shape = np.array([1.0, 1.0, 0.5, 1.0, 2.0, 1.0])
         return {what: SECONDS[what] * shape for what in functions}
 
-    monkeypatch.setattr(module, "take_turns", turns)
+    monkeypatch.setattr(module, "interleave", turns)
 
 
 def measured(images: ImagesSettings, settings: DataBenchSettings = SETTINGS) -> DataBenchResult:

@@ -81,12 +81,12 @@ def test_networks_are_spread_and_none_is_for_two_uses(
     assert drawn == draw_networks(cost, settings)
     assert len({tuple(alphas.values()) for _, alphas in drawn}) == len(drawn)
     levels = CostLevels(space, cost=cost)
-    middle = (levels.cheapest + levels.dearest) / 2
+    middle = (levels.smallest + levels.largest) / 2
     by_use = {use: [cost.of(a) for u, a in drawn if u == use] for use in (FIT, CHECK, NARROW)}
     assert all(abs(value / middle - 1) <= settings.width / 2 for value in by_use[NARROW])
     for use, count in ((FIT, 6), (CHECK, 8)):
         assert 4 <= len(by_use[use]) <= count
-        assert max(by_use[use]) - min(by_use[use]) > (levels.dearest - levels.cheapest) / 2
+        assert max(by_use[use]) - min(by_use[use]) > (levels.largest - levels.smallest) / 2
 
 
 def measured(

@@ -17,7 +17,7 @@ from torch import nn
 import octnas.nn
 from octnas import octavize
 from octnas.measure import timing
-from octnas.measure.timing import Ratio, compare, kept_for_backward, memory_peak, spread, take_turns
+from octnas.measure.timing import Ratio, compare, interleave, kept_for_backward, memory_peak, spread
 from tests.nn.reference import images
 
 # Rounds for which ranks in the normal approximation without its correction cover too little are
@@ -53,7 +53,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.mark.parametrize("warm_up", [0, 1, 2])
 def test_functions_take_turns(clock: Clock, warm_up: int) -> None:
     functions = {name: clock.takes(name, 1.0) for name in "abc"}
-    found = take_turns(functions, repeats=4, warm_up=warm_up)
+    found = interleave(functions, repeats=4, warm_up=warm_up)
     assert clock.calls == list("abc") * (warm_up + 4)
     assert list(found) == list("abc")
     assert all(seconds.shape == (4,) for seconds in found.values())
@@ -61,7 +61,7 @@ def test_functions_take_turns(clock: Clock, warm_up: int) -> None:
 
 def test_rounds_before_do_not_count(clock: Clock) -> None:
     functions = {"a": clock.takes("a", 64.0, 32.0, 1.0, 2.0, 3.0), "b": clock.takes("b", 0.5)}
-    found = take_turns(functions, repeats=3)
+    found = interleave(functions, repeats=3)
     assert found["a"].tolist() == [1.0, 2.0, 3.0]
     assert found["b"].tolist() == [0.5, 0.5, 0.5]
 

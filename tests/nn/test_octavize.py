@@ -34,7 +34,7 @@ def thumbnail() -> nn.Module:
     return timm.create_model("thumbnail_resnet", num_classes=10)
 
 
-def realised(model: nn.Module) -> dict[str, float]:
+def quantized(model: nn.Module) -> dict[str, float]:
     """Share of low channels by site, checked to be one for all convolutions of a site."""
     found: dict[str, set[float]] = {}
     for name, module in model.named_modules():
@@ -49,8 +49,8 @@ def test_a_number_is_the_papers_rule() -> None:
     model = octavize(thumbnail(), 0.5)
     expected = dict.fromkeys(THUMBNAIL_SITES, 0.5)
     expected |= {"stem": 0.0, "layer3.0.conv1": 0.0, "layer3": 0.0}
-    assert realised(model) == expected
-    alphas = realised(octavize(timm.create_model("resnet50"), 0.25))
+    assert quantized(model) == expected
+    alphas = quantized(octavize(timm.create_model("resnet50"), 0.25))
     zero = {site for site, alpha in alphas.items() if alpha == 0}
     assert zero == {"stem", "layer4", *(f"layer4.{i}.conv{j}" for i in range(3) for j in (1, 2))}
     assert {alpha for site, alpha in alphas.items() if site not in zero} == {0.25}
@@ -74,7 +74,7 @@ def test_a_mapping_means_exactly_its_patterns(
     alphas: Mapping[str, float], expected: Mapping[str, float]
 ) -> None:
     everywhere = {**dict.fromkeys(THUMBNAIL_SITES, 0.0), **expected}
-    assert realised(octavize(thumbnail(), alphas)) == everywhere
+    assert quantized(octavize(thumbnail(), alphas)) == everywhere
 
 
 def test_an_architecture_brings_its_rules() -> None:
@@ -87,7 +87,7 @@ def test_an_architecture_brings_its_rules() -> None:
     )
     model = octavize(thumbnail(), architecture, channel_multiple=1, stride_mode="timm")
     expected = {**dict.fromkeys(THUMBNAIL_SITES, 0.0), "layer2": 0.5}  # 0.3 · 16 is less than 8
-    assert realised(model) == expected
+    assert quantized(model) == expected
     assert {m.stride_mode for m in model.modules() if isinstance(m, OctaveConv2d)} == {"paper"}
 
 
@@ -156,7 +156,7 @@ def test_a_later_pattern_wins() -> None:
 def test_stems_have_sites_of_their_own(name: str, stem: list[str]) -> None:
     model = create(name)
     assert [site for site in site_names(model) if site.startswith("stem")] == stem
-    alphas = realised(octavize(model, {"stem*": 0.5, "*.conv1": 1.0}))
+    alphas = quantized(octavize(model, {"stem*": 0.5, "*.conv1": 1.0}))
     assert [alphas[site] for site in stem] == [0.5] * len(stem)
 
 
@@ -165,7 +165,7 @@ def test_the_papers_rule_in_every_family(name: str) -> None:
     """Stem and last stage at 0, the rest at α; grouped layers may round to less."""
     model = octavize(create(name), 0.5)
     last = "layer3" if name == "thumbnail" else "layer4"
-    for site, alpha in realised(model).items():
+    for site, alpha in quantized(model).items():
         assert alpha == (0.0 if site.startswith(("stem", last)) else 0.5), site
 
 

@@ -33,7 +33,7 @@ def create(name: str, **kwargs: Any) -> nn.Module:
     return randomise(timm.create_model(name, **kwargs_of(name, **kwargs)))
 
 
-def realised(model: nn.Module) -> dict[str, float]:
+def quantized(model: nn.Module) -> dict[str, float]:
     convs = [module for module in model.modules() if isinstance(module, OctaveConv2d)]
     return {conv.site: conv.low_channels / conv.out_channels for conv in convs}
 
@@ -42,7 +42,7 @@ def realised(model: nn.Module) -> dict[str, float]:
 def test_all_names_make_octave_networks(name: str) -> None:
     assert timm.is_model(name)
     model = create(name, alphas=0.5).eval()
-    alphas = realised(model)
+    alphas = quantized(model)
     assert set(alphas.values()) == {0.0, 0.5}
     assert {s for s, a in alphas.items() if a == 0} == {
         s for s in alphas if s.startswith(("stem", "layer4"))
@@ -94,7 +94,7 @@ def test_their_pretrained_weights_are_timms(name: str) -> None:
 def test_alphas_are_those_of_octavize(alphas: Any, expected: dict[str, float]) -> None:
     given = {} if alphas is None else {"alphas": alphas}
     with torch.device("meta"):
-        found = realised(timm.create_model("oct_resnet50", **given))
+        found = quantized(timm.create_model("oct_resnet50", **given))
     assert {site: found[site] for site in expected} == expected
 
 
@@ -258,6 +258,6 @@ def test_the_headline_network_is_what_it_says() -> None:
     assert model.layer1[0].se is not None
     convs = [module for module in model.modules() if isinstance(module, OctaveConv2d)]
     assert {conv.stride_mode for conv in convs} == {"paper"}
-    assert realised(model)["layer2"] == 0.125
+    assert quantized(model)["layer2"] == 0.125
     assert model.pretrained_cfg["first_conv"] == "conv1.0"
     assert model.pretrained_cfg["test_input_size"] == (3, 320, 320)

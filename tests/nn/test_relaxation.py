@@ -90,7 +90,7 @@ def test_a_sample_is_the_octave_network(name: str, roles: bool, stride_mode: str
 def test_fixed_sites_need_no_masks() -> None:
     """The paper's rule: without masks for stem and last stage, maps stay plain there."""
     space = search_space("resnet18", (3, 64, 64), (0.0, 0.25, 0.5), stride_mode="paper")
-    model = randomise(build_supernet(space, seed=0, by_role=True)).double().train()
+    model = randomise(build_supernet(space, seed=0, switchable=True)).double().train()
     table = choice_masks(model, space)
     assert set(table) == {site.name for site in space.searchable}
     chosen = any_choice(space, 0)

@@ -60,7 +60,7 @@ def test_building_does_not_depend_on_the_random_state() -> None:
 
 def test_a_supernet_begins_with_its_first_choices() -> None:
     space = search_space("thumbnail_resnet", (3, 16, 16), (0.25, 0.5))
-    expected = space.realise({})
+    expected = space.quantize({})
     found = low_by_site(build_supernet(space, seed=0))
     assert found == {name: share * space.site[name].channels for name, share in expected.items()}
 

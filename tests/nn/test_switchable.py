@@ -245,8 +245,8 @@ class TestCopies:
     @pytest.mark.parametrize("how", ["deepcopy", "pickle", "state_dict", "file"])
     def test_are_the_same_supernet(self, how: str, tmp_path: Path) -> None:
         space = search_space("thumbnail_resnet", (3, 16, 16), (0.0, 0.5, 1.0))
-        model = randomise_roles(randomise(build_supernet(space, seed=0, by_role=True)))
-        other = build_supernet(space, seed=1, by_role=True)
+        model = randomise_roles(randomise(build_supernet(space, seed=0, switchable=True)))
+        other = build_supernet(space, seed=1, switchable=True)
         if how == "deepcopy":
             other = copy.deepcopy(model)
         elif how == "pickle":
@@ -270,7 +270,7 @@ class TestCopies:
 
     def test_a_supernet_of_another_kind_is_refused(self) -> None:
         space = search_space("thumbnail_resnet", (3, 16, 16), (0.0, 0.5))
-        plain, model = (build_supernet(space, seed=0, by_role=kind) for kind in (False, True))
+        plain, model = (build_supernet(space, seed=0, switchable=kind) for kind in (False, True))
         assert not has_roles(plain)
         with pytest.raises(RuntimeError, match="low_weight"):
             model.load_state_dict(plain.state_dict())

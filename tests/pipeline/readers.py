@@ -12,7 +12,6 @@ from octnas.nn.supernet import build
 from octnas.nn.weights import load_weights
 from octnas.pipeline.export import source
 from octnas.pipeline.latency import measure_chosen
-from octnas.pipeline.proxies import read_proxies
 from octnas.pipeline.ranking import trainings
 from octnas.pipeline.records import read_chosen, read_results
 from octnas.pipeline.report import gather
@@ -96,11 +95,6 @@ def trained(path: Path) -> None:
         finished(training)
 
 
-def short_trainings(path: Path) -> None:
-    """What a search reads that learns from them."""
-    read_proxies(look_at_run(path))
-
-
 def measured(path: Path) -> None:
     """What a search reads that goes on with measuring the chosen networks."""
     run = look_at_run(path)
@@ -158,7 +152,6 @@ READERS: Mapping[str, Read] = {
     "retrain/*/seed-*/weights.safetensors": trained,
     "truth/design.json": trained,
     "truth/*/seed-*/result.json": trained,
-    "proxies/proxies.json": short_trainings,
     "owner/*.json": own,
     "prepared/images.json": cached,
     "prepared/images.tsv": cached,
@@ -186,8 +179,6 @@ NOT_READ = (
     "mlflow/lock",
     # Of other trainings and networks; as those of retraining and of the vanilla network.
     "export/*-*/*",
-    "proxies/*/result.json",
-    "proxies/*/*.safetensors",
     "truth/*/seed-*/*.safetensors",
     # Images, and what `cached` makes of them.
     "tree/**/*",

@@ -30,7 +30,7 @@ def run(finished: Path, ranked: Path, tmp_path_factory: pytest.TempPathFactory) 
     """A copy of a finished run that may be spoilt, and is mended after each time."""
     place = tmp_path_factory.mktemp("spoilt") / "runs" / "tiny"
     shutil.copytree(finished / "runs" / "tiny", place)
-    for stage in ("proxies", "truth", "rank"):
+    for stage in ("truth", "rank"):
         shutil.copytree(ranked / "runs" / "tiny" / stage, place / stage)
     config = yaml.safe_load((place / "config.yaml").read_text())
     config["latency"]["table"] = str(place / "table.json")

@@ -38,7 +38,7 @@ def test_budgets_on_other_costs_are_searched(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[str] = []
-    controls = "retrain.baselines=[uniform,growing,random,worst,vanilla]"
+    controls = "retrain.baselines=[uniform,increasing,random,worst,vanilla]"
     settings = (BUDGETS, f"latency.table={table}", controls)
     run = open_tiny(tmp_path, *settings, lines=lines, stages=STAGES)
     run_stages(run, STAGES)
@@ -69,7 +69,7 @@ def test_budgets_on_other_costs_are_searched(
         assert budget.bound is not None
         cost, alphas = run.costs[budget.bound.cost], read_chosen(run)[budget.name].alphas
         held = [one for one in networks if one.budget == budget.name and one.role != SEARCHED]
-        assert {one.role for one in held} == {"uniform", "growing", "random", "worst"}
+        assert {one.role for one in held} == {"uniform", "increasing", "random", "worst"}
         for one in held:
             # As dear as what was searched, in what the budget bounds.
             assert cost.of(one.architecture.alphas) >= cost.of(alphas)
@@ -118,7 +118,7 @@ def test_latency_is_made_small_beside_the_loss(
     assert bound is not None
     assert len(trials) == 20
     for trial in trials:
-        assert trial.values[1] == latency.of(run.space.realise(trial.params))
+        assert trial.values[1] == latency.of(run.space.quantize(trial.params))
         excess = (trial.values[1] - bound.upper) / latency.vanilla
         assert trial.constraints["max_latency"] == pytest.approx(excess)
     for candidate in read_candidates(run):

@@ -68,19 +68,6 @@ def test_counts_of_the_tiny_experiment(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("paced")
-def test_short_trainings_that_the_search_uses_are_counted(tmp_path: Path) -> None:
-    asked = ("search.proxies=true", "proxies.architectures=8", "proxies.workers=1")
-    stages = {stage.stage: stage for stage in plan_tiny(tmp_path, *asked).stages}
-    assert list(stages) == ["data", "supernet", "proxies", "search", "retrain"]
-    recipe = open_tiny(tmp_path, *asked).config.proxies.recipe
-    steps = recipe.epochs * -(-256 // recipe.batch_size)
-    # A step of 64 images takes STEP; the rank part has 64 images.
-    training = steps * STEP * recipe.batch_size / 64 + 64 * 5.0 / 64
-    assert stages["proxies"].wall_hours * 3600 == pytest.approx(8 * training)
-    assert (stages["proxies"].disk, stages["proxies"].scratch) == (8 * WEIGHTS, 3 * CHECKPOINT)
-
-
-@pytest.mark.usefixtures("paced")
 def test_processes_of_a_supernet_share_its_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

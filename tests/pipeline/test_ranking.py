@@ -44,7 +44,7 @@ def test_the_design_is_drawn_by_seed_and_all_different(ranked: Path) -> None:
 def test_every_figure_rests_on_what_is_on_disk(ranked: Path) -> None:
     run = open_ranking(ranked)
     rankings = read_rankings(run)
-    assert list(rankings) == ["supernet", "proxies", "both"]
+    assert list(rankings) == ["supernet"]
     truth: dict[str, list[float]] = {}
     for training in trainings(run):
         path = training.folder / "result.json"
@@ -82,7 +82,7 @@ def test_a_second_time_everything_is_skipped(ranked: Path) -> None:
 
 
 def test_a_whole_run_does_neither_ground_truth_nor_ranking(finished: Path) -> None:
-    assert not {"truth", "rank", "proxies"} & set(WHOLE_RUN)
+    assert not {"truth", "rank"} & set(WHOLE_RUN)
     assert not (finished / "runs" / "tiny" / "truth").exists()
     assert not (finished / "runs" / "tiny" / "rank").exists()
 
@@ -175,7 +175,7 @@ def test_a_budget_above_the_dearest_leaves_a_slice(tmp_path: Path) -> None:
     run = with_space(tmp_path, "space.budgets=[{macs: 999999999}]")
     costs = [run.space.cost(drawn.alphas).macs for drawn in draw(run) if drawn.narrow]
     assert len(costs) == 2
-    assert min(costs) >= 0.8 * run.levels.dearest
+    assert min(costs) >= 0.8 * run.levels.largest
 
 
 def test_more_than_there_are_is_refused(tmp_path: Path) -> None:
@@ -360,9 +360,8 @@ class TestShared:
 
     def test_fresh_does_not_pretend_to_redo_it(self, ranked: Path, tmp_path: Path) -> None:
         other = f"ranking.truth_from={ranked / 'runs' / 'tiny'}"
-        for stage in ("truth", "proxies"):
-            with pytest.raises(ConfigError, match=f"--fresh {stage}: its results are those of"):
-                open_ranking(tmp_path, OFF, other, fresh=stage)
+        with pytest.raises(ConfigError, match="--fresh truth: its results are those of"):
+            open_ranking(tmp_path, OFF, other, fresh="truth")
         assert len(results(ranked)) == 12
 
     def test_what_is_not_finished_there_is_said(self, tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_an_effect_is_what_the_site_does(finished: Path) -> None:
     space, rng = run.space, np.random.default_rng(0)
     candidates = []
     for number in range(80):
-        alphas = space.realise(
+        alphas = space.quantize(
             {site.name: float(rng.choice(site.choices)) for site in space.searchable}
         )
         macs = space.cost(alphas).macs

@@ -28,7 +28,7 @@ from octnas.results.networks import (
 from tests.pipeline.tiny import open_tiny
 
 STAGES = ("data", "space", "supernet", "search")
-ROLES = "uniform,paper,growing,random,worst,narrower,shallower,smaller images,vanilla"
+ROLES = "uniform,paper,increasing,random,worst,narrower,shallower,smaller images,vanilla"
 ALL = f"retrain.baselines=[{ROLES}]"
 
 

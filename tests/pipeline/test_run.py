@@ -14,7 +14,7 @@ from octnas.pipeline.records import read_candidates, read_chosen, read_results
 from octnas.pipeline.run import open_run, owned
 from octnas.pipeline.stages import rewrite_report, run_stages
 from octnas.results.front import Front, best_under
-from octnas.results.networks import GROWING, SEARCHED, UNIFORM, VANILLA
+from octnas.results.networks import INCREASING, SEARCHED, UNIFORM, VANILLA
 from octnas.runtime.directory import WHOLE_RUN, read_json
 from octnas.runtime.progress import Quiet
 from octnas.search.surrogate import EXPECTED
@@ -58,7 +58,7 @@ def test_every_network_is_retrained_with_every_seed(finished: Path) -> None:
     results = read_results(run)
     roles = [(result.network.role, result.network.budget) for result in results]
     names = [budget.name for budget in run.budgets]
-    by_budget = [(role, name) for name in names for role in (SEARCHED, UNIFORM, GROWING)]
+    by_budget = [(role, name) for name in names for role in (SEARCHED, UNIFORM, INCREASING)]
     assert roles == [*by_budget, (VANILLA, "")]
     for result in results:
         assert [found.seed for found in result.runs] == [0, 1]
@@ -67,7 +67,7 @@ def test_every_network_is_retrained_with_every_seed(finished: Path) -> None:
     costs = {(r.network.role, r.network.budget): r.network.cost.macs for r in results}
     for name in names:
         assert costs[SEARCHED, name] <= costs[UNIFORM, name]
-        assert costs[SEARCHED, name] <= costs[GROWING, name]
+        assert costs[SEARCHED, name] <= costs[INCREASING, name]
 
 
 def test_every_network_is_exported_and_loads(finished: Path) -> None:

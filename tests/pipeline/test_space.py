@@ -21,7 +21,7 @@ from tests.pipeline.tiny import EXPERIMENT, open_tiny
 
 def test_a_budget_that_cannot_be_met_is_refused_before_training(tmp_path: Path) -> None:
     run = open_tiny(tmp_path, "space.budgets=[{macs: 1000}]")
-    with pytest.raises(BudgetError, match=r"1,000 MACs is below the cheapest architecture.*[\d,]+"):
+    with pytest.raises(BudgetError, match=r"1,000 MACs is below the smallest architecture.*[\d,]+"):
         run_stages(run)
     assert not (tmp_path / "runs" / "tiny" / "supernet").exists()
     # Mended, the same directory goes on: nothing was made with the wrong budget.

@@ -5,12 +5,9 @@ from pathlib import Path
 from octnas.pipeline.run import Run
 from tests.pipeline.tiny import open_tiny
 
-STAGES = ("supernet", "proxies", "truth", "rank")
+STAGES = ("supernet", "truth", "rank")
 TINY_RANKING = (
     "supernet.recipe.epochs=1",
-    "proxies.architectures=4",
-    "proxies.workers=1",
-    "proxies.recipe={epochs: 1, warmup_epochs: 0.5}",
     "ranking.architectures=6",
     "ranking.narrow=2",
     "ranking.narrow_width=0.2",

@@ -5,7 +5,7 @@ import pytest
 from octnas.report.data import ReportData
 from octnas.results.front import Candidate, Front
 from octnas.results.networks import (
-    GROWING,
+    INCREASING,
     SEARCHED,
     UNIFORM,
     VANILLA,
@@ -19,7 +19,7 @@ from octnas.space.search_space import SearchSpace, Site
 ALPHAS = {
     SEARCHED: {"stem": 0.0, "body": 0.5},
     UNIFORM: {"stem": 0.5, "body": 0.5},
-    GROWING: {"stem": 0.0, "body": 1.0},
+    INCREASING: {"stem": 0.0, "body": 1.0},
     VANILLA: {"stem": 0.0, "body": 0.0},
 }
 EPOCHS = 2
@@ -128,6 +128,6 @@ def full(make_data: Callable[..., ReportData]) -> ReportData:
     return make_data(
         searched=(0.80, 0.82, 0.84),
         uniform=(0.70, 0.72, 0.74),
-        growing=(0.79, 0.82, 0.82),
+        increasing=(0.79, 0.82, 0.82),
         vanilla=(0.85, 0.86, 0.87),
     )

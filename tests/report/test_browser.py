@@ -36,7 +36,7 @@ def data(make_data: Make) -> ReportData:
         budget=LONG,
         searched=(0.90, 0.91, 0.92),
         uniform=(0.70, 0.71, 0.72),
-        growing=(0.60, 0.61, 0.62),
+        increasing=(0.60, 0.61, 0.62),
         vanilla=(0.80, 0.81, 0.82),
     )
     return replace(
@@ -112,12 +112,12 @@ def test_the_table_is_sorted_and_filtered(file: Path, data: ReportData) -> None:
         assert names(page) == [one.network.name for one in by_macs]
         page.locator("#networks thead button").nth(3).click()
         assert names(page) == [one.network.name for one in reversed(by_macs)]
-        page.locator("#filter").fill("growing")
-        assert [name.partition(",")[0] for name in names(page)] == ["growing"]
+        page.locator("#filter").fill("increasing")
+        assert [name.partition(",")[0] for name in names(page)] == ["increasing"]
         assert page.locator("#shown").inner_text() == "1 of 4 networks"
     with opened(file, PHONE) as page:
         page.locator("#sort").select_option(label="top-1, %")
-        assert names(page)[0].startswith("growing")
+        assert names(page)[0].startswith("increasing")
         page.locator("#descending").check()
         assert names(page)[0].startswith("searched")
 

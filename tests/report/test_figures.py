@@ -49,7 +49,7 @@ def test_every_budget_has_a_label_of_its_own_height(full: ReportData) -> None:
 def test_retrained_figure_shows_mean_and_std_in_percent(full: ReportData) -> None:
     figure = retrained_figure(full)
     assert figure is not None
-    assert [trace.name for trace in figure.data] == ["searched", "uniform", "growing", "vanilla"]
+    assert [trace.name for trace in figure.data] == ["searched", "uniform", "increasing", "vanilla"]
     assert figure.data[0].y[0] == pytest.approx(82.0)
     assert figure.data[0].error_y.array[0] == pytest.approx(100 * stdev((0.80, 0.82, 0.84)))
 
@@ -63,7 +63,7 @@ def test_alpha_figure_has_a_row_for_each_network_and_a_column_for_each_site(
     assert [name for name, _ in alpha_rows(full)] == [
         "searched, half",
         "uniform, half",
-        "growing, half",
+        "increasing, half",
         "vanilla",
     ]
     assert [list(row) for row in heat.z] == [[0, 0.5, 0], [0.5, 0.5, 0], [0, 1, 0], [0, 0, 0]]

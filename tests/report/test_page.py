@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 from octnas.report.data import ReportData
 from octnas.report.page import page, write_page
 from octnas.results.front import Front
-from octnas.results.networks import GROWING, SEARCHED, UNIFORM, VANILLA
+from octnas.results.networks import INCREASING, SEARCHED, UNIFORM, VANILLA
 
 Make = Callable[..., ReportData]
 ATTACK = "<script>alert(1)</script>"
@@ -100,7 +100,7 @@ def test_nothing_is_loaded_from_outside(html: str) -> None:
 
 
 def test_names_cannot_become_markup(make_data: Make) -> None:
-    top1 = dict.fromkeys((SEARCHED, UNIFORM, GROWING, VANILLA), (0.8, 0.9))
+    top1 = dict.fromkeys((SEARCHED, UNIFORM, INCREASING, VANILLA), (0.8, 0.9))
     bad = make_data(budget=ATTACK, name=ATTACK, facts={ATTACK: ATTACK}, **top1)
     strange = tuple(replace(one, origin=ATTACK) for one in bad.candidates)
     bad = replace(bad, candidates=strange)

@@ -41,7 +41,7 @@ def ranking(count: int = 8, seeds: int = 3, narrow: int = 3, identity: str = "")
 
 @pytest.fixture(scope="module")
 def rankings() -> Mapping[str, Ranking]:
-    return {"supernet": ranking(), "proxies": ranking(), "both": ranking()}
+    return {"supernet": ranking(), "other": ranking(), "both": ranking()}
 
 
 def test_figure(rankings: Mapping[str, Ranking]) -> None:
@@ -70,7 +70,7 @@ def test_figure_without_slice_or_spread() -> None:
 
 def test_nothing_to_draw_is_no_figure() -> None:
     assert ranking_figure({}) is None
-    assert ranking_figure({"proxies": ranking()}) is None
+    assert ranking_figure({"other": ranking()}) is None
 
 
 def test_a_report_without_a_ranking_check_has_no_section(full: ReportData) -> None:
@@ -115,7 +115,7 @@ def test_there_is_no_negative_zero(full: ReportData) -> None:
 
 
 def test_sources_of_different_figures_stay_in_their_columns(full: ReportData) -> None:
-    uneven = {"supernet": ranking(narrow=0), "proxies": ranking(narrow=3)}
+    uneven = {"supernet": ranking(narrow=0), "other": ranking(narrow=3)}
     assert "–" in Page(page(replace(full, rankings=uneven))).text("td")
 
 
@@ -144,10 +144,10 @@ def test_csv_holds_every_figure_in_full(rankings: Mapping[str, Ranking], tmp_pat
     with (tmp_path / "ranking.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
-    one = rankings["proxies"]
+    one = rankings["other"]
     assert len(rows) == 3 * (len(one.statistics) + len(one.regrets))
     by_key = {(row["source"], row["figure"]): row for row in rows}
-    row, tau = by_key["proxies", "tau_loss"], one.statistics["tau_loss"]
+    row, tau = by_key["other", "tau_loss"], one.statistics["tau_loss"]
     assert [float(row[key]) for key in ("value", "low", "high")] == [tau.value, tau.low, tau.high]
     # MACs rank as the truth does, so there is nothing left.
     assert by_key["both", "partial_loss"]["value"] == ""

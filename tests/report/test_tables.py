@@ -44,7 +44,7 @@ def test_a_row_holds_the_numbers_of_its_network(full: ReportData, space: SearchS
 def test_differences_are_to_the_uniform_network_of_the_budget(full: ReportData) -> None:
     rows = {row.role: row for row in retrained_rows(full)}
     assert rows["searched"].difference_to_uniform_points == pytest.approx(100 * (0.82 - 0.72))
-    assert rows["growing"].difference_to_uniform_points == pytest.approx(100 * (0.81 - 0.72))
+    assert rows["increasing"].difference_to_uniform_points == pytest.approx(100 * (0.81 - 0.72))
     assert rows["uniform"].difference_to_uniform_points is None
     assert rows["vanilla"].difference_to_uniform_points is None
 

@@ -21,7 +21,7 @@ from octnas.report.verdicts import (
     judge,
 )
 from octnas.results.front import Candidate, Front
-from octnas.results.networks import GROWING, NARROWER, RANDOM, SEARCHED, UNIFORM, Retrained
+from octnas.results.networks import INCREASING, NARROWER, RANDOM, SEARCHED, UNIFORM, Retrained
 from octnas.results.verdict import Verdict, difference
 
 Make = Callable[..., ReportData]
@@ -116,7 +116,7 @@ def test_the_first_line_says_whether_the_search_won(make_data: Make) -> None:
         "The search won at 1 of 1 budget (half): better there than every control that was trained."
     )
     beaten = make_data(
-        searched=(0.8, 0.81, 0.82), uniform=(0.6, 0.61, 0.62), growing=(0.8, 0.81, 0.83)
+        searched=(0.8, 0.81, 0.82), uniform=(0.6, 0.61, 0.62), increasing=(0.8, 0.81, 0.83)
     )
     assert headline(beaten)[0].startswith("The search did not win")
     one = make_data(searched=(0.8,), uniform=(0.6,))
@@ -130,8 +130,8 @@ def test_a_cheaper_network_is_held_against_the_dearer_uniform_one(
     data = make_data(searched=(0.80, 0.82, 0.84), uniform=(0.70, 0.72, 0.74))
     half = data.budgets[0]
     cheap = make_retrained("searched", (0.69, 0.71, 0.73), "small", {"stem": 0.5, "body": 1.0})
-    dearest = make_retrained(UNIFORM, (0.90, 0.91, 0.92), "large", {"stem": 0.0, "body": 0.0})
-    data = replace(data, retrained=(*data.retrained, cheap, dearest))
+    largest = make_retrained(UNIFORM, (0.90, 0.91, 0.92), "large", {"stem": 0.0, "body": 0.0})
+    data = replace(data, retrained=(*data.retrained, cheap, largest))
     searched, uniform = (data.find(role, "half") for role in ("searched", UNIFORM))
     assert searched is not None
     assert uniform is not None
@@ -139,7 +139,7 @@ def test_a_cheaper_network_is_held_against_the_dearer_uniform_one(
     assert small is not None
     fewer = 1 - small.network.cost.macs / uniform.network.cost.macs
     assert 0.1 < fewer < 0.5
-    # The next dearer one counts, not the dearest; and nothing cheaper than a tenth.
+    # The next dearer one counts, not the largest; and nothing cheaper than a tenth.
     words = cheaper_words(data, replace(half, name="small"))
     assert words is not None
     assert words.startswith(f"With {100 * fewer:.1f} % fewer MACs than uniform, half: −1.00 points")
@@ -151,10 +151,10 @@ def test_a_cheaper_network_is_held_against_the_dearer_uniform_one(
 
 def test_what_was_asked_for_is_expected(make_data: Make) -> None:
     data = make_data(searched=(0.8, 0.9))
-    assert expected_controls(data) == (UNIFORM, GROWING)
+    assert expected_controls(data) == (UNIFORM, INCREASING)
     assert expected_controls(replace(data, controls=("vanilla", "narrower"))) == (
         UNIFORM,
-        GROWING,
+        INCREASING,
         NARROWER,
     )
 

@@ -51,7 +51,7 @@ def test_equal_seeds_allow_no_statement(make_data: Make) -> None:
 
 
 def test_choosing_the_baseline_itself_is_said(make_data: Make) -> None:
-    data = make_data(uniform=(0.70, 0.71), growing=(0.6, 0.62))
+    data = make_data(uniform=(0.70, 0.71), increasing=(0.6, 0.62))
     uniform = data.retrained[0]
     searched = replace(uniform, network=replace(uniform.network, role="searched"))
     data = replace(data, retrained=(searched, *data.retrained))
@@ -181,7 +181,7 @@ def test_latency_of_some_networks_only(full: ReportData) -> None:
 
 
 def test_a_control_that_was_asked_for_and_is_missing_is_said(full: ReportData) -> None:
-    asked = replace(trusted(full), controls=("uniform", "growing", "shallower", "vanilla"))
+    asked = replace(trusted(full), controls=("uniform", "increasing", "shallower", "vanilla"))
     assert distrust(asked) == [
         "Nothing was trained with a shallower plain network to hold the search against."
     ]

@@ -24,7 +24,7 @@ def test_the_front_as_csv_and_json(full: ReportData, tmp_path: Path) -> None:
     assert tuple(rows[0]) == COLUMNS
     front = full.front.candidates
     assert [int(row["macs"]) for row in rows] == [one.macs for one in front]
-    assert json.loads(rows[0]["alphas"]) == full.space.realise(front[0].alphas)
+    assert json.loads(rows[0]["alphas"]) == full.space.quantize(front[0].alphas)
     document = json.loads((tmp_path / "front.json").read_text(encoding="utf-8"))
     assert document["schema"] == 1
     assert (document["data_digest"], document["recipe_digest"]) == ("d1", "r1")
@@ -51,7 +51,7 @@ def test_the_document_of_the_page(full: ReportData) -> None:
 
 
 def test_stages_add_up_to_all_macs(full: ReportData) -> None:
-    alphas = full.space.realise({"stem": 0.5, "body": 1.0})
+    alphas = full.space.quantize({"stem": 0.5, "body": 1.0})
     stages = macs_by_stage(full.space, alphas)
     assert list(stages) == ["stem", "body", "head", "classifier"]
     assert sum(stages.values()) == full.space.cost(alphas).macs

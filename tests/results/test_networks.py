@@ -30,7 +30,7 @@ def trained(*accuracies: float) -> Retrained:
     ("role", "budget", "name", "slug"),
     [
         ("searched", "uniform α 0.5", "searched, uniform α 0.5", "searched-uniform-0.5"),
-        ("growing", "0.4 of vanilla", "growing, 0.4 of vanilla", "growing-0.4-of-vanilla"),
+        ("increasing", "0.4 of vanilla", "increasing, 0.4 of vanilla", "increasing-0.4-of-vanilla"),
         ("vanilla", "", "vanilla", "vanilla"),
         ("searched", "../../etc", "searched, ../../etc", "searched-..-..-etc"),
     ],

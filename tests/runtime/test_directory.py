@@ -73,24 +73,11 @@ def test_forgetting_a_stage_forgets_what_depends_on_it(directory: RunDirectory) 
     assert not directory.stage("retrain").exists()
 
 
-def test_what_a_marker_names_as_its_input_is_built_on_too(directory: RunDirectory) -> None:
-    """Short trainings that begin with the supernet's weights are none of another supernet."""
-    for stage in ("supernet", "truth"):
-        directory.finish(stage, {})
-    directory.finish("proxies", {"input.supernet": "0123"})
-    directory.finish("rank", {"input.proxies": "4567"})
-    assert directory.forget("supernet")[:3] == ["supernet", "proxies", "rank"]
-    assert directory.finished("proxies") is None
-    assert directory.finished("truth") is not None
-    directory.finish("proxies", {"proxies.weights": "scratch"})
-    assert "proxies" not in directory.forget("supernet")
-
-
 def test_a_spoilt_marker_does_not_keep_a_stage_from_being_forgotten(
     directory: RunDirectory,
 ) -> None:
     write_text(directory.stage("supernet") / MARKER, "{")
-    write_text(directory.stage("proxies") / MARKER, "{")
+    write_text(directory.stage("search") / MARKER, "{")
     directory.forget("supernet")
     assert not directory.stage("supernet").exists()
 

@@ -69,7 +69,7 @@ def test_the_sampler_goes_where_the_constraint_and_the_loss_lead(
     late = [candidate for candidate in driver.candidates() if candidate.trial >= 80]
     share = sum(budget.admits(candidate.macs) for candidate in late) / len(late)
     levels = CostLevels(space)
-    assert share > 1.2 * levels.count(levels.cheapest, budget.max_macs) / space.size
+    assert share > 1.2 * levels.count(levels.smallest, budget.max_macs) / space.size
     volumes = []
     for found in (driver.candidates(), random.candidates()):
         inside = [candidate for candidate in found if budget.admits(candidate.macs)]
@@ -277,7 +277,7 @@ def test_the_design_is_spread_over_the_affordable_range(space: SearchSpace, budg
     levels = CostLevels(space)
     design = initial_design(space, levels, [budget], 8, seed=0)
     macs = [space.cost(alphas).macs for origin, alphas in design if origin == SPREAD]
-    edges = [levels.cheapest + (budget.max_macs - levels.cheapest) * step / 8 for step in range(9)]
+    edges = [levels.smallest + (budget.max_macs - levels.smallest) * step / 8 for step in range(9)]
     for low, high in pairwise(edges):
         assert any(low <= found <= high for found in macs)
     assert len({space.architecture(alphas).id for _, alphas in design}) == len(design)

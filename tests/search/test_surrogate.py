@@ -58,7 +58,6 @@ def test_features_are_alphas_what_is_lost_and_the_share_of_macs(space: SearchSpa
     macs = [space.cost(alphas).macs - space.other_macs for alphas in some]
     shares = np.array(macs) / space.vanilla_macs
     assert np.allclose(found[:, -1], shares)
-    assert np.array_equal(Features(space)(some, [1, 2, 3, 4, 5])[:, -1], [1, 2, 3, 4, 5])
 
 
 def test_what_cannot_be_lost_has_no_feature(space: SearchSpace) -> None:
@@ -81,52 +80,6 @@ def test_a_few_measurements_predict_the_others(space: SearchSpace) -> None:
     expected = np.array([truth(space, alphas) for alphas in unseen])
     assert expected.std() > 1
     assert np.sqrt(np.mean((predicted - expected) ** 2)) < 0.15
-
-
-def test_a_second_source_that_knows_is_believed(space: SearchSpace) -> None:
-    """A score that the sites do not explain."""
-    known, unseen = draws(space, 30, seed=1), draws(space, 50, seed=2)
-    rng = np.random.default_rng(3)
-    hidden, other = rng.normal(size=30), rng.normal(size=50)
-    scores = [truth(space, alphas) + 2 * one for alphas, one in zip(known, hidden, strict=True)]
-    expected = [truth(space, alphas) + 2 * one for alphas, one in zip(unseen, other, strict=True)]
-    measured = Scores(known, scores)
-    with_it = fit(Features(space), measured, hidden.tolist()).predict(unseen, other.tolist())
-    without = fit(Features(space), measured).predict(unseen)
-    errors = [float(np.mean((found - expected) ** 2)) for found in (with_it, without)]
-    assert errors[0] < 0.1 < 2 < errors[1]
-
-
-def second_source(space: SearchSpace, slope: float, count: int = 30) -> Scores:
-    """Another noisy source on a scale of its own."""
-    known, rng = draws(space, count, seed=5), np.random.default_rng(6)
-    values = [5 + slope * (truth(space, one) + rng.normal(scale=0.3)) for one in known]
-    return Scores(known, values)
-
-
-def test_a_second_source_on_a_scale_of_its_own_helps(space: SearchSpace) -> None:
-    known, unseen = draws(space, 20, seed=1), draws(space, 100, seed=2)
-    rng = np.random.default_rng(3)
-    first = Scores(known, [truth(space, one) + rng.normal(scale=0.3) for one in known])
-    expected = np.array([truth(space, alphas) for alphas in unseen])
-    errors = [
-        float(np.mean((fit(Features(space), first, second=second).predict(unseen) - expected) ** 2))
-        for second in (None, second_source(space, 0.1), second_source(space, 10))
-    ]
-    assert errors[0] > 0.05
-    assert errors[1] < 0.7 * errors[0]
-    assert errors[2] == pytest.approx(errors[1], rel=0.01)
-
-
-@pytest.mark.parametrize("kind", ["contradicts", "too few", "all alike"])
-def test_a_second_source_that_says_nothing_changes_nothing(space: SearchSpace, kind: str) -> None:
-    known = draws(space, 20, seed=1)
-    second = second_source(space, -1 if kind == "contradicts" else 1, 3 if kind == "too few" else 9)
-    if kind == "all alike":
-        second = Scores([known[0]] * 9, second.values)
-    first = Scores(known, [truth(space, one) for one in known])
-    alone, both = (fit(Features(space), first, second=other) for other in (None, second))
-    assert np.array_equal(alone.model.coef_, both.model.coef_)
 
 
 COUNT = 300

@@ -9,7 +9,7 @@ import pytest
 from octnas.errors import BudgetError, SettingError
 from octnas.nn.search_space import search_space
 from octnas.pipeline.fingerprints import fingerprint
-from octnas.results.networks import GROWING, UNIFORM, VANILLA, baseline, searched
+from octnas.results.networks import INCREASING, UNIFORM, VANILLA, baseline, searched
 from octnas.settings import flatten
 from octnas.space.budgets import BudgetSettings, check_budgets, costs_of
 from octnas.space.cost_table import CostLevels
@@ -51,11 +51,11 @@ def test_budgets_that_make_no_sense(given: dict[str, float]) -> None:
 
 def test_budgets_that_cannot_be_met_name_both_figures(resnet50: SearchSpace) -> None:
     levels = CostLevels(resnet50)
-    low, high = resnet50.cheapest_macs, resnet50.dearest_macs
-    assert (low, high) == (levels.cheapest, levels.dearest)
+    low, high = resnet50.smallest_macs, resnet50.largest_macs
+    assert (low, high) == (levels.smallest, levels.largest)
     check_budgets([Budget("exact", low, low), Budget("all", high)], levels)
     for budget, message in (
-        (Budget("tiny", low - 1), f"tiny: {low - 1:,} MACs is below the cheapest.* {low:,} MACs"),
+        (Budget("tiny", low - 1), f"tiny: {low - 1:,} MACs is below the smallest.* {low:,} MACs"),
         (Budget("big", high + 9, high + 1), f"at least {high + 1:,} MACs .* {high:,} MACs"),
         (Budget("turned", low + 2, low + 5), f"{low + 5:,} is above its upper bound {low + 2:,}"),
         (Budget("gap", low + 2, low + 1), f"no architecture costs {low + 1:,} to {low + 2:,}"),
@@ -76,7 +76,7 @@ def test_a_uniform_baseline_of_any_budget_is_close_to_it(resnet50: SearchSpace) 
     budget = BudgetSettings(share=0.7).resolve(resnet50)
     found = baseline(resnet50, UNIFORM, budget, 0)
     alphas = {found.architecture.alphas[site.name] for site in resnet50.searchable}
-    # One α; it is realised by whole channels, 1/64 apart at the narrowest site.
+    # One α; it is quantized by whole channels, 1/64 apart at the narrowest site.
     assert max(alphas) - min(alphas) <= 1 / 64
     assert found.cost.macs == pytest.approx(budget.max_macs, rel=0.01)
 
@@ -86,7 +86,7 @@ def test_the_growing_baseline_grows_with_depth_at_the_same_macs(
     resnet50: SearchSpace, alpha: float
 ) -> None:
     budget = BudgetSettings(uniform=alpha).resolve(resnet50)
-    found = baseline(resnet50, GROWING, budget, budget.max_macs)
+    found = baseline(resnet50, INCREASING, budget, budget.max_macs)
     by_depth = sorted(resnet50.searchable, key=lambda site: site.depth)
     alphas = [found.architecture.alphas[site.name] for site in by_depth]
     assert alphas == sorted(alphas)
@@ -97,7 +97,7 @@ def test_the_growing_baseline_grows_with_depth_at_the_same_macs(
 
 def test_baselines_cost_no_less_than_what_they_are_held_against(resnet50: SearchSpace) -> None:
     budget = BudgetSettings(share=0.7).resolve(resnet50)
-    for role in (UNIFORM, GROWING):
+    for role in (UNIFORM, INCREASING):
         for at_least in (budget.max_macs, round(0.99 * budget.max_macs)):
             assert baseline(resnet50, role, budget, at_least).cost.macs >= at_least
 
@@ -143,7 +143,7 @@ def test_a_budget_far_above_everything_holds_everything(given: dict[str, float])
     """And takes no more memory than one that does not."""
     space = small()
     budget = BudgetSettings(**given).resolve(space, costs_of(space, table_of(space)))
-    assert (budget.min_macs, budget.max_macs) == (space.cheapest_macs, space.dearest_macs)
+    assert (budget.min_macs, budget.max_macs) == (space.smallest_macs, space.largest_macs)
 
 
 def test_names_of_budgets_on_other_costs() -> None:
@@ -167,15 +167,15 @@ def test_settings_that_runs_were_made_without_are_in_no_fingerprint() -> None:
     config = load_config(EXPERIMENT)
     keys = {"uniform", "share", "macs", "flops", "min_share"}
     assert [set(entry) for entry in flatten(config.space, "space")["space.budgets"]] == [keys, keys]
-    later = {"proxies", "objective", "first_rung", "choose_by"}
+    later = {"objective", "screening_fraction", "choose_by"}
     assert not {f"search.{key}" for key in later} & fingerprint(config, "search").keys()
-    search = replace(config.search, first_rung=0.5)
-    assert fingerprint(replace(config, search=search), "search")["search.first_rung"] == 0.5
+    search = replace(config.search, screening_fraction=0.5)
+    assert fingerprint(replace(config, search=search), "search")["search.screening_fraction"] == 0.5
     # MLflow's parameters have them all.
-    assert flatten(config.search, "search")["search.first_rung"] == 1
+    assert flatten(config.search, "search")["search.screening_fraction"] == 1
 
 
-@pytest.mark.parametrize("role", [UNIFORM, GROWING])
+@pytest.mark.parametrize("role", [UNIFORM, INCREASING])
 def test_baselines_of_a_latency_budget_take_as_long(role: str) -> None:
     space = small(choices=(0, 0.25, 0.5, 1))
     costs = costs_of(space, table_of(space))

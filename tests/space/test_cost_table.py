@@ -58,7 +58,7 @@ def check_against_brute_force(space: SearchSpace) -> None:
     assert levels.populated.tolist() == sorted(expected)
     found = levels.counts[(levels.populated - levels.lowest) // levels.width]
     assert found.tolist() == [expected[macs] for macs in sorted(expected)]
-    assert (levels.cheapest, levels.dearest) == (min(expected), max(expected))
+    assert (levels.smallest, levels.largest) == (min(expected), max(expected))
     for low, high in itertools.combinations(sorted(expected)[:: max(1, len(expected) // 5)], 2):
         inside = sum(count for macs, count in expected.items() if low <= macs <= high)
         assert levels.count(low, high) == inside
@@ -156,7 +156,7 @@ def test_costs_are_drawn_evenly() -> None:
     space = search_space("resnet50", (3, 224, 224), (0.0, 0.25, 0.5, 0.75, 1.0))
     levels, rng = CostLevels(space), np.random.default_rng(0)
     macs = np.array([space.cost(levels.sample(rng)).macs for _ in range(400)])
-    quarter = (4 * (macs - levels.cheapest)) // (levels.dearest - levels.cheapest + 1)
+    quarter = (4 * (macs - levels.smallest)) // (levels.largest - levels.smallest + 1)
     assert chisquare(np.bincount(quarter, minlength=4)).pvalue > 0.001
 
 
@@ -189,14 +189,14 @@ def test_infeasible_ranges_are_refused_with_figures(offset: str) -> None:
     left, right = (int(macs) for macs in levels.populated[gap : gap + 2])
     assert right - left > 1
     low, high = {
-        "below": (0, levels.cheapest - 1),
-        "above": (levels.dearest + 1, 2 * levels.dearest),
-        "empty": (levels.dearest, levels.cheapest),
+        "below": (0, levels.smallest - 1),
+        "above": (levels.largest + 1, 2 * levels.largest),
+        "empty": (levels.largest, levels.smallest),
         "between": (left + 1, right - 1),
     }[offset]
     with pytest.raises(BudgetError) as caught:
         levels.sample(np.random.default_rng(0), low, high)
-    for figure in (low, high, levels.cheapest, levels.dearest):
+    for figure in (low, high, levels.smallest, levels.largest):
         assert f"{figure:,}" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert levels.count(low, high) == 0
@@ -211,7 +211,7 @@ def test_a_level_without_architectures_is_refused(level: int) -> None:
 
 
 def test_rare_architectures_of_huge_spaces_are_reached() -> None:
-    """Counts far above 2^53 must not lose the single cheapest and dearest architecture."""
+    """Counts far above 2^53 must not lose the single smallest and largest architecture."""
     choices = (0.0, 0.25, 0.5, 1.0)
     names = [f"site{index}" for index in range(40)]
     sites = [Site(name, 4, 1, choices, 0.5) for name in names]
@@ -222,15 +222,15 @@ def test_rare_architectures_of_huge_spaces_are_reached() -> None:
     space = hand_made_space(sites, convs)
     levels, rng = CostLevels(space), np.random.default_rng(0)
     assert levels.counts.sum() == pytest.approx(4.0**40, rel=1e-12)
-    assert set(levels.sample(rng, low=levels.dearest).values()) == {0.0}
-    assert space.cost(levels.sample(rng, high=levels.cheapest)).macs == levels.cheapest
+    assert set(levels.sample(rng, low=levels.largest).values()) == {0.0}
+    assert space.cost(levels.sample(rng, high=levels.smallest)).macs == levels.smallest
 
 
 def test_space_of_one_architecture() -> None:
     space = SPACES["one architecture"]
     levels = CostLevels(space)
     (only,) = all_architectures(space)
-    assert levels.cheapest == levels.dearest == space.cost(only).macs
+    assert levels.smallest == levels.largest == space.cost(only).macs
     assert levels.sample(np.random.default_rng(0)) == only
 
 

@@ -135,8 +135,8 @@ def test_low_channels_of_some(alpha: float, channels: int, multiple: int, low: i
 
 def test_every_realised_share_comes_back_as_the_same_number() -> None:
     for channels in [*range(1, 130), 256, 512, 1000, 2048]:
-        realised = [low_channels(low / channels, channels, 1) for low in range(channels + 1)]
-        assert realised == list(range(channels + 1))
+        quantized = [low_channels(low / channels, channels, 1) for low in range(channels + 1)]
+        assert quantized == list(range(channels + 1))
 
 
 def test_budget_includes_its_bounds() -> None:

@@ -102,8 +102,8 @@ def test_the_most_probable_is_that_of_all_inside_the_budget(
     case: tuple[SearchSpace, Shares], start: float, end: float
 ) -> None:
     space, shares = case
-    cheapest, dearest = space.cheapest_macs, space.dearest_macs
-    bounds = sorted(round(cheapest + at * (dearest - cheapest)) for at in (start, end))
+    smallest, largest = space.smallest_macs, space.largest_macs
+    bounds = sorted(round(smallest + at * (largest - smallest)) for at in (start, end))
     budget = Budget("some", bounds[1], bounds[0])
     inside = [a for a in all_architectures(space) if budget.admits(space.cost(a).macs)]
     levels = CostLevels(space)
@@ -142,7 +142,7 @@ def test_a_tilted_start_has_the_expectation_that_was_asked_for(
 
 
 def test_what_no_tilt_reaches_is_approached(digit_space: SearchSpace) -> None:
-    for macs, end in ((0.0, digit_space.cheapest_macs), (1e12, digit_space.dearest_macs)):
+    for macs, end in ((0.0, digit_space.smallest_macs), (1e12, digit_space.largest_macs)):
         assert expected_macs(digit_space, tilted(digit_space, macs)) == pytest.approx(end, rel=1e-3)
 
 
@@ -172,11 +172,11 @@ def test_draws_within_a_budget_fit_it(digit_space: SearchSpace) -> None:
 def test_where_nothing_drawn_fits_it_is_the_most_probable_that_does(
     digit_space: SearchSpace,
 ) -> None:
-    """All but certain of the dearest architecture, with half of its MACs to spend."""
+    """All but certain of the largest architecture, with half of its MACs to spend."""
     budget = Budget("half", round(0.5 * digit_space.vanilla_macs))
     shares = {s.name: (1.0, *[0.0] * (len(s.choices) - 1)) for s in digit_space.sites}
     found = Distribution.of(CostLevels(digit_space), budget, shares)
-    assert found.expected_macs == pytest.approx(digit_space.dearest_macs)
+    assert found.expected_macs == pytest.approx(digit_space.largest_macs)
     assert found.macs == digit_space.cost(found.alphas).macs <= budget.max_macs
     rng = np.random.default_rng(0)
     assert draw_within(digit_space, found, budget, rng) == found.alphas

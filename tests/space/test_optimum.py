@@ -42,8 +42,8 @@ def test_best_within_is_the_best_of_all(
 ) -> None:
     levels = CostLevels(space, EXACT)
     scores = random_scores(levels, seed)
-    span = levels.dearest - levels.cheapest
-    low, high = (round(levels.cheapest + share * span) for share in sorted((start, end)))
+    span = levels.largest - levels.smallest
+    low, high = (round(levels.smallest + share * span) for share in sorted((start, end)))
     inside = [value for macs, value in everything(space, scores) if low <= macs <= high]
     if not inside:
         with pytest.raises(BudgetError, match="no architecture"):
@@ -65,19 +65,19 @@ def test_best_front_is_the_front_of_all(space: SearchSpace, seed: int) -> None:
         # Of architectures whose sums differ in rounding alone, either may be taken.
         if not expected or value > expected[-1][1] + 1e-9:
             expected.append((macs, value))
-    found = best_front(levels, scores, levels.cheapest, levels.dearest, space.size)
+    found = best_front(levels, scores, levels.smallest, levels.largest, space.size)
     pairs = [(space.cost(one).macs, score(space, scores, one)) for one in found]
     values = [value for _, value in pairs]
     assert values == sorted(values)
     for macs, value in expected:
         assert max(v for m, v in pairs if m <= macs) == pytest.approx(value, rel=1e-9, abs=1e-9)
-    assert pairs[0][0] == levels.cheapest
+    assert pairs[0][0] == levels.smallest
 
 
 def test_a_long_front_is_thinned_with_its_ends_kept() -> None:
     levels = CostLevels(RESNET10, EXACT)
     scores = {(site.name,): -np.array(site.choices) for site in RESNET10.searchable}
-    bounds = levels.cheapest, levels.dearest
+    bounds = levels.smallest, levels.largest
     whole = best_front(levels, scores, *bounds, RESNET10.size)
     few = best_front(levels, scores, *bounds, 3)
     assert len(whole) > 5
@@ -90,7 +90,7 @@ def test_wide_levels_keep_the_bounds() -> None:
     levels = CostLevels(RESNET10, 40)
     assert not levels.exact
     scores = random_scores(levels, 5)
-    middle = (levels.cheapest + levels.dearest) // 2
+    middle = (levels.smallest + levels.largest) // 2
     low, high = middle, round(middle * 1.3)
     for one in [*best_front(levels, scores, low, high, 50), best_within(levels, scores, low, high)]:
         assert low <= RESNET10.cost(one).macs <= high
@@ -110,7 +110,7 @@ def test_forbidden_choices_are_not_taken() -> None:
     levels = CostLevels(RESNET10, EXACT)
     site = RESNET10.searchable[0]
     scores = {(site.name,): np.array([-np.inf, 0.0, 1.0])}
-    front = best_front(levels, scores, levels.cheapest, levels.dearest, 100)
+    front = best_front(levels, scores, levels.smallest, levels.largest, 100)
     assert front
     assert all(one[site.name] > 0 for one in front)
 
@@ -129,7 +129,7 @@ def test_scores_of_sites_far_apart_are_refused() -> None:
     first, last = RESNET10.searchable[0], RESNET10.searchable[-1]
     scores = {(first.name, last.name): np.zeros((len(first.choices), len(last.choices)))}
     with pytest.raises(ValueError, match="not the ends of one convolution"):
-        best_within(levels, scores, levels.cheapest, levels.dearest)
+        best_within(levels, scores, levels.smallest, levels.largest)
 
 
 @given(other_costs())

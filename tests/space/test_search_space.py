@@ -118,18 +118,18 @@ def test_fixed_sites_are_not_searchable() -> None:
 
 
 @pytest.mark.parametrize(
-    ("alpha", "multiple", "realised"),
+    ("alpha", "multiple", "quantized"),
     [(0.0, 1, 0.0), (0.3, 1, 0.25), (0.99, 1, 0.875), (0.99, 4, 0.5), (0.3, 4, 0.0), (1.0, 3, 1.0)],
 )
-def test_shares_are_rounded_down(alpha: float, multiple: int, realised: float) -> None:
+def test_shares_are_rounded_down(alpha: float, multiple: int, quantized: float) -> None:
     space = replace(SPACE, channel_multiple=multiple)
-    assert space.realise({"a": alpha})["a"] == realised
-    assert space.architecture({"a": alpha}).alphas["a"] == realised
+    assert space.quantize({"a": alpha})["a"] == quantized
+    assert space.architecture({"a": alpha}).alphas["a"] == quantized
     assert space.architecture({"a": alpha}).channel_multiple == multiple
 
 
 def test_sites_that_are_not_named_are_at_their_first_choice() -> None:
-    assert SPACE.realise({"b": 1.0}) == {"stem": 0.0, "a": 0.25, "b": 1.0}
+    assert SPACE.quantize({"b": 1.0}) == {"stem": 0.0, "a": 0.25, "b": 1.0}
 
 
 def test_sites_that_an_architecture_does_not_name_are_at_0() -> None:
@@ -150,7 +150,7 @@ def test_vanilla_is_0_everywhere_even_where_it_is_no_choice() -> None:
 
 @pytest.mark.parametrize("alphas", [{"a": 1.5}, {"a": -0.1}, {"a": float("nan")}, {"nowhere": 0.5}])
 def test_impossible_alphas_are_refused_naming_the_site(alphas: dict[str, float]) -> None:
-    for ask in (SPACE.realise, SPACE.architecture, SPACE.cost):
+    for ask in (SPACE.quantize, SPACE.architecture, SPACE.cost):
         with pytest.raises(ArchitectureError, match=next(iter(alphas))):
             ask(alphas)
 

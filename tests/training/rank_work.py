@@ -31,7 +31,7 @@ def gradients_of(job: SupernetJob, folder: Path) -> None:
     torch.set_num_threads(1)
     rank, ranks, meeting = elastic_place(folder)
     with joined("cpu", rank=rank, ranks=ranks, meeting=meeting) as together:
-        supernet = build_supernet(job.space, seed=job.seed, by_role=True)
+        supernet = build_supernet(job.space, seed=job.seed, switchable=True)
         wrapped = together.wrap(supernet)
         backward = sampling_steps(supernet, job.space, job.settings, seed=job.seed, rank=rank)
         images, labels = first_batch(job, rank, ranks)

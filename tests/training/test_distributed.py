@@ -65,7 +65,7 @@ def test_gradients_are_the_mean_of_the_ranks_own(
     assert job.space.cost(drawn[0]).macs == job.space.cost(drawn[1]).macs
     own = []
     for rank in (0, 1):
-        supernet = build_supernet(job.space, seed=job.seed, by_role=True)
+        supernet = build_supernet(job.space, seed=job.seed, switchable=True)
         backward = sampling_steps(supernet, job.space, settings, seed=job.seed, rank=rank)
         images, labels = rank_work.first_batch(job, rank, 2)
         assert len(labels) == RECIPE.batch_size // 2
@@ -166,6 +166,6 @@ def test_batches_that_the_ranks_cannot_share(job: SupernetJob, few_digits: Digit
 
 
 def weights_of(job: SupernetJob) -> dict[str, torch.Tensor]:
-    supernet = build_supernet(job.space, seed=0, by_role=True)
+    supernet = build_supernet(job.space, seed=0, switchable=True)
     load_weights(supernet, job.weights)
     return supernet.state_dict()

@@ -102,7 +102,7 @@ def test_a_sample_is_hard_and_its_gradient_soft(digit_space: SearchSpace) -> Non
 def make(
     space: SearchSpace, images: DigitImages, settings: LearnableSettings, seed: int = 0
 ) -> tuple[nn.Module, LearnableSteps]:
-    supernet = build_supernet(space, seed=0, by_role=True).train()
+    supernet = build_supernet(space, seed=0, switchable=True).train()
     budgets = [budget_of(space, share) for share in SHARES]
     explore = architecture_draw(space, SupernetSettings(), seed)
     return supernet, LearnableSteps(

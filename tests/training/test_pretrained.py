@@ -39,11 +39,11 @@ def weights(space: SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return path
 
 
-@pytest.mark.parametrize("by_role", [False, True])
+@pytest.mark.parametrize("switchable", [False, True])
 def test_at_first_it_is_the_trained_network(
-    space: SearchSpace, weights: Path, by_role: bool
+    space: SearchSpace, weights: Path, switchable: bool
 ) -> None:
-    supernet = build_supernet(space, seed=0, by_role=by_role, weights=str(weights)).eval()
+    supernet = build_supernet(space, seed=0, switchable=switchable, weights=str(weights)).eval()
     network = randomise(build(space.uniform(0), seed=7)).eval()
     images = torch.randn(4, *space.input_size)
     logits = network(images)

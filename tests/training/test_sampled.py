@@ -92,7 +92,7 @@ def test_a_space_with_one_architecture_can_be_trained(digit_space: SearchSpace) 
     single = replace(
         digit_space, sites=tuple(replace(site, choices=(0.5,)) for site in digit_space.sites)
     )
-    supernet = build_supernet(single, seed=0, by_role=True)
+    supernet = build_supernet(single, seed=0, switchable=True)
     settings = SupernetSettings(sampling="sandwich", samples=0)
     loss = sampling_steps(supernet, single, settings, seed=0)(step_of(supernet, single))
     assert 1 < float(loss) < 4
@@ -125,15 +125,15 @@ def test_draws_stay_in_the_range_of_macs(digit_space: SearchSpace) -> None:
 
 
 def test_a_range_without_architectures_is_an_error_at_once(digit_space: SearchSpace) -> None:
-    share = digit_space.cheapest_macs / digit_space.vanilla_macs
+    share = digit_space.smallest_macs / digit_space.vanilla_macs
     assert all(conv_macs(conv, 1.0, 1.0) > 0 for conv in digit_space.convs)
     with pytest.raises(SettingError, match=r"macs: found \(0.0, .*: 0 to [\d,]+ MACs hold none"):
         architecture_draw(digit_space, SupernetSettings(macs=(0.0, 0.9 * share)), seed=0)
 
 
 def test_a_sandwich_adds_up_its_architectures_gradients(digit_space: SearchSpace) -> None:
-    """The mean over the dearest, the cheapest and those drawn, each against its own targets."""
-    supernet = build_supernet(digit_space, seed=0, by_role=True)
+    """The mean over the largest, the smallest and those drawn, each against its own targets."""
+    supernet = build_supernet(digit_space, seed=0, switchable=True)
     draw = architecture_draw(digit_space, BY_MACS, seed=3)
     drawn = [draw(2 * 5), draw(2 * 5 + 1)]
     ends = [{site.name: site.choices[end] for site in digit_space.sites} for end in (0, -1)]
@@ -149,7 +149,7 @@ def test_a_sandwich_adds_up_its_architectures_gradients(digit_space: SearchSpace
             targets = logits.detach().softmax(1)
     expected = gradients(supernet)
     supernet.zero_grad()
-    steps = sandwich(supernet, digit_space, draw, samples=2, teacher="dearest")
+    steps = sandwich(supernet, digit_space, draw, samples=2, teacher="largest")
     loss = steps(step_of(supernet, digit_space, 5))
     assert float(loss) == pytest.approx(total)
     assert max(float(grad.abs().max()) for grad in expected) > 1e-3
@@ -159,7 +159,7 @@ def test_a_sandwich_adds_up_its_architectures_gradients(digit_space: SearchSpace
 
 @pytest.mark.parametrize(
     ("teacher", "trained"),
-    [("dearest", 4), ("none", 4), (0.5, 5), (0.0, 4)],
+    [("largest", 4), ("none", 4), (0.5, 5), (0.0, 4)],
 )
 def test_any_uniform_architecture_may_teach(
     digit_space: SearchSpace,

@@ -17,7 +17,7 @@ from octnas.data.images import Data, open_images
 from octnas.data.settings import CacheSettings, ImagesSettings
 from octnas.errors import TrainingError
 from octnas.nn.supernet import build
-from octnas.results.validation_log import count_looks
+from octnas.results.validation_log import count_validations
 from octnas.space.architecture import Architecture
 from octnas.space.search_space import SearchSpace
 from octnas.training.scoring import evaluate
@@ -93,7 +93,7 @@ def test_what_is_made_of_every_image_is_kept_and_every_look_is_counted(
     looks = [json.loads(line) for line in (tmp_path / "looks").read_text().splitlines()]
     assert [look["size"] for look in looks] == [16, 12, 24]
     assert {look["why"] for look in looks} == {"retrain"}
-    assert count_looks(tmp_path / "looks") == {"retrain": 3}
+    assert count_validations(tmp_path / "looks") == {"retrain": 3}
     network = build(training.architecture, seed=99)
     network.load_state_dict(load_file(training.folder / WEIGHTS_FILE))
     for size in (12, 24):

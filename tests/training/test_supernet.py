@@ -140,7 +140,7 @@ def test_a_scorer_from_files_gives_the_same_scores(
     scores = []
     for _ in range(2):
         scorer = make_scorer(
-            TrainedSupernet(digit_space, tmp_path / "weights.safetensors", by_role=True),
+            TrainedSupernet(digit_space, tmp_path / "weights.safetensors", switchable=True),
             data,
             "read",
             calibration_batches=2,
@@ -185,10 +185,10 @@ def test_statistics_come_from_all_classes(
 
 
 SAMPLINGS = [
-    SupernetSettings(sampling="uniform", by_role=False),
-    SupernetSettings(sampling="by_macs", by_role=True),
-    SupernetSettings(sampling="sandwich", samples=1, by_role=True),
-    SupernetSettings(sampling="learnable", by_role=True),
+    SupernetSettings(sampling="uniform", switchable=False),
+    SupernetSettings(sampling="by_macs", switchable=True),
+    SupernetSettings(sampling="sandwich", samples=1, switchable=True),
+    SupernetSettings(sampling="learnable", switchable=True),
 ]
 
 
