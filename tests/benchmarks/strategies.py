@@ -24,13 +24,13 @@ from octnas.results.ranking import Interval, Ranking
 STRATEGIES: Mapping[str, tuple[Sequence[str], int]] = {
     "uniform": (("sampling=uniform", "switchable=false"), 1),
     "by MACs": (("sampling=by_macs", "switchable=false"), 1),
-    "uniform, by role": (("sampling=uniform",), 1),
-    "by MACs, by role": (("sampling=by_macs",), 1),
-    "learnable, by role": (("sampling=learnable",), 1),
+    "uniform, switchable BN": (("sampling=uniform",), 1),
+    "by MACs, switchable BN": (("sampling=by_macs",), 1),
+    "learnable, switchable BN": (("sampling=learnable",), 1),
     "sandwich": (("sampling=sandwich", "switchable=false"), 4),
-    "sandwich, by role": (("sampling=sandwich",), 4),
-    "sandwich, by role, labels": (("sampling=sandwich", "teacher=none"), 4),
-    "sandwich, by role, taught by α .25": (("sampling=sandwich", "teacher=0.25"), 5),
+    "sandwich, switchable BN": (("sampling=sandwich",), 4),
+    "sandwich, switchable BN, labels": (("sampling=sandwich", "teacher=none"), 4),
+    "sandwich, switchable BN, taught by α .25": (("sampling=sandwich", "teacher=0.25"), 5),
 }
 COLUMNS = (
     ("tau_loss", "τ", False),
