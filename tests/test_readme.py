@@ -1,4 +1,4 @@
-"""What the README shows is what runs."""
+"""What the README and the pages beside it show is what runs."""
 
 import csv
 import re
@@ -13,6 +13,34 @@ from octnas.cli.main import app
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = {
+    name: (ROOT / name).read_text()
+    for name in (
+        "README.md",
+        "search_spaces/README.md",
+        "runs/README.md",
+        "tests/benchmarks/README.md",
+        "CONTRIBUTING.md",
+    )
+}
+ALL = "\n".join(PAGES.values())
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 200
+    assert len(README.split()) <= 2500
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    """Files that exist, and headings of this or another page."""
+    for file, anchor in re.findall(r"\]\(([^)#:]*)#?([^)]*)\)", PAGES[page]):
+        target = (ROOT / page).parent / file if file else ROOT / page
+        assert target.exists(), f"{page}: {file}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)", target.read_text(), flags=re.MULTILINE)
+            slugs = {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}
+            assert anchor in slugs, f"{page}: {anchor}"
 
 
 def blocks() -> list[str]:
@@ -32,7 +60,7 @@ def test_python_examples_print_what_their_comments_say(capsys: pytest.CaptureFix
 
 
 def test_the_table_of_costs() -> None:
-    rows = re.findall(r"\| ResNet-(\d+) \| ([\d.]+) M \| (.*) \|", README)
+    rows = re.findall(r"\| ResNet-(\d+) \| ([\d.]+) M \| (.*) \|", ALL)
     assert len(rows) == 4
     for depth, params, macs in rows:
         for alpha, gmacs in zip((0, 0.125, 0.25, 0.5, 0.75), macs.split(" | "), strict=True):
@@ -43,17 +71,16 @@ def test_the_table_of_costs() -> None:
 
 def test_every_command_exists() -> None:
     commands = set(get_command(app).commands)  # type: ignore[attr-defined]
-    shown = set(re.findall(r"`?octnas (\w+)", README)) - {"searches"}
+    shown = set(re.findall(r"`octnas (\w+)", ALL))
     assert {"run", "init", "cost", "supernet"} <= shown
     assert shown - commands == set()
 
 
 def shown_commands() -> list[list[str]]:
     """Every `octnas …` in a block that is not Python, its lines joined, comments left out."""
-    texts = [README, (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()]
     found = []
-    for text in texts:
-        for language, block in re.findall(r"```(\w*)\n(.*?)```", text, flags=re.DOTALL):
+    for text in PAGES.values():
+        for language, block in re.findall(r"```(\w*)\n(.*?)\n *```", text, flags=re.DOTALL):
             if language:
                 continue
             for line in block.replace("\\\n", " ").splitlines():
@@ -89,7 +116,7 @@ def test_there_are_commands_to_parse() -> None:
 def test_every_benchmark_has_the_options_that_are_shown() -> None:
     """Of its own or of all of them; what follows ``--set`` is octnas's."""
     folder = Path(__file__).parent / "benchmarks"
-    joined = README.replace("\\\n", " ")
+    joined = ALL.replace("\\\n", " ")
     shown = re.findall(r"^python tests/benchmarks/(\w+\.py) (.*)", joined, flags=re.MULTILINE)
     assert len({script for script, _ in shown}) >= 5
     for script, rest in shown:
@@ -99,17 +126,14 @@ def test_every_benchmark_has_the_options_that_are_shown() -> None:
 
 
 def test_every_make_target_exists() -> None:
-    makefile = (Path(__file__).parents[1] / "Makefile").read_text()
-    texts = README + (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
-    for target in set(re.findall(r"(?:^|`)make ([a-z-]+)", texts, flags=re.MULTILINE)):
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"(?:^|`)make ([a-z-]+)", ALL, flags=re.MULTILINE)):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
 def test_the_results_are_those_of_the_example() -> None:
     """Every "mean ± deviation (M MACs)" of the table is a row of its file."""
-    section = README.partition("### Tiny-ImageNet")[2]
-    section = section.partition("\n## ")[0]
-    told = set(re.findall(r"([\d.]+) ± ([\d.]+)\*{0,2} \(([\d.]+) M\)", section))
+    shown = set(re.findall(r"([\d.]+) ± ([\d.]+)\*{0,2} \(([\d.]+) M\)", ALL))
     with (ROOT / "runs/examples/tiny-imagenet-16/networks.csv").open() as file:
         rows = list(csv.DictReader(file))
     known = {
@@ -120,5 +144,5 @@ def test_the_results_are_those_of_the_example() -> None:
         )
         for row in rows
     }
-    assert len(told) == 13
-    assert told <= known
+    assert len(shown) == 13
+    assert shown <= known
