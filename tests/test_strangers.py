@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,21 @@ from octnas.io.yaml import parse_override, parse_yaml
 from octnas.nn.backbone import create_backbone
 from octnas.results.networks import Network
 from octnas.tracking.outbox import Outbox
-from tests.pipeline.test_bad_run_directory import Bomb
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{name}: &{name} [{','.join(['*' + before] * 10)}]\n"
     for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 )
+
+
+class Bomb:
+    """Runs something when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return (partial(Path.touch, self.mark), ())
 
 
 def record(**changes: Any) -> bytes:

@@ -93,12 +93,14 @@ def _check_choices(file: Path, architecture: "Architecture", space: "SearchSpace
 
 def _read_space(path: Path) -> "SearchSpace":
     """The search space of a run directory, or of the file itself."""
-    from octnas.runtime.directory import read_json, reading
+    from octnas.errors import ArchitectureError
+    from octnas.io.files import read_json
     from octnas.space.search_space import SearchSpace
 
     file = path / "space" / "space.json" if path.is_dir() else path
-    with reading(file):
-        return SearchSpace.from_dict(read_json(file))
+    return read_json(
+        file, SearchSpace, error=ArchitectureError, remedy="give a run directory or its space.json"
+    )
 
 
 def _print_difference(one: "Architecture", other: "Architecture") -> None:

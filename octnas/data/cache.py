@@ -30,8 +30,7 @@ from torchvision.transforms import v2
 
 from octnas.data.decode import BrokenImageError, pixel_digest
 from octnas.errors import DataError
-from octnas.io.files import read_as, write_json
-from octnas.runtime.directory import read_document, reading
+from octnas.io.files import read_json, write_json
 
 SCHEMA = 1
 PIXELS_FILE = "pixels.u8"
@@ -120,12 +119,10 @@ class Cache:
         everything: list[Found] = []
         for shard in range(self.shards):
             path = self._file(shard)
-            with reading(path):
-                document = read_document(path, SCHEMA, "images")
-                images = read_as(tuple[Found, ...], document["images"])
-                if len(images) != (count := len(self.positions(shard))):
-                    raise ValueError(f"images: found {len(images)}, allowed: {count}")
-                everything += images
+            remedy = f"remove {path.parent}; the same command rebuilds it"
+            everything += read_json(
+                path, list[Found], schema=SCHEMA, key="images", error=DataError, remedy=remedy
+            )
         return everything
 
     @cached_property

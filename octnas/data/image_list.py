@@ -1,15 +1,14 @@
 """The images that an experiment uses, as a plain list with a digest."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from octnas.data.sources import Problem
 from octnas.errors import RunDirectoryError
-from octnas.io.files import read_as, write_json, write_text
-from octnas.runtime.directory import read_document, reading
+from octnas.io.files import read_json, write_json, write_text
 
 SCHEMA = 1
 LIST_FILE = "images.tsv"
@@ -107,32 +106,22 @@ def read_images(folder: Path) -> ImageList:
     Raises:
         RunDirectoryError: the files are missing, or the list was changed.
     """
-    keys = ("class_names", "problems", "key", "resolution", "side", "list")
-    about = read_document(folder / ABOUT_FILE, SCHEMA, *keys)
+    about = read_summary(folder)
     path = folder / LIST_FILE
     try:
         content = path.read_bytes()
     except OSError as error:
         raise RunDirectoryError(f"{path}: cannot be read ({error})") from None
-    if _hash(content) != about["list"]:
-        raise RunDirectoryError(
-            f"{path}: is not the list that {ABOUT_FILE} is about; make it anew with --fresh data"
-        )
-    with reading(path):
-        resolution, side = read_as(int, about["resolution"]), read_as(int, about["side"])
-        if side < 1 or resolution not in (0, *range(side, 2 * side + 1)):
-            raise ValueError(f"a cache of {resolution} pixels for images of {side}")
-        return ImageList(
-            tuple(map(_unquoted, read_as(tuple[str, ...], about["class_names"]))),
-            tuple(_entry(line.split("\t")) for line in content.decode().splitlines()[1:]),
-            tuple(
-                replace(one, name=_unquoted(one.name))
-                for one in read_as(tuple[Problem, ...], about["problems"])
-            ),
-            read_as(str, about["key"]),
-            resolution,
-            side,
-        )
+    if _hash(content) != about.list:
+        raise RunDirectoryError(f"{path}: does not match {ABOUT_FILE}; redo it with --fresh data")
+    return ImageList(
+        tuple(map(_unquoted, about.class_names)),
+        tuple(_entry(line.split("\t")) for line in content.decode().splitlines()[1:]),
+        tuple(replace(one, name=_unquoted(one.name)) for one in about.problems),
+        about.key,
+        about.resolution,
+        about.side,
+    )
 
 
 def _hash(content: bytes) -> str:
@@ -140,21 +129,33 @@ def _hash(content: bytes) -> str:
 
 
 @dataclass(frozen=True)
-class _Summary:
+class Summary:
+    """``images.json``: what is known of an image list.
+
+    Attributes:
+        digest: see `ImageList.digest`.
+        classes: how many there are.
+        counts: of images, by part.
+        problems: what was skipped, with the reasons.
+        class_names: by label; empty where classes have no names.
+        key, resolution, side: see `ImageList`.
+        list: hash of ``images.tsv``; empty where there is none, as for digits.
+    """
+
     digest: str
     classes: int
     counts: Mapping[str, int]
     problems: tuple[Problem, ...]
+    class_names: tuple[str, ...] = ()
+    key: str = ""
+    resolution: int = 0
+    side: int = 0
+    list: str = ""
 
 
-def read_summary(folder: Path) -> Mapping[str, Any]:
-    """Counts, classes and digest, without the list itself; of digits too."""
-    path = folder / ABOUT_FILE
-    keys = [entry.name for entry in fields(_Summary)]
-    document = read_document(path, SCHEMA, *keys)
-    with reading(path):
-        read_as(_Summary, {key: document[key] for key in keys})
-    return document
+def read_summary(folder: Path) -> Summary:
+    """Read ``images.json``, which the data stage writes for every data source."""
+    return read_json(folder / ABOUT_FILE, Summary, schema=SCHEMA)
 
 
 def _entry(fields: Sequence[str]) -> Entry:

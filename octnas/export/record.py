@@ -1,6 +1,6 @@
 """``export.json``: what an exported folder holds, where it comes from, and how it was checked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import file_digest
 from importlib.metadata import PackageNotFoundError, version
@@ -11,8 +11,7 @@ from octnas.errors import ExportError
 from octnas.export.check import Comparison
 from octnas.export.settings import Tolerance
 from octnas.export.source import Source
-from octnas.io.files import read_as, write_json
-from octnas.runtime.directory import read_document, reading
+from octnas.io.files import read_as, read_json, write_json
 
 SCHEMA = 1
 RECORD_FILE = "export.json"
@@ -58,6 +57,25 @@ class Variant:
         return found
 
 
+@dataclass(frozen=True)
+class _Weights:
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What is read back of a record."""
+
+    id: str
+    weights: _Weights
+    variants: tuple[Variant, ...]
+
+    @property
+    def origin(self) -> tuple[str, str]:
+        """Which network it is of, and with which weights."""
+        return self.id, self.weights.sha256
+
+
 def write_record(source: Source, moved: int, variants: Sequence[Variant], folder: Path) -> None:
     """Write everything that is needed to make the network anew, and what was measured.
 
@@ -98,15 +116,12 @@ def read_variants(source: Source, folder: Path) -> tuple[Variant, ...]:
     path = folder / RECORD_FILE
     if not path.exists():
         return ()
-    with reading(path):
-        document = read_document(path, SCHEMA, "id", "weights", "variants")
-        found = tuple(Variant.from_dict(entry) for entry in document["variants"])
-        origin = _origin(document)
-    if origin != _own_origin(source):
-        for variant in found:
+    record = read_json(path, _Record, schema=SCHEMA)
+    if record.origin != _own_origin(source):
+        for variant in record.variants:
             remove(variant, folder)
         return ()
-    return tuple(v for v in found if all((folder / name).exists() for name in v.files))
+    return tuple(v for v in record.variants if all((folder / name).exists() for name in v.files))
 
 
 def check_room(source: Source, folder: Path) -> None:
@@ -121,18 +136,12 @@ def check_room(source: Source, folder: Path) -> None:
     path = folder / RECORD_FILE
     if not path.exists():
         raise ExportError(f"{folder}: holds other files; give a new folder or an empty one")
-    with reading(path):
-        found = _origin(read_document(path, SCHEMA, "id", "weights"))
+    found = read_json(path, _Record, schema=SCHEMA).origin
     if found != (own := _own_origin(source)):
         raise ExportError(
             f"{folder}: holds an export of {found[0]}, or of other weights, and this is one of "
             f"{own[0]}; give a new folder or an empty one"
         )
-
-
-def _origin(document: Mapping[str, Any]) -> tuple[str, str]:
-    """Which network a record is of, and with which weights."""
-    return document["id"], document["weights"]["sha256"]
 
 
 def _own_origin(source: Source) -> tuple[str, str]:

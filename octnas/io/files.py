@@ -1,8 +1,7 @@
-"""Files that are whole or absent, also if a process dies while it writes them.
+"""Atomic writes, and JSON files read as typed values.
 
-JSON from files that anybody may have written, into values of the types that they should have.
-
-A value of the wrong type would else be an error somewhere else, long after it was read.
+A file is whole or absent, even if the process dies while writing it. What is read is checked
+against its type at once, so that a wrong value is reported with its file and key.
 """
 
 import contextlib
@@ -23,7 +22,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from octnas.errors import ConfigError
+from octnas.errors import ConfigError, OctnasError, RunDirectoryError
 
 LARGEST = 256 * 2**20
 """Bytes of a document that is read whole; what octnas writes has a few at most."""
@@ -103,7 +102,7 @@ def _check_regular(path: Path, mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "no regular file, which is needed here", str(path))
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def remove_drafts(path: Path, *, stale: bool = False) -> None:
@@ -224,19 +223,63 @@ _LARGEST = 2**63
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 
 
+def read_json(
+    path: Path,
+    kind: type[Value] = Any,  # type: ignore[assignment]
+    *,
+    schema: int | tuple[int, ...] = (),
+    key: str = "",
+    error: type[OctnasError] = RunDirectoryError,
+    remedy: str = "redo its stage with --fresh",
+) -> Value:
+    """Read a JSON file as a value of a type.
+
+    Args:
+        path: of the file.
+        kind: see `read_as`; a dataclass with a ``from_dict`` of its own is read by that.
+        schema: version that the document must carry as ``schema``, or several; by default it
+            need not carry any.
+        key: read only this entry of the document; empty for the whole document.
+        error: raised if the file is missing, truncated, of another schema version, or holds
+            something else.
+        remedy: the end of its message, which says what to do.
+    """
+    try:
+        document = parse_json(read_regular(path))
+        if allowed := (schema,) if isinstance(schema, int) else schema:
+            found = document.get("schema") if isinstance(document, dict) else document
+            _check(found in allowed, found, "schema", " or ".join(map(str, allowed)))
+        if key and key not in _check(isinstance(document, dict), document, key, "an object"):
+            raise TypeError(f"{key}: missing")
+        value: Value = _value(kind, document[key] if key else document, key or _name(kind))
+    except FileNotFoundError:
+        reason = "no such file"
+    except json.JSONDecodeError as problem:
+        reason = f"truncated, or not JSON ({problem})"
+    except OSError as problem:
+        reason = f"cannot be read ({problem.strerror})"
+    except (OctnasError, TypeError, ValueError) as problem:
+        reason = str(problem)
+    except (ArithmeticError, AttributeError, LookupError) as problem:
+        reason = f"{type(problem).__name__}: {problem}"
+    else:
+        return value
+    raise error(f"{path}: {' '.join(reason.split())[:300]}" + (f"; {remedy}" if remedy else ""))
+
+
 def parse_json(text: str | bytes) -> Any:
     """A JSON document.
 
     Raises:
-        ValueError: it is none, has a key twice, is nested too deeply, or holds text that cannot
-            be written again.
+        ValueError: it is not JSON, has a duplicate key, is nested too deeply, or holds text that
+            UTF-8 or the name of a file cannot hold.
     """
     try:
         document = json.loads(text, object_pairs_hook=_with_distinct_keys)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if (found := next(_unwritable(document), None)) is not None:
-        raise ValueError(f"found a character that no text may hold, in {found[:40]!r}")
+        raise ValueError(f"found a NUL or half a surrogate pair in {found[:40]!r}")
     return document
 
 
@@ -261,30 +304,34 @@ def _with_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for key in found if sum(key == other for other, _ in pairs) > 1)
-        raise ValueError(f"key {twice!r} is there twice")
+        raise ValueError(f"duplicate key {twice!r}")
     return found
 
 
 def read_as(kind: type[Value], document: Any) -> Value:
-    """A dataclass of a JSON object, its fields of the types that they are declared with.
+    """A value of a type from parsed JSON.
 
-    Whole numbers are within ±2⁶³, floats may be infinite or NaN. JSON's lists become tuples where
-    the field is one. A dataclass within with a ``from_dict`` of its own is read by that.
+    Integers must lie within ±2⁶³; floats may be infinite or NaN. Keys that a dataclass does not
+    know are ignored. A dataclass inside another one that has a ``from_dict`` is read by that.
 
     Args:
-        kind: the dataclass, of numbers, text, `Literal`, optional values, tuples, sequences,
-            mappings and other such dataclasses; or one of these.
+        kind: a number, text, `Literal`, optional value, tuple, sequence, mapping, or a dataclass
+            whose fields are of these types.
         document: what `dataclasses.asdict` and a round trip through JSON give.
 
     Raises:
-        TypeError: something is of another type, missing or unknown; names where.
-        ValueError: a number that is too large, or what the dataclass itself refuses.
+        TypeError: something is of another type or missing; names where.
+        ValueError: an integer that is too large, or what the dataclass itself refuses.
     """
-    where = getattr(kind, "__name__", "document")
+    where = _name(kind)
     found: Value = (
         _dataclass(kind, document, where) if is_dataclass(kind) else _value(kind, document, where)
     )
     return found
+
+
+def _name(kind: Any) -> str:
+    return kind.__name__ if is_dataclass(kind) and isinstance(kind, type) else "document"
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:
@@ -346,8 +393,6 @@ def _sequence(origin: type, inner: tuple[Any, ...], value: Any, where: str) -> A
 def _dataclass(kind: Any, document: Any, where: str) -> Any:
     _check(isinstance(document, Mapping), document, where, "an object")
     hints = _hints(kind)
-    if unknown := document.keys() - hints.keys():
-        raise TypeError(f"{where}: unknown {', '.join(sorted(unknown))[:80]}")
     needed = (
         entry.name
         for entry in fields(kind)
@@ -355,9 +400,8 @@ def _dataclass(kind: Any, document: Any, where: str) -> Any:
     )
     if missing := [name for name in needed if name not in document]:
         raise TypeError(f"{where}: {', '.join(missing)}: missing")
-    return kind(
-        **{key: _value(hints[key], value, f"{where}.{key}") for key, value in document.items()}
-    )
+    known = [key for key in hints if key in document]
+    return kind(**{key: _value(hints[key], document[key], f"{where}.{key}") for key in known})
 
 
 @cache

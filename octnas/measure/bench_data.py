@@ -115,7 +115,7 @@ def bench_data(
         # One look at the images is enough: both ways use the same list.
         prepare_images(ways[CACHE], input_size, folder, progress)
         # Of those that can be used.
-        architecture = network(int(read_summary(folder)["classes"]))
+        architecture = network(read_summary(folder).classes)
         loaders = {
             what: _train_batches(Data(way, folder), architecture, settings)
             for what, way in ways.items()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from octnas.errors import LatencyError, OctnasError
-from octnas.io.files import parse_json
+from octnas.io.files import read_json
 from octnas.measure import standalone
 from octnas.measure.deployed_layers import LayerPlan, plan_layers
 from octnas.measure.latency import (
@@ -119,12 +119,15 @@ def read_answer(path: Path) -> LatencyTable:
         LatencyError: it is missing or something else, or the device was too noisy for a fit.
     """
     file = path / standalone.ANSWER_FILE if path.is_dir() else path
-    if not file.is_file():
-        raise LatencyError(
-            f"{file}: no such file; it is what {SCRIPT_FILE} writes at the end, on the device"
-        )
+    answer = read_json(
+        file,
+        dict[str, Any],
+        schema=standalone.SCHEMA,
+        error=LatencyError,
+        remedy=f"{SCRIPT_FILE} writes it at the end, on the device",
+    )
     try:
-        return _table(parse_json(file.read_bytes()))
+        return _table(answer)
     except OctnasError as error:
         raise LatencyError(f"{file}: {error}") from None
     except (
@@ -135,12 +138,10 @@ def read_answer(path: Path) -> LatencyTable:
         ValueError,
     ) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
-        raise LatencyError(f"{file}: is no answer of {SCRIPT_FILE}'s ({reason})") from None
+        raise LatencyError(f"{file}: not an answer of {SCRIPT_FILE} ({reason})") from None
 
 
 def _table(answer: Mapping[str, Any]) -> LatencyTable:
-    if answer["schema"] != standalone.SCHEMA:
-        raise LatencyError(f"schema: found {answer['schema']!r}, allowed: {standalone.SCHEMA}")
     manifest = answer["manifest"]
     space = SearchSpace.from_dict(manifest["space"])
     seconds = {which: _seconds(answer, manifest, which) for which in _FIELDS}

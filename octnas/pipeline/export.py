@@ -172,12 +172,12 @@ def source(run: Run, result: Retrained, settings: ExportSettings) -> Source:
 def _data(run: Run) -> dict[str, Any]:
     """What the network was trained on."""
     summary = read_summary(run.data.folder)
-    counts = {part: count for part, count in summary["counts"].items() if count}
+    counts = {part: count for part, count in summary.counts.items() if count}
     settings = flatten(run.config.data, "data")
     return {
         "source": run.config.data.source,
-        "digest": summary["digest"],
-        "classes": summary["classes"],
+        "digest": summary.digest,
+        "classes": summary.classes,
         "counts": counts,
         "settings": redact_all({k: v for k, v in settings.items() if k not in _PLACES}),
     }

@@ -31,7 +31,7 @@ def experiment_space(experiment: Path, overrides: tuple[str, ...] = ()) -> Searc
     _, config = load_experiment(experiment, overrides)
     folder = RunDirectory(experiment).stage("data")
     if (folder / ABOUT_FILE).exists():
-        return space_of(config, int(read_summary(folder)["classes"]))
+        return space_of(config, read_summary(folder).classes)
     return space_without_data(config)
 
 

@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from octnas.errors import ArchitectureError, RunDirectoryError
-from octnas.io.files import read_as, write_json
+from octnas.io.files import read_json, write_json
 from octnas.measure.latency import machine_name, time_networks
 from octnas.measure.settings import LatencySettings
 from octnas.pipeline.latency import default_file, kept_file
@@ -15,7 +14,6 @@ from octnas.pipeline.so_far import results_so_far
 from octnas.report.data import Latencies, Timing, most_known_first
 from octnas.results.front import Candidate
 from octnas.results.networks import PLAIN, Retrained
-from octnas.runtime.directory import read_document, reading
 from octnas.space.latency import LatencyTable
 
 SCHEMA = 1
@@ -98,21 +96,14 @@ def _predicted(
     where = {key: getattr(table, key) for key in _CONDITIONS}
     # The search measures what it has chosen, but perhaps on another machine than the table's.
     here = table is run.table and kept_file(run, table.device).exists()
-    with reading(run.directory.stage("search")):
-        measured = {
-            one.id: Timing(one.metrics["measured_latency"])
-            for one in candidates
-            if here and "measured_latency" in one.metrics
-        }
+    measured = {
+        one.id: Timing(one.metrics["measured_latency"])
+        for one in candidates
+        if here and "measured_latency" in one.metrics
+    }
     return Latencies(**where, measured=measured, predicted=predicted, own=table is run.table)
 
 
 def _read(path: Path) -> Latencies:
-    with reading(path):
-        document: dict[str, Any] = read_document(path, SCHEMA, "networks", *_CONDITIONS)
-        kept = {key: document[key] for key in _CONDITIONS}
-        return read_as(Latencies, {**kept, "measured": _timings(document["networks"])})
-
-
-def _timings(networks: Any) -> dict[str, Any]:
-    return {name: {key: one[key] for key in ("median", "p95")} for name, one in networks.items()}
+    measured = read_json(path, dict[str, Timing], schema=SCHEMA, key="networks")
+    return replace(read_json(path, Latencies, schema=SCHEMA), measured=measured)

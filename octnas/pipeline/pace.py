@@ -309,7 +309,7 @@ def count_images(config: RunConfig, directory: RunDirectory) -> ImageCounts:
         folder = directory.stage("data")
         found, about = read_images(folder), read_summary(folder)
         names = [entry.name for entry in found.entries if entry.part in PARTS]
-        parts = {part: int(about["counts"][part]) for part in PARTS}
+        parts = {part: about.counts[part] for part in PARTS}
         words, classes, total = "the finished data stage", len(found.classes), len(found.entries)
     else:
         listing = choose_subset(list_images(data), data.subset, data.seed)

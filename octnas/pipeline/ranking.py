@@ -12,7 +12,7 @@ import numpy as np
 from octnas.data.image_list import read_summary
 from octnas.device import cpu_threads
 from octnas.errors import BudgetError, RunDirectoryError
-from octnas.io.files import read_as, write_json
+from octnas.io.files import read_json, write_json
 from octnas.pipeline.records import PARENT, begin_tracking
 from octnas.pipeline.run import Run
 from octnas.pipeline.supernet import read_seconds, scorer
@@ -20,7 +20,6 @@ from octnas.pipeline.trainings import finished, train_several
 from octnas.report.page import write_ranking_page
 from octnas.report.ranking import ranking_text, write_ranking_csv
 from octnas.results.ranking import Ranked, Ranking, regrets, statistics
-from octnas.runtime.directory import read_document, reading
 from octnas.settings import flatten
 from octnas.training.standalone import Training, training_folder
 
@@ -41,6 +40,14 @@ class Drawn:
 
     alphas: Mapping[str, float]
     narrow: bool
+
+
+@dataclass(frozen=True)
+class Design:
+    """The architectures of the ground truth, and the digest of the images they are trained on."""
+
+    architectures: list[Drawn]
+    images: str | None = None
 
 
 def truth(run: Run) -> None:
@@ -98,19 +105,17 @@ def read_design(run: Run) -> list[Drawn]:
         RunDirectoryError: also if it was drawn for other images than this run's.
     """
     path = run.directory_of("truth").stage("truth") / DESIGN_FILE
-    with reading(path):
-        document = read_document(path, TRUTH_SCHEMA, "architectures")
-        design = read_as(list[Drawn], document["architectures"])
-    if document.get("images", _digest(run)) != _digest(run):
+    design = read_json(path, Design, schema=TRUTH_SCHEMA)
+    if design.images not in (None, own := _digest(run)):
         raise RunDirectoryError(
-            f"{path}: this ground truth was trained on other images, of digest "
-            f"{document['images']}; this run's is {_digest(run)}"
+            f"{path}: this ground truth was trained on other images (digest {design.images}, this "
+            f"run's is {own})"
         )
-    return design
+    return design.architectures
 
 
 def _digest(run: Run) -> str:
-    return str(read_summary(run.data.folder)["digest"])
+    return read_summary(run.data.folder).digest
 
 
 def trainings(run: Run) -> list[Training]:
@@ -163,9 +168,7 @@ def rank(run: Run) -> None:
 def read_rankings(run: Run) -> dict[str, Ranking]:
     """What `rank` wrote, by source of the scores: ``supernet``."""
     path = run.directory.stage("rank") / RANKING_FILE
-    with reading(path):
-        sources = read_document(path, SCHEMA, "sources")["sources"]
-        return {source: Ranking.from_dict(entry) for source, entry in sources.items()}
+    return read_json(path, dict[str, Ranking], schema=SCHEMA, key="sources")
 
 
 def table(run: Run) -> str:

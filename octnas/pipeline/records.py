@@ -5,16 +5,15 @@ Which commit of the user's own repository a run belongs to.
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from octnas.data.image_list import read_summary
-from octnas.io.files import write_json
+from octnas.io.files import read_json, write_json
 from octnas.pipeline.run import CONFIG_FILE, RUN_FILE, Run, versions
 from octnas.results.front import Candidate
 from octnas.results.networks import Retrained
-from octnas.runtime.directory import read_document, reading
 from octnas.settings import flatten
 
 _SECONDS = 10
@@ -82,8 +81,6 @@ PARENT = "experiment"
 CANDIDATES_FILE = "candidates.json"
 CHOSEN_FILE = "chosen.json"
 RESULTS_FILE = "results.json"
-JUDGED = ("val_top1", "val_loss", "seconds")
-"""What is measured of every retrained network."""
 
 
 def begin_tracking(run: Run) -> None:
@@ -92,7 +89,7 @@ def begin_tracking(run: Run) -> None:
     params: dict[str, Any] = {"seed": config.seed, "device": config.device}
     params |= flatten(config.space, "space") | flatten(config.data, "data")
     images = read_summary(run.data.folder)
-    params |= {"data.digest": images["digest"], "data.skipped": len(images["problems"])}
+    params |= {"data.digest": images.digest, "data.skipped": len(images.problems)}
     params["version"] = versions()
     run.tracker.start(PARENT, config.name, params=params, tags=commit_tags(Path.cwd()))
     made = ("data/images.json", "space/space.json", "space/budgets.json")
@@ -103,7 +100,7 @@ def begin_tracking(run: Run) -> None:
 def class_names(run: Run) -> tuple[str, ...]:
     """Of the data, in the order of the logits; their numbers where they have no names."""
     about = read_summary(run.data.folder)
-    return tuple(map(str, about.get("class_names", range(int(about["classes"])))))
+    return about.class_names or tuple(map(str, range(about.classes)))
 
 
 def write_candidates(run: Run, candidates: Sequence[Candidate]) -> None:
@@ -117,22 +114,7 @@ def write_candidates(run: Run, candidates: Sequence[Candidate]) -> None:
 def read_candidates(run: Run) -> tuple[Candidate, ...]:
     """Read what `write_candidates` wrote."""
     path = run.directory.stage("search") / CANDIDATES_FILE
-    with reading(path):
-        document = read_document(path, SCHEMA, "candidates")
-        return tuple(_candidate(run, entry) for entry in document["candidates"])
-
-
-def _candidate(run: Run, entry: Mapping[str, Any]) -> Candidate:
-    """A candidate, each α one of its site's choices.
-
-    Raises:
-        ValueError: it is of another search space.
-    """
-    found = Candidate.from_dict(entry)
-    for name, alpha in found.alphas.items():
-        if alpha not in run.space.site[name].choices:
-            raise ValueError(f"candidate {found.id}: α of site {name}: found {alpha}")
-    return found
+    return read_json(path, tuple[Candidate, ...], schema=SCHEMA, key="candidates")
 
 
 def write_chosen(run: Run, chosen: dict[str, Candidate]) -> None:
@@ -146,12 +128,7 @@ def write_chosen(run: Run, chosen: dict[str, Candidate]) -> None:
 def read_chosen(run: Run) -> dict[str, Candidate]:
     """Read what `write_chosen` wrote."""
     path = run.directory.stage("search") / CHOSEN_FILE
-    with reading(path):
-        document = read_document(path, SCHEMA, "chosen")
-        chosen = {name: _candidate(run, entry) for name, entry in document["chosen"].items()}
-        for one in chosen.values():
-            require_metrics(one.metrics, "read_loss")
-    return chosen
+    return read_json(path, dict[str, Candidate], schema=SCHEMA, key="chosen")
 
 
 def write_results(run: Run, results: Sequence[Retrained]) -> None:
@@ -165,20 +142,4 @@ def write_results(run: Run, results: Sequence[Retrained]) -> None:
 def read_results(run: Run) -> tuple[Retrained, ...]:
     """Read what `write_results` wrote."""
     path = run.directory.stage("retrain") / RESULTS_FILE
-    with reading(path):
-        document = read_document(path, SCHEMA, "networks")
-        results = tuple(Retrained.from_dict(entry) for entry in document["networks"])
-        for result in (result for one in results for result in one.runs):
-            require_metrics(result.metrics, *JUDGED)
-    return results
-
-
-def require_metrics(metrics: Mapping[str, float], *names: str) -> None:
-    """Refuse what was measured where something is missing.
-
-    Raises:
-        KeyError: naming it.
-    """
-    for name in names:
-        if name not in metrics:
-            raise KeyError(name)
+    return read_json(path, tuple[Retrained, ...], schema=SCHEMA, key="networks")

@@ -10,7 +10,7 @@ Several finished runs, or what there is of them, beside each other.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
@@ -22,7 +22,7 @@ from octnas.data.image_list import read_summary
 from octnas.data.images import preparation
 from octnas.data.settings import ImagesSettings
 from octnas.errors import RunDirectoryError
-from octnas.io.files import read_as
+from octnas.io.files import read_json
 from octnas.pipeline.network_latency import latencies
 from octnas.pipeline.ranking import read_rankings
 from octnas.pipeline.records import PARENT, begin_tracking, class_names
@@ -39,10 +39,10 @@ from octnas.report.runs import ComparedRun, differing, flat, rank_rows, write_ru
 from octnas.report.style import plural
 from octnas.report.write import FRONT_CSV, FRONT_JSON, MARKDOWN, PAGE_FILE, TABLE_FILE, write_all
 from octnas.results.front import Candidate, Front
-from octnas.results.networks import Retrained, check_history
+from octnas.results.networks import Retrained
 from octnas.results.validation_log import LOOKS_FILE, count_validations
 from octnas.results.verdict import Matrix
-from octnas.runtime.directory import check_links, digest, read_document, reading
+from octnas.runtime.directory import check_links, digest
 from octnas.search.surrogate import Features, fit, log_scores
 from octnas.settings import flatten
 from octnas.space.search_space import SearchSpace
@@ -114,14 +114,7 @@ class _Record:
 def _records(run: Run) -> tuple[_Record, ...]:
     """Of all commands, the first one first; there is one at least."""
     path = run.directory.path / RUN_FILE
-    with reading(path):
-        documents = read_document(path, RUN_SCHEMA, "runs")["runs"]
-        names = [entry.name for entry in fields(_Record)]
-        found = [
-            read_as(_Record, {name: one[name] for name in names if name in one})
-            for one in documents
-        ]
-        return (found[0], *found[1:])
+    return read_json(path, tuple[_Record, ...], schema=RUN_SCHEMA, key="runs")
 
 
 def _device(records: Sequence[_Record]) -> str:
@@ -137,9 +130,9 @@ def facts(run: Run) -> dict[str, str]:
     overrides = dict.fromkeys(override for record in runs for override in record.overrides)
     config, images = run.config, read_summary(run.data.folder)
     return {
-        "Data": f"{config.data.source}, digest {images['digest']}",
-        "Images": ", ".join(f"{n:,} {part}" for part, n in images["counts"].items() if n),
-        "Skipped images and folders": str(len(images["problems"])),
+        "Data": f"{config.data.source}, digest {images.digest}",
+        "Images": ", ".join(f"{n:,} {part}" for part, n in images.counts.items() if n),
+        "Skipped images and folders": str(len(images.problems)),
         "Seed of supernet and search": str(config.seed),
         "Seeds of retraining": ", ".join(map(str, config.retrain.seeds)),
         "Supernet": f"{config.supernet.recipe.epochs} epochs, {config.supernet.sampling}",
@@ -293,8 +286,8 @@ def gather(run: Run, tables: Iterable[Path] = ()) -> ReportData:
         effects=effects_of_sites(run.space, candidates),
         by_class=by_class(run, retrained),
         class_names=class_names(run),
-        digest=str(images["digest"]),
-        skipped=len(images["problems"]),
+        digest=images.digest,
+        skipped=len(images.problems),
         recipe=recipe_digest(run),
         times=stage_times(run, retrained),
         unfinished=stages_left(run),
@@ -307,10 +300,7 @@ def _history(run: Run) -> tuple[dict[str, float], ...]:
     if run.directory.finished("supernet") is None:
         return ()
     path = run.directory.stage("supernet") / HISTORY_FILE
-    with reading(path):
-        rows = read_document(path, SCHEMA, "epochs")["epochs"]
-        check_history(rows)
-        return read_as(tuple[dict[str, float], ...], rows)
+    return read_json(path, tuple[dict[str, float], ...], schema=SCHEMA, key="epochs")
 
 
 def correct(run: Run, retrained: Sequence[Retrained]) -> dict[str, Matrix]:
@@ -343,27 +333,21 @@ def _judged(
             training_folder(folder, identity, result.seed) / JUDGED_FILE for result in one.runs
         ]
         if all(file.exists() for file in files):
-            yield identity, [_answers(file, len(class_names(run))) for file in files]
+            yield identity, [_answers(file) for file in files]
 
 
-def _answers(path: Path, classes: int) -> dict[str, Matrix]:
+def _answers(path: Path) -> dict[str, Matrix]:
     """The classes that a training has predicted, and those that are right.
 
     Raises:
-        RunDirectoryError: the file holds something else.
+        RunDirectoryError: the file is truncated.
     """
-    with reading(path, SafetensorError, OSError):
-        found = load_file(path)
-        predicted, target = found["predicted"], found["target"]
-        if predicted.ndim != 1 or predicted.shape != target.shape:
-            raise ValueError(f"found shapes {predicted.shape} and {target.shape}")
-        if (
-            not len(target)
-            or target.dtype.kind != "i"
-            or not 0 <= target.min() <= target.max() < classes
-        ):
-            raise ValueError(f"found no classes, or others than 0 to {classes - 1}")
-    return found
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunDirectoryError(
+            f"{path}: cannot be read ({error}); redo its stage with --fresh"
+        ) from None
 
 
 def write_if_ready(

@@ -12,7 +12,7 @@ from itertools import islice
 import numpy as np
 
 from octnas.data.images import Data
-from octnas.io.files import write_json
+from octnas.io.files import read_json, write_json
 from octnas.nn.cost import cost
 from octnas.nn.plain import plain_network
 from octnas.pipeline.records import (
@@ -40,7 +40,6 @@ from octnas.results.networks import (
     searched,
 )
 from octnas.results.validation_log import LOOKS_FILE
-from octnas.runtime.directory import read_document, reading
 from octnas.search.surrogate import Features, fit, scores_of
 from octnas.settings import flatten
 from octnas.space.architecture import Architecture
@@ -189,9 +188,7 @@ def retrain(run: Run) -> None:
 def read_plan(run: Run) -> list[Network]:
     """The networks that are retrained."""
     path = run.directory.stage("retrain") / PLAN_FILE
-    with reading(path):
-        planned = read_document(path, SCHEMA, "networks")["networks"]
-        return [Network.from_dict(entry) for entry in planned]
+    return read_json(path, list[Network], schema=SCHEMA, key="networks")
 
 
 def _train(run: Run, networks: list[Network]) -> dict[tuple[str, int], SeedResult]:

@@ -33,9 +33,16 @@ from octnas.config import (
 )
 from octnas.data.images import Data
 from octnas.device import choose_device
-from octnas.errors import ConfigError, LatencyError, RunDirectoryError, SettingError
+from octnas.errors import ConfigError, RunDirectoryError, SettingError
 from octnas.io.credentials import redact, redact_all
-from octnas.io.files import DRAFT, read_as, remove_all_drafts, writable, write_json, write_text
+from octnas.io.files import (
+    DRAFT,
+    read_json,
+    remove_all_drafts,
+    writable,
+    write_json,
+    write_text,
+)
 from octnas.io.yaml import Document
 from octnas.pipeline.fingerprints import fingerprint
 from octnas.report.write import PAGE_FILE
@@ -44,9 +51,6 @@ from octnas.runtime.directory import (
     WHOLE_RUN,
     RunDirectory,
     check_links,
-    read_document,
-    read_json,
-    reading,
 )
 from octnas.runtime.lock import FOLDER, held, was_held
 from octnas.runtime.progress import Progress, Quiet
@@ -98,8 +102,7 @@ def check_place(path: Path) -> None:
         # Whoever makes it says what is wrong with its path.
         return
     if RUN_FILE in names:
-        with reading(path / RUN_FILE):
-            read_document(path / RUN_FILE, RUN_SCHEMA, "runs")
+        read_json(path / RUN_FILE, list[dict[str, Any]], schema=RUN_SCHEMA, key="runs")
         return
     # The first that is made there is the lease, or a draft of the record where there is none.
     if was_held(path) or all(_begun(path / name) for name in names):
@@ -148,10 +151,7 @@ class Run:
     def space(self) -> SearchSpace:
         """The search space that the space stage has written."""
         path = self.directory.stage("space") / SPACE_FILE
-        with reading(path):
-            space = SearchSpace.from_dict(read_json(path))
-            read_as(int, space.backbone_args["num_classes"])
-        return space
+        return read_json(path, SearchSpace)
 
     @cached_property
     def budgets(self) -> tuple[Budget, ...]:
@@ -169,8 +169,7 @@ class Run:
         path = self.directory.stage("space") / TABLE_FILE
         if not self.config.latency.table:
             return None
-        with reading(path, LatencyError):
-            return LatencyTable.from_dict(read_json(path))
+        return read_json(path, LatencyTable)
 
     @cached_property
     def costs(self) -> Costs:
@@ -324,9 +323,9 @@ def _directory_of(config: RunConfig, directory: RunDirectory, stage: str) -> Run
 def _write_records(directory: RunDirectory, config: RunConfig, overrides: Sequence[str]) -> None:
     """The resolved settings, and with what they were run, each time anew; without passwords."""
     path = directory.path / RUN_FILE
-    record: dict[str, Any] = {"schema": RUN_SCHEMA, "name": config.name, "runs": []}
+    runs: list[dict[str, Any]] = []
     if path.exists():
-        record = read_document(path, RUN_SCHEMA, "runs")
+        runs = read_json(path, list[dict[str, Any]], schema=RUN_SCHEMA, key="runs")
     this = {
         "seed": config.seed,
         "retrain_seeds": list(config.retrain.seeds),
@@ -336,14 +335,11 @@ def _write_records(directory: RunDirectory, config: RunConfig, overrides: Sequen
         "platform": platform.platform(),
         "device": str(choose_device("auto")) if config.device == "auto" else config.device,
     }
-    with reading(path):
-        read_as(list[dict[str, Any]], record["runs"])
-        last = {key: value for key, value in (record["runs"] or [{}])[-1].items() if key != "time"}
-        if last != this:
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            record["runs"].append({"time": now, **this})
+    last = {key: value for key, value in (runs or [{}])[-1].items() if key != "time"}
+    if last != this:
+        runs.append({"time": datetime.now(UTC).isoformat(timespec="seconds"), **this})
     # The record first: by it the folder is known as that of a run.
-    write_json(path, record)
+    write_json(path, {"schema": RUN_SCHEMA, "name": config.name, "runs": runs})
     text = yaml.safe_dump(redact_all(resolved(config)), sort_keys=False, allow_unicode=True)
     write_text(directory.path / CONFIG_FILE, text)
 

@@ -12,14 +12,13 @@ from optuna.storages import BaseStorage
 
 from octnas.device import cpu_threads
 from octnas.errors import SearchError
-from octnas.io.files import read_as, write_json
+from octnas.io.files import read_json, write_json
 from octnas.pipeline.latency import latency_words, measure_chosen, with_costs
 from octnas.pipeline.records import PARENT, begin_tracking, write_candidates, write_chosen
 from octnas.pipeline.run import Run
 from octnas.pipeline.space import check_measuring
 from octnas.pipeline.supernet import learned_proposals, read_distributions, scorer
 from octnas.results.front import Candidate, Front, best_under, hypervolume_curve
-from octnas.runtime.directory import read_document, reading
 from octnas.runtime.progress import Bar
 from octnas.search.design import initial_design, ranges
 from octnas.search.samplers import Propose, Ranges, proposals
@@ -95,17 +94,13 @@ def _clock(run: Run) -> Iterator[None]:
 def read_seconds(run: Run) -> float:
     """How long candidates were evaluated; 0 where that was not recorded."""
     path = run.directory.stage("search") / SECONDS_FILE
-    if not path.exists():
-        return 0.0
-    with reading(path):
-        return read_as(float, read_document(path, SCHEMA, "seconds")["seconds"])
+    return read_json(path, float, schema=SCHEMA, key="seconds") if path.exists() else 0.0
 
 
 def read_study_name(run: Run) -> str:
     """The name of the search's Optuna study."""
     path = run.directory.stage("search") / STUDY_FILE
-    with reading(path):
-        return read_as(str, read_document(path, SCHEMA, "study_name")["study_name"])
+    return read_json(path, str, schema=SCHEMA, key="study_name")
 
 
 def _driver(run: Run, storage: BaseStorage, on_told: Callable[[Candidate], None]) -> Driver:

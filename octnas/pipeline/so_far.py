@@ -8,11 +8,9 @@ from pathlib import Path
 
 from octnas.errors import SearchError
 from octnas.pipeline.records import (
-    JUDGED,
     read_candidates,
     read_chosen,
     read_results,
-    require_metrics,
 )
 from octnas.pipeline.retrain import PLAN_FILE, read_plan
 from octnas.pipeline.run import Run
@@ -25,7 +23,7 @@ from octnas.pipeline.search import (
 )
 from octnas.results.front import Candidate, best_under
 from octnas.results.networks import Retrained
-from octnas.runtime.directory import WHOLE_RUN, reading
+from octnas.runtime.directory import WHOLE_RUN
 from octnas.search.storage import Journal, quiet
 from octnas.search.study import Driver
 from octnas.training.standalone import Training, training_folder
@@ -100,9 +98,6 @@ def results_so_far(run: Run) -> tuple[Retrained, ...]:
             for seed in run.config.retrain.seeds
         ]
         results = [one.result for one in trainings if one.result is not None]
-        with reading(folder / identity):
-            for result in results:
-                require_metrics(result.metrics, *JUDGED)
         if results:
             found.append(Retrained(network, tuple(results)))
     return tuple(found)

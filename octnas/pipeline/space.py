@@ -17,12 +17,11 @@ from octnas.data.prepare import PROBLEMS_FILE, prepare_images
 from octnas.data.settings import DigitsSettings
 from octnas.device import choose_device
 from octnas.errors import LatencyError, SettingError
-from octnas.io.files import write_json
+from octnas.io.files import read_json, write_json
 from octnas.measure.backends import check_device, check_installed
 from octnas.measure.settings import LatencySettings
 from octnas.nn.search_space import search_space
 from octnas.pipeline.run import SPACE_FILE, TABLE_FILE, Run
-from octnas.runtime.directory import read_json
 from octnas.space.cost_table import CostLevels
 from octnas.space.costs import Budget
 from octnas.space.latency import LatencyTable
@@ -112,7 +111,7 @@ def space_of(config: RunConfig, classes: int) -> SearchSpace:
 
 def make_space(run: Run) -> None:
     """Trace the backbone, refuse budgets that cannot be met, and write ``space.json``."""
-    classes = int(read_summary(run.data.folder)["classes"])
+    classes = read_summary(run.data.folder).classes
     with run.settings_of():
         choose_device(run.config.device)
     with run.settings_of("space"):
@@ -147,12 +146,7 @@ def read_table(path: Path) -> LatencyTable:
     Raises:
         LatencyError: it is missing or something else; the file is named.
     """
-    if not path.is_file():
-        raise LatencyError(f"{path}: no such file; write it with `octnas latency`")
-    try:
-        return LatencyTable.from_dict(read_json(path))
-    except LatencyError as error:
-        raise LatencyError(f"{path}: {error}") from None
+    return read_json(path, LatencyTable, error=LatencyError, remedy="make it with `octnas latency`")
 
 
 def _count(run: Run, levels: CostLevels, budget: Budget) -> dict[str, Any]:
@@ -177,8 +171,8 @@ def prepare_data(run: Run) -> None:
     with run.settings_of("data"):
         prepare_images(config.data, config.space.input_size, folder, run.progress)
     summary = read_summary(folder)
-    counts = ", ".join(f"{count:,} {part}" for part, count in summary["counts"].items() if count)
-    run.progress.say(f"data: {summary['classes']} classes, images: {counts}")
-    if summary["problems"]:
-        count, path = len(summary["problems"]), folder / PROBLEMS_FILE
+    counts = ", ".join(f"{count:,} {part}" for part, count in summary.counts.items() if count)
+    run.progress.say(f"data: {summary.classes} classes, images: {counts}")
+    if summary.problems:
+        count, path = len(summary.problems), folder / PROBLEMS_FILE
         run.progress.say(f"data: images and folders that were skipped: {count}, see {path}")

@@ -14,12 +14,11 @@ from octnas.data.batches import Part
 from octnas.data.images import Images, open_images
 from octnas.device import choose_device
 from octnas.errors import ConfigError, require
-from octnas.io.files import read_as, remove_tree, write_json
+from octnas.io.files import read_json, remove_tree, write_json
 from octnas.nn.supernet import TrainedSupernet
 from octnas.nn.weights import save_weights
 from octnas.pipeline.records import PARENT, begin_tracking
 from octnas.pipeline.run import Run
-from octnas.runtime.directory import read_document, reading
 from octnas.search.samplers import History, Propose
 from octnas.settings import flatten
 from octnas.space.distribution import Distribution, Probabilities, draw_within
@@ -72,9 +71,7 @@ def read_distributions(run: Run) -> tuple[Distribution, ...]:
     if run.config.supernet.sampling != "learnable":
         return ()
     path = run.directory.stage("supernet") / DISTRIBUTION_FILE
-    with reading(path):
-        entries = read_document(path, LEARNED_SCHEMA, "budgets")["budgets"]
-        return tuple(Distribution.from_dict(entry) for entry in entries)
+    return read_json(path, tuple[Distribution, ...], schema=LEARNED_SCHEMA, key="budgets")
 
 
 def learned_proposals(run: Run) -> Propose:
@@ -249,8 +246,7 @@ def _folder(run: Run) -> Path:
 def read_seconds(run: Run) -> float:
     """How long the supernet was trained."""
     path = run.directory.stage("supernet") / HISTORY_FILE
-    with reading(path):
-        return read_as(float, read_document(path, SCHEMA, "seconds")["seconds"])
+    return read_json(path, float, schema=SCHEMA, key="seconds")
 
 
 def trained_supernet(run: Run) -> TrainedSupernet:

@@ -173,7 +173,7 @@ class Ranking:
     @staticmethod
     def from_dict(document: Mapping[str, Any]) -> "Ranking":
         """Read what `to_dict` wrote."""
-        return read_as(Ranking, {key: document[key] for key in document if key != "schema"})
+        return read_as(Ranking, document)
 
 
 def statistics(

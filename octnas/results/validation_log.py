@@ -7,8 +7,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from octnas.io.files import append_line, parse_json, read_regular
-from octnas.runtime.directory import reading
+from octnas.io.files import append_line
 from octnas.space.architecture import Architecture
 
 LOOKS_FILE = "looks.jsonl"
@@ -37,6 +36,5 @@ def count_validations(path: Path) -> dict[str, int]:
     if not path.exists():
         return {}
     # What is behind the last line break was cut off when its process died.
-    lines = read_regular(path).split(b"\n")[:-1]
-    with reading(path):
-        return dict(Counter(str(parse_json(line)["why"]) for line in lines))
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return dict(Counter(json.loads(line)["why"] for line in lines))

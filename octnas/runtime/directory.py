@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from octnas.errors import RunDirectoryError
-from octnas.io.files import parse_json, read_as, read_regular, remove_tree, write_json
+from octnas.io.files import read_json, remove_tree, write_json
 
 SCHEMA = 1
 MARKER = "stage.json"
@@ -40,63 +40,6 @@ STAGES: Mapping[str, tuple[str, ...]] = {
 
 # What `octnas run` does; the others have commands of their own.
 WHOLE_RUN = tuple(stage for stage in STAGES if stage not in ("truth", "rank"))
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file of the run directory.
-
-    Raises:
-        RunDirectoryError: it is missing or is not JSON.
-    """
-    try:
-        return parse_json(read_regular(path))
-    except FileNotFoundError:
-        raise RunDirectoryError(f"{path}: missing; run the stage that writes it") from None
-    except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"{path}: cannot be read as JSON ({error})") from error
-
-
-def read_document(path: Path, schema: int, *keys: str) -> dict[str, Any]:
-    """Read a JSON object of the run directory that carries a schema version.
-
-    Raises:
-        RunDirectoryError: it is missing, has another schema, or lacks one of the keys.
-    """
-    document = read_json(path)
-    found = document.get("schema") if isinstance(document, dict) else document
-    if found != schema:
-        raise RunDirectoryError(f"{path}: schema: found {found!r}, allowed: {schema}")
-    if missing := [key for key in keys if key not in document]:
-        raise RunDirectoryError(f"{path}: {', '.join(missing)}: missing; redo the stage")
-    return dict(document)
-
-
-@contextmanager
-def reading(path: Path, *others: type[Exception]) -> Iterator[None]:
-    """Turn what goes wrong inside, where a file's contents are taken apart, into one clear error.
-
-    Args:
-        path: of the file.
-        others: what else may go wrong there.
-
-    Raises:
-        RunDirectoryError: naming the file.
-    """
-    wrong: tuple[type[Exception], ...] = (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        TypeError,
-        ValueError,
-        *others,
-    )
-    try:
-        yield
-    except wrong as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise RunDirectoryError(
-            f"{path}: does not hold what it should ({reason}); redo its stage with --fresh"
-        ) from error
 
 
 def check_links(path: Path) -> None:
@@ -163,7 +106,14 @@ def _passing(folder: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Marker:
+class Marker:
+    """What ``stage.json`` says of a stage.
+
+    Attributes:
+        finished: when; None while it is not.
+        fingerprint: of its settings and inputs.
+    """
+
     finished: str | None
     fingerprint: Mapping[str, Any]
 
@@ -182,24 +132,19 @@ class RunDirectory:
         """The folder of a stage."""
         return self.path / stage
 
-    def marker(self, stage: str) -> dict[str, Any] | None:
-        """What a stage's marker says; None where the stage has not begun.
+    def marker(self, stage: str) -> Marker | None:
+        """A stage's marker; None where the stage has not begun.
 
         Raises:
             RunDirectoryError: the marker cannot be read or has an unknown schema.
         """
         path = self.stage(stage) / MARKER
-        if not path.exists():
-            return None
-        document = read_document(path, SCHEMA, "finished", "fingerprint")
-        with reading(path):
-            read_as(_Marker, {key: document[key] for key in ("finished", "fingerprint")})
-        return document
+        return read_json(path, Marker, schema=SCHEMA) if path.exists() else None
 
     def finished(self, stage: str) -> str | None:
         """When a stage was finished; None if it was not."""
         marker = self.marker(stage)
-        return marker["finished"] if marker else None
+        return marker.finished if marker else None
 
     def check(self, stage: str, fingerprint: Mapping[str, Any]) -> None:
         """Refuse a stage that was begun with other settings.
@@ -218,7 +163,7 @@ class RunDirectory:
         marker = self.marker(stage)
         if marker is None:
             return ""
-        before, now = marker["fingerprint"], json.loads(json.dumps(fingerprint))
+        before, now = marker.fingerprint, json.loads(json.dumps(fingerprint))
         changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
         return "; ".join(f"{key}: was {before.get(key)!r}, now {now.get(key)!r}" for key in changed)
 
@@ -238,11 +183,11 @@ class RunDirectory:
     def _bases(self, stage: str) -> set[str]:
         """What a stage builds on: always, or, as its marker says, with its settings."""
         try:
-            marker = self.marker(stage) or {"fingerprint": {}}
+            marker = self.marker(stage)
         except RunDirectoryError:
-            # A stage whose marker is spoilt must be one that can be done anew.
-            marker = {"fingerprint": {}}
-        inputs = (key.partition("input.")[2] for key in marker["fingerprint"])
+            # A stage can be redone even if its marker is damaged.
+            marker = None
+        inputs = (key.partition("input.")[2] for key in (marker.fingerprint if marker else ()))
         return {*STAGES[stage], *filter(None, inputs)}
 
     def forget(self, stage: str) -> list[str]:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from octnas.errors import ArchitectureError
-from octnas.io.files import parse_json, read_regular
+from octnas.io.files import read_json
 
 SCHEMA = 1
 
@@ -138,14 +138,7 @@ class Architecture:
         Raises:
             ArchitectureError: the file is missing, is not JSON, or does not hold an architecture.
         """
-        try:
-            document = parse_json(read_regular(Path(path)))
-        except (OSError, ValueError) as error:
-            raise ArchitectureError(f"{path}: cannot be read as JSON ({error})") from error
-        try:
-            return Architecture.from_dict(document)
-        except ArchitectureError as error:
-            raise ArchitectureError(f"{path}: {error}") from error
+        return read_json(Path(path), Architecture, error=ArchitectureError, remedy="")
 
 
 def _as_json(args: Mapping[str, Any]) -> dict[str, Any]:

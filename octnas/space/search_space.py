@@ -252,7 +252,7 @@ class SearchSpace:
             raise ArchitectureError(
                 f"search space schema: found {document.get('schema')!r}, allowed: {SCHEMA}"
             )
-        space = read_as(SearchSpace, {key: document[key] for key in document if key != "schema"})
+        space = read_as(SearchSpace, document)
         _check_parts(space)
         return space
 

@@ -1,35 +1,15 @@
 """How far an outbox was sent to a store, and which MLflow runs belong to the run directory."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from octnas.errors import TrackingError
-from octnas.io.files import parse_json, read_as, read_regular, remove_drafts, write_json
+from octnas.io.files import read_json, remove_drafts, write_json
 from octnas.tracking.outbox import Entry, Outbox
 
 FILE = "tracking.json"
 SCHEMA = 2
 _READ = (1, SCHEMA)  # 1 knew of no outbox
-
-
-@dataclass(frozen=True)
-class _Refused:
-    id: str
-    kind: str
-    key: str
-    why: str
-
-
-@dataclass(frozen=True)
-class _Document:
-    runs: Mapping[str, str]
-    sent: int = 0
-    refused: tuple[_Refused, ...] = ()
-
-
-_NAMES = frozenset(entry.name for entry in fields(_Document))
 
 
 class SentProgress:
@@ -117,18 +97,10 @@ def read_progress(path: Path) -> dict[str, Any]:
     Raises:
         TrackingError: it cannot be read or has an unknown schema.
     """
-    remedy = "remove it to start new MLflow runs"
     if not path.exists():
         return {}
-    try:
-        document = parse_json(read_regular(path))
-        if (found := document["schema"]) in _READ:
-            read_as(_Document, {key: document[key] for key in document if key in _NAMES})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrackingError(f"{path}: cannot be read ({error}); {remedy}") from None
-    if found not in _READ:
-        raise TrackingError(f"{path}: schema: found {found!r}, allowed: {SCHEMA}; {remedy}")
-    return dict(document)
+    remedy = "remove it to start new MLflow runs"
+    return read_json(path, dict[str, Any], schema=_READ, error=TrackingError, remedy=remedy)
 
 
 def unsent(outbox: Outbox, path: Path, uri: str) -> int:

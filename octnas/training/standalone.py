@@ -33,12 +33,11 @@ from torch.multiprocessing.spawn import (
 from octnas.data.images import Data, Images, open_images
 from octnas.device import choose_device, cpu_threads
 from octnas.errors import TrainingError
-from octnas.io.files import read_as, remove_tree, write_bytes, write_json
+from octnas.io.files import read_json, remove_tree, write_bytes, write_json
 from octnas.nn.supernet import build
 from octnas.nn.weights import load_weights, save_weights
 from octnas.results.networks import SeedResult
 from octnas.results.validation_log import log_validation
-from octnas.runtime.directory import read_json, reading
 from octnas.runtime.signals import Stopped, blocked, deferred, from_now_on, raising, stoppable
 from octnas.space.architecture import Architecture
 from octnas.training.checkpoint import Checkpoints
@@ -88,10 +87,7 @@ class Training:
     def result(self) -> SeedResult | None:
         """What is on disk; None while the training is not finished."""
         path = self.folder / RESULT_FILE
-        if not path.exists():
-            return None
-        with reading(path):
-            return SeedResult.from_dict(read_json(path))
+        return read_json(path, SeedResult) if path.exists() else None
 
     def checkpoints(self, seconds: float = 0.0) -> Checkpoints:
         """From which it goes on if it was broken off."""
@@ -198,8 +194,7 @@ def fit_together(
         meeting.unlink(missing_ok=True)
     model = build(training.architecture, seed=training.seed)
     load_weights(model, folder / _WEIGHTS)
-    with reading(folder / _HISTORY):
-        history = read_as(list[dict[str, float]], read_json(folder / _HISTORY))
+    history = read_json(folder / _HISTORY, list[dict[str, float]])
     remove_tree(folder)
     return model.to(choose_device(device)), history
 

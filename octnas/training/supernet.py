@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from octnas.data.images import Data, Images, open_images
 from octnas.device import choose_device, cpu_threads
 from octnas.errors import require
-from octnas.io.files import read_as, write_json
+from octnas.io.files import read_json, write_json
 from octnas.nn.supernet import build, build_supernet
 from octnas.nn.weights import save_weights
-from octnas.runtime.directory import read_json, reading
 from octnas.runtime.signals import stoppable
 from octnas.space.costs import Budget
 from octnas.space.distribution import Probabilities
@@ -257,9 +256,7 @@ def train_rank(job: SupernetJob, rank: int, ranks: int, meeting: str) -> None:
 
 def read_result(job: SupernetJob) -> Together:
     """What rank 0 has written at the end."""
-    path = job.folder / RESULT_FILE
-    with reading(path):
-        return read_as(Together, read_json(path))
+    return read_json(job.folder / RESULT_FILE, Together)
 
 
 class ProgressWriter:

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau
 
-from octnas.io.files import write_json
-from octnas.runtime.directory import RunDirectory, read_json
+from octnas.io.files import read_json, write_json
+from octnas.runtime.directory import MARKER, RunDirectory
 
 DESIGN = "design.json"
 RESULT = "result.json"
@@ -47,7 +47,7 @@ def _pack(run: Path, file: Path) -> None:
         for path in sorted(folder.glob(f"*/seed-*/{RESULT}"))
     }
     document = {
-        "marker": RunDirectory(run).marker("truth"),
+        "marker": read_json(folder / MARKER),
         "design": read_json(folder / DESIGN),
         "results": results,
     }

@@ -64,7 +64,7 @@ def test_every_wrong_file_is_a_line(octnas: Octnas, folder: Path) -> None:
     assert len(lines) == 3
     assert "off.json: α of site 'layer1': found 0.3, off the grid" in lines[0]
     assert "new.json: architecture schema: found 7, allowed: 1" in lines[1]
-    assert "missing.json: cannot be read as JSON" in lines[2]
+    assert "missing.json: no such file" in lines[2]
 
 
 @pytest.mark.parametrize(
@@ -101,4 +101,4 @@ def test_against_a_search_space(octnas: Octnas, folder: Path) -> None:
         (line,) = done.err.splitlines()
         assert "α of site 'layer1': found 0.5, allowed in the search space: 0, 0.25" in line
     done = octnas("architecture", "validate", *files, "--space", str(folder / "missing.json"))
-    assert "missing.json: missing" in done.err
+    assert "missing.json: no such file" in done.err

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octnas.data import image_list as module
 from octnas.data.image_list import (
     LIST_FILE,
     Entry,
@@ -73,7 +72,9 @@ def test_a_list_that_was_edited_is_refused(tmp_path: Path) -> None:
     ):
         assert edited != content
         path.write_bytes(edited.encode())
-        with pytest.raises(RunDirectoryError, match=r"images\.tsv: is not .* with --fresh data"):
+        with pytest.raises(
+            RunDirectoryError, match=r"images\.tsv: does not match .* with --fresh data"
+        ):
             read_images(tmp_path)
     path.unlink()
     with pytest.raises(RunDirectoryError, match=r"images\.tsv: cannot be read"):
@@ -88,29 +89,13 @@ def test_problems_and_classes_may_have_any_name(tmp_path: Path) -> None:
     write_images(images, tmp_path)
     assert read_images(tmp_path) == images
     # Also where they go into files of others, such as the report.
-    assert all(name.encode() for name in read_summary(tmp_path)["class_names"])
+    assert all(name.encode() for name in read_summary(tmp_path).class_names)
 
 
 def test_the_summary_counts_every_part(tmp_path: Path) -> None:
     write_images(IMAGES, tmp_path)
     found = read_summary(tmp_path)
     counts = {"train": 1, "rank": 1, "read": 0, "val": 1, "skipped": 1, "copy": 0}
-    assert found["counts"] == counts
-    assert found["digest"] == IMAGES.digest
-    assert found["classes"] == 2
-
-
-@pytest.mark.parametrize(
-    "line", ["rank\t1\tbb", "rank\tone\tbb\tx", "rank\t1\tbb\tx\ty", "rank\t1\tbb\t\\\\x"]
-)
-def test_lines_that_cannot_be_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
-) -> None:
-    monkeypatch.setattr(module, "_hash", lambda _: "the same")
-    write_images(IMAGES, tmp_path)
-    path = tmp_path / LIST_FILE
-    lines = path.read_text().splitlines()
-    lines[2] = line
-    path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(RunDirectoryError, match=r"images\.tsv: does not hold what it should"):
-        read_images(tmp_path)
+    assert found.counts == counts
+    assert found.digest == IMAGES.digest
+    assert found.classes == 2

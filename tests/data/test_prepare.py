@@ -136,9 +136,9 @@ def test_skipping_counts_everything(
     settings = replace(own, on_error="skip", cache=replace(own.cache, enabled=enabled))
     data = prepared(settings, tmp_path / "data")
     summary = read_summary(data.folder)
-    assert {problem["name"] for problem in summary["problems"]} == wrong.keys()
+    assert {problem.name for problem in summary.problems} == wrong.keys()
     counts = {"train": 14, "rank": 6, "read": 4, "val": 8, "skipped": 5, "copy": 0}
-    assert summary["counts"] == counts
+    assert summary.counts == counts
     assert len((data.folder / PROBLEMS_FILE).read_text().splitlines()) == len(wrong)
     images = open_images(data, SIZE)
     for part in PARTS:
@@ -156,7 +156,7 @@ def test_what_was_mended_is_no_problem_any_more(
     (root / "train/red/0.jpeg").write_bytes(good)
     data = prepared(own, tmp_path / "data")
     assert not (data.folder / PROBLEMS_FILE).exists()
-    assert read_summary(data.folder)["counts"]["train"] == 14
+    assert read_summary(data.folder).counts["train"] == 14
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

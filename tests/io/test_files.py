@@ -13,15 +13,18 @@ from typing import Any, Literal
 
 import pytest
 
+from octnas.errors import DataError, RunDirectoryError
 from octnas.io.files import (
     DRAFT,
     LARGEST,
     parse_json,
     read_as,
+    read_json,
     read_regular,
     remove_all_drafts,
     remove_drafts,
     remove_tree,
+    write_json,
     write_text,
 )
 from tests.mutations import DEEP
@@ -132,7 +135,7 @@ def test_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
     for path in (tmp_path / "pipe", tmp_path / "link", Path("/dev/zero")):
-        with pytest.raises(OSError, match=f"no regular file, which is needed here: '{path}'"):
+        with pytest.raises(OSError, match=f"not a regular file: '{path}'"):
             read_regular(path)
     with pytest.raises(IsADirectoryError):
         read_regular(tmp_path)
@@ -155,8 +158,8 @@ def test_pipes_devices_and_folders_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     before = sorted(tmp_path.iterdir())
     for name, reason in (
-        ("pipe", "no regular file, which is needed here"),
-        ("link", "no regular file"),
+        ("pipe", "not a regular file"),
+        ("link", "not a regular file"),
         ("folder", "Is a directory"),
     ):
         with pytest.raises(OSError, match=reason) as caught:
@@ -174,6 +177,10 @@ def test_pipes_devices_and_folders_are_not_replaced(tmp_path: Path) -> None:
 class Inner:
     name: str
     share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.share > 1:
+            raise ValueError(f"share: found {self.share}")
 
 
 @dataclass(frozen=True)
@@ -223,7 +230,6 @@ def test_a_document_becomes_what_its_type_says() -> None:
         ({"size": [1]}, "Outer.size: found list, allowed: 2 values"),
         ({"size": "ab"}, "Outer.size: found 'ab', allowed: a list"),
         ({"inner": [{"name": "x"}, {"share": 1}]}, "Outer.inner[1]: name: missing"),
-        ({"inner": [{"name": "x", "more": 1}]}, "Outer.inner[0]: unknown more"),
         ({"inner": [None]}, "Outer.inner[0]: found NoneType, allowed: an object"),
         ({"by_name": {"z": "1"}}, "Outer.by_name.z: found '1', allowed: a number"),
         ({"by_name": {"z": -(10**400)}}, "Outer.by_name.z: a number of 1329 bits"),
@@ -238,14 +244,55 @@ def test_what_does_not_fit_is_named(change: dict[str, Any], message: str) -> Non
     assert str(caught.value).startswith(message)
 
 
-def test_what_is_missing_is_named() -> None:
+def test_missing_keys_are_named_and_unknown_ones_ignored() -> None:
+    """A newer version may have added some."""
     with pytest.raises(TypeError, match="Outer: count: missing"):
         read_as(Outer, {key: value for key, value in GOOD.items() if key != "count"})
+    assert read_as(Outer, {**GOOD, "new": 1}) == read_as(Outer, GOOD)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        ("", "truncated, or not JSON (Expecting value: line 1 column 1 (char 0))"),
+        ('{"schema": 2, "rows": [1', "truncated, or not JSON (Expecting"),
+        (b"\xff", "'utf-8' codec can't decode"),
+        (DEEP, "nested too deeply"),
+        ("[]", "schema: found list, allowed: 1 or 2"),
+        ('{"rows": []}', "schema: found NoneType, allowed: 1 or 2"),
+        ('{"schema": 3, "rows": []}', "schema: found 3, allowed: 1 or 2"),
+        ('{"schema": 2}', "rows: missing"),
+        ('{"schema": 2, "rows": {}}', "rows: found dict, allowed: a list"),
+        ('{"schema": 2, "rows": [{"name": 1}]}', "rows[0].name: found 1, allowed: text"),
+        ('{"schema": 2, "rows": [{"name": "x", "share": 2}]}', "share: found 2"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line(
+    tmp_path: Path, content: str | bytes | None, message: str
+) -> None:
+    path = tmp_path / "rows.json"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError) as caught:
+        read_json(path, list[Inner], schema=(1, 2), key="rows", error=DataError, remedy="remove it")
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"{path}: {message}")
+    assert line.endswith("; remove it")
+
+
+def test_a_file_is_read_as_its_type(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    write_json(path, {"schema": 1, "rows": [{"name": "α"}], "size": 2})
+    assert read_json(path, tuple[Inner, ...], schema=1, key="rows") == (Inner("α"),)
+    assert read_json(path, dict[str, Any])["size"] == 2
+    with pytest.raises(RunDirectoryError, match="redo its stage with --fresh"):
+        read_json(path, Outer, schema=1)
 
 
 def test_a_key_that_is_there_twice_is_refused() -> None:
     """Python would take the last one, others the first."""
-    with pytest.raises(ValueError, match="key 'a' is there twice"):
+    with pytest.raises(ValueError, match="duplicate key 'a'"):
         parse_json('[{"b": {"a": 1, "c": 2, "a": 1}}]')
     assert parse_json('{"a": {"a": 1}, "b": {"a": 2}}') == {"a": {"a": 1}, "b": {"a": 2}}
 
@@ -261,7 +308,7 @@ def test_a_key_that_is_there_twice_is_refused() -> None:
 )
 def test_text_that_cannot_be_written_again_is_refused(document: str | bytes, shown: str) -> None:
     """Half a pair of surrogates is no UTF-8, and no name of a file may hold NUL."""
-    with pytest.raises(ValueError, match=f"found a character that no text may hold, in {shown}"):
+    with pytest.raises(ValueError, match=f"found a NUL or half a surrogate pair in {shown}"):
         parse_json(document)
 
 

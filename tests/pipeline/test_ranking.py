@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 
 from octnas.errors import BudgetError, ConfigError, RunDirectoryError
-from octnas.io.files import write_json
+from octnas.io.files import read_json, write_json
 from octnas.pipeline.ranking import draw, read_design, read_rankings, table, trainings
 from octnas.pipeline.run import Run
 from octnas.pipeline.space import make_space, prepare_data
 from octnas.pipeline.stages import rewrite_report, run_stages
 from octnas.results.networks import SeedResult
 from octnas.results.ranking import kendall
-from octnas.runtime.directory import WHOLE_RUN, read_json
+from octnas.runtime.directory import WHOLE_RUN
 from tests.pipeline.test_tracking_of_runs import artifacts, runs_of
 from tests.pipeline.tiny import EXPERIMENT, TINY
 from tests.pipeline.tiny_ranking import STAGES, TINY_RANKING, open_ranking, results

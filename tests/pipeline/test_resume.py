@@ -20,10 +20,10 @@ from safetensors.torch import load_file
 import octnas.pipeline.supernet as stage
 import octnas.training.standalone as trainings
 from octnas.errors import ConfigError, RunDirectoryError, SettingError
+from octnas.io.files import read_json
 from octnas.pipeline.records import read_candidates, read_chosen, read_results
 from octnas.pipeline.stages import run_stages
 from octnas.pipeline.supernet import check_workers, read_seconds
-from octnas.runtime.directory import read_json
 from tests.pipeline.test_tracking_of_runs import runs_of
 from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
 from tests.training.resuming import BrokenOffError, timeless, until

@@ -9,13 +9,13 @@ import torch
 import octnas
 import octnas.pipeline.supernet as module
 from octnas.errors import ConfigError, RunDirectoryError, SearchError
-from octnas.io.files import write_json
+from octnas.io.files import read_json, write_json
 from octnas.pipeline.records import read_candidates, read_chosen, read_results
 from octnas.pipeline.run import open_run, owned
 from octnas.pipeline.stages import rewrite_report, run_stages
 from octnas.results.front import Front, best_under
 from octnas.results.networks import INCREASING, SEARCHED, UNIFORM, VANILLA
-from octnas.runtime.directory import WHOLE_RUN, read_json
+from octnas.runtime.directory import WHOLE_RUN
 from octnas.runtime.progress import Quiet
 from octnas.search.surrogate import EXPECTED
 from tests.loading import load_config

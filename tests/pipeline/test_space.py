@@ -8,11 +8,11 @@ from mlflow import MlflowClient
 
 from octnas.data.image_list import read_images
 from octnas.errors import BudgetError, ConfigError, DataError
+from octnas.io.files import read_json
 from octnas.pipeline.records import begin_tracking
 from octnas.pipeline.report import facts
 from octnas.pipeline.run import Run, open_run
 from octnas.pipeline.stages import run_stages
-from octnas.runtime.directory import read_json
 from octnas.runtime.progress import Quiet
 from tests.data.trees import make_tree
 from tests.homes import without_home

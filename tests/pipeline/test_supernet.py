@@ -6,12 +6,11 @@ import pytest
 
 from octnas.config import check_config, load_document
 from octnas.errors import ConfigError, RunDirectoryError
-from octnas.io.files import write_json
+from octnas.io.files import read_json, write_json
 from octnas.pipeline.records import read_candidates, read_chosen
 from octnas.pipeline.run import Run, open_run
 from octnas.pipeline.stages import run_stages
 from octnas.pipeline.supernet import DISTRIBUTION_FILE, learned_proposals, read_distributions
-from octnas.runtime.directory import read_json
 from octnas.runtime.progress import Quiet
 from octnas.search.samplers import History
 from octnas.space.distribution import expected_macs

@@ -119,7 +119,7 @@ def test_versions_commit_and_data(finished: Path, runs: dict[str, MlflowRun]) ->
     parent = runs["tiny"]
     for package in ("octnas", "torch", "timm", "optuna", "mlflow"):
         assert parent.data.params[f"version.{package}"] == version(package)
-    digest = read_summary(finished / "runs" / "tiny" / "data")["digest"]
+    digest = read_summary(finished / "runs" / "tiny" / "data").digest
     assert parent.data.params["data.digest"] == digest
     assert {"octnas.record", "octnas.outbox"} <= set(parent.data.tags)
 

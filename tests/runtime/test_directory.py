@@ -19,23 +19,12 @@ from octnas.runtime.directory import (
     check_links,
     dependents,
     digest,
-    read_json,
 )
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> RunDirectory:
     return RunDirectory(tmp_path / "run")
-
-
-def test_json_round_trip_and_errors(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"α": [1, 2.5, None]})
-    assert read_json(tmp_path / "a.json") == {"α": [1, 2.5, None]}
-    with pytest.raises(RunDirectoryError, match="missing"):
-        read_json(tmp_path / "b.json")
-    (tmp_path / "c.json").write_text('{"a": ')
-    with pytest.raises(RunDirectoryError, match="cannot be read as JSON"):
-        read_json(tmp_path / "c.json")
 
 
 def test_a_stage_is_begun_finished_and_recognised(directory: RunDirectory) -> None:
