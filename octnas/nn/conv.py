@@ -1,21 +1,13 @@
-"""The octave convolution: one weight, split into its four paths as it is used.
+"""The octave convolution (arXiv 1904.05049, §3.3): one weight, split into four paths on use.
 
-The four paths of an octave convolution (paper, §3.3), forward and backward.
-
-At stride 1, with f a convolution and W the one kernel in its four blocks::
+At stride 1, with f a convolution and W the kernel in its four blocks::
 
     y_high = f(x_high; W_hh) + upsample(f(x_low; W_lh))
     y_low  = f(x_low; W_ll)  + f(pool(x_high); W_hl)
 
-A pooled stride of 2 pools every input once more and then has nothing to upsample. Autograd would
-keep every pooled map for the gradient of its kernel; `octave_conv` keeps the maps that were given,
-which the network holds anyway, and pools again in backward.
-
-Channels-last memory, and a way around what oneDNN spoils in it.
-
-Its gradient of a strided 1×1 kernel writes beyond its memory where a channels-last input has fewer
-channels than a vector of AVX2 holds (``jit_1x1:avx2``, uxlfoundation/oneDNN#6035; torch 2.14 with
-oneDNN 3.12 dies of it). In the other layout the same convolution is sound.
+A pooled stride of 2 pools every input once more, and then has nothing to upsample. Autograd would
+keep every pooled map for the kernel's gradient; `octave_conv` keeps only its inputs, which the
+network holds anyway, and pools them again in backward.
 """
 
 from collections.abc import Sequence
@@ -43,69 +35,22 @@ from octnas.nn.octave import (
 from octnas.space.architecture import MOST, STRIDE_MODES, StrideMode
 from octnas.space.costs import low_channels
 
-_VECTOR = 8
-
-
-def to_channels_last(model: nn.Module) -> None:
-    """Let a network keep its weights in channels-last memory, in place, for training.
-
-    Args:
-        model: whose plain convolutions keep another layout where oneDNN needs it.
-    """
-    model.to(memory_format=torch.channels_last)
-    for module in model.modules():
-        if type(module) is nn.Conv2d and _is_spoilt(module.weight, module.stride):
-            module.weight.data = _contiguous(module.weight.data)
-            module.register_forward_pre_hook(_before_conv)
-
-
-def sound_layout(x: Tensor, kernel: Tensor, stride: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Input and kernel of a convolution, in a layout in which its gradients are sound.
-
-    Args:
-        x: ``(N, C_in, H, W)``.
-        kernel: ``(C_out, C_in / groups, k, k)``.
-        stride: by dimension.
-    """
-    if x.device.type != "cpu":
-        return x, kernel
-    if _is_spoilt(kernel, stride):
-        return x.contiguous(), _contiguous(kernel)
-    # Torch's own gradient, where oneDNN has none of such numbers, refuses some parts of kernels.
-    return x, kernel.contiguous() if kernel.dtype in (torch.bfloat16, torch.float16) else kernel
-
-
-def _is_spoilt(kernel: Tensor, stride: Sequence[int]) -> bool:
-    return max(stride) > 1 and kernel.shape[1] < _VECTOR and kernel.shape[2:] == (1, 1)
-
-
-def _contiguous(kernel: Tensor) -> Tensor:
-    """A copy: a 1×1 kernel counts as contiguous in both layouts, and oneDNN goes by the strides."""
-    return kernel.clone(memory_format=torch.contiguous_format)
-
-
-def _before_conv(_: nn.Conv2d, args: tuple[Tensor]) -> tuple[Tensor]:
-    (x,) = args
-    return (x.contiguous() if x.device.type == "cpu" else x,)
-
-
 Parts = tuple[Tensor | None, Tensor | None]
-Kernels = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
-# Source and target of H→H, H→L, L→H and L→L, 0 for high and 1 for low.
+# Source and target of H→H, H→L, L→H and L→L; 0 is high, 1 is low.
 PATHS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """What an octave convolution does, besides its kernel and bias.
+    """What an octave convolution does, apart from its kernel and bias.
 
     Attributes:
         low_in, low_out: low channels of input and output.
-        groups_in, groups_out: in how many groups their channels are split, see `OctaveTensor`.
+        groups_in, groups_out: `OctaveTensor.groups` of input and output.
         groups, stride, padding, dilation: of the convolution at each resolution.
-        pools: whether every input is pooled once more, in the place of a stride of 2.
-        depthwise: every channel is a group of its own; then only H→H and L→L exist.
+        pools: whether every input is pooled once more instead of a stride of 2.
+        depthwise: every channel is its own group; only H→H and L→L exist.
     """
 
     low_in: int
@@ -129,13 +74,218 @@ class Geometry:
         return -(-x.shape[-2] // step), -(-x.shape[-1] // step)
 
 
+class OctaveConv2d(nn.Conv2d):
+    """A convolution whose input and output may be split into two resolutions (paper, §3.3).
+
+    ``weight`` has the shape of ``torch.nn.Conv2d``'s, high channels first on both sides, and serves
+    every α. The input's split is read off the incoming tensor; only the output's is an attribute.
+    At α = 0 on both sides it is ``torch.nn.Conv2d``, bit for bit.
+
+    A stride of 2 is average pooling followed by a convolution at stride 1 (paper, §3.3, "pooled"):
+    always with ``stride_mode="paper"``; with ``"timm"`` except where α is 0 on both sides, which
+    keeps the strided convolution. ``strided=True`` keeps it for every α (for a stem: the high part
+    is the strided convolution of the image, the low part that of the pooled image).
+
+    A grouped convolution splits its channels inside each group, so that all four paths are grouped
+    convolutions; the layers before and after it must split theirs in the same way. A depthwise
+    convolution has no path between the resolutions.
+
+    Args:
+        alpha: octave ratio of the output, 0 to 1.
+        channel_multiple: low channels are rounded down to a multiple of this.
+        stride_mode: ``"paper"`` or ``"timm"``.
+        strided: never pool instead of striding; only for plain inputs.
+        split_groups: `OctaveTensor.groups` of the output; by default the convolution's groups, and
+            1 if it is depthwise.
+        site: name of the site that α belongs to.
+        *args, **kwargs: those of ``torch.nn.Conv2d``.
+
+    Raises:
+        SettingError: an octave argument out of range.
+        UnsupportedModelError: a padding, stride or kernel that two resolutions do not allow.
+
+    Shape:
+        - Input: ``(N, C_in, H, W)`` or an `OctaveTensor` of C_in channels in all.
+        - Output: ``(N, C_out, H', W')`` where no channel is low, else an `OctaveTensor`.
+    """
+
+    low_channels: int
+    channel_multiple: int
+    stride_mode: StrideMode
+    strided: bool
+    split_groups: int
+    site: str
+    # One factor for each path, in the order of `PATHS`; only in a switchable supernet.
+    path_scales: nn.Parameter | None
+
+    def __init__(
+        self,
+        *args: Any,
+        alpha: float = 0.0,
+        channel_multiple: int = 1,
+        stride_mode: StrideMode = "timm",
+        strided: bool = False,
+        split_groups: int | None = None,
+        site: str = "",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.from_conv(self, channel_multiple, stride_mode, strided, split_groups, site)
+        self.set_alpha(alpha)
+
+    @staticmethod
+    def from_conv(
+        conv: nn.Conv2d,
+        channel_multiple: int = 1,
+        stride_mode: StrideMode = "timm",
+        strided: bool = False,
+        split_groups: int | None = None,
+        site: str = "",
+    ) -> "OctaveConv2d":
+        """Turn a convolution into an octave convolution at α = 0, in place.
+
+        Parameters, hooks and everything else that the module holds are kept; if it is refused,
+        nothing is changed.
+        """
+        require_octave(channel_multiple, stride_mode)
+        own = 1 if is_depthwise(conv) else conv.groups
+        if split_groups is not None:
+            fits = split_groups >= 1 and split_groups % own == 0 == conv.out_channels % split_groups
+            require(
+                fits and (split_groups == 1 or not is_depthwise(conv)),
+                "split_groups",
+                split_groups,
+                f"a multiple of {own} that divides the channels",
+            )
+        if problem := unfit(conv):
+            raise UnsupportedModelError(problem)
+        if not isinstance(conv, OctaveConv2d):
+            conv.__class__ = OctaveConv2d
+        assert isinstance(conv, OctaveConv2d)
+        conv.channel_multiple = channel_multiple
+        conv.stride_mode = stride_mode
+        conv.strided = strided
+        conv.split_groups = split_groups or own
+        conv.site = site
+        conv.low_channels = 0
+        conv.register_parameter("path_scales", None)
+        return conv
+
+    def set_alpha(self, alpha: float) -> None:
+        """Set the octave ratio of the output, 0 to 1."""
+        require(0.0 <= alpha <= 1.0, "alpha", alpha, "0 to 1")
+        self.low_channels = low_channels(
+            alpha, self.out_channels, self.channel_multiple, self.split_groups
+        )
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether every channel is its own group, so that no path crosses the resolutions."""
+        return is_depthwise(self)
+
+    def forward(self, x: Features) -> Features:  # type: ignore[override]
+        self._check_batch(x)
+        if self.depthwise:
+            x = resplit(x, self.low_channels)
+        if isinstance(x, Tensor):
+            how = self.geometry()
+            if not self.low_channels and not how.pools:
+                kernel = self.scaled_weight(how)
+                if torch.is_grad_enabled():
+                    x, kernel = sound_layout(x, kernel, self.stride)
+                plain: Tensor = self._conv_forward(x, kernel, self.bias)
+                return plain
+            source, low_in = x, None
+        else:
+            how = self.geometry(x.low_channels, x.groups)
+            source, low_in = x.high, x.low
+        high, low = octave_conv(source, low_in, self.scaled_weight(how), self.bias, how)
+        return to_features(high, low, source, how)
+
+    def scaled_weight(self, how: Geometry) -> Tensor:
+        """The kernel, in a switchable supernet with each block times its path's scale."""
+        scales = self.path_scales
+        return self.weight if scales is None else scale_kernel(self.weight, scales, how)
+
+    def _check_batch(self, x: Features) -> None:
+        plain = isinstance(x, Tensor)
+        shape = x.shape if plain else x.high.shape  # type: ignore[union-attr]
+        # Where all of it is torch's own convolution, that also takes single images.
+        if len(shape) != 4 and not (plain and not self.low_channels and not self.geometry().pools):
+            raise ValueError(
+                f"an octave convolution takes batches (N, C, H, W), found {tuple(shape)}"
+            )
+
+    def geometry(self, low_in: int = 0, groups_in: int = 1) -> Geometry:
+        """What the convolution does with an input of so many low channels.
+
+        Raises:
+            ValueError: an input that it cannot take.
+        """
+        strided = self.stride != (1, 1)
+        plain = low_in == self.low_channels == 0 and self.stride_mode == "timm"
+        pools = strided and not self.strided and not plain
+        if low_in and strided and not pools:
+            raise ValueError("a strided octave convolution takes plain tensors only")
+        takes = 1 if self.depthwise else self.groups
+        if low_in and self.groups > 1 and groups_in != takes:
+            raise ValueError(
+                f"an octave convolution of {self.groups} groups takes feature maps split in "
+                f"{takes}, found {groups_in}"
+            )
+        return Geometry(
+            low_in=low_in,
+            low_out=self.low_channels,
+            groups_in=groups_in if low_in else self.groups,
+            groups_out=self.split_groups,
+            groups=self.groups,
+            stride=(1, 1) if pools else self.stride,  # type: ignore[arg-type]
+            padding=self.padding,  # type: ignore[arg-type]
+            dilation=self.dilation,  # type: ignore[arg-type]
+            pools=pools,
+            depthwise=self.depthwise,
+        )
+
+
+def to_features(high: Tensor | None, low: Tensor | None, source: Tensor, how: Geometry) -> Features:
+    """The output of an octave convolution from its parts; None where there are no channels."""
+    if low is None:
+        assert high is not None
+        return high
+    if high is None:
+        high = empty_high(low, *how.out_size(source))
+    return OctaveTensor(high, low, how.groups_out)
+
+
+def is_depthwise(conv: nn.Conv2d) -> bool:
+    """Whether every channel is its own group."""
+    return 1 < conv.groups == conv.in_channels == conv.out_channels
+
+
+def unfit(conv: nn.Conv2d) -> str | None:
+    """Why a convolution cannot work at two resolutions; None if it can."""
+    same = tuple(d * (k - 1) // 2 for k, d in zip(conv.kernel_size, conv.dilation, strict=True))
+    if conv.padding != same or any(k % 2 == 0 for k in conv.kernel_size):
+        return f"found kernel {conv.kernel_size} with padding {conv.padding}, allowed: {same}"
+    if conv.stride not in ((1, 1), (2, 2)) or conv.padding_mode != "zeros":
+        return f"found stride {conv.stride}, padding mode {conv.padding_mode!r}"
+    return None
+
+
+def require_octave(channel_multiple: object, stride_mode: object) -> None:
+    """Raise `SettingError` unless octave convolutions take both values."""
+    fits = isinstance(channel_multiple, Integral) and 1 <= int(channel_multiple) <= MOST
+    require(fits, "channel_multiple", channel_multiple, f"1 to {MOST}, a whole number")
+    require(stride_mode in STRIDE_MODES, "stride_mode", stride_mode, ", ".join(STRIDE_MODES))
+
+
 def octave_conv(
     high: Tensor, low: Tensor | None, weight: Tensor, bias: Tensor | None, how: Geometry
 ) -> Parts:
-    """Convolve two resolutions; what has no channels is None.
+    """Convolve two resolutions; a part without channels is None.
 
-    In eager mode the backward pass is the one written out below, and can be taken once; a
-    compiler traces the forward pass and decides by itself what to compute again.
+    In eager mode the backward pass is `_OctaveConv.backward` and can be taken once. A compiler
+    traces the forward pass and decides itself what to recompute.
 
     Args:
         high: ``(N, C_high, H, W)``; C_high may be 0.
@@ -148,7 +298,7 @@ def octave_conv(
         return _forward(high, low, weight, bias, how)
     device = high.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        # Here and not inside, so that backward sees what forward has computed with.
+        # Here and not inside, so that backward sees the dtype of forward.
         dtype = torch.get_autocast_dtype(device)
         high, weight = _cast(high, dtype), _cast(weight, dtype)
         low = None if low is None else _cast(low, dtype)
@@ -158,28 +308,26 @@ def octave_conv(
 
 
 def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """What autocast does to the arguments of torch's convolutions: float64 stays as it is."""
+    """As autocast casts the arguments of convolutions: float64 is kept."""
     return x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x
 
 
-def split_kernel(weight: Tensor, how: Geometry) -> Kernels:
+def split_kernel(weight: Tensor, how: Geometry) -> list[Tensor | None]:
     """The blocks H→H, H→L, L→H and L→L of a kernel; None where there are no channels.
 
     With one group they are views of the kernel.
     """
-    kernels = [
+    return [
         block.reshape(block.shape[0] * block.shape[1], -1, *weight.shape[2:])
         if block is not None and block.numel()
         else None
         for block in _blocks(weight, how)
     ]
-    hh, hl, lh, ll = kernels
-    return hh, hl, lh, ll
 
 
-def _blocks(weight: Tensor, how: Geometry) -> Kernels:
+def _blocks(weight: Tensor, how: Geometry) -> list[Tensor | None]:
     """Views of the four blocks, of shape (groups, rows, groups, columns, k, k)."""
-    # Every group of a grouped kernel has its own columns, split as the group is.
+    # Every group of a grouped kernel has columns of its own, split as the group is.
     within = 1 if how.depthwise else how.groups_in // how.groups
     rows, columns = weight.shape[0] // how.groups_out, weight.shape[1] // within
     cut = weight.view(how.groups_out, rows, within, columns, *weight.shape[2:])
@@ -187,24 +335,19 @@ def _blocks(weight: Tensor, how: Geometry) -> Kernels:
     row_parts = [rows - low_rows, low_rows]
     if how.depthwise:
         high, low = torch.split_with_sizes(cut, row_parts, 1)
-        return high, None, None, low
+        return [high, None, None, low]
     low_columns = how.low_in // how.groups // within
     from_high, from_low = torch.split_with_sizes(cut, [columns - low_columns, low_columns], 3)
-    return (  # type: ignore[return-value]
+    return [
         *torch.split_with_sizes(from_high, row_parts, 1),
         *torch.split_with_sizes(from_low, row_parts, 1),
-    )
+    ]
 
 
 def scale_kernel(weight: Tensor, scales: Tensor, how: Geometry) -> Tensor:
-    """A kernel whose blocks H→H, H→L, L→H and L→L are each multiplied by a number.
+    """A kernel ``(C_out, C_in / groups, k, k)`` with each block times one of four scales.
 
-    Every scale has a gradient, also where its block is empty.
-
-    Args:
-        weight: ``(C_out, C_in / groups, k, k)``.
-        scales: ``(4,)``.
-        how: where the blocks are.
+    Every scale has a gradient, even if its block is empty.
     """
     low_out = low_mask(weight.shape[0], how.low_out, how.groups_out, like=weight)[:, None]
     if how.depthwise:
@@ -220,19 +363,15 @@ def scale_kernel(weight: Tensor, scales: Tensor, how: Geometry) -> Tensor:
 
 
 def split_bias(bias: Tensor | None, how: Geometry) -> Parts:
-    """The bias of the high and of the low output."""
+    """The bias of the high and of the low output; None where there are no channels."""
     if bias is None:
         return None, None
     high, low = split_channels(bias, how.low_out, how.groups_out)
-    return _or_none(high), _or_none(low)
-
-
-def _or_none(part: Tensor) -> Tensor | None:
-    return part if part.numel() else None
+    return high if high.numel() else None, low if low.numel() else None
 
 
 class Pooled:
-    """A feature map, pooled as often as asked for, and no map twice."""
+    """A feature map and its pooled versions, each computed once."""
 
     def __init__(self, x: Tensor | None) -> None:
         self._levels = [x]
@@ -273,7 +412,7 @@ def _forward(
 
 
 class _OctaveConv(torch.autograd.Function):
-    """`_forward`, which keeps its inputs for backward and nothing else."""
+    """`_forward`, which saves nothing but its inputs for backward."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Parts:
@@ -283,8 +422,8 @@ class _OctaveConv(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        # Autograd has gradients enabled here if, and only if, a graph of them is asked for.
-        # torch's `once_differentiable` would drop it in silence where a gradient is constant.
+        # Gradients are enabled here only under create_graph=True. torch's `once_differentiable`
+        # would silently drop that graph where a gradient is constant.
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "an octave convolution can be differentiated once only; take its gradient without "
@@ -331,7 +470,7 @@ class _OctaveConv(torch.autograd.Function):
 
 
 def _unpool(grads: list[Tensor | None], inputs: Pooled) -> Tensor | None:
-    """The gradient of a map from those of the map and of what was pooled from it."""
+    """The gradient of a map from the gradients of the map and of its pooled versions."""
     for times in (2, 1):
         pooled = grads[times]
         if pooled is not None:
@@ -357,218 +496,43 @@ def _merge_biases(grads: tuple[Tensor, ...], how: Geometry) -> Tensor:
     return merge_channels(high, low, how.groups_out, dim=0)
 
 
-class OctaveConv2d(nn.Conv2d):
-    """A convolution whose output, and input, may be split into two resolutions (paper, §3.3).
+# oneDNN's gradient of a strided 1×1 kernel writes out of bounds where a channels-last input has
+# fewer channels than an AVX2 vector (``jit_1x1:avx2``, uxlfoundation/oneDNN#6035; torch 2.14 with
+# oneDNN 3.12 crashes). In contiguous layout the same convolution is sound.
+_VECTOR = 8
 
-    Its ``weight`` has the shape of ``torch.nn.Conv2d``'s for every α, high channels first on both
-    sides, and serves every α. The input's split is read off the incoming tensor; only the output's
-    is an attribute. At α = 0 on both sides it is ``torch.nn.Conv2d``, bit for bit.
 
-    A stride of 2 is average pooling followed by a convolution at stride 1 (paper, §3.3, "pooled"):
-    always with ``stride_mode="paper"``; with ``"timm"`` except where α is 0 on both sides, which
-    keeps the strided convolution. ``strided=True`` keeps it for every α (for a stem: the high part
-    is the strided convolution of the image, the low part that of the pooled image).
+def to_channels_last(model: nn.Module) -> None:
+    """Bring a network's weights to channels-last memory for training, in place.
 
-    A grouped convolution splits its channels inside each group, so that all four paths are grouped
-    convolutions; what feeds it, or is fed by it, must split its channels in the same way. In a
-    depthwise one, whole channels are high or low as they are in the input.
-
-    Args:
-        alpha: octave ratio of the output, 0 to 1.
-        channel_multiple: low channels are rounded down to a multiple of this.
-        stride_mode: ``"paper"`` or ``"timm"``.
-        strided: never pool for a stride; only for plain inputs.
-        split_groups: in how many groups the output is split, see `OctaveTensor`; by default the
-            convolution's own groups, and 1 if it is depthwise.
-        site: name of the site that α belongs to.
-        *args, **kwargs: those of ``torch.nn.Conv2d``.
-
-    Shape:
-        - Input: ``(N, C_in, H, W)`` or an `OctaveTensor` of C_in channels in all.
-        - Output: ``(N, C_out, H', W')`` where no channel is low, else an `OctaveTensor`.
+    Plain convolutions that oneDNN crashes on in that layout keep the contiguous one.
     """
-
-    low_channels: int
-    # One factor for each path, in the order of `octnas.nn.conv.PATHS`; only in a supernet.
-    path_scales: nn.Parameter | None
-
-    def __init__(
-        self,
-        *args: Any,
-        alpha: float = 0.0,
-        channel_multiple: int = 1,
-        stride_mode: StrideMode = "timm",
-        strided: bool = False,
-        split_groups: int | None = None,
-        site: str = "",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self._set_octave(channel_multiple, stride_mode, strided, split_groups, site)
-        self.set_alpha(alpha)
-
-    @staticmethod
-    def from_conv(
-        conv: nn.Conv2d,
-        *,
-        channel_multiple: int = 1,
-        stride_mode: StrideMode = "timm",
-        strided: bool = False,
-        split_groups: int | None = None,
-        site: str = "",
-    ) -> "OctaveConv2d":
-        """Turn a convolution into an octave convolution at α = 0, in place.
-
-        Parameters, hooks and everything else that the module holds stay as they are; nothing is
-        changed if it is refused.
-        """
-        _check(conv, channel_multiple, stride_mode, split_groups)
-        conv.__class__ = OctaveConv2d
-        assert isinstance(conv, OctaveConv2d)
-        conv._set_octave(channel_multiple, stride_mode, strided, split_groups, site)
-        return conv
-
-    def _set_octave(
-        self,
-        channel_multiple: int,
-        stride_mode: StrideMode,
-        strided: bool,
-        split_groups: int | None,
-        site: str,
-    ) -> None:
-        _check(self, channel_multiple, stride_mode, split_groups)
-        self.channel_multiple = channel_multiple
-        self.stride_mode = stride_mode
-        self.strided = strided
-        self.split_groups = split_groups or (1 if self.depthwise else self.groups)
-        self.site = site
-        self.low_channels = 0
-        self.register_parameter("path_scales", None)
-
-    def set_alpha(self, alpha: float) -> None:
-        """Set the octave ratio of the output, 0 to 1."""
-        require(0.0 <= alpha <= 1.0, "alpha", alpha, "0 to 1")
-        self.low_channels = low_channels(
-            alpha, self.out_channels, self.channel_multiple, self.split_groups
-        )
-
-    @property
-    def depthwise(self) -> bool:
-        """Whether every channel is a group of its own: no path leads from high to low or back."""
-        return is_depthwise(self)
-
-    def forward(self, x: Features) -> Features:  # type: ignore[override]
-        self._check_batch(x)
-        if self.depthwise:
-            x = resplit(x, self.low_channels)
-        if isinstance(x, Tensor):
-            how = self.geometry()
-            if not self.low_channels and not how.pools:
-                kernel = self._kernel(how)
-                if torch.is_grad_enabled():
-                    x, kernel = sound_layout(x, kernel, self.stride)
-                plain: Tensor = self._conv_forward(x, kernel, self.bias)
-                return plain
-            source, low_in = x, None
-        else:
-            how = self.geometry(x.low_channels, x.groups)
-            source, low_in = x.high, x.low
-        high, low = octave_conv(source, low_in, self._kernel(how), self.bias, how)
-        if low is None:
-            assert high is not None
-            return high
-        if high is None:
-            high = empty_high(low, *how.out_size(source))
-        return OctaveTensor(high, low, self.split_groups)
-
-    def _kernel(self, how: Geometry) -> Tensor:
-        return self.weight if self.path_scales is None else self.scaled_weight(how)
-
-    def scaled_weight(self, how: Geometry) -> Tensor:
-        """The kernel with each of its four blocks times its path's scale.
-
-        Args:
-            how: what decides where the blocks are.
-        """
-        assert self.path_scales is not None
-        return scale_kernel(self.weight, self.path_scales, how)
-
-    def _check_batch(self, x: Features) -> None:
-        plain = isinstance(x, Tensor)
-        shape = x.shape if plain else x.high.shape  # type: ignore[union-attr]
-        # torch's own convolution takes single images, where it is all there is to do.
-        if len(shape) != 4 and not (plain and not self.low_channels and not self.geometry().pools):
-            raise ValueError(
-                f"an octave convolution takes batches (N, C, H, W), found {tuple(shape)}"
-            )
-
-    def geometry(self, low_in: int = 0, groups_in: int = 1) -> Geometry:
-        """What the convolution does with an input of so many low channels.
-
-        Raises:
-            ValueError: an input that it cannot take.
-        """
-        strided = self.stride != (1, 1)
-        plain = low_in == self.low_channels == 0 and self.stride_mode == "timm"
-        pools = strided and not self.strided and not plain
-        if low_in and strided and not pools:
-            raise ValueError("a strided octave convolution takes plain tensors only")
-        takes = 1 if self.depthwise else self.groups
-        if low_in and self.groups > 1 and groups_in != takes:
-            raise ValueError(
-                f"an octave convolution of {self.groups} groups takes feature maps split in "
-                f"{takes}, found {groups_in}"
-            )
-        return Geometry(
-            low_in=low_in,
-            low_out=self.low_channels,
-            groups_in=groups_in if low_in else self.groups,
-            groups_out=self.split_groups,
-            groups=self.groups,
-            stride=(1, 1) if pools else self.stride,  # type: ignore[arg-type]
-            padding=self.padding,  # type: ignore[arg-type]
-            dilation=self.dilation,  # type: ignore[arg-type]
-            pools=pools,
-            depthwise=self.depthwise,
-        )
+    model.to(memory_format=torch.channels_last)
+    for module in model.modules():
+        if type(module) is nn.Conv2d and _is_unsound(module.weight, module.stride):
+            module.weight.data = _contiguous(module.weight.data)
+            module.register_forward_pre_hook(_before_conv)
 
 
-def is_depthwise(conv: nn.Conv2d) -> bool:
-    """Whether every channel is a group of its own."""
-    return 1 < conv.groups == conv.in_channels == conv.out_channels
+def sound_layout(x: Tensor, kernel: Tensor, stride: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Input ``(N, C_in, H, W)`` and kernel in a layout whose gradients are sound."""
+    if x.device.type != "cpu":
+        return x, kernel
+    if _is_unsound(kernel, stride):
+        return x.contiguous(), _contiguous(kernel)
+    # Where oneDNN lacks a half-precision gradient, torch's own refuses some views of kernels.
+    return x, kernel.contiguous() if kernel.dtype in (torch.bfloat16, torch.float16) else kernel
 
 
-def unfit(conv: nn.Conv2d) -> str | None:
-    """What keeps a convolution from working at two resolutions; None if nothing does."""
-    same = tuple(d * (k - 1) // 2 for k, d in zip(conv.kernel_size, conv.dilation, strict=True))
-    if conv.padding != same or any(k % 2 == 0 for k in conv.kernel_size):
-        return f"found kernel {conv.kernel_size} with padding {conv.padding}, allowed: {same}"
-    if conv.stride not in ((1, 1), (2, 2)) or conv.padding_mode != "zeros":
-        return f"found stride {conv.stride}, padding mode {conv.padding_mode!r}"
-    return None
+def _is_unsound(kernel: Tensor, stride: Sequence[int]) -> bool:
+    return max(stride) > 1 and kernel.shape[1] < _VECTOR and kernel.shape[2:] == (1, 1)
 
 
-def require_multiple(channel_multiple: object) -> None:
-    """Raise `SettingError` unless channels can be rounded to a multiple of this."""
-    fits = isinstance(channel_multiple, Integral) and 1 <= int(channel_multiple) <= MOST
-    require(fits, "channel_multiple", channel_multiple, f"1 to {MOST}, a whole number")
+def _contiguous(kernel: Tensor) -> Tensor:
+    # A copy: a 1×1 kernel counts as contiguous in both layouts, and oneDNN goes by the strides.
+    return kernel.clone(memory_format=torch.contiguous_format)
 
 
-def _check(
-    conv: nn.Conv2d, channel_multiple: int, stride_mode: str, split_groups: int | None
-) -> None:
-    require_multiple(channel_multiple)
-    require(stride_mode in STRIDE_MODES, "stride_mode", stride_mode, ", ".join(STRIDE_MODES))
-    if split_groups is not None:
-        own = 1 if is_depthwise(conv) else conv.groups
-        fits = (
-            split_groups >= 1
-            and split_groups % own == 0
-            and conv.out_channels % split_groups == 0
-            and (split_groups == 1 or not is_depthwise(conv))
-        )
-        require(
-            fits, "split_groups", split_groups, f"a multiple of {own} that divides the channels"
-        )
-    if problem := unfit(conv):
-        raise UnsupportedModelError(problem)
+def _before_conv(_: nn.Conv2d, args: tuple[Tensor]) -> tuple[Tensor]:
+    (x,) = args
+    return (x.contiguous() if x.device.type == "cpu" else x,)

@@ -1,4 +1,4 @@
-"""What a model costs at given α, by name, without building it for real."""
+"""The cost of a model at given α, by name, without allocating its weights."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,7 +8,7 @@ from octnas.nn.backbone import create_backbone, pretrained_cfg
 from octnas.nn.octavize import Alphas, resolve_alphas
 from octnas.nn.search_space import search_space
 from octnas.space.architecture import Architecture, StrideMode
-from octnas.space.costs import Cost, conv_macs, low_channels
+from octnas.space.costs import Cost, conv_macs
 from octnas.space.search_space import SearchSpace
 
 
@@ -18,9 +18,9 @@ class SiteCost:
 
     Attributes:
         name: of the site.
-        alpha: quantized share of low channels.
-        channels, low_channels: of its convolutions' outputs: all, and the low ones.
-        macs: of the convolutions that put them out.
+        alpha: quantized to a share of low channels.
+        channels, low_channels: of its convolutions' outputs.
+        macs: of those convolutions.
     """
 
     name: str
@@ -32,13 +32,13 @@ class SiteCost:
 
 @dataclass(frozen=True)
 class ModelCost:
-    """The cost of one architecture for one image, in all and by site.
+    """The cost of one architecture for one image, in total and by site.
 
     Attributes:
-        architecture: what was costed, with α as quantized after rounding.
+        architecture: with quantized α.
         cost: MACs, parameters and activation memory.
         vanilla_macs: MACs at α = 0 everywhere.
-        sites: in the order in which data reaches them.
+        sites: in the order of execution.
     """
 
     architecture: Architecture
@@ -58,7 +58,7 @@ class ModelCost:
 
     @property
     def activation_bytes(self) -> int:
-        """The convolutions' outputs of one image in float32."""
+        """The convolutions' outputs for one image, in float32."""
         return self.cost.activation_bytes
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,38 +83,34 @@ def cost(
     """The cost of a timm ResNet as an octave network, or of an architecture.
 
     Args:
-        model: a timm model's name; or an `Architecture`, which brings everything but, if given,
-            the input size.
-        alphas: as `octnas.octavize` takes them, by default 0; a number means the paper's rule.
-        input_size: ``(channels, height, width)``; by default what timm states for the model.
+        model: a timm model's name; or an `Architecture`, beside which only the input size may be
+            given.
+        alphas: as for `octnas.octavize`, by default 0; a number means the paper's rule.
+        input_size: ``(channels, height, width)``; by default timm's for the model.
         backbone_args: keyword arguments for ``timm.create_model``.
         channel_multiple: low channels are rounded down to a multiple of this.
         stride_mode: ``"timm"`` or ``"paper"``; MACs are the same.
 
     Raises:
-        SettingError: timm knows no such model, or α and the like are given beside an
-            `Architecture`.
+        SettingError: timm knows no such model, or other arguments beside an `Architecture`.
         UnsupportedModelError: a model that octave feature maps cannot pass through.
         ArchitectureError: an unknown site, or α outside [0, 1].
     """
-    names = isinstance(model, str | Architecture)
-    require(names, "model", type(model).__name__, "a timm model's name, or an Architecture")
+    fits = isinstance(model, str | Architecture)
+    require(fits, "model", type(model).__name__, "a timm model's name, or an Architecture")
     if isinstance(model, Architecture):
         beside = (alphas, channel_multiple, stride_mode)
-        require(
-            beside == (None, 1, "timm"), "architecture", beside, "no α, multiple or mode beside"
-        )
-        backbone_args, input_size = dict(model.backbone_args), input_size or model.input_size
-        alphas = model
-        model = model.backbone
-    backbone = create_backbone(model, backbone_args or {}, meta=True)
-    if isinstance(alphas, Architecture):
+        allowed = "no α, channel_multiple or stride_mode beside it"
+        require(beside == (None, 1, "timm"), "architecture", beside, allowed)
+        alphas, input_size = model, input_size or model.input_size
+        backbone_args, model = dict(model.backbone_args), model.backbone
         channel_multiple, stride_mode = alphas.channel_multiple, alphas.stride_mode
+    backbone = create_backbone(model, backbone_args or {}, meta=True)
     by_site = resolve_alphas(backbone, 0.0 if alphas is None else alphas)
     space = search_space(
         model,
         input_size or tuple(pretrained_cfg(backbone).get("input_size", (3, 224, 224))),
-        choices=(0.0,),
+        grid=(0.0,),
         backbone_args=backbone_args,
         fixed={},
         channel_multiple=channel_multiple,
@@ -130,18 +126,16 @@ def cost(
 
 
 def _site_costs(space: SearchSpace, architecture: Architecture) -> tuple[SiteCost, ...]:
-    macs = dict.fromkeys(space.site, 0.0)
+    alphas, macs = architecture.alphas, dict.fromkeys(space.site, 0.0)
     for conv in space.convs:
-        alpha_in = architecture.alphas[conv.site_in] if conv.site_in else 0.0
-        macs[conv.site_out] += conv_macs(conv, alpha_in, architecture.alphas[conv.site_out])
+        alpha_in = alphas[conv.site_in] if conv.site_in else 0.0
+        macs[conv.site_out] += conv_macs(conv, alpha_in, alphas[conv.site_out])
     return tuple(
         SiteCost(
             name=site.name,
-            alpha=architecture.alphas[site.name],
+            alpha=alphas[site.name],
             channels=site.channels,
-            low_channels=low_channels(
-                architecture.alphas[site.name], site.channels, space.channel_multiple, site.groups
-            ),
+            low_channels=round(alphas[site.name] * site.channels),
             macs=round(macs[site.name]),
         )
         for site in space.sites

@@ -1,4 +1,4 @@
-"""A fixed architecture for inference: batch norms folded, kernels split once and for all."""
+"""A fixed architecture for inference: batch norms folded into convolutions, kernels split."""
 
 import copy
 from collections.abc import Iterable, Mapping
@@ -11,35 +11,43 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from octnas.errors import UnsupportedModelError
-from octnas.nn.conv import PATHS, Geometry, OctaveConv2d, Pooled, split_bias, split_kernel
-from octnas.nn.octave import Features, OctaveTensor, add_upsampled, empty_high, upsample
+from octnas.nn.conv import (
+    PATHS,
+    Geometry,
+    OctaveConv2d,
+    Pooled,
+    split_bias,
+    split_kernel,
+    to_features,
+)
+from octnas.nn.octave import Features, add_upsampled, upsample
 from octnas.nn.octavize import geometries, octavize, stages
-from octnas.nn.supernet import fold_roles
+from octnas.nn.supernet import fold_switchable
 
 Model = TypeVar("Model", bound=nn.Module)
 
-# Up to so many low channels, a core multiplies them at full resolution sooner than it reads and
-# writes a map of at least twice as many once more.
+# Up to so many low channels, computing at full resolution is faster than reading and writing the
+# output, of at least twice as many channels, once more.
 _FEW_CHANNELS = 64
 
 
 def deploy(model: Model) -> Model:
-    """A copy of a timm ResNet, octave or plain, made for inference at its present α.
+    """A copy of a timm ResNet, octave or plain, for inference at its present α.
 
     Batch norms are folded into the convolutions before them, each of the four paths of an octave
-    convolution holds its own kernel, and what has no effect outside of training is left out. The
-    result computes what the model computes in eval mode, up to rounding; it has other state-dict
-    keys, needs no gradient, and cannot be given another α.
+    convolution has a kernel of its own, and layers that only matter in training are removed. The
+    result equals the model in eval mode up to rounding; its state-dict keys differ, its parameters
+    are frozen, and its α is fixed.
 
     Raises:
-        UnsupportedModelError: the model is not one that `octnas.octavize` takes.
+        UnsupportedModelError: `octnas.octavize` does not take the model, or it is deployed.
     """
     if any(isinstance(module, DeployedBlock) for module in model.modules()):
         raise UnsupportedModelError("the model: is deployed already")
     model = copy.deepcopy(model).eval()
     if not any(isinstance(module, OctaveConv2d) for module in model.modules()):
         octavize(model, 0.0)
-    convs = geometries(fold_roles(model))
+    convs = geometries(fold_switchable(model))
     assert isinstance(model, ResNet)
     model.conv1 = nn.Sequential(*_folded([*_chain(model.conv1), model.bn1], convs))
     model.bn1 = nn.Identity()
@@ -53,16 +61,16 @@ def deploy(model: Model) -> Model:
 
 
 class DeployedConv(nn.Module):
-    """An octave convolution with a convolution of its own for each path that has channels.
+    """An octave convolution with a separate convolution for each path that has channels.
 
-    What is added to the result is added on the way, such that every addition but one stands
-    behind a convolution, where inference engines carry out both at once. Exported, a 1×1
-    convolution of a few low channels to many upsamples what it reads instead of what it writes,
-    which is the same, and then that addition stands behind a convolution too.
+    A summand is added along the way, so that every addition but one directly follows a
+    convolution, with which inference engines fuse it. In an export, a 1×1 convolution of few low
+    channels to many upsamples its input instead of its output, which is the same, so that the last
+    addition can be fused too.
 
     Args:
         conv: the octave convolution.
-        norm: the batch norm that follows it, to be folded into it.
+        norm: the batch norm that follows it, to be folded in.
         how: what it does with its input.
     """
 
@@ -89,8 +97,8 @@ class DeployedConv(nn.Module):
         source = x if isinstance(x, Tensor) else x.high
         inputs = Pooled(source), Pooled(None if isinstance(x, Tensor) else x.low)
         summands = _parts(plus)
-        # Traced, the sums begin with what is added and end with H→H, behind which a ReLU stands;
-        # else they grow in place.
+        # Traced, sums begin with the summand and end with H→H, which a ReLU follows; else they
+        # accumulate in place.
         traced = torch.compiler.is_compiling()
         parts: list[Tensor | None] = list(summands) if traced else [None, None]
         for (from_part, target), conv in reversed(self._paths()) if traced else self._paths():
@@ -106,12 +114,7 @@ class DeployedConv(nn.Module):
                 for part, summand in zip(parts, summands, strict=True)
             ]
         high, low = parts
-        if low is None:
-            assert high is not None
-            return high
-        if high is None:
-            high = empty_high(low, *self.how.out_size(source))
-        return OctaveTensor(high, low, self.how.groups_out)
+        return to_features(high, low, source, self.how)
 
     def _paths(self) -> list[tuple[tuple[int, int], nn.Module]]:
         convs = (self.high_to_high, self.high_to_low, self.low_to_high, self.low_to_low)
@@ -120,7 +123,7 @@ class DeployedConv(nn.Module):
 
 
 def _widens(conv: nn.Module | None) -> bool:
-    """Whether a convolution can as well come after upsampling, and then adds up sooner."""
+    """Whether a convolution may come after the upsampling, and then runs faster."""
     return (
         isinstance(conv, nn.Conv2d)
         and conv.kernel_size == conv.stride == (1, 1)
@@ -143,11 +146,11 @@ def _add(there: Tensor | None, y: Tensor) -> Tensor:
 
 
 class DeployedBlock(nn.Module):
-    """A residual block whose sum goes into its last convolution, where nothing stands between.
+    """A residual block that adds inside its last convolution, unless something comes between.
 
     Args:
         block: timm's basic or bottleneck block.
-        convs: what its convolutions do, by module.
+        convs: what its convolutions do.
     """
 
     def __init__(self, block: nn.Module, convs: Mapping[nn.Module, Geometry]) -> None:
@@ -156,9 +159,7 @@ class DeployedBlock(nn.Module):
         body: list[nn.Module] = []
         for index in range(1, last):
             body += [block.get_submodule(f"{kind}{index}") for kind in ("conv", "bn", "act")]
-            dilutes = index == last - 1
-            if dilutes:
-                body.append(block.get_submodule("aa"))
+        body.append(block.get_submodule("aa"))
         end = [block.get_submodule(f"{kind}{last}") for kind in ("conv", "bn")]
         self.body = nn.Sequential(*_folded(body, convs))
         self.last, *after = _folded(end, convs)
@@ -188,7 +189,7 @@ def _chain(module: nn.Module) -> list[nn.Module]:
 
 
 def _folded(modules: Iterable[nn.Module], convs: Mapping[nn.Module, Geometry]) -> list[nn.Module]:
-    """Modules that follow each other, with batch norms folded into the convolutions before them."""
+    """A chain of modules, with batch norms folded into the convolutions before them."""
     left = [m for m in modules if not isinstance(m, nn.Identity | DropBlock2d | nn.Dropout)]
     folded: list[nn.Module] = []
     while left:
@@ -197,7 +198,7 @@ def _folded(modules: Iterable[nn.Module], convs: Mapping[nn.Module, Geometry]) -
             folded.append(module)
             continue
         norm = left[0] if left else None
-        # Without running statistics it normalises by those of the batch, which nothing can hold.
+        # Without running statistics it normalises by those of the batch, and stays.
         if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
             left.pop(0)
         else:

@@ -1,11 +1,10 @@
-"""The layers without kernels at two resolutions that octave feature maps pass through.
+"""Layers other than convolutions, for octave feature maps.
 
-Batch normalisation of octave feature maps.
-
-Channel attention on octave feature maps: one gate per channel, from means of both parts.
+Each is a subclass of a layer of torch or timm with the same parameters, buffers and keys, and
+treats a plain tensor as that layer does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,13 +37,24 @@ from octnas.nn.octave import (
 )
 
 
-class EachPart(nn.Module):
-    """What keeps the size and treats every value, or every channel, alike: on both parts."""
+class OctaveLayer:
+    """A mixin before a layer of torch or timm; subclasses say what to do with an octave tensor."""
 
-    # Named and typed as torch's own, which are of several minds.
+    # Named and typed to fit all of torch's own.
     def forward(self, input: Any) -> Any:  # noqa: A002
-        plain = super().forward
-        return plain(input) if isinstance(input, Tensor) else each(plain, input)
+        plain = super().forward  # type: ignore[misc]
+        return plain(input) if isinstance(input, Tensor) else self.octave(input)
+
+    def octave(self, x: OctaveTensor) -> Features:
+        """The layer on an octave tensor."""
+        raise NotImplementedError
+
+
+class EachPart(OctaveLayer):
+    """On both parts: what keeps the size and treats every value, or every channel, alike."""
+
+    def octave(self, x: OctaveTensor) -> Features:
+        return each(super().forward, x)
 
 
 class OctaveReLU(EachPart, nn.ReLU):
@@ -87,49 +97,38 @@ class OctaveAvgPool2dSame(EachPart, AvgPool2dSame):
     """Average pooling at stride 1 of both parts, each at its own resolution."""
 
 
-class OctaveDropPath(DropPath):
+class OctaveDropPath(OctaveLayer, DropPath):
     """Stochastic depth: an image's path is dropped at both resolutions or at none."""
 
-    def forward(self, x: Features) -> Features:
-        if isinstance(x, Tensor):
-            kept: Tensor = super().forward(x)
-            return kept
+    def octave(self, x: OctaveTensor) -> Features:
         if not self.training or not self.drop_prob:
             return x
         mask = super().forward(x.low.new_ones((x.low.shape[0], 1, 1, 1)))
         return each(lambda part: part * mask, x)
 
 
-class OctaveDropBlock2d(DropBlock2d):
+class OctaveDropBlock2d(OctaveLayer, DropBlock2d):
     """DropBlock: the same regions at both resolutions.
 
     The low part is weighted with the pooled mask, that is with the share of each 2×2 cell that is
     kept. Where channels are not coupled, each part draws its own blocks.
     """
 
-    def forward(self, x: Features) -> Features:
-        drop = super().forward
-        if isinstance(x, Tensor):
-            kept: Tensor = drop(x)
-            return kept
+    def octave(self, x: OctaveTensor) -> Features:
         if not self.training or not self.drop_prob:
             return x
         if not self.couple_channels:
-            return each(drop, x)
+            return each(super().forward, x)
         images, _, height, width = x.high.shape
-        mask = drop(x.low.new_ones((images, 1, height, width)))
+        mask = super().forward(x.low.new_ones((images, 1, height, width)))
         high = x.high * mask if x.high.shape[1] else x.high
         return OctaveTensor(high, x.low * pool(mask), x.groups)
 
 
-class OctaveMaxPool2d(nn.MaxPool2d):
+class OctaveMaxPool2d(OctaveLayer, nn.MaxPool2d):
     """Max pooling of both parts, each at its own resolution, with the same kernel."""
 
-    def forward(self, x: Features) -> Features:
-        if isinstance(x, Tensor):
-            pooled: Tensor = super().forward(x)
-            return pooled
-
+    def octave(self, x: OctaveTensor) -> Features:
         def pool_low(low: Tensor) -> Tensor:
             return F.max_pool2d(
                 low, self.kernel_size, self.stride, self.padding, self.dilation, ceil_mode=True
@@ -163,22 +162,19 @@ class OctaveAvgPool2d(nn.AvgPool2d):
         )
 
 
-class OctaveBlurPool2d(BlurPool2d):
+class OctaveBlurPool2d(OctaveLayer, BlurPool2d):
     """Anti-aliased subsampling of both parts, each at its own resolution.
 
-    A part that is too small to be padded by reflection is padded with its border.
+    A part too small for padding by reflection is padded by replication.
     """
 
-    def forward(self, x: Features) -> Features:
-        if isinstance(x, Tensor):
-            blurred: Tensor = super().forward(x)
-            return blurred
+    def octave(self, x: OctaveTensor) -> Features:
         return _shrink(self._blur, self._blur, x)
 
     def _blur(self, x: Tensor) -> Tensor:
         reflects = self.pad_mode != "reflect" or min(x.shape[-2:]) > max(self.padding)
         padded = F.pad(x, self.padding, mode=self.pad_mode if reflects else "replicate")
-        # One filter for all channels, whatever their number.
+        # One filter for all channels, however many.
         channels = x.shape[1]
         weight = self.filt[:1].expand(channels, 1, self.filt_size, self.filt_size)
         return F.conv2d(padded, weight, stride=self.stride, groups=channels)
@@ -189,31 +185,31 @@ def _shrink(
     operation_low: Callable[[Tensor], Tensor],
     x: OctaveTensor,
 ) -> OctaveTensor:
-    """Apply operations that make maps smaller; the low size is half of the high one, rounded up.
+    """Apply operations that reduce the size; the low size becomes half the high one, rounded up.
 
-    The one on the low part may give a row or column more than that.
+    ``operation_low`` may give an extra row or column.
     """
     low = operation_low(x.low)
     if x.high.shape[1]:
         high = operation(x.high)
     else:
-        # Without high channels only the size goes on, as one channel of any value would have it.
+        # The size alone, found with one channel.
         size = operation(x.low.new_empty((1, 1, *x.high.shape[-2:]))).shape[-2:]
         high = empty_high(low, *size)
     rows, columns = (-(-side // 2) for side in high.shape[-2:])
     return OctaveTensor(high, low[..., :rows, :columns], x.groups)
 
 
-class OctaveGlobalPool2d(SelectAdaptivePool2d):
-    """Global pooling: each part apart, then all channels side by side.
+class OctaveGlobalPool2d(OctaveLayer, SelectAdaptivePool2d):
+    """Global pooling of each part, concatenated in the order of the channels.
 
-    The result has the channels in their order, so a classifier needs no last layer at α = 0.
+    So a classifier takes any α in the last layer.
     """
 
-    def forward(self, x: Features) -> Tensor:
+    def octave(self, x: OctaveTensor) -> Tensor:
         plain = super().forward
-        if isinstance(x, Tensor) or not x.high.shape[1]:
-            pooled: Tensor = plain(x if isinstance(x, Tensor) else x.low)
+        if not x.high.shape[1]:
+            pooled: Tensor = plain(x.low)
             return pooled
         # "catavgmax" gives all averages, then all maxima.
         kinds = self.feat_mult()
@@ -224,8 +220,7 @@ class OctaveGlobalPool2d(SelectAdaptivePool2d):
 class OctaveAlign(nn.Module):
     """Bring an identity shortcut to the split of the residual stream it joins; no parameters.
 
-    Where a stage begins with an identity shortcut, its stream meets the one before it, which may
-    have another α.
+    Needed where a stage begins with an identity shortcut: the stage before may have another α.
     """
 
     def __init__(self, channels: int, site: str) -> None:
@@ -241,35 +236,29 @@ class OctaveAlign(nn.Module):
         return f"{self.channels}, site={self.site!r}"
 
 
-class OctaveBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation that takes both parts of an octave tensor.
-
-    Parameters, buffers and their keys are those of ``torch.nn.BatchNorm2d``, in the order of the
-    channels; with one group the first channels serve the high part, the last ones the low part.
+class OctaveBatchNorm2d(OctaveLayer, nn.BatchNorm2d):
+    """Batch normalisation of both parts, each channel with its own values.
 
     Shape:
         - Input: ``(N, C, H, W)`` or an `OctaveTensor` of C channels in all.
         - Output: the same.
     """
 
-    def forward(self, x: Features) -> Features:  # type: ignore[override]
-        return super().forward(x) if isinstance(x, Tensor) else normalise(self, x, values_of(self))
+    def octave(self, x: OctaveTensor) -> Features:
+        return normalise(self, x, values_of(self))
 
 
-class OctaveBatchNormAct2d(BatchNormAct2d):
-    """timm's batch normalisation with an activation, on both parts of an octave tensor."""
+class OctaveBatchNormAct2d(OctaveLayer, BatchNormAct2d):
+    """timm's batch normalisation with an activation, on both parts."""
 
-    def forward(self, x: Features) -> Features:
-        if isinstance(x, Tensor):
-            normalised: Tensor = super().forward(x)
-            return normalised
+    def octave(self, x: OctaveTensor) -> Features:
         activated: Features = self.act(self.drop(normalise(self, x, values_of(self))))
         return activated
 
 
 @dataclass(frozen=True)
 class NormValues:
-    """What normalises each channel, ``(C,)`` each; None where there is none."""
+    """Statistics and parameters of a batch norm, ``(C,)`` each or None."""
 
     mean: Tensor | None
     variance: Tensor | None
@@ -278,21 +267,21 @@ class NormValues:
 
 
 def values_of(norm: nn.BatchNorm2d) -> NormValues:
-    """The parameters and statistics of a batch norm itself; statistics are updated in place."""
+    """The values of a batch norm itself, whose statistics are updated in place."""
     return NormValues(norm.running_mean, norm.running_var, norm.weight, norm.bias)
 
 
 def normalise(norm: nn.BatchNorm2d, x: OctaveTensor, values: NormValues) -> OctaveTensor:
     """Normalise each part with its channels' values, and update the statistics among them."""
     tracks = norm.training and norm.track_running_stats
-    uses_running = not norm.training or tracks
     low, groups = x.low_channels, x.groups
-    stats = [values.mean, values.variance] if uses_running else [None, None]
-    # With one group the halves are views, and their update is that of the whole.
+    stats = [values.mean, values.variance] if tracks or not norm.training else [None, None]
+    # With one group the halves are views of the statistics, and updated with them.
     copies = tracks and groups > 1
     taken = [whole.clone() if copies and whole is not None else whole for whole in stats]
     means, variances, weights, biases = (
-        _split(entry, low, groups) for entry in (*taken, values.weight, values.bias)
+        (None, None) if entry is None else split_channels(entry, low, groups)
+        for entry in (*taken, values.weight, values.bias)
     )
     factor = count_batch(norm) if tracks else 0.0
 
@@ -318,14 +307,8 @@ def normalise(norm: nn.BatchNorm2d, x: OctaveTensor, values: NormValues) -> Octa
     return normalised
 
 
-def _split(
-    values: Tensor | None, low_channels: int, groups: int
-) -> tuple[Tensor | None, Tensor | None]:
-    return (None, None) if values is None else split_channels(values, low_channels, groups)
-
-
 def count_batch(norm: nn.BatchNorm2d) -> float:
-    """Count one batch, as torch does; the weight of its statistics in the running ones."""
+    """Count a batch as torch does, and return its weight in the running statistics."""
     if norm.num_batches_tracked is None:
         return 0.0
     norm.num_batches_tracked.add_(1)
@@ -334,47 +317,52 @@ def count_batch(norm: nn.BatchNorm2d) -> float:
     return norm.momentum
 
 
-class OctaveSE(SEModule):
-    """Squeeze-and-excitation (arXiv 1709.01507) over the channels of both resolutions."""
+class OctaveAttention(OctaveLayer):
+    """Channel attention: one gate per channel, from the means of both parts."""
 
-    def forward(self, x: Features) -> Features:
-        if isinstance(x, Tensor):
-            scaled: Tensor = super().forward(x)
-            return scaled
-        return _scale(x, self.gates(_squeeze(x, self.add_maxpool)))
+    def octave(self, x: OctaveTensor) -> Features:
+        gates = self.gates(merge_channels(self.squeeze(x.high), self.squeeze(x.low), x.groups))
+        if x.groups == 1:
+            # Two slices instead of a split, whose gates inductor (torch 2.15) overwrites in
+            # backward while it still needs them: all gradients before them would be wrong.
+            count = x.high.shape[1]
+            high, low = gates[:, :count], gates[:, count:]
+        else:
+            high, low = split_channels(gates, x.low_channels, x.groups, dim=1)
+        return OctaveTensor(x.high * high, x.low * low, x.groups)
+
+    def squeeze(self, x: Tensor) -> Tensor:
+        """The mean of every channel, or the middle of mean and maximum: ``(N, C, 1, 1)``."""
+        means = x.mean((2, 3), keepdim=True)
+        if getattr(self, "add_maxpool", False):
+            return 0.5 * means + 0.5 * x.amax((2, 3), keepdim=True)
+        return means
 
     def gates(self, squeezed: Tensor) -> Tensor:
-        """One factor per channel from what `squeeze` gives: ``(N, C, 1, 1)`` both."""
+        """One factor per channel; ``(N, C, 1, 1)`` in and out."""
+        raise NotImplementedError
+
+
+class OctaveSE(OctaveAttention, SEModule):
+    """Squeeze-and-excitation (arXiv 1709.01507) over the channels of both resolutions."""
+
+    def gates(self, squeezed: Tensor) -> Tensor:
         gates: Tensor = self.gate(self.fc2(self.act(self.bn(self.fc1(squeezed)))))
         return gates
 
 
-class OctaveEffectiveSE(EffectiveSEModule):
+class OctaveEffectiveSE(OctaveAttention, EffectiveSEModule):
     """Effective squeeze-and-excitation (arXiv 1911.06667) over both resolutions."""
 
-    def forward(self, x: Features) -> Features:
-        if isinstance(x, Tensor):
-            scaled: Tensor = super().forward(x)
-            return scaled
-        return _scale(x, self.gates(_squeeze(x, self.add_maxpool)))
-
     def gates(self, squeezed: Tensor) -> Tensor:
-        """One factor per channel from what `squeeze` gives: ``(N, C, 1, 1)`` both."""
         gates: Tensor = self.gate(self.fc(squeezed))
         return gates
 
 
-class OctaveEca(EcaModule):
+class OctaveEca(OctaveAttention, EcaModule):
     """Efficient channel attention (arXiv 1910.03151), across neighbours in timm's channel order."""
 
-    def forward(self, x: Features) -> Features:
-        if isinstance(x, Tensor):
-            scaled: Tensor = super().forward(x)
-            return scaled
-        return _scale(x, self.gates(_squeeze(x)))
-
     def gates(self, squeezed: Tensor) -> Tensor:
-        """One factor per channel from what `squeeze` gives: ``(N, C, 1, 1)`` both."""
         mixed = self.conv(squeezed.flatten(1).unsqueeze(1))  # (N, 1, C)
         if self.conv2 is not None:
             mixed = self.conv2(self.act(mixed))
@@ -382,24 +370,13 @@ class OctaveEca(EcaModule):
         return gates.view_as(squeezed)
 
 
-def _squeeze(x: OctaveTensor, add_maximum: bool = False) -> Tensor:
-    """One value per channel, in the order of the channels: ``(N, C, 1, 1)``."""
-    high, low = (squeeze(part, add_maximum) for part in (x.high, x.low))
-    return merge_channels(high, low, x.groups)
-
-
-def squeeze(x: Tensor, add_maximum: bool = False) -> Tensor:
-    """The mean of every channel, or the middle of mean and maximum: ``(N, C, 1, 1)``."""
-    means = x.mean((2, 3), keepdim=True)
-    return 0.5 * means + 0.5 * x.amax((2, 3), keepdim=True) if add_maximum else means
-
-
-def _scale(x: OctaveTensor, gates: Tensor) -> OctaveTensor:
-    if x.groups == 1:
-        # Two slices and no split: of a split, inductor (torch 2.15) overwrites the gates in
-        # backward while it still needs them, and all gradients before them are wrong.
-        count = x.high.shape[1]
-        high, low = gates[:, :count], gates[:, count:]
-    else:
-        high, low = split_channels(gates, x.low_channels, x.groups, dim=1)
-    return OctaveTensor(x.high * high, x.low * low, x.groups)
+_LAYERS: tuple[type[nn.Module], ...] = (
+    *(OctaveBatchNorm2d, OctaveBatchNormAct2d, OctaveReLU, OctaveReLU6, OctaveLeakyReLU),
+    *(OctaveSiLU, OctaveGELU, OctaveMish, OctaveHardswish, OctaveDropout, OctaveDropout2d),
+    *(OctaveDropPath, OctaveDropBlock2d, OctaveMaxPool2d, OctaveAvgPool2d, OctaveAvgPool2dSame),
+    *(OctaveBlurPool2d, OctaveSE, OctaveEffectiveSE, OctaveEca, OctaveGlobalPool2d),
+)
+OCTAVE_LAYERS: Mapping[type[nn.Module], type[nn.Module]] = {
+    layer.__bases__[-1]: layer for layer in _LAYERS
+}
+"""By the layer of torch or timm that each replaces."""

@@ -28,7 +28,7 @@ BACKBONES = (
 class ThumbnailResNet(ResNet):
     """A ResNet for small images: a 3×3 stem without pooling, then timm's basic blocks.
 
-    The layout of He et al. (arXiv 1512.03385, §4.2) for CIFAR-10, with up to four stages.
+    He et al.'s layout for CIFAR-10 (arXiv 1512.03385, §4.2), with up to four stages.
 
     Args:
         layers: blocks per stage.
@@ -53,7 +53,7 @@ class ThumbnailResNet(ResNet):
         require(
             channels[0] % 2 == 0, "channels", tuple(channels), "an even width of the first stage"
         )
-        # A deep stem is the only one whose width timm lets one choose; it is replaced below.
+        # timm only lets one choose the width of a deep stem; it is replaced below.
         super().__init__(
             block=BasicBlock,
             layers=tuple(layers),
@@ -68,7 +68,7 @@ class ThumbnailResNet(ResNet):
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.maxpool = nn.Identity()
         for stage in range(len(layers), 4):
-            # timm's forward passes through four stages by name.
+            # timm's forward calls four stages by name.
             setattr(self, f"layer{stage + 1}", nn.Sequential())
         for index, info in enumerate(self.feature_info):
             info["reduction"] = stem_stride * 2 ** max(0, index - 1)
@@ -87,7 +87,7 @@ def thumbnail_resnet(pretrained: bool = False, **kwargs: Any) -> ResNet:
 
 
 def _thumbnail_levels(kwargs: Mapping[str, Any]) -> tuple[int, ...]:
-    """The feature maps that a `ThumbnailResNet` has: the stem's and one per stage."""
+    """The feature maps of a `ThumbnailResNet`: the stem's and one per stage."""
     return tuple(range(len(kwargs.get("layers", (1, 1, 1))) + 1))
 
 
@@ -95,22 +95,21 @@ def _thumbnail_levels(kwargs: Mapping[str, Any]) -> tuple[int, ...]:
 def octnas_network(
     pretrained: bool = False, *, architecture: Mapping[str, Any], **kwargs: Any
 ) -> nn.Module:
-    """The network of an `Architecture` document; what an exported folder names in its config.
+    """The network of an `Architecture` document; exported folders name this model.
 
     Args:
         pretrained: load the weights that the pretrained config names.
-        architecture: what `Architecture.to_dict` gives.
-        **kwargs: arguments of the backbone that replace those of the architecture, such as
-            ``num_classes``.
+        architecture: see `Architecture.to_dict`.
+        **kwargs: of the backbone; they override the architecture's, such as ``num_classes``.
     """
     found = Architecture.from_dict(architecture)
-    # The caller's own may name a device and the like, those of a document may not.
+    # The caller may pass a device and the like, a document may not.
     check_backbone_args(found.backbone_args)
 
     def build(**overrides: Any) -> nn.Module:
         return octavize(create_model(found.backbone, overrides), found)
 
-    # All of them by name, since timm takes what is missing from its own defaults.
+    # All of them by name, since timm fills in its own defaults.
     kwargs = {"in_chans": found.input_size[0], **found.backbone_args, **kwargs}
     features = _feature_cfg(kwargs)
     if found.backbone == "thumbnail_resnet":
@@ -122,7 +121,7 @@ def octnas_network(
 
 
 class OctaveFeatures(FeatureListNet):
-    """The feature maps of the stages as plain tensors, low channels upsampled."""
+    """The stages' feature maps as plain tensors, with low channels upsampled."""
 
     def forward(self, x: Tensor) -> list[Tensor]:
         refuse_reentrant(self)
@@ -130,10 +129,10 @@ class OctaveFeatures(FeatureListNet):
 
 
 def _feature_cfg(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """How timm takes features, if it is asked to; what it was asked to take is taken out.
+    """timm's ``feature_cfg``; removes ``feature_cls`` from ``kwargs`` if features are asked for.
 
     Raises:
-        UnsupportedModelError: one of timm's ways that would hand out octave tensors, or trace them.
+        UnsupportedModelError: a ``feature_cls`` that would return or trace octave tensors.
     """
     if kwargs.get("features_only"):
         kind = kwargs.pop("feature_cls", "list")
@@ -153,7 +152,7 @@ def _octave(
     stride_mode: StrideMode,
     **kwargs: Any,
 ) -> nn.Module:
-    """A timm ResNet as an octave network, with what `timm.create_model` may ask of it."""
+    """A timm ResNet as an octave network, with any arguments of ``timm.create_model``."""
 
     def build(**overrides: Any) -> nn.Module:
         return octavize(
@@ -163,7 +162,7 @@ def _octave(
             stride_mode=stride_mode,
         )
 
-    # The backbone's own name, so that timm finds its pretrained weights: keys are the same.
+    # By the backbone's name timm finds its pretrained weights; the keys are the same.
     model: nn.Module = build_model_with_cfg(
         build, backbone, pretrained, feature_cfg=_feature_cfg(kwargs), **kwargs
     )
@@ -185,10 +184,10 @@ def _register(backbone: str) -> None:
     create.__doc__ = f"""timm's ``{backbone}`` as an octave network.
 
     Args:
-        pretrained: load timm's weights, which fit at every α; they were trained at α = 0.
-        alphas: as `octnas.octavize` takes them; 0.125 is the paper's most accurate (table 4).
-        channel_multiple, stride_mode: as for `octnas.octavize`.
-        **kwargs: those of the backbone.
+        pretrained: load timm's weights, which fit every α and were trained at α = 0.
+        alphas: see `octnas.octavize`; 0.125 is the paper's most accurate (table 4).
+        channel_multiple, stride_mode: see `octnas.octavize`.
+        **kwargs: of the backbone.
     """
     register_model(create)
 
@@ -206,11 +205,11 @@ def oct_seresnet152c(
     stride_mode: StrideMode = "paper",
     **kwargs: Any,
 ) -> nn.Module:
-    """The paper's headline network (table 6) as near as timm's parts come to it.
+    """The paper's headline network (table 6), as close as timm's modules allow.
 
     SE-ResNet-152 with a deep stem: 66.841 M parameters, 9.931 GMACs at 224 pixels and 20.258 at
-    320. The paper's strides in the last 1×1 convolution of a block instead of the 3×3 one, and
-    counts 10.9 and 22.2 (66.8 M parameters). There are no published weights of it.
+    320. The paper's strides in the last 1×1 convolution of a block instead of the 3×3 one, and has
+    66.8 M, 10.9 and 22.2. There are no published weights.
     """
     own = _default_cfg(kwargs, first_conv="conv1.0", test_input_size=(3, 320, 320))
     kwargs = {"stem_type": "deep", "stem_width": 32, **own}
@@ -218,7 +217,7 @@ def oct_seresnet152c(
 
 
 def _default_cfg(kwargs: dict[str, Any], **entries: Any) -> dict[str, Any]:
-    """Add what timm wants to know of a model that has no published weights."""
+    """Add the config that timm needs of a model without published weights."""
     if kwargs.get("pretrained_cfg") is None:
         kwargs["pretrained_cfg"] = {"first_conv": "conv1", "classifier": "fc", **entries}
     return kwargs

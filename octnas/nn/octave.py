@@ -1,9 +1,8 @@
 """Feature maps at two resolutions, and moving channels between them.
 
 Channels are ordered high first: of C channels, the first ``C - low`` are at full resolution and
-the last ``low`` at half. Around a grouped convolution the same holds inside each group, so that
-every group keeps channels of its own at both resolutions. A feature map without low channels is a
-plain tensor, so that a network at α = 0 runs timm's own operations.
+the last ``low`` at half. Around a grouped convolution, each group is ordered so. A feature map
+without low channels is a plain tensor, so that a network at α = 0 runs timm's own operations.
 """
 
 from collections.abc import Callable
@@ -19,10 +18,10 @@ class OctaveTensor:
     """A feature map whose last channels are at half resolution (paper, §3.2).
 
     Attributes:
-        high: ``(N, C_high, H, W)``; C_high may be 0, the tensor then only carries the size.
+        high: ``(N, C_high, H, W)``; with C_high = 0 it only carries the size.
         low: ``(N, C_low, ⌈H/2⌉, ⌈W/2⌉)`` with C_low > 0.
-        groups: into how many equal groups the channels are cut before each is split; C_high and
-            C_low are multiples of it, and both parts hold the groups one after another.
+        groups: number of equal groups of channels, each of them split into high and low; both
+            parts list the groups in order.
     """
 
     high: Tensor
@@ -39,12 +38,12 @@ class OctaveTensor:
         return OctaveTensor(self.high + other.high, self.low + other.low, self.groups)
 
     def __radd__(self, other: object) -> "OctaveTensor":
-        # torch has declined: what stands on the left has no low part.
+        # torch declined: the left operand has no low part.
         self._check_split(other)
         return NotImplemented
 
     def __iadd__(self, other: "OctaveTensor") -> "OctaveTensor":
-        # timm's blocks write ``x += shortcut``; in place as for tensors, to keep no second copy.
+        # timm's blocks compute ``x += shortcut``; in place, as for tensors, to save a copy.
         self._check_split(other)
         self.high.add_(other.high)
         self.low.add_(other.low)
@@ -54,18 +53,18 @@ class OctaveTensor:
         if not isinstance(other, OctaveTensor):
             found = f"a {type(other).__name__}"
         elif self._split() != other._split():
-            found = other._words()
+            found = other._describe()
         else:
             return
         raise ValueError(
-            f"cannot add feature maps of different splits: {self._words()} and {found}; "
-            "the two must share one site"
+            f"cannot add feature maps of different splits: {self._describe()} and {found}; "
+            "both must belong to one site"
         )
 
     def _split(self) -> tuple[torch.Size, torch.Size, int]:
         return self.high.shape, self.low.shape, self.groups
 
-    def _words(self) -> str:
+    def _describe(self) -> str:
         groups = "" if self.groups == 1 else f" in {self.groups} groups"
         return f"high {tuple(self.high.shape)}, low {tuple(self.low.shape)}{groups}"
 
@@ -80,15 +79,14 @@ def pool(x: Tensor) -> Tensor:
     """
     if x.shape[-2] % 2 or x.shape[-1] % 2:
         return F.avg_pool2d(x, fit_kernel(2, x), ceil_mode=True, count_include_pad=False)
-    # The same for even sides, and faster: no border to look out for.
+    # The same for even sides, and faster.
     return F.avg_pool2d(x, 2)
 
 
 def fit_kernel(kernel: int | tuple[int, int], x: Tensor) -> tuple[int, int]:
-    """A pooling kernel, along each side no larger than the map is.
+    """A pooling kernel cropped to the map, since inference engines refuse larger ones.
 
-    For what is rounded up without padding it is the same, but inference engines refuse to load a
-    kernel that is larger than the map.
+    With ``ceil_mode`` and no padding the result is the same.
     """
     rows, columns = kernel if isinstance(kernel, tuple) else (kernel, kernel)
     return min(rows, x.shape[-2]), min(columns, x.shape[-1])
@@ -103,10 +101,7 @@ def upsample(x: Tensor, like: Tensor) -> Tensor:
 
 
 def add_upsampled(there: Tensor | None, x: Tensor, like: Tensor) -> Tensor:
-    """``there + upsample(x, like)``, in place where nothing traces it: a quarter at a time.
-
-    Without ``there`` it is the upsampled map alone.
-    """
+    """``there + upsample(x, like)``; in eager mode in place, a quarter of the pixels at a time."""
     if there is None:
         return upsample(x, like)
     if torch.compiler.is_compiling():
@@ -118,7 +113,7 @@ def add_upsampled(there: Tensor | None, x: Tensor, like: Tensor) -> Tensor:
 
 
 def sum_pool(grad: Tensor) -> Tensor:
-    """The transpose of `upsample`: sums over 2×2 pixels. Runs in backward, never in an engine."""
+    """The transpose of `upsample`: sums over 2×2 pixels."""
     if grad.shape[-2] % 2 or grad.shape[-1] % 2:
         return F.avg_pool2d(grad, 2, ceil_mode=True, divisor_override=1)
     # Twice as fast, and exact.
@@ -126,9 +121,9 @@ def sum_pool(grad: Tensor) -> Tensor:
 
 
 def pool_shares(grad: Tensor, like: Tensor) -> Tensor:
-    """What `pool` gives back to each of the pixels of ``like`` that it has averaged.
+    """The gradient of `pool` for each pixel of ``like``, before `upsample`.
 
-    `upsample` of it is the transpose of `pool`.
+    ``upsample(pool_shares(grad, like), like)`` is the transpose of `pool`.
     """
     shares = grad * 0.25
     if like.shape[-2] % 2:
@@ -139,22 +134,17 @@ def pool_shares(grad: Tensor, like: Tensor) -> Tensor:
 
 
 def empty_high(low: Tensor, height: int, width: int) -> Tensor:
-    """A high part without channels, which still carries the full resolution."""
+    """A high part without channels, which only carries the full resolution."""
     return low.new_empty((low.shape[0], 0, height, width))
 
 
 def split_channels(
     values: Tensor, low_channels: int, groups: int = 1, dim: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Cut what holds one entry per channel into that of the high and that of the low channels.
+    """Split values along the channel dimension ``dim`` into those of high and of low channels.
 
+    The number of channels and ``low_channels`` are multiples of ``groups``, see `OctaveTensor`.
     With one group the parts are views of ``values``, else copies.
-
-    Args:
-        values: of C entries along ``dim``.
-        low_channels: how many of them are low; a multiple of ``groups``, as C is.
-        groups: how often the split is made, see `OctaveTensor`.
-        dim: which dimension holds the channels.
     """
     low = low_channels // groups
     sizes = [values.shape[dim] // groups - low, low]
@@ -170,7 +160,7 @@ def split_channels(
 
 
 def merge_channels(high: Tensor, low: Tensor, groups: int = 1, dim: int = 1) -> Tensor:
-    """Undo `split_channels`: one entry per channel again, in the order of the channels."""
+    """Undo `split_channels`."""
     if not (high.shape[dim] and low.shape[dim]):
         return high if high.shape[dim] else low
     if groups == 1:
@@ -181,26 +171,26 @@ def merge_channels(high: Tensor, low: Tensor, groups: int = 1, dim: int = 1) -> 
 
 def low_mask(channels: int, low_channels: int, groups: int, like: Tensor) -> Tensor:
     """Which channels are low, in the order of the channels: ``(channels,)`` bool."""
-    own = channels // groups
-    inside = torch.arange(own, device=like.device) >= own - low_channels // groups
-    return inside.repeat(groups)
+    size = channels // groups
+    mask = torch.arange(size, device=like.device) >= size - low_channels // groups
+    return mask.repeat(groups)
 
 
 def each(operation: Callable[[Tensor], Tensor], x: OctaveTensor) -> OctaveTensor:
-    """Apply an operation that leaves the size as it is to both parts."""
+    """Apply an operation that keeps the size to both parts."""
     high = operation(x.high) if x.high.shape[1] else x.high
     return OctaveTensor(high, operation(x.low), x.groups)
 
 
 def resplit(x: Features, low_channels: int) -> Features:
-    """Bring a feature map to another number of low channels, without parameters.
-
-    Channels that become low are pooled, channels that become high are upsampled; none changes its
-    place in the order.
+    """Pool or upsample channels so that ``low_channels`` are low; their order is kept.
 
     Args:
-        x: ``(N, C, H, W)`` or an octave tensor of C channels in all, in one group.
-        low_channels: how many of the C channels are low afterwards.
+        x: ``(N, C, H, W)`` or an octave tensor of C channels in all.
+        low_channels: number of low channels of the result.
+
+    Raises:
+        ValueError: a feature map split in several groups, unless nothing is to be done.
     """
     high, low = (x.high, x.low) if isinstance(x, OctaveTensor) else (x, None)
     have = 0 if low is None else low.shape[1]

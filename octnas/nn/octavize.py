@@ -1,86 +1,46 @@
 """Turn a timm ResNet into an octave network, in place, by swapping its leaf modules.
 
-Which convolutions of a timm ResNet share one α: the sites.
-
-Every convolution inside a block has its own site, named after it (``layer1.0.conv1``). What is
-added must share one: the last convolution of every block of a stage and the projection shortcut
-form the stage's residual stream (``layer1``). A depthwise convolution shares that of its input. The
-stem is ``stem``; of a deep stem, ``stem.0``, ``stem.1`` and so on, and ``stem.pool`` where a
-convolution stands in the place of the stem's pooling.
-
-Gradient checkpoints, as far as octave feature maps can pass them.
+Convolutions that share one α form a site. Every convolution inside a block has a site of its own,
+named after it (``layer1.0.conv1``). The operands of a residual addition must share one: the last
+convolution of every block of a stage and the projection shortcut form the stage's residual stream
+(``layer1``). A depthwise convolution belongs to the site of its input. The stem is ``stem``; a deep
+stem has ``stem.0``, ``stem.1`` and so on, and a convolution that replaces the stem's pooling is
+``stem.pool``.
 """
 
 import fnmatch
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from timm.layers import (
-    AvgPool2dSame,
-    BatchNormAct2d,
-    BlurPool2d,
-    DropBlock2d,
-    DropPath,
-    EcaModule,
-    EffectiveSEModule,
-    SelectAdaptivePool2d,
-    SEModule,
-    use_reentrant_ckpt,
-)
+from timm.layers import DropBlock2d, SelectAdaptivePool2d, use_reentrant_ckpt
 from timm.layers import Linear as TimmLinear
-from timm.layers.activations import GELU
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from octnas.errors import ArchitectureError, UnsupportedModelError
 from octnas.nn.conv import Geometry, OctaveConv2d, is_depthwise, unfit
 from octnas.nn.layers import (
+    OCTAVE_LAYERS,
     OctaveAlign,
-    OctaveAvgPool2d,
-    OctaveAvgPool2dSame,
-    OctaveBatchNorm2d,
-    OctaveBatchNormAct2d,
-    OctaveBlurPool2d,
-    OctaveDropBlock2d,
-    OctaveDropout,
-    OctaveDropout2d,
-    OctaveDropPath,
     OctaveEca,
     OctaveEffectiveSE,
-    OctaveGELU,
     OctaveGlobalPool2d,
-    OctaveHardswish,
-    OctaveLeakyReLU,
-    OctaveMaxPool2d,
-    OctaveMish,
-    OctaveReLU,
-    OctaveReLU6,
     OctaveSE,
-    OctaveSiLU,
 )
-from octnas.space.architecture import Architecture, StrideMode
+from octnas.space.architecture import Architecture, StrideMode, check_alpha, check_alphas
 
+Alphas = float | Mapping[str, float] | Architecture
+Model = TypeVar("Model", bound=nn.Module)
 
-def refuse_reentrant(model: nn.Module, _inputs: object = None) -> None:
-    """Refuse reentrant checkpoints around octave feature maps; a forward pre-hook.
-
-    They see tensors alone: a block whose input is an octave tensor would learn nothing, nor would
-    what comes before it, without a word. The others, timm's default, are right.
-
-    Raises:
-        UnsupportedModelError: the model is about to use them.
-    """
-    asked = getattr(model, "grad_checkpointing", False) and use_reentrant_ckpt()
-    if not asked or not torch.is_grad_enabled():
-        return
-    convs = (module for module in model.modules() if isinstance(module, OctaveConv2d))
-    if any(conv.low_channels for conv in convs):
-        raise UnsupportedModelError(
-            "reentrant gradient checkpoints lose the gradients of octave feature maps; call "
-            "timm.layers.set_reentrant_ckpt(False)"
-        )
+# Never meet an octave feature map, or pass on whatever comes.
+_PASS: tuple[type[nn.Module], ...] = (nn.Identity, nn.Linear, TimmLinear, nn.Flatten)
+# Modules inside of these see plain tensors only.
+_INSIDE = tuple(
+    octave.__bases__[-1] for octave in (OctaveSE, OctaveEffectiveSE, OctaveEca, OctaveGlobalPool2d)
+)
+_CONTAINERS = (ResNet, BasicBlock, Bottleneck, nn.Sequential)
 
 
 @dataclass(frozen=True)
@@ -89,10 +49,10 @@ class ConvSite:
 
     Attributes:
         name: of the module in the model.
-        site_in: site of the input; None where it is an image.
+        site_in: site of the input; None if it is an image.
         site_out: site of the output.
-        split_groups: in how many groups the output's channels are split.
-        strided: whether a stride stays a stride, as it does where the input is an image.
+        split_groups: `OctaveTensor.groups` of the output.
+        strided: whether a stride is never replaced by pooling, as where the input is an image.
     """
 
     name: str
@@ -102,8 +62,165 @@ class ConvSite:
     strided: bool = False
 
 
+def octavize(
+    model: Model,
+    alphas: Alphas,
+    *,
+    channel_multiple: int = 1,
+    stride_mode: StrideMode = "timm",
+) -> Model:
+    """Make a timm ResNet an octave network, in place, with the same parameters and keys.
+
+    Args:
+        model: a ``timm.models.resnet.ResNet``.
+        alphas: a number for the paper's rule (§4.1), that is the stem and the last stage at 0 and
+            everything else at that number; a mapping of site name patterns (as in `fnmatch`) to
+            numbers, where a later pattern wins and other sites are at 0; or an `Architecture`.
+        channel_multiple: low channels are rounded down to a multiple of this.
+        stride_mode: ``"timm"``, or ``"paper"`` to pool before every stride-2 convolution.
+            An `Architecture` brings its own ``channel_multiple`` and ``stride_mode``.
+
+    Returns:
+        The given model.
+
+    Raises:
+        UnsupportedModelError: the model holds a module that octave feature maps cannot pass
+            through; nothing has been changed then.
+        ArchitectureError: a pattern that matches no site, or α outside [0, 1].
+        SettingError: an impossible ``channel_multiple`` or ``stride_mode``.
+    """
+    convs = supported_convs(model)
+    by_site = resolve_alphas(model, alphas)
+    if isinstance(alphas, Architecture):
+        channel_multiple, stride_mode = alphas.channel_multiple, alphas.stride_mode
+    for conv in convs:
+        OctaveConv2d.from_conv(
+            model.get_submodule(conv.name),  # type: ignore[arg-type]
+            channel_multiple,
+            stride_mode,
+            conv.strided,
+            conv.split_groups,
+            conv.site_out,
+        )
+    for _, module in list(_modules_on_features(model)):
+        module.__class__ = OCTAVE_LAYERS.get(type(module), type(module))
+    assert isinstance(model, ResNet)
+    for block, stream in identity_entries(model):
+        align = OctaveAlign(block.get_submodule("conv1").in_channels, stream)  # type: ignore[arg-type]
+        block.downsample = align.train(block.training)
+    model.register_forward_pre_hook(refuse_reentrant)
+    set_alphas(model, by_site)
+    return model
+
+
+def set_alphas(model: nn.Module, alphas: Mapping[str, float]) -> None:
+    """Set α by site on an octave network; sites that are not named go to 0.
+
+    Raises:
+        ArchitectureError: an unknown site, or α outside [0, 1]; nothing has been changed then.
+    """
+    convs = [module for module in model.modules() if isinstance(module, OctaveConv2d)]
+    check_alphas(alphas, dict.fromkeys(conv.site for conv in convs))
+    low_by_site: dict[str, int] = {}
+    for conv in convs:
+        conv.set_alpha(alphas.get(conv.site, 0.0))
+        low_by_site[conv.site] = conv.low_channels
+    for module in model.modules():
+        if isinstance(module, OctaveAlign):
+            module.low_channels = low_by_site[module.site]
+
+
+def resolve_alphas(model: nn.Module, alphas: Alphas) -> dict[str, float]:
+    """α by site, checked, for any of the forms that `octavize` takes."""
+    names = list(dict.fromkeys(conv.site_out for conv in conv_sites(model)))
+    if isinstance(alphas, Architecture):
+        check_alphas(alphas.alphas, names)
+        return dict(alphas.alphas)
+    if isinstance(alphas, Mapping):
+        return match_sites(alphas, names)
+    assert isinstance(model, ResNet)
+    last_stage = [name for name, _ in stages(model)][-1]
+    return match_sites({"*": float(alphas), "stem*": 0.0, f"{last_stage}*": 0.0}, names)
+
+
+def match_sites(patterns: Mapping[str, float], names: Iterable[str]) -> dict[str, float]:
+    """α by site, for those that a pattern matches; a later pattern wins.
+
+    Raises:
+        ArchitectureError: a pattern that matches no site, or α outside [0, 1].
+    """
+    names, alphas = list(names), dict[str, float]()
+    for pattern, alpha in patterns.items():
+        matched = fnmatch.filter(names, pattern)
+        if not matched:
+            raise ArchitectureError(
+                f"pattern {pattern!r} matches no site; sites: {', '.join(names)}"
+            )
+        check_alpha(pattern, alpha)
+        alphas.update(dict.fromkeys(matched, float(alpha)))
+    return alphas
+
+
+def supported_convs(model: nn.Module) -> tuple[ConvSite, ...]:
+    """The convolutions to swap, after a check of every module of the model.
+
+    Raises:
+        UnsupportedModelError: a module that octave feature maps cannot pass through.
+    """
+    convs = conv_sites(model)
+    by_name = {conv.name: conv for conv in convs}
+    groups: dict[str | None, int] = {conv.site_out: conv.split_groups for conv in convs}
+    for name, module in _modules_on_features(model):
+        if isinstance(module, nn.Conv2d):
+            conv = by_name.get(name)
+            problem = _check_conv(module, conv, groups.get(conv.site_in if conv else None, 1))
+        else:
+            problem = _check_module(module)
+        if problem:
+            raise UnsupportedModelError(f"{name or 'the model'}: {problem}")
+    return convs
+
+
+def _modules_on_features(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """All modules that feature maps pass through, with their names."""
+    yield name, model
+    if not isinstance(model, _INSIDE):
+        for child_name, child in model.named_children():
+            yield from _modules_on_features(child, f"{name}.{child_name}".lstrip("."))
+
+
+def _check_conv(module: nn.Conv2d, conv: ConvSite | None, groups_in: int) -> str | None:
+    if type(module) is OctaveConv2d:
+        return "is an octave convolution already; use octnas.nn.activate to set another α"
+    if type(module) is not nn.Conv2d or conv is None:
+        return f"found a {type(module).__name__} that belongs to no site"
+    if is_depthwise(module):
+        fits = conv.site_in == conv.site_out
+    else:
+        fits = module.groups == 1 or groups_in == module.groups == conv.split_groups
+    if not fits:
+        return (
+            f"found a convolution of {module.groups} groups, allowed: 1, or any as the second of "
+            "a bottleneck's three"
+        )
+    return unfit(module)
+
+
+def _check_module(module: nn.Module) -> str | None:
+    kind = type(module)
+    if isinstance(module, SelectAdaptivePool2d) and not module.pool_type:
+        return "found no global pooling, allowed: any, such as 'avg'"
+    if isinstance(module, DropBlock2d) and module.with_noise:
+        return "found DropBlock2d with noise, allowed: without"
+    if kind in OCTAVE_LAYERS or kind in _PASS or isinstance(module, _CONTAINERS):
+        return None
+    classes: tuple[type[nn.Module], ...] = (nn.Conv2d, *OCTAVE_LAYERS, *_PASS)
+    allowed = ", ".join(sorted({other.__name__ for other in classes}))
+    return f"found a {kind.__name__}, allowed: {allowed}"
+
+
 def conv_sites(model: nn.Module) -> tuple[ConvSite, ...]:
-    """The convolutions of a timm ResNet in the order in which data reaches them.
+    """The convolutions of a timm ResNet, octave or not, in the order of execution.
 
     Raises:
         UnsupportedModelError: the model is not a ``timm.models.resnet.ResNet`` of basic or
@@ -124,31 +241,29 @@ def conv_sites(model: nn.Module) -> tuple[ConvSite, ...]:
 
 
 def geometries(model: nn.Module) -> dict[nn.Module, Geometry]:
-    """What every octave convolution of a model does, by module."""
-    sites = conv_sites(model)
-    low: dict[str | None, tuple[int, int]] = {}
-    for site in sites:
-        conv = model.get_submodule(site.name)
-        assert isinstance(conv, OctaveConv2d)
-        low[site.site_out] = conv.low_channels, conv.split_groups
+    """What every octave convolution of a network does at its present α."""
+    sites = [(site, model.get_submodule(site.name)) for site in conv_sites(model)]
+    split: dict[str | None, tuple[int, int]] = {}
     found: dict[nn.Module, Geometry] = {}
-    for site in sites:
-        conv = model.get_submodule(site.name)
+    for site, conv in sites:
         assert isinstance(conv, OctaveConv2d)
-        found[conv] = conv.geometry(*low.get(site.site_in, (0, 1)))
+        split[site.site_out] = conv.low_channels, conv.split_groups
+    for site, conv in sites:
+        assert isinstance(conv, OctaveConv2d)
+        found[conv] = conv.geometry(*split.get(site.site_in, (0, 1)))
     return found
 
 
 def stages(model: ResNet) -> Iterator[tuple[str, nn.Sequential]]:
     """The stages of a ResNet by name: ``layer1`` and so on."""
     for name, module in model.named_children():
-        # A network with fewer than four stages has nothing in the place of the others.
+        # A network of fewer than four stages has empty ones.
         if name.startswith("layer") and isinstance(module, nn.Sequential) and len(module):
             yield name, module
 
 
 def identity_entries(model: ResNet) -> Iterator[tuple[nn.Module, str]]:
-    """The first blocks that begin with an identity shortcut, with the stage's stream.
+    """The blocks that begin a stage with an identity shortcut, with the stage's stream.
 
     There the stream of one site is added to that of another.
     """
@@ -165,8 +280,8 @@ def _stem(model: ResNet) -> Iterator[ConvSite]:
         names = [(f"conv1.{name}", f"stem.{index}") for index, name in enumerate(convs)]
     if not names:
         raise UnsupportedModelError(
-            "conv1: found no convolution of torch's, allowed: one or a chain of them; a deployed "
-            "network keeps its α"
+            "conv1: found no torch.nn.Conv2d, allowed: one or a chain of them; a deployed network "
+            "keeps its α"
         )
     # timm's `replace_stem_pool`.
     names += [
@@ -181,235 +296,43 @@ def _stem(model: ResNet) -> Iterator[ConvSite]:
 
 
 def _block(name: str, block: nn.Module, stream_in: str, stream_out: str) -> Iterator[ConvSite]:
-    inner: tuple[str, ...]
-    if isinstance(block, Bottleneck):
-        inner = ("conv1", "conv2", "conv3")
-    elif isinstance(block, BasicBlock):
-        inner = ("conv1", "conv2")
-    else:
+    if not isinstance(block, BasicBlock | Bottleneck):
         raise UnsupportedModelError(
             f"{name}: found a {type(block).__name__}, allowed: BasicBlock, Bottleneck"
         )
+    inner = ("conv1", "conv2") if isinstance(block, Bottleneck) else ("conv1",)
     # Around a grouped convolution (ResNeXt) the channels are split inside each group.
     middle = block.get_submodule("conv2")
     assert isinstance(middle, nn.Conv2d)
     groups = 1 if is_depthwise(middle) else middle.groups
     current = stream_in
     for conv in inner:
-        if conv == inner[-1]:
-            yield ConvSite(f"{name}.{conv}", current, stream_out)
-            break
         ties = conv == "conv2" and is_depthwise(middle)
         site_out = current if ties else f"{name}.{conv}"
         yield ConvSite(f"{name}.{conv}", current, site_out, split_groups=groups)
         current = site_out
+    yield ConvSite(f"{name}.conv{len(inner) + 1}", current, stream_out)
     shortcut = block.downsample
     for child, module in [] if shortcut is None else shortcut.named_children():
         if isinstance(module, nn.Conv2d):
             yield ConvSite(f"{name}.downsample.{child}", stream_in, stream_out)
 
 
-Alphas = float | Mapping[str, float] | Architecture
-Model = TypeVar("Model", bound=nn.Module)
+def refuse_reentrant(model: nn.Module, _inputs: object = None) -> None:
+    """Refuse reentrant gradient checkpoints around octave feature maps; a forward pre-hook.
 
-# What octave feature maps pass through. A module whose type is not named here, nor in _PASS, is
-# refused; what is inside of one in _INSIDE sees plain tensors only.
-_SWAP: Mapping[type[nn.Module], type[nn.Module]] = {
-    nn.BatchNorm2d: OctaveBatchNorm2d,
-    BatchNormAct2d: OctaveBatchNormAct2d,
-    nn.ReLU: OctaveReLU,
-    nn.ReLU6: OctaveReLU6,
-    nn.LeakyReLU: OctaveLeakyReLU,
-    nn.SiLU: OctaveSiLU,
-    GELU: OctaveGELU,
-    nn.Mish: OctaveMish,
-    nn.Hardswish: OctaveHardswish,
-    nn.Dropout: OctaveDropout,
-    nn.Dropout2d: OctaveDropout2d,
-    DropPath: OctaveDropPath,
-    DropBlock2d: OctaveDropBlock2d,
-    nn.MaxPool2d: OctaveMaxPool2d,
-    nn.AvgPool2d: OctaveAvgPool2d,
-    AvgPool2dSame: OctaveAvgPool2dSame,
-    BlurPool2d: OctaveBlurPool2d,
-    SEModule: OctaveSE,
-    EffectiveSEModule: OctaveEffectiveSE,
-    EcaModule: OctaveEca,
-    SelectAdaptivePool2d: OctaveGlobalPool2d,
-}
-# Never meet an octave feature map, or hand on whatever comes.
-_PASS: tuple[type[nn.Module], ...] = (nn.Identity, nn.Linear, TimmLinear, nn.Flatten)
-_INSIDE = (SEModule, EffectiveSEModule, EcaModule, SelectAdaptivePool2d)
-_CONTAINERS = (ResNet, BasicBlock, Bottleneck, nn.Sequential)
-
-
-def octavize(
-    model: Model,
-    alphas: Alphas,
-    *,
-    channel_multiple: int = 1,
-    stride_mode: StrideMode = "timm",
-) -> Model:
-    """Make a timm ResNet an octave network, in place, with the same parameters and keys.
-
-    Args:
-        model: a ``timm.models.resnet.ResNet``.
-        alphas: a number: the paper's rule (§4.1), that is the stem and the last stage at 0 and
-            everything else at that number; a mapping of site name patterns (as in `fnmatch`) to
-            numbers: exactly those, the rest at 0, a later pattern wins; or an `Architecture`.
-        channel_multiple: low channels are rounded down to a multiple of this.
-        stride_mode: ``"timm"``, or ``"paper"`` to pool before every stride-2 convolution.
-            An `Architecture` brings its own ``channel_multiple`` and ``stride_mode``.
-
-    Returns:
-        The model that was given.
+    They only see tensors: a block whose input is an octave tensor, and everything before it, would
+    silently learn nothing. timm's default, non-reentrant checkpoints, is fine.
 
     Raises:
-        UnsupportedModelError: the model holds something that octave feature maps cannot pass
-            through; nothing has been changed then.
-        ArchitectureError: a pattern that names no site, or α outside [0, 1].
-        SettingError: an impossible ``channel_multiple`` or ``stride_mode``.
+        UnsupportedModelError: the model is about to use them.
     """
-    convs = supported_convs(model)
-    by_site = resolve_alphas(model, alphas)
-    if isinstance(alphas, Architecture):
-        channel_multiple, stride_mode = alphas.channel_multiple, alphas.stride_mode
-    for conv in convs:
-        OctaveConv2d.from_conv(
-            model.get_submodule(conv.name),  # type: ignore[arg-type]
-            channel_multiple=channel_multiple,
-            stride_mode=stride_mode,
-            strided=conv.strided,
-            split_groups=conv.split_groups,
-            site=conv.site_out,
+    asked = getattr(model, "grad_checkpointing", False) and use_reentrant_ckpt()
+    if not asked or not torch.is_grad_enabled():
+        return
+    convs = (module for module in model.modules() if isinstance(module, OctaveConv2d))
+    if any(conv.low_channels for conv in convs):
+        raise UnsupportedModelError(
+            "reentrant gradient checkpoints lose the gradients of octave feature maps; call "
+            "timm.layers.set_reentrant_ckpt(False)"
         )
-    for _, module in list(_meeting_features(model)):
-        module.__class__ = _SWAP.get(type(module), type(module))
-    assert isinstance(model, ResNet)
-    for block, stream in identity_entries(model):
-        align = OctaveAlign(block.get_submodule("conv1").in_channels, stream)  # type: ignore[arg-type]
-        block.downsample = align.train(block.training)
-    model.register_forward_pre_hook(refuse_reentrant)
-    set_alphas(model, by_site)
-    return model
-
-
-def set_alphas(model: nn.Module, alphas: Mapping[str, float]) -> None:
-    """Set α by site on a model that `octavize` has made; sites that are not named go to 0.
-
-    Raises:
-        ArchitectureError: an unknown site, or α outside [0, 1]; nothing has been changed then.
-    """
-    convs = [module for module in model.modules() if isinstance(module, OctaveConv2d)]
-    check_alphas(alphas, dict.fromkeys(conv.site for conv in convs))
-    low_by_site: dict[str, int] = {}
-    for conv in convs:
-        conv.set_alpha(alphas.get(conv.site, 0.0))
-        low_by_site[conv.site] = conv.low_channels
-    for module in model.modules():
-        if isinstance(module, OctaveAlign):
-            module.low_channels = low_by_site[module.site]
-
-
-def resolve_alphas(model: nn.Module, alphas: Alphas) -> dict[str, float]:
-    """α by site for any of the forms that `octavize` takes."""
-    names = list(dict.fromkeys(conv.site_out for conv in conv_sites(model)))
-    if isinstance(alphas, Architecture):
-        check_alphas(alphas.alphas, names)
-        return {name: alphas.alphas.get(name, 0.0) for name in names}
-    if isinstance(alphas, Mapping):
-        return match_sites(alphas, names, default=0.0)
-    assert isinstance(model, ResNet)
-    last_stage = [name for name, _ in stages(model)][-1]
-    return match_sites({"*": float(alphas), "stem*": 0.0, f"{last_stage}*": 0.0}, names)
-
-
-def check_alphas(alphas: Mapping[str, float], names: Collection[str]) -> None:
-    """Refuse α by site that a model with these sites cannot have.
-
-    Raises:
-        ArchitectureError: an unknown site, or α outside [0, 1].
-    """
-    if unknown := sorted(set(alphas) - set(names)):
-        raise ArchitectureError(f"unknown sites {', '.join(unknown)}; allowed: {', '.join(names)}")
-    for site, alpha in alphas.items():
-        if not 0.0 <= alpha <= 1.0:
-            raise ArchitectureError(f"α of site {site!r}: found {alpha}, allowed: 0 to 1")
-
-
-def match_sites(
-    patterns: Mapping[str, float], names: Iterable[str], default: float = 0.0
-) -> dict[str, float]:
-    """A number for every site from patterns of site names; a later pattern wins.
-
-    Raises:
-        ArchitectureError: a pattern that names no site, or a number outside [0, 1].
-    """
-    names = list(names)
-    values = dict.fromkeys(names, default)
-    for pattern, value in patterns.items():
-        matched = fnmatch.filter(names, pattern)
-        if not matched:
-            raise ArchitectureError(f"pattern {pattern!r} names no site; sites: {', '.join(names)}")
-        if not 0.0 <= value <= 1.0:
-            raise ArchitectureError(f"α for {pattern!r}: found {value}, allowed: 0 to 1")
-        values.update(dict.fromkeys(matched, float(value)))
-    return values
-
-
-def supported_convs(model: nn.Module) -> tuple[ConvSite, ...]:
-    """The convolutions to swap, after a look at every module of the model.
-
-    Raises:
-        UnsupportedModelError: a module that octave feature maps cannot pass through.
-    """
-    convs = conv_sites(model)
-    by_name = {conv.name: conv for conv in convs}
-    groups: dict[str | None, int] = {conv.site_out: conv.split_groups for conv in convs}
-    for name, module in _meeting_features(model):
-        if isinstance(module, nn.Conv2d):
-            conv = by_name.get(name)
-            problem = _check_conv(module, conv, groups.get(conv.site_in if conv else None, 1))
-        else:
-            problem = _check_module(module)
-        if problem:
-            raise UnsupportedModelError(f"{name or 'the model'}: {problem}")
-    return convs
-
-
-def _meeting_features(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """All modules that feature maps pass through, with their names."""
-    yield name, model
-    if not isinstance(model, _INSIDE):
-        for child_name, child in model.named_children():
-            yield from _meeting_features(child, f"{name}.{child_name}".lstrip("."))
-
-
-def _check_conv(module: nn.Conv2d, conv: ConvSite | None, groups_in: int) -> str | None:
-    if type(module) is OctaveConv2d:
-        return "is an octave convolution already; use octnas.nn.activate to set another α"
-    if type(module) is not nn.Conv2d or conv is None:
-        return f"found a {type(module).__name__} that no site covers"
-    if is_depthwise(module):
-        fits = conv.site_in == conv.site_out
-    else:
-        fits = module.groups == 1 or groups_in == module.groups == conv.split_groups
-    if not fits:
-        return (
-            f"found a convolution of {module.groups} groups, allowed: 1, or any as the second of "
-            "a bottleneck's three"
-        )
-    return unfit(module)
-
-
-def _check_module(module: nn.Module) -> str | None:
-    kind = type(module)
-    if isinstance(module, SelectAdaptivePool2d) and not module.pool_type:
-        return "found no global pooling, allowed: any, such as 'avg'"
-    if isinstance(module, DropBlock2d) and module.with_noise:
-        return "found DropBlock2d with noise, allowed: without"
-    if kind in _SWAP or kind in _PASS or isinstance(module, _CONTAINERS):
-        return None
-    classes: tuple[type[nn.Module], ...] = (nn.Conv2d, *_SWAP, *_PASS)
-    allowed = ", ".join(sorted({other.__name__ for other in classes}))
-    return f"found a {kind.__name__}, allowed: {allowed}"

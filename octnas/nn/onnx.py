@@ -1,7 +1,4 @@
-"""Networks as ONNX files.
-
-Inference engines of other makers, as far as a process may hold them once only.
-"""
+"""Networks as ONNX files, and OpenVINO's core."""
 
 import contextlib
 import io
@@ -18,7 +15,7 @@ from torch import Tensor, nn
 
 from octnas.errors import ExportError, first_cause, require
 
-# What torch's exporter writes without converting, and every engine of the last years reads.
+# Native to torch's exporter, and read by all recent engines.
 OPSET = 18
 
 
@@ -29,26 +26,24 @@ def save_onnx(
     *,
     any_batch: bool = False,
 ) -> None:
-    """Write a network as one ONNX file, for images of this very shape.
-
-    Nothing in it tells where it was written.
+    """Write a network as one ONNX file, for images of exactly this shape.
 
     Args:
-        model: in eval mode, as `octnas.deploy` returns it; kernels that are split in the graph
-            are split again at every image.
-        images: ``(N, C, H, W)``; several tensors for a part of a network that takes so many.
-        path: the file; weights are inside.
+        model: in eval mode, as `octnas.deploy` returns it; else kernels would be split in the
+            graph, at every image.
+        images: ``(N, C, H, W)``, or all inputs of a part of a network.
+        path: the file, weights included.
         any_batch: for any number of images at a time; ``images`` then has two or more.
 
     Raises:
         SettingError: the ONNX exporter is not installed.
-        ExportError: it does not know an operation of the network.
+        ExportError: it does not support an operation of the network.
     """
     installed = find_spec("onnx") is not None and find_spec("onnxscript") is not None
     require(installed, "onnx", "no onnx and onnxscript", 'pip install "octnas[export]"')
     inputs = (images,) if isinstance(images, Tensor) else tuple(images)
     whole = len(inputs) == 1
-    # The exporter prints its progress, and warns about its own parts.
+    # The exporter prints its progress, and warns about its own code.
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
@@ -77,14 +72,14 @@ def save_onnx(
                 "another version may"
             ) from error
         assert program is not None
-        # Stack traces, with the paths of this machine.
+        # Stack traces, with paths of this machine.
         for node in program.model.graph.all_nodes():
             node.metadata_props.clear()
         program.save(path, external_data=False)
 
 
 def _cause(error: BaseException) -> str:
-    """What was wrong at first; the exporter's own words go on for pages."""
+    """The first cause in short; the exporter's own message takes pages."""
     return " ".join(str(first_cause(error)).split(". ")[0].split())[:300]
 
 
@@ -101,10 +96,10 @@ def _quiet(name: str) -> Iterator[None]:
 
 @cache
 def openvino_core() -> Any:
-    """The process's only one, which is never let go.
+    """The process's only `openvino.Core`, which is never released.
 
-    Each `openvino.Core` moves the stack of the signal handlers, and two that are let go oldest
-    first leave it on memory that is gone: the next Ctrl-C is a segmentation fault (2026.4).
+    Each core moves the signal handlers' stack; releasing two, oldest first, leaves it on freed
+    memory, and the next Ctrl-C is a segmentation fault (OpenVINO 2026.4).
     """
     import openvino
 

@@ -1,52 +1,49 @@
-"""Plain networks as cheap as an octave network: narrower, shallower, or for smaller images.
+"""Plain baselines with the MACs of an octave network: narrower, shallower, or smaller images.
 
-What one would do without octave convolutions; an octave network that is no better than these has
-not earned its place.
+They are what one would use without octave convolutions, so an octave network should beat them.
 """
 
 from collections.abc import Callable, Mapping
 from itertools import product
 from typing import Any
 
-from torch import nn
+from timm.models.resnet import ResNet
 
 from octnas.errors import SettingError, UnsupportedModelError
 from octnas.nn.backbone import create_backbone
 from octnas.nn.cost import cost
+from octnas.nn.octavize import stages
 from octnas.results.networks import NARROWER, SHALLOWER, SMALLER_IMAGES
 from octnas.space.architecture import Architecture
 
-# Widths are tried in shares of the full one, and come in pairs, since timm halves that of a stem.
-_WIDTHS, _PAIR = 64, 2
-# So many times the MACs that are wanted is near enough.
-_ABOVE = 1.03
-# No image is smaller than that, in pixels.
-_SMALLEST = 8
+_WIDTHS = 64  # steps from width 0 to the full width
+_PAIR = 2  # widths are even, since timm halves that of a stem
+_ABOVE = 1.03  # times the MACs asked for is close enough
+_SMALLEST = 8  # pixels of an image's side
 
 
 def plain_network(role: str, architecture: Architecture, at_least: int) -> Architecture | None:
-    """The smallest plain network that scales in a way and has at least so many MACs.
+    """The smallest plain network, scaled down in one way, with at least so many MACs.
 
     Args:
         role: ``"narrower"`` (fewer channels in every stage), ``"shallower"`` (fewer blocks) or
             ``"smaller images"``.
         architecture: any of the backbone; its α do not matter.
-        at_least: MACs below which it would not be a fair control.
+        at_least: MACs below which it would not be a fair baseline.
 
     Returns:
-        None where the backbone is not made smaller in that way, or not to as few MACs that it
-        would be cheaper than the whole.
+        None if the backbone cannot be scaled in that way, or not below its full MACs.
     """
     whole = _plain(architecture)
-    if _macs(whole) <= at_least:
+    if cost(whole).macs <= at_least:
         return None
     return _KINDS[role](whole, at_least)
 
 
 def _narrower(whole: Architecture, at_least: int) -> Architecture | None:
-    """Every stage, and a stem of its own width, by about the same share."""
-    model = create_backbone(whole.backbone, whole.backbone_args, meta=True)
-    full = tuple(_planes(stage[0]) for stage in _stages(model))
+    """Every stage, and a stem with a width of its own, by about the same share."""
+    model = _model(whole)
+    full = tuple(_planes(stage[0]) for _, stage in stages(model))
     if "stem_width" in whole.backbone_args:
         full += (int(whole.backbone_args["stem_width"]),)
 
@@ -70,9 +67,9 @@ def _near(
     macs_of: Callable[[tuple[int, ...]], int | None],
     at_least: int,
 ) -> tuple[int, ...]:
-    """Widths next to some with hardly more MACs than are wanted, all of about the same share.
+    """Widths next to the given ones with MACs closer to those asked for, still about even.
 
-    In a network of few channels one step of all of them is a tenth of the MACs and more.
+    In a network of few channels, one step of all widths may be a tenth of the MACs.
     """
     most = round(_ABOVE * at_least)
     if (macs_of(widths) or 0) <= most:
@@ -84,7 +81,7 @@ def _near(
         macs = macs_of(other) if fits else None
         if macs is not None and macs >= at_least:
             shares = [width / whole for width, whole in zip(other, full, strict=True)]
-            # Even ones among those that are near enough, else the nearest.
+            # The most even ones among those that are close enough, else the closest.
             found.append((max(macs, most), max(shares) / min(shares), macs, other))
     return min(found)[-1]
 
@@ -102,8 +99,8 @@ def _smaller_images(whole: Architecture, at_least: int) -> Architecture | None:
 
 
 def _shallower(whole: Architecture, at_least: int) -> Architecture | None:
-    model = create_backbone(whole.backbone, whole.backbone_args, meta=True)
-    blocks = [len(stage) for stage in _stages(model)]
+    model = _model(whole)
+    blocks = [len(stage) for _, stage in stages(model)]
     found = []
     for layers in product(*(range(1, count + 1) for count in blocks)):
         if _even(layers, blocks) and list(layers) != blocks:
@@ -120,7 +117,7 @@ def _even(layers: tuple[int, ...], blocks: list[int]) -> bool:
 
 
 def _first(make: Callable[[int], Architecture], low: int, high: int, at_least: int) -> int:
-    """The first step of dearer and dearer networks that has enough MACs; the last one does."""
+    """The first of the networks, ascending in MACs, that has enough; the last one does."""
     while low < high:
         middle = (low + high) // 2
         macs = _macs_or_none(make(middle))
@@ -132,15 +129,9 @@ def _first(make: Callable[[int], Architecture], low: int, high: int, at_least: i
 
 
 def _planes(block: Any) -> int:
-    """What timm calls the channels of a stage: its outputs before a bottleneck's expansion."""
+    """The stage's ``channels`` in timm: its outputs before a bottleneck's expansion."""
     last = block.conv3 if hasattr(block, "conv3") else block.conv2
     return int(last.weight.shape[0]) // int(block.expansion)
-
-
-def _stages(model: nn.Module) -> list[Any]:
-    """Stages 1 to 4 as far as they have blocks."""
-    stages = (getattr(model, f"layer{number}") for number in range(1, 5))
-    return [stage for stage in stages if len(stage)]
 
 
 def _plain(
@@ -159,14 +150,16 @@ def _plain(
     )
 
 
-def _macs(architecture: Architecture) -> int:
-    return cost(architecture).cost.macs
+def _model(architecture: Architecture) -> ResNet:
+    model = create_backbone(architecture.backbone, architecture.backbone_args, meta=True)
+    assert isinstance(model, ResNet)
+    return model
 
 
 def _macs_or_none(architecture: Architecture) -> int | None:
-    """None where timm does not build the network, or it takes no images of that size."""
+    """None if timm does not build the network, or it takes no images of that size."""
     try:
-        return _macs(architecture)
+        return cost(architecture).macs
     except (SettingError, UnsupportedModelError):
         return None
 

@@ -1,18 +1,17 @@
-"""A supernet whose loss can be differentiated with respect to what is low.
+"""A supernet whose loss is differentiable with respect to which channels are low.
 
-Every layer computes all its channels twice, once as high and once as low, and whoever takes a
-feature map in takes of each channel the version that a mask picks::
+Every layer computes all its channels twice, once as high and once as low, and the layer after it
+takes of each channel the version that a mask picks::
 
     y_high = f(x_high·(1−m); W) + upsample(f(x_low·m; W))
     y_low  = f(pool(x_high·(1−m)) + x_low·m; W)
 
 with f, pool and upsample as in the octave convolution (arXiv 1904.05049, §3.3) and m the mask of
-the input's site, 1 for channels that are low. With masks of zeros and ones it is the octave
-network of that architecture up to rounding, on odd maps and around grouped convolutions too. The
-loss is a smooth function of the masks in between, and both versions are there, so the gradient
-says to first order what the loss gains if a channel takes its other version.
+the input's site, 1 for low channels. With masks of zeros and ones it is the octave network of that
+architecture up to rounding, also on odd maps and around grouped convolutions. In between the loss
+is smooth in the masks, and its gradient says to first order what it gains if a channel switches.
 
-A step costs about one and a half times the vanilla network's, and twice that in activations.
+A step costs about 1.5 times the vanilla network's, and twice that in activations.
 """
 
 import copy
@@ -23,42 +22,36 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from octnas.nn.conv import OctaveConv2d, sound_layout
 from octnas.nn.layers import (
     EachPart,
     OctaveAlign,
+    OctaveAttention,
     OctaveAvgPool2d,
-    OctaveBatchNorm2d,
-    OctaveBatchNormAct2d,
     OctaveBlurPool2d,
     OctaveDropBlock2d,
     OctaveDropPath,
-    OctaveEca,
-    OctaveEffectiveSE,
     OctaveGlobalPool2d,
     OctaveMaxPool2d,
-    OctaveSE,
-    squeeze,
 )
 from octnas.nn.octave import OctaveTensor, low_mask, pool, upsample
-from octnas.nn.supernet import RoleBatchNorm2d, RoleBatchNormAct2d
-from octnas.space.costs import low_channels
 from octnas.space.search_space import SearchSpace
 
 Masks = Mapping[str, Tensor]
-"""Which channels are low, by site: ``(C,)`` from 0 to 1; a site that is missing has none."""
+"""Which channels are low, by site: ``(C,)`` from 0 to 1; other sites have no low channels."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Versions:
-    """A feature map with every channel both as high and as low.
+    """A feature map with a high and a low version of every channel.
 
     Attributes:
         high: ``(N, C, H, W)``.
         low: ``(N, C, ⌈H/2⌉, ⌈W/2⌉)``.
-        mask: ``(C, 1, 1)``, 1 where the low version counts.
+        mask: ``(C, 1, 1)``, 1 where the low version is taken.
     """
 
     high: Tensor
@@ -69,7 +62,7 @@ class Versions:
         return Versions(self.high + other.high, self.low + other.low, self.mask)
 
     def chosen(self) -> tuple[Tensor, Tensor]:
-        """Both versions, each without the channels of which the other counts."""
+        """Both versions, each 0 in the channels of which the other is taken."""
         return self.high * (1 - self.mask), self.low * self.mask
 
 
@@ -80,11 +73,11 @@ Flow = Tensor | Versions
 class Relaxed:
     """A frozen view of a supernet that takes masks.
 
-    It has the supernet's weights, also after they have changed, as long as they stay on their
-    device; batch norms use the batch's statistics and gather none, dropout is off.
+    It shares the supernet's weights, also after they change, as long as they stay on their device.
+    Batch norms use the batch's statistics and track none; dropout is off.
 
     Args:
-        supernet: a network that `octnas.octavize` has made, with or without roles.
+        supernet: an octave network, switchable or not.
     """
 
     def __init__(self, supernet: nn.Module) -> None:
@@ -95,7 +88,7 @@ class Relaxed:
         self._masks: dict[str, Tensor] = {}
         for module in self._network.modules():
             if (rule := _rule(module)) is not None:
-                # An instance's own forward goes before its class's.
+                # An instance's forward takes precedence over its class's.
                 module.forward = partial(rule, module, self._masks)
 
     def __call__(self, images: Tensor, masks: Masks) -> Tensor:
@@ -117,8 +110,7 @@ def choice_masks(supernet: nn.Module, space: SearchSpace) -> dict[str, Tensor]:
         if not isinstance(conv, OctaveConv2d) or conv.site in found:
             continue
         channels, groups = conv.out_channels, conv.split_groups
-        choices = space.site[conv.site].choices
-        low = [low_channels(a, channels, conv.channel_multiple, groups) for a in choices]
+        low = [round(alpha * channels) for alpha in space.site[conv.site].choices]
         if any(low):
             masks = [low_mask(channels, count, groups, like=conv.weight) for count in low]
             found[conv.site] = torch.stack(masks).to(conv.weight.dtype)
@@ -148,7 +140,7 @@ def _conv(conv: OctaveConv2d, masks: Masks, x: Flow) -> Flow:
 
 
 def _depthwise(conv: OctaveConv2d, x: Versions) -> Versions:
-    """No path leads from high to low or back, and the input's site is the output's."""
+    """No path crosses the resolutions, and the input's site is the output's."""
     hh, _, _, ll = _scales(conv)
     high, low = x.high, x.low
     strides = _strides(conv, x, x.mask)
@@ -158,12 +150,12 @@ def _depthwise(conv: OctaveConv2d, x: Versions) -> Versions:
 
 
 def _pools(conv: OctaveConv2d) -> bool:
-    """Whether average pooling stands in the place of a stride."""
+    """Whether average pooling replaces the stride."""
     return conv.stride != (1, 1) and not conv.strided
 
 
 def _strides(conv: OctaveConv2d, x: Flow, mask: Tensor | None) -> bool:
-    """Whether the stride stays one after all: in timm's mode, with nothing low on either side."""
+    """Whether the stride is kept after all: in timm's mode, with nothing low on either side."""
     masks = [mask, x.mask if isinstance(x, Versions) else None]
     plain = all(mask is None or not mask.detach().any() for mask in masks)
     return _pools(conv) and conv.stride_mode == "timm" and plain
@@ -191,7 +183,7 @@ def _convolve(
 
 
 def _norm(norm: nn.BatchNorm2d, _: Masks, x: Flow) -> Flow:
-    """Each version over its own batch, by role where the norm has roles."""
+    """Each version with the statistics of its own batch."""
     if isinstance(x, Tensor):
         return F.batch_norm(x, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
     weight, bias = getattr(norm, "low_weight", norm.weight), getattr(norm, "low_bias", norm.bias)
@@ -217,12 +209,10 @@ def _each(module: nn.Module, _: Masks, x: Flow) -> Flow:
     return Versions(parts.high, parts.low, x.mask)
 
 
-def _attend(module: Any, _: Masks, x: Flow) -> Flow:
-    maxima = getattr(module, "add_maxpool", False)
+def _attend(module: OctaveAttention, _: Masks, x: Flow) -> Flow:
     if isinstance(x, Tensor):
-        gates: Tensor = module.gates(squeeze(x, maxima))
-        return x * gates
-    high, low = squeeze(x.high, maxima), squeeze(x.low, maxima)
+        return x * module.gates(module.squeeze(x))
+    high, low = module.squeeze(x.high), module.squeeze(x.low)
     gates = module.gates(high * (1 - x.mask) + low * x.mask)
     return Versions(x.high * gates, x.low * gates, x.mask)
 
@@ -237,7 +227,7 @@ def _align(align: OctaveAlign, masks: Masks, x: Flow) -> Flow:
 
 
 def _global_pool(module: OctaveGlobalPool2d, _: Masks, x: Flow) -> Tensor:
-    plain = partial(type(module).forward, module)
+    plain: Callable[..., Tensor] = partial(type(module).forward, module)
     if isinstance(x, Tensor):
         return plain(x)
     high, low = plain(x.high), plain(x.low)
@@ -249,19 +239,14 @@ def _global_pool(module: OctaveGlobalPool2d, _: Masks, x: Flow) -> Tensor:
 
 Rule = Callable[[Any, Masks, Any], Any]
 
-_RULES: Mapping[type[nn.Module], Rule] = {
-    OctaveConv2d: _conv,
-    OctaveBatchNorm2d: _norm,
-    RoleBatchNorm2d: _norm,
-    OctaveBatchNormAct2d: _norm_act,
-    RoleBatchNormAct2d: _norm_act,
-    nn.BatchNorm2d: _norm,  # inside of attention
-    OctaveSE: _attend,
-    OctaveEffectiveSE: _attend,
-    OctaveEca: _attend,
-    OctaveAlign: _align,
-    OctaveGlobalPool2d: _global_pool,
-}
+
+def _rule(module: nn.Module) -> Rule | None:
+    """How a module treats feature maps; None if it meets none, or passes on whatever comes."""
+    if isinstance(module, _BY_PART):
+        return _each
+    return next((rule for kind, rule in _RULES.items() if isinstance(module, kind)), None)
+
+
 _BY_PART = (
     EachPart,
     OctaveDropPath,
@@ -270,8 +255,11 @@ _BY_PART = (
     OctaveAvgPool2d,
     OctaveBlurPool2d,
 )
-
-
-def _rule(module: nn.Module) -> Rule | None:
-    """How a module takes feature maps; None where none meets it, or it hands on what comes."""
-    return _each if isinstance(module, _BY_PART) else _RULES.get(type(module))
+_RULES: Mapping[type, Rule] = {
+    OctaveConv2d: _conv,
+    BatchNormAct2d: _norm_act,
+    nn.BatchNorm2d: _norm,
+    OctaveAttention: _attend,
+    OctaveAlign: _align,
+    OctaveGlobalPool2d: _global_pool,
+}

@@ -1,4 +1,4 @@
-"""The convolutions and sites of a model, traced once without computing anything."""
+"""The search space of a timm ResNet, from one pass of the model on the meta device."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from octnas.errors import UnsupportedModelError, require
-from octnas.nn.backbone import create_backbone, taking
-from octnas.nn.conv import require_multiple
+from octnas.nn.backbone import create_backbone, refusing
+from octnas.nn.conv import require_octave
 from octnas.nn.octavize import ConvSite, match_sites, resolve_alphas, supported_convs
-from octnas.space.architecture import MOST, STRIDE_MODES, StrideMode
+from octnas.space.architecture import MOST, StrideMode
 from octnas.space.costs import ConvShape, low_channels
 from octnas.space.search_space import SearchSpace, Site
 
@@ -18,7 +18,7 @@ from octnas.space.search_space import SearchSpace, Site
 def search_space(
     backbone: str,
     input_size: tuple[int, int, int],
-    choices: Sequence[float],
+    grid: Sequence[float],
     *,
     backbone_args: Mapping[str, Any] | None = None,
     fixed: Mapping[str, float] | None = None,
@@ -30,41 +30,43 @@ def search_space(
     Args:
         backbone: name of the timm model.
         input_size: ``(channels, height, width)`` of one image.
-        choices: the α to choose from at every searchable site.
+        grid: the α to choose from at every searchable site.
         backbone_args: keyword arguments for ``timm.create_model``.
-        fixed: α by site name pattern where there is nothing to choose; by default the paper's
-            rule (§4.1), the stem and the last stage at 0.
+        fixed: α of sites that are not searched, by site name pattern; by default the paper's rule
+            (§4.1), the stem and the last stage at 0.
         channel_multiple: low channels are rounded down to a multiple of this; choices that
             coincide after that are merged.
         stride_mode: ``"timm"`` or ``"paper"``.
 
     Raises:
-        SettingError: an unknown backbone, arguments that it does not take, or choices outside
-            [0, 1].
+        SettingError: an unknown backbone, arguments that it does not take, or α outside [0, 1].
         UnsupportedModelError: a backbone that octave feature maps cannot pass through.
-        ArchitectureError: a pattern in ``fixed`` that names no site.
+        ArchitectureError: a pattern in ``fixed`` that matches no site.
     """
-    within = len(choices) > 0 and all(0.0 <= alpha <= 1.0 for alpha in choices)
-    require(within, "choices", choices, "one or more, each 0 to 1")
-    require_multiple(channel_multiple)
+    within = len(grid) > 0 and all(0.0 <= alpha <= 1.0 for alpha in grid)
+    require(within, "grid", grid, "one or more, each 0 to 1")
+    require_octave(channel_multiple, stride_mode)
     require(max(input_size) <= MOST, "input_size", input_size, f"1 to {MOST}")
-    require(stride_mode in STRIDE_MODES, "stride_mode", stride_mode, ", ".join(STRIDE_MODES))
     args = {"in_chans": input_size[0], **(backbone_args or {})}
     model = create_backbone(backbone, args, meta=True)
     convs = supported_convs(model)
-    with taking(backbone, args):
+    with refusing(backbone, args):
         sizes, other_macs = _trace(model, input_size, {conv.name for conv in convs})
     names = list(dict.fromkeys(conv.site_out for conv in convs))
-    pinned = _pinned(model, names, fixed)
+    if fixed is None:
+        fixed = {name: 0.0 for name, alpha in resolve_alphas(model, 1.0).items() if not alpha}
+    else:
+        fixed = match_sites(fixed, names)
     return SearchSpace(
         backbone=backbone,
         backbone_args=args,
         input_size=input_size,
         channel_multiple=channel_multiple,
         stride_mode=stride_mode,
-        grid=tuple(sorted({float(alpha) for alpha in choices})),
+        grid=tuple(sorted({float(alpha) for alpha in grid})),
         sites=tuple(
-            _site(name, convs, model, pinned.get(name), choices, channel_multiple) for name in names
+            _site(name, convs, model, (fixed[name],) if name in fixed else grid, channel_multiple)
+            for name in names
         ),
         convs=tuple(_conv_shape(conv, model, sizes[conv.name]) for conv in convs),
         other_macs=other_macs,
@@ -72,31 +74,18 @@ def search_space(
     )
 
 
-def _pinned(
-    model: nn.Module, names: list[str], fixed: Mapping[str, float] | None
-) -> dict[str, float]:
-    """α of the sites where there is nothing to choose."""
-    if fixed is None:
-        by_rule = resolve_alphas(model, 1.0)
-        return {name: 0.0 for name in names if by_rule[name] == 0.0}
-    matched = match_sites(fixed, names, default=-1.0)
-    return {name: alpha for name, alpha in matched.items() if alpha >= 0.0}
-
-
 def _site(
     name: str,
     convs: Sequence[ConvSite],
     model: nn.Module,
-    pinned: float | None,
-    choices: Sequence[float],
+    grid: Sequence[float],
     channel_multiple: int,
 ) -> Site:
     own = [index for index, conv in enumerate(convs) if conv.site_out == name]
     first = model.get_submodule(convs[own[0]].name)
     assert isinstance(first, nn.Conv2d)
     channels, groups = first.out_channels, convs[own[0]].split_groups
-    wanted = choices if pinned is None else (pinned,)
-    low = {low_channels(alpha, channels, channel_multiple, groups) for alpha in wanted}
+    low = {low_channels(alpha, channels, channel_multiple, groups) for alpha in grid}
     return Site(
         name=name,
         channels=channels,
@@ -125,7 +114,7 @@ def _conv_shape(conv: ConvSite, model: nn.Module, out_size: tuple[int, int]) -> 
 def _trace(
     model: nn.Module, input_size: tuple[int, int, int], names: Collection[str]
 ) -> tuple[dict[str, tuple[int, int]], int]:
-    """Output sizes of the named convolutions, and the MACs of all other layers with weights."""
+    """Output sizes of the named convolutions, and the MACs of all other weighted layers."""
     sizes: dict[str, tuple[int, int]] = {}
     others: list[int] = []
     handles = []
@@ -137,7 +126,7 @@ def _trace(
         return hook
 
     def note_macs(module: nn.Module, _inputs: object, output: Tensor) -> None:
-        # Every output value is a sum over one row of the weight: classifier, SE and ECA.
+        # Each output value is a sum over one row of the weight: classifier, SE and ECA.
         weight = module.weight
         assert isinstance(weight, Tensor)
         others.append(output.numel() * weight[0].numel())

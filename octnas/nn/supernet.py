@@ -1,14 +1,11 @@
 """The weight-sharing network: one model, one architecture active at a time.
 
-What a supernet holds besides timm's parameters: values by role, and a scale on each path.
-
-In a supernet, a channel is high in one subnet and low in another, and one pair of batch-norm
-parameters and one kernel have to serve both. By role, each channel has a pair for either, with
-statistics of its own, and each of the four paths of a convolution a learned factor. A subnet needs
-none of it: `fold_roles` picks each channel's values, multiplies the kernels by their factors, and
-leaves timm's modules and keys.
-
-Batch-norm statistics for one architecture.
+In a supernet a channel is high in one subnet and low in another, and one pair of batch-norm
+parameters and one kernel have to serve both. A switchable supernet keeps two sets of batch-norm
+values per channel, one for its use as high and one for its use as low (cf. switchable batch
+normalisation, arXiv 1812.08928), and a learned scale for each of the four paths of a convolution.
+A subnet needs neither: `fold_switchable` picks each channel's values, multiplies the kernels by
+their scales, and restores timm's modules and keys.
 """
 
 import copy
@@ -46,140 +43,137 @@ _PARAMETERS = ("weight", "bias")
 _STATISTICS = ("running_mean", "running_var")
 
 
-class RoleBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation with parameters and statistics for a channel's use as high and as low.
+class _Switchable(nn.BatchNorm2d):
+    """Batch normalisation with parameters and statistics for each channel as high and as low.
 
     Those of ``torch.nn.BatchNorm2d`` serve channels that are high; ``low_weight``, ``low_bias``,
     ``low_running_mean`` and ``low_running_var`` those that are low.
     """
 
-    def forward(self, x: Features) -> Features:  # type: ignore[override]
-        return _normalise_by_role(self, x)
-
     def reset_running_stats(self) -> None:
-        """Forget the statistics of both roles."""
+        """Reset the statistics for both uses."""
         super().reset_running_stats()
-        _reset_low(self)
+        # torch also resets while it builds a module.
+        mean, variance = (getattr(self, f"low_{name}", None) for name in _STATISTICS)
+        if mean is not None and variance is not None:
+            mean.zero_()
+            variance.fill_(1)
+
+    def normalise(self, x: Features) -> Features:
+        """Normalise each channel with the values for its use, and update its statistics."""
+        low_channels, groups = (0, 1) if isinstance(x, Tensor) else (x.low_channels, x.groups)
+        like = x if isinstance(x, Tensor) else x.high
+        low = low_mask(self.num_features, low_channels, groups, like=like)
+        # Both sets take part in every step, as distributed training requires.
+        picked = NormValues(*(_pick(self, name, low) for name in (*_STATISTICS, *_PARAMETERS)))
+        tracks = self.training and self.track_running_stats
+        if isinstance(x, OctaveTensor):
+            normalised: Features = normalise(self, x, picked)
+        else:
+            normalised = F.batch_norm(
+                x,
+                picked.mean if tracks or not self.training else None,
+                picked.variance if tracks or not self.training else None,
+                picked.weight,
+                picked.bias,
+                training=self.training or picked.mean is None,
+                momentum=count_batch(self) if tracks else 0.0,
+                eps=self.eps,
+            )
+        if tracks and picked.mean is not None and picked.variance is not None:
+            for name, now in zip(_STATISTICS, (picked.mean, picked.variance), strict=True):
+                for values, where in (
+                    (getattr(self, name), ~low),
+                    (getattr(self, f"low_{name}"), low),
+                ):
+                    values.copy_(torch.where(where, now, values))
+        return normalised
 
 
-class RoleBatchNormAct2d(BatchNormAct2d):
-    """The same with timm's activation."""
+class SwitchableBatchNorm2d(_Switchable):
+    """An `OctaveBatchNorm2d` with values for each channel as high and as low."""
 
-    def forward(self, x: Features) -> Features:
-        activated: Features = self.act(self.drop(_normalise_by_role(self, x)))
+    def forward(self, x: Features) -> Features:  # type: ignore[override]
+        return self.normalise(x)
+
+
+class SwitchableBatchNormAct2d(_Switchable, BatchNormAct2d):
+    """An `OctaveBatchNormAct2d` with values for each channel as high and as low."""
+
+    def forward(self, x: Features) -> Features:  # type: ignore[override]
+        activated: Features = self.act(self.drop(self.normalise(x)))  # type: ignore[operator]
         return activated
 
-    def reset_running_stats(self) -> None:
-        """Forget the statistics of both roles."""
-        super().reset_running_stats()
-        _reset_low(self)
 
-
-_WITH_ROLES: dict[type[nn.Module], type[nn.Module]] = {
-    OctaveBatchNorm2d: RoleBatchNorm2d,
-    OctaveBatchNormAct2d: RoleBatchNormAct2d,
+_SWITCHABLE: dict[type[nn.Module], type[nn.Module]] = {
+    OctaveBatchNorm2d: SwitchableBatchNorm2d,
+    OctaveBatchNormAct2d: SwitchableBatchNormAct2d,
 }
-_WITHOUT_ROLES = {with_roles: without for without, with_roles in _WITH_ROLES.items()}
+_PLAIN = {switchable: plain for plain, switchable in _SWITCHABLE.items()}
 
 
-def add_roles(model: Model) -> Model:
-    """Give an octave network values by role and scales of its paths, in place.
+def make_switchable(model: Model) -> Model:
+    """Give an octave network switchable batch norms and path scales, in place.
 
-    At first it computes what it computed before, at any α. What has them already keeps its values,
-    what is frozen stays frozen.
+    At first it computes what it computed before, at any α. A module that has them already keeps
+    its values; frozen parameters stay frozen.
 
     Args:
         model: a network that `octnas.octavize` has made.
 
     Returns:
-        The model that was given.
+        The given model.
     """
     for module in model.modules():
-        if type(module) in _WITH_ROLES:
-            _add_low_values(module)
-            module.__class__ = _WITH_ROLES[type(module)]
+        if type(module) in _SWITCHABLE:
+            for name in _PARAMETERS:
+                value = getattr(module, name)
+                low = value if value is None else value.detach().clone()
+                parameter = None if low is None else nn.Parameter(low, value.requires_grad)
+                module.register_parameter(f"low_{name}", parameter)
+            for name in _STATISTICS:
+                value = getattr(module, name)
+                module.register_buffer(f"low_{name}", None if value is None else value.clone())
+            module.__class__ = _SWITCHABLE[type(module)]
         elif isinstance(module, OctaveConv2d) and module.path_scales is None:
             scales = module.weight.new_ones(len(PATHS))
             module.path_scales = nn.Parameter(scales, module.weight.requires_grad)
     return model
 
 
-def has_roles(model: nn.Module) -> bool:
-    """Whether a model holds values by role."""
-    return any(type(module) in _WITHOUT_ROLES for module in model.modules())
+def is_switchable(model: nn.Module) -> bool:
+    """Whether a model has switchable batch norms."""
+    return any(type(module) in _PLAIN for module in model.modules())
 
 
-def fold_roles(model: Model) -> Model:
-    """Make a supernet with roles an ordinary octave network of its present α, in place.
+def fold_switchable(model: Model) -> Model:
+    """Make a switchable supernet an ordinary octave network of its present α, in place.
 
     It computes what it computed before; keys and parameters are timm's again.
 
     Returns:
-        The model that was given; one without roles is left as it is.
+        The given model, unchanged if it is not switchable.
     """
-    if not has_roles(model):
+    if not is_switchable(model):
         return model
     convs, how = geometries(model), None
-    for module in list(model.modules()):
-        if isinstance(module, OctaveConv2d):
-            how = convs[module]
-            with torch.no_grad():
+    with torch.no_grad():
+        for module in list(model.modules()):
+            if isinstance(module, OctaveConv2d):
+                how = convs[module]
                 module.weight.copy_(module.scaled_weight(how))
-            module.path_scales = None
-        elif type(module) in _WITHOUT_ROLES:
-            # A batch norm normalises what the convolution before it puts out.
-            assert how is not None
-            assert isinstance(module, nn.BatchNorm2d)
-            low = low_mask(module.num_features, how.low_out, how.groups_out, like=module.weight)
-            _fold_norm(module, low)
-            module.__class__ = _WITHOUT_ROLES[type(module)]  # type: ignore[assignment]
+                module.path_scales = None
+            elif isinstance(module, _Switchable):
+                # A batch norm normalises the output of the convolution before it.
+                assert how is not None
+                low = low_mask(module.num_features, how.low_out, how.groups_out, like=module.weight)
+                for name in (*_STATISTICS, *_PARAMETERS):
+                    picked = _pick(module, name, low)
+                    if picked is not None:
+                        getattr(module, name).copy_(picked)
+                    delattr(module, f"low_{name}")
+                module.__class__ = _PLAIN[type(module)]  # type: ignore[assignment]
     return model
-
-
-def _add_low_values(norm: nn.Module) -> None:
-    for name in _PARAMETERS:
-        value = getattr(norm, name)
-        low = None if value is None else value.detach().clone()
-        parameter = None if low is None else nn.Parameter(low, value.requires_grad)
-        norm.register_parameter(f"low_{name}", parameter)
-    for name in _STATISTICS:
-        value = getattr(norm, name)
-        norm.register_buffer(f"low_{name}", None if value is None else value.clone())
-
-
-def _reset_low(norm: nn.BatchNorm2d) -> None:
-    # torch resets when it builds a module, too.
-    mean, variance = (getattr(norm, f"low_{name}", None) for name in _STATISTICS)
-    if mean is not None and variance is not None:
-        mean.zero_()
-        variance.fill_(1)
-
-
-def _normalise_by_role(norm: nn.BatchNorm2d, x: Features) -> Features:
-    low_channels, groups = (0, 1) if isinstance(x, Tensor) else (x.low_channels, x.groups)
-    like = x if isinstance(x, Tensor) else x.high
-    low = low_mask(norm.num_features, low_channels, groups, like=like)
-    # Both roles take part in every step, so that no rank of a distributed training misses one.
-    picked = NormValues(*(_pick(norm, name, low) for name in (*_STATISTICS, *_PARAMETERS)))
-    tracks = norm.training and norm.track_running_stats
-    if isinstance(x, OctaveTensor):
-        normalised: Features = normalise(norm, x, picked)
-    else:
-        normalised = F.batch_norm(
-            x,
-            picked.mean if tracks or not norm.training else None,
-            picked.variance if tracks or not norm.training else None,
-            picked.weight,
-            picked.bias,
-            training=norm.training or picked.mean is None,
-            momentum=count_batch(norm) if tracks else 0.0,
-            eps=norm.eps,
-        )
-    if tracks and picked.mean is not None and picked.variance is not None:
-        for name, now in zip(_STATISTICS, (picked.mean, picked.variance), strict=True):
-            _put(getattr(norm, name), ~low, now)
-            _put(getattr(norm, f"low_{name}"), low, now)
-    return normalised
 
 
 def _pick(norm: nn.Module, name: str, low: Tensor) -> Tensor | None:
@@ -187,29 +181,15 @@ def _pick(norm: nn.Module, name: str, low: Tensor) -> Tensor | None:
     return None if high_value is None else torch.where(low, low_value, high_value)
 
 
-def _put(values: Tensor, where: Tensor, now: Tensor) -> None:
-    values.copy_(torch.where(where, now, values))
-
-
-def _fold_norm(norm: nn.BatchNorm2d, low: Tensor) -> None:
-    with torch.no_grad():
-        for name in (*_STATISTICS, *_PARAMETERS):
-            value, picked = getattr(norm, name), _pick(norm, name, low)
-            if picked is not None:
-                value.copy_(picked)
-            delattr(norm, f"low_{name}")
-
-
 def build(architecture: Architecture, *, seed: int, weights: str = "") -> nn.Module:
     """A freshly initialised network.
 
-    Weights come from timm's initialisation and depend on the seed and the backbone alone, not on
-    α: all architectures of a backbone start at the same point.
+    The weights depend on seed and backbone only: all architectures of a backbone start equal.
 
     Args:
         architecture: what to build.
-        seed: of the initialisation; the global random state is left as it was.
-        weights: in the place of the initialisation, see `octnas.nn.backbone.create_backbone`.
+        seed: of timm's initialisation; the global random state is restored.
+        weights: to start from instead, see `octnas.nn.backbone.create_backbone`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -224,13 +204,12 @@ def build_supernet(
     """A freshly initialised supernet of a search space, with its first choices active.
 
     Args:
-        space: what it holds.
-        seed: of the initialisation.
-        switchable: with values by role and scales of the paths, see `octnas.nn.supernet`.
-        weights: what it begins with, see `octnas.nn.backbone.create_backbone`.
+        space: its architectures.
+        seed, weights: see `build`.
+        switchable: with switchable batch norms and path scales, see `octnas.nn.supernet`.
     """
     supernet = build(space.architecture({}), seed=seed, weights=weights)
-    return add_roles(supernet) if switchable else supernet
+    return make_switchable(supernet) if switchable else supernet
 
 
 @dataclass(frozen=True)
@@ -238,9 +217,9 @@ class TrainedSupernet:
     """A supernet on disk; picklable, so that any process can load it.
 
     Attributes:
-        space: what it holds.
+        space: its architectures.
         weights: file of its weights.
-        switchable: whether it has values by role.
+        switchable: see `build_supernet`.
     """
 
     space: SearchSpace
@@ -255,11 +234,11 @@ class TrainedSupernet:
 
 
 def activate(supernet: nn.Module, architecture: Architecture | Mapping[str, float]) -> None:
-    """Make one architecture active, in place and in microseconds; weights are not touched.
+    """Make one architecture active, in place and in microseconds; weights are kept.
 
     Args:
-        supernet: a model that `octnas.octavize` has made.
-        architecture: or α by site; sites that are not named go to 0.
+        supernet: an octave network, see `octnas.octavize`.
+        architecture: an `Architecture`, or α by site; other sites go to 0.
 
     Raises:
         ArchitectureError: an unknown site, α outside [0, 1], or an `Architecture` whose
@@ -284,22 +263,21 @@ def subnet(supernet: nn.Module, architecture: Architecture | Mapping[str, float]
     """
     network = copy.deepcopy(supernet)
     activate(network, architecture)
-    return fold_roles(network)
+    return fold_switchable(network)
 
 
 def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replace the running statistics by plain averages over some batches.
+    """Replace the running statistics by plain averages over some batches of equal size.
 
-    Statistics belong to an architecture: those that a supernet has gathered are a mixture over
-    all architectures it was trained with, and mislead a score. All batches should have one size,
-    then their order does not matter.
+    Statistics belong to an architecture: those gathered while training a supernet are a mixture
+    over all its architectures, and mislead a score.
 
     Args:
-        model: with the architecture active; its training mode is left as it was.
+        model: with the architecture active; its training mode is restored.
         batches: of images ``(N, C, H, W)``, on the model's device.
 
     Raises:
-        ValueError: no batch at all.
+        ValueError: there is no batch.
     """
     iterator = iter(batches)
     first = next(iterator, None)
@@ -311,7 +289,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     try:
         update_bn(chain([first], iterator), model)
     finally:
-        # torch puts back neither if a batch fails, and one mode for all modules if none does.
+        # torch restores neither if a batch fails, and else sets one mode for all modules.
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         for module, training in modes:

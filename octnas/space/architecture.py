@@ -4,8 +4,8 @@ import copy
 import hashlib
 import json
 import reprlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -18,33 +18,24 @@ SCHEMA = 1
 StrideMode = Literal["paper", "timm"]
 STRIDE_MODES: tuple[StrideMode, ...] = get_args(StrideMode)
 
-_KEYS = (
-    "schema",
-    "backbone",
-    "backbone_args",
-    "input_size",
-    "alphas",
-    "channel_multiple",
-    "stride_mode",
-)
-
-
 MOST = 65_536
-"""The largest side of an image in pixels, and the largest number and multiple of channels."""
+"""The largest image side in pixels, and the largest number and multiple of channels."""
 
 
 @dataclass(frozen=True, eq=False)
 class Architecture:
-    """What makes a network, apart from its weights.
+    """A network apart from its weights.
 
     Attributes:
         backbone: name of a timm model, such as ``"resnet50"``.
         input_size: ``(channels, height, width)`` of one image.
-        alphas: octave ratio by site, each in [0, 1]; sites that are not named are at 0.
+        alphas: octave ratio by site, each in [0, 1]; other sites are at 0.
         backbone_args: keyword arguments for ``timm.create_model``; JSON values only.
         channel_multiple: low channels are rounded down to a multiple of this.
-        stride_mode: how stride-2 convolutions are carried out, ``"paper"`` or ``"timm"``
-            (see `octnas.nn.conv.OctaveConv2d`).
+        stride_mode: of stride-2 convolutions, see `octnas.nn.conv.OctaveConv2d`.
+
+    Raises:
+        ArchitectureError: a value of another type or out of range.
     """
 
     backbone: str
@@ -55,35 +46,52 @@ class Architecture:
     stride_mode: StrideMode = "timm"
 
     def __post_init__(self) -> None:
-        _check_types({key: getattr(self, key) for key in _KEYS if key != "schema"})
-        for site, alpha in self.alphas.items():
-            if not 0.0 <= alpha <= 1.0:
-                raise ArchitectureError(f"α of site {site!r}: found {alpha}, allowed: 0 to 1")
-        for key, found in (
-            ("channel_multiple", self.channel_multiple),
-            ("input_size", max(self.input_size)),
-        ):
+        self._check()
+        # Adding 0.0 turns -0.0, which is equal but written differently, into 0.0.
+        ordered = {site: float(alpha) + 0.0 for site, alpha in sorted(self.alphas.items())}
+        object.__setattr__(self, "alphas", MappingProxyType(ordered))
+        object.__setattr__(self, "backbone_args", MappingProxyType(_as_json(self.backbone_args)))
+        object.__setattr__(self, "input_size", tuple(self.input_size))
+
+    def _check(self) -> None:
+        size, alphas = self.input_size, self.alphas
+        fits = {
+            "backbone": isinstance(self.backbone, str),
+            "backbone_args": isinstance(self.backbone_args, Mapping),
+            "input_size": isinstance(size, list | tuple)
+            and len(size) == 3
+            and all(type(side) is int and side > 0 for side in size),
+            "alphas": isinstance(alphas, Mapping)
+            and all(
+                isinstance(site, str)
+                and isinstance(alpha, int | float)
+                and not isinstance(alpha, bool)
+                for site, alpha in alphas.items()
+            ),
+            "channel_multiple": type(self.channel_multiple) is int,
+            "stride_mode": isinstance(self.stride_mode, str),
+        }
+        for key, right in fits.items():
+            if not right:
+                raise ArchitectureError(f"architecture key {key!r}: found {getattr(self, key)!r}")
+        check_alphas(alphas, alphas)
+        for key, found in (("channel_multiple", self.channel_multiple), ("input_size", max(size))):
             if not 1 <= found <= MOST:
                 raise ArchitectureError(f"{key}: found {reprlib.repr(found)}, allowed: 1 to {MOST}")
         if self.stride_mode not in STRIDE_MODES:
             raise ArchitectureError(
                 f"stride_mode: found {self.stride_mode!r}, allowed: {', '.join(STRIDE_MODES)}"
             )
-        # Adding 0.0 makes a 0.0 of -0.0, which is equal but is written differently.
-        ordered = {site: float(alpha) + 0.0 for site, alpha in sorted(self.alphas.items())}
-        object.__setattr__(self, "alphas", MappingProxyType(ordered))
-        object.__setattr__(self, "backbone_args", MappingProxyType(_as_json(self.backbone_args)))
-        object.__setattr__(self, "input_size", tuple(self.input_size))
 
     def __eq__(self, other: object) -> bool:
-        # As the id: 1, 1.0 and True are equal in Python, but not in a document.
+        # Like the id: 1, 1.0 and True are equal in Python, but differ in JSON.
         return isinstance(other, Architecture) and self._canonical() == other._canonical()
 
     def __hash__(self) -> int:
         return hash(self._canonical())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A mapping proxy cannot be pickled; the document is all there is to an architecture.
+        # A mapping proxy cannot be pickled.
         return (Architecture.from_dict, (self.to_dict(),))
 
     @property
@@ -111,7 +119,7 @@ class Architecture:
         """Read what `to_dict` wrote.
 
         Raises:
-            ArchitectureError: unknown schema version, missing or unknown keys, α outside [0, 1].
+            ArchitectureError: unknown schema version, missing or unknown keys, or values as above.
         """
         if not isinstance(document, Mapping):
             raise ArchitectureError(
@@ -120,12 +128,13 @@ class Architecture:
         schema = document.get("schema")
         if type(schema) is not int or schema != SCHEMA:
             raise ArchitectureError(f"architecture schema: found {schema!r}, allowed: {SCHEMA}")
-        if wrong := set(document) ^ set(_KEYS):
+        keys = [field.name for field in fields(Architecture)]
+        if wrong := set(document) ^ {"schema", *keys}:
             raise ArchitectureError(
                 f"architecture: missing or unknown keys {', '.join(sorted(map(str, wrong)))}; "
-                f"allowed: exactly {', '.join(_KEYS)}"
+                f"allowed: exactly schema, {', '.join(keys)}"
             )
-        return Architecture(**{key: document[key] for key in _KEYS if key != "schema"})
+        return Architecture(**{key: document[key] for key in keys})
 
     def save(self, path: str | Path) -> None:
         """Write the architecture as JSON."""
@@ -142,7 +151,7 @@ class Architecture:
 
 
 def _as_json(args: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy as JSON would bring it back: tuples become lists."""
+    """A copy by way of JSON: tuples become lists."""
     try:
         copied: dict[str, Any] = json.loads(json.dumps(dict(args), allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -150,23 +159,19 @@ def _as_json(args: Mapping[str, Any]) -> dict[str, Any]:
     return copied
 
 
-def _check_types(values: Mapping[str, Any]) -> None:
-    """Refuse a document whose values have the wrong JSON types."""
-    size, alphas = values["input_size"], values["alphas"]
-    fits = {
-        "backbone": isinstance(values["backbone"], str),
-        "backbone_args": isinstance(values["backbone_args"], Mapping),
-        "input_size": isinstance(size, list | tuple)
-        and len(size) == 3
-        and all(type(side) is int and side > 0 for side in size),
-        "alphas": isinstance(alphas, Mapping)
-        and all(
-            isinstance(site, str) and isinstance(alpha, int | float) and not isinstance(alpha, bool)
-            for site, alpha in alphas.items()
-        ),
-        "channel_multiple": type(values["channel_multiple"]) is int,
-        "stride_mode": isinstance(values["stride_mode"], str),
-    }
-    for key, right in fits.items():
-        if not right:
-            raise ArchitectureError(f"architecture key {key!r}: found {values[key]!r}")
+def check_alpha(site: str, alpha: float) -> None:
+    """Raise `ArchitectureError` unless an octave ratio lies in [0, 1]."""
+    if not 0.0 <= alpha <= 1.0:
+        raise ArchitectureError(f"α of site {site!r}: found {alpha}, allowed: 0 to 1")
+
+
+def check_alphas(alphas: Mapping[str, float], sites: Collection[str]) -> None:
+    """Refuse α by site that a network with these sites cannot have.
+
+    Raises:
+        ArchitectureError: an unknown site, or α outside [0, 1].
+    """
+    if unknown := sorted(set(alphas) - set(sites)):
+        raise ArchitectureError(f"unknown sites {', '.join(unknown)}; allowed: {', '.join(sites)}")
+    for site, alpha in alphas.items():
+        check_alpha(site, alpha)

@@ -1,11 +1,10 @@
 """What an octave convolution costs, in closed form and without torch.
 
-Conventions, as in the paper (arXiv 1904.05049, §3.3 and table 1): one multiply-add counts as one
-MAC; convolutions and linear layers are counted; pooling, upsampling, normalisation and additions
-are not. Activation memory is the sum of the convolutions' outputs of one image.
+Conventions as in the paper (arXiv 1904.05049, §3.3 and table 1): one multiply-add is one MAC;
+convolutions and linear layers are counted; pooling, upsampling, normalisation and additions are
+not. Activation memory is the sum of the convolutions' outputs for one image.
 
-The functions are plain arithmetic in α, so that floats, numpy arrays and tensors all go through
-the same lines.
+The functions are plain arithmetic in α and take floats, numpy arrays and tensors.
 """
 
 from dataclasses import dataclass
@@ -19,17 +18,17 @@ BYTES_PER_ACTIVATION = 4  # float32
 
 @dataclass(frozen=True)
 class ConvShape:
-    """A convolution as its cost sees it.
+    """The shape of a convolution, from which its cost follows.
 
     Attributes:
         name: the module's name in the model.
         in_channels, out_channels, groups: as in ``torch.nn.Conv2d``.
         kernel: ``(height, width)`` of the kernel.
         out_size: ``(height, width)`` of the output at full resolution.
-        site_in: the site that the input's α belongs to; None for a plain input (an image), and
-            where a pooled stride brings the low input to the output's high resolution, so that
-            the cost does not depend on the input's α.
-        site_out: the site that the output's α belongs to.
+        site_in: site of the input; None if the cost does not depend on the input's α: for an
+            image, and at a pooled stride, which brings the low input to the output's high
+            resolution.
+        site_out: site of the output.
     """
 
     name: str
@@ -58,7 +57,7 @@ class ConvShape:
 
     @property
     def depthwise(self) -> bool:
-        """Whether every channel is its own group: then only the paths H→H and L→L exist."""
+        """Whether every channel is its own group; only the paths H→H and L→L exist."""
         return self.groups > 1 and self.groups == self.in_channels == self.out_channels
 
 
@@ -69,7 +68,7 @@ class Cost:
     Attributes:
         macs: multiply-adds of convolutions and linear layers (the paper's "FLOPs").
         params: learnable parameters; the same for every α.
-        activation_bytes: the convolutions' outputs in float32.
+        activation_bytes: the convolutions' outputs, in float32.
     """
 
     macs: int
@@ -82,13 +81,11 @@ def conv_macs(shape: ConvShape, alpha_in: Number, alpha_out: Number) -> Number:
 
     The four paths H→H, H→L, L→H, L→L cost ``c·(1-a_in)(1-a_out)`` at full resolution and
     ``c·q`` times the rest at half resolution (paper, §3.3, with q = 1/4 for even maps). With
-    ``alpha_in = 0`` this is also the cost of a pooled stride: both its inputs reach the output's
-    high resolution without a low path.
+    ``alpha_in = 0`` this is also the cost of a pooled stride.
 
     Args:
         shape: the convolution; with ``site_in`` None, ``alpha_in`` is taken as 0.
-        alpha_in: share of low input channels, a float or an array.
-        alpha_out: share of low output channels, a float or an array of the same shape.
+        alpha_in, alpha_out: share of low input and output channels, floats or arrays.
     """
     full = shape.macs_per_pixel * shape.pixels
     low = shape.macs_per_pixel * shape.low_pixels
@@ -107,21 +104,20 @@ def conv_activations(shape: ConvShape, alpha_out: Number) -> Number:
 
 
 def low_channels(alpha: float, channels: int, multiple: int, groups: int = 1) -> int:
-    """The low channels that α of ``channels`` comes to.
+    """α of ``channels``, rounded down to a multiple of lcm(``groups``, ``multiple``).
 
-    Rounded down to a multiple of lcm(``groups``, ``multiple``); α = 1 is always all of them, and
-    a quantized share ``low / channels`` comes back as the same number.
+    α = 1 is always all of them, and a quantized share ``low / channels`` gives ``low`` again.
 
     Args:
         alpha: octave ratio in [0, 1].
         channels: output channels of the convolution.
         multiple: ``channel_multiple`` of the architecture.
-        groups: groups of the convolution that puts them out.
+        groups: groups of the convolution.
     """
     if alpha >= 1.0:
         return channels
     step = lcm(multiple, groups)
-    # The small term keeps shares such as 0.3 * 10 = 2.9999999999999996 from losing a channel.
+    # The small term is for shares such as 0.3 * 10 = 2.9999999999999996.
     return min(channels, floor(alpha * channels / step + 1e-9) * step)
 
 
@@ -131,8 +127,7 @@ class Bound:
 
     Attributes:
         cost: ``"activation"`` (bytes of one image) or ``"latency"`` (nanoseconds of a batch).
-        upper: no architecture above this fits.
-        lower: no architecture below this fits.
+        upper, lower: both included.
     """
 
     cost: str
@@ -140,7 +135,7 @@ class Bound:
     lower: int = 0
 
     def admits(self, cost: int) -> bool:
-        """Whether a cost lies within the bounds, both included."""
+        """Whether a cost lies within the bounds."""
         return self.lower <= cost <= self.upper
 
 
@@ -149,12 +144,11 @@ class Budget:
     """A bound on MACs, or on another cost: upper, and optionally lower.
 
     Attributes:
-        name: what reports call it, such as ``"uniform α 0.5"``.
-        max_macs: no architecture above this fits.
-        min_macs: no architecture below this fits.
+        name: in reports, such as ``"uniform α 0.5"``.
+        max_macs, min_macs: both included.
         uniform: the uniform α whose MACs define the budget, if it was given so.
-        bound: what defines the budget if MACs do not: then those above are only the most and the
-            fewest MACs of the architectures below its upper bound.
+        bound: the bound that defines the budget if it is not on MACs; then ``max_macs`` and
+            ``min_macs`` are only the extremes of the architectures below its upper bound.
     """
 
     name: str
@@ -164,5 +158,5 @@ class Budget:
     bound: Bound | None = None
 
     def admits(self, macs: int) -> bool:
-        """Whether ``macs`` lies within the bounds, both included."""
+        """Whether ``macs`` lies within the bounds."""
         return self.min_macs <= macs <= self.max_macs

@@ -10,7 +10,7 @@ import numpy as np
 
 from octnas.errors import ArchitectureError
 from octnas.io.files import read_as
-from octnas.space.architecture import Architecture, StrideMode
+from octnas.space.architecture import Architecture, StrideMode, check_alphas
 from octnas.space.costs import (
     BYTES_PER_ACTIVATION,
     ConvShape,
@@ -22,7 +22,7 @@ from octnas.space.costs import (
 
 SCHEMA = 1
 
-# Shares that differ by less come to the same number of channels, see `low_channels`.
+# Shares that differ by less give the same number of channels, see `low_channels`.
 _SAME = 1e-9
 
 
@@ -34,9 +34,9 @@ class Site:
         name: such as ``"layer1"`` (the residual stream of stage 1) or ``"layer1.0.conv2"``.
         channels: output channels of its convolutions.
         groups: groups of its convolutions; low channels are a multiple of them.
-        choices: quantized shares of low channels to choose from, ascending and distinct;
+        choices: α to choose from, quantized to shares of low channels, ascending and distinct;
             a fixed site has one.
-        depth: where along the network its convolutions stand on average, 0 (first) to 1 (last).
+        depth: mean position of its convolutions in the network, 0 (first) to 1 (last).
     """
 
     name: str
@@ -47,7 +47,7 @@ class Site:
 
     @property
     def searchable(self) -> bool:
-        """Whether there is anything to choose."""
+        """Whether there is more than one choice."""
         return len(self.choices) > 1
 
 
@@ -55,12 +55,12 @@ class Site:
 class SearchSpace:
     """All architectures of one backbone that a search may choose from.
 
-    Made from a model by `octnas.nn.search_space.search_space`; it needs no torch itself.
+    Made from a model by `octnas.nn.search_space.search_space`; needs no torch itself.
 
     Attributes:
         backbone, backbone_args, input_size, channel_multiple, stride_mode: as in `Architecture`.
-        grid: the α to choose from before rounding, ascending.
-        sites: in the order in which data reaches them.
+        grid: the α to choose from before they are quantized, ascending.
+        sites: in the order of execution.
         convs: every convolution of the backbone.
         other_macs: MACs of the linear layers, the same for every architecture.
         params: learnable parameters, the same for every architecture.
@@ -93,26 +93,21 @@ class SearchSpace:
         return prod(len(site.choices) for site in self.sites)
 
     def quantize(self, alphas: Mapping[str, float]) -> dict[str, float]:
-        """The shares that α by site comes to after rounding, for every site.
-
-        Sites that are not named are at their first choice.
+        """Shares of low channels for every site; others than those named are at the first choice.
 
         Raises:
-            ArchitectureError: a site that the backbone does not have.
+            ArchitectureError: an unknown site, or α outside [0, 1].
         """
-        if unknown := sorted(set(alphas) - set(self.site)):
-            raise ArchitectureError(
-                f"unknown sites {', '.join(unknown)}; allowed: {', '.join(self.site)}"
-            )
-        return {
-            site.name: quantized(
-                alphas.get(site.name, site.choices[0]), site, self.channel_multiple
-            )
-            for site in self.sites
-        }
+        check_alphas(alphas, self.site)
+        quantized = {}
+        for site in self.sites:
+            alpha = alphas.get(site.name, site.choices[0])
+            low = low_channels(alpha, site.channels, self.channel_multiple, site.groups)
+            quantized[site.name] = low / site.channels
+        return quantized
 
     def key(self, alphas: Mapping[str, float]) -> tuple[float, ...]:
-        """The same as the id of an architecture, within this space, and a tenth of its time.
+        """Identifies an architecture within this space, at a tenth of the time of its id.
 
         Raises:
             ArchitectureError: an unknown site, or α outside [0, 1].
@@ -120,7 +115,7 @@ class SearchSpace:
         return tuple(self.quantize(alphas).values())
 
     def architecture(self, alphas: Mapping[str, float]) -> Architecture:
-        """The architecture with these α by site, as quantized after rounding.
+        """The architecture with these α by site, quantized.
 
         Raises:
             ArchitectureError: an unknown site, or α outside [0, 1].
@@ -134,28 +129,29 @@ class SearchSpace:
             stride_mode=self.stride_mode,
         )
 
-    def check_grid(self, architecture: Architecture) -> None:
-        """Refuse an α that no number of low channels comes to, which would be built as another.
+    def check_quantized(self, architecture: Architecture) -> None:
+        """Refuse an α that is no share of whole low channels, and would be built as another one.
 
         Raises:
-            ArchitectureError: naming the site and the nearest α on its grid; or an unknown site.
+            ArchitectureError: naming the site and the nearest α allowed; or an unknown site.
         """
-        for name, real in self.quantize(architecture.alphas).items():
-            alpha, site = architecture.alphas.get(name, real), self.site[name]
-            if abs(alpha - real) > _SAME and name in architecture.alphas:
+        quantized = self.quantize(architecture.alphas)
+        for name, alpha in architecture.alphas.items():
+            site, nearest = self.site[name], quantized[name]
+            if abs(alpha - nearest) > _SAME:
                 step = lcm(self.channel_multiple, site.groups)
-                above = min(real + step / site.channels, 1.0)
+                above = min(nearest + step / site.channels, 1.0)
                 raise ArchitectureError(
-                    f"α of site {name!r}: found {alpha!r}, off the grid, allowed: multiples of "
-                    f"{step} of its {site.channels} channels, such as {real!r} or {above!r}"
+                    f"α of site {name!r}: found {alpha!r}, allowed: multiples of {step} of its "
+                    f"{site.channels} channels, such as {nearest!r} or {above!r}"
                 )
 
     def check_choices(self, architecture: Architecture) -> None:
         """Refuse an architecture that is not of this search space.
 
         Raises:
-            ArchitectureError: of another network, with an unknown site, or an α that is none of
-                a site's choices.
+            ArchitectureError: another network, an unknown site, or an α that is not among the
+                site's choices.
         """
         for key in ("backbone", "input_size", "channel_multiple", "stride_mode"):
             found, own = getattr(architecture, key), getattr(self, key)
@@ -180,14 +176,13 @@ class SearchSpace:
                 )
 
     def uniform(self, alpha: float) -> Architecture:
-        """The paper's network: one α at every searchable site, the others as they are fixed."""
+        """One α at every searchable site, as in the paper; the fixed sites are kept."""
         return self.architecture({site.name: alpha for site in self.searchable})
 
     def cost(self, architecture: Architecture | Mapping[str, float]) -> Cost:
         """MACs, parameters and activation memory of one architecture, for one image.
 
-        Sites that are not named are at 0 in an `Architecture`, and at their first choice in α by
-        site.
+        In an `Architecture`, sites that are not named are at 0, else at their first choice.
 
         Raises:
             ArchitectureError: an unknown site.
@@ -215,7 +210,7 @@ class SearchSpace:
         total = np.full(len(alphas), float(self.other_macs))
         for conv in self.convs:
             alpha_out = alphas[:, column[conv.site_out]]
-            # Without a site the input's α does not matter.
+            # Without a site, the input's α does not matter.
             alpha_in = alphas[:, column[conv.site_in or conv.site_out]]
             total += conv_macs(conv, alpha_in, alpha_out)
         macs: np.ndarray[Any, Any] = np.rint(total).astype(np.int64)
@@ -228,7 +223,7 @@ class SearchSpace:
 
     @cached_property
     def smallest_macs(self) -> int:
-        """MACs of the smallest architecture: a larger α never costs more."""
+        """MACs of the smallest architecture; a larger α never costs more."""
         return self.cost({site.name: site.choices[-1] for site in self.sites}).macs
 
     @cached_property
@@ -246,7 +241,7 @@ class SearchSpace:
 
         Raises:
             ArchitectureError: an unknown schema version.
-            TypeError, ValueError: it holds something else, or parts that do not fit each other.
+            TypeError, ValueError: other contents, or parts that do not fit each other.
         """
         if document.get("schema") != SCHEMA:
             raise ArchitectureError(
@@ -258,11 +253,7 @@ class SearchSpace:
 
 
 def _check_parts(space: SearchSpace) -> None:
-    """Refuse a space of which nothing could be counted.
-
-    Raises:
-        ValueError: naming the part.
-    """
+    """Raise `ValueError`, naming the part, for a space whose costs cannot be computed."""
     for site in space.sites:
         choices = site.choices
         if not choices or list(choices) != sorted(set(choices)) or not 0 <= choices[0] <= 1:
@@ -271,20 +262,9 @@ def _check_parts(space: SearchSpace) -> None:
             raise ValueError(f"site {site.name!r}: found {site}")
     for conv in space.convs:
         if conv.site_in not in (None, *space.site) or conv.site_out not in space.site:
-            raise ValueError(f"convolution {conv.name!r}: a site that there is not")
+            raise ValueError(f"convolution {conv.name!r}: an unknown site")
         sizes = (conv.in_channels, conv.out_channels, conv.groups, *conv.kernel, *conv.out_size)
         if min(sizes) < 1:
             raise ValueError(f"convolution {conv.name!r}: found {sizes}, allowed: 1 or more")
     if not (space.sites and space.convs and space.channel_multiple >= 1):
         raise ValueError("no sites, no convolutions, or a channel_multiple below 1")
-
-
-def quantized(alpha: float, site: Site, channel_multiple: int) -> float:
-    """The share of low channels that α comes to at a site.
-
-    Raises:
-        ArchitectureError: α outside [0, 1].
-    """
-    if not 0.0 <= alpha <= 1.0:
-        raise ArchitectureError(f"α of site {site.name!r}: found {alpha}, allowed: 0 to 1")
-    return low_channels(alpha, site.channels, channel_multiple, site.groups) / site.channels

@@ -62,7 +62,7 @@ def test_every_wrong_file_is_a_line(octnas: Octnas, folder: Path) -> None:
     assert done.out.splitlines() == [f"{folder / 'one.json'}: {ONE.id}, resnet18"]
     lines = done.err.splitlines()
     assert len(lines) == 3
-    assert "off.json: α of site 'layer1': found 0.3, off the grid" in lines[0]
+    assert "off.json: α of site 'layer1': found 0.3, allowed: multiples of" in lines[0]
     assert "new.json: architecture schema: found 7, allowed: 1" in lines[1]
     assert "missing.json: no such file" in lines[2]
 

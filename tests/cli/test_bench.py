@@ -132,7 +132,7 @@ def test_backends_that_fit_are_the_default(
         ("--alphas 0.5/", "alphas: found '0.5/', allowed: numbers from 0 to 1"),
         ("--alphas=-0.5", "alphas: found '-0.5', allowed: numbers from 0 to 1"),
         ("--alphas 0,0.5", "alphas: found '0', allowed: others; vanilla is always measured"),
-        ("--alphas 0.1/0.1/0.1/0.1/0.1", "'layer4*' names no site"),
+        ("--alphas 0.1/0.1/0.1/0.1/0.1", "'layer4*' matches no site"),
         ("--batch 0", "batch: found (0,), allowed: 1 or more"),
         ("--batch=-1", "batch: found '-1', allowed: whole numbers"),
         ("--batch 1.5", "batch: found '1.5', allowed: whole numbers"),

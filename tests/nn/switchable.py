@@ -4,13 +4,13 @@ import torch
 from torch import nn
 
 from octnas.nn.octavize import octavize
-from octnas.nn.supernet import add_roles
+from octnas.nn.supernet import make_switchable
 from tests.nn.families import create, site_names
 
 ALPHAS = (0.0, 0.5, 1.0)
 
 
-def randomise_roles(model: nn.Module, seed: int = 1) -> nn.Module:
+def randomise_switchable(model: nn.Module, seed: int = 1) -> nn.Module:
     """Values for low channels, and scales of the paths, that differ from all others."""
     generator = torch.Generator().manual_seed(seed)
     for name, value in model.state_dict().items():
@@ -22,8 +22,8 @@ def randomise_roles(model: nn.Module, seed: int = 1) -> nn.Module:
     return model
 
 
-def role_supernet(name: str) -> nn.Module:
-    return randomise_roles(add_roles(octavize(create(name), 0.0)))
+def switchable_supernet(name: str) -> nn.Module:
+    return randomise_switchable(make_switchable(octavize(create(name), 0.0)))
 
 
 def uniform(model: nn.Module, alpha: float) -> dict[str, float]:

@@ -1,6 +1,5 @@
 import pickle
 from pathlib import Path
-from typing import Any
 
 import pytest
 import timm
@@ -69,7 +68,7 @@ class Evil:
         (lambda path: path.write_bytes(b"junk"), ""),
         (lambda path: path.write_bytes(b"\x80\x02X\x01\x00\x00\x00\xe5q\x00."), ""),
         (lambda path: torch.save([1, 2], path), ""),
-        (lambda path: torch.save(dict.fromkeys(names(), 1.0), path), "not all .* are tensors"),
+        (lambda path: torch.save(dict.fromkeys(names(), 1.0), path), "not all entries are tensors"),
     ],
 )
 def test_what_holds_no_weights_is_refused(tmp_path: Path, write: object, reason: str) -> None:
@@ -98,7 +97,7 @@ FACTORY = (
 @pytest.mark.parametrize("name", FACTORY)
 def test_arguments_of_the_factory_are_no_networks(name: str) -> None:
     """A checkpoint, say, would be the weights of every training from scratch."""
-    expected = rf"^backbone_args\.{name}: found '.*', allowed: what makes the network, .* leave it"
+    expected = rf"^backbone_args\.{name}: found '.*', allowed: arguments of the network itself, .* remove it"
     args = {**ARGS, name: "here.pth"}
     with pytest.raises(SettingError, match=expected):
         create_backbone("resnet18", args)
@@ -121,31 +120,3 @@ def test_what_is_the_networks_own_is_taken() -> None:
     own = {"drop_rate": 0.1, "drop_path_rate": 0.1, "drop_block_rate": 0.1, "in_chans": 1}
     args = {**ARGS, **own, "act_layer": "silu", "global_pool": "max", "stem_type": "deep"}
     assert create_backbone("resnet18", args, meta=True) is not None
-
-
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        (
-            {"layers": [20_000, 1, 1, 1]},
-            r"layers: found \[20000, .*, allowed: at most 4 stages of 2",
-        ),
-        (
-            {"layers": [1] * 5, "channels": [8] * 5},
-            "layers: found .*, allowed: at most 4 stages of",
-        ),
-        (
-            {"channels": [8, 8, 8, 10**9]},
-            r"channels: found \[8, .*, allowed: at most 65536, of 4 stages at",
-        ),
-        ({"stem_width": 10**9}, "stem_width: found 1000000000, allowed: at most 65536"),
-        ({"base_width": 10**30}, "base_width: found 1000.*, allowed: at most 65536"),
-        ({"num_classes": 2**31}, "num_classes: found 2147483648, allowed: at most 65536$"),
-        ({"in_chans": 65_537}, "in_chans: found 65537, allowed: at most 65536$"),
-        ({"cardinality": 10**9}, "cardinality: found 1000000000, allowed: at most 65536"),
-    ],
-)
-def test_networks_that_nobody_could_train(args: dict[str, Any], message: str) -> None:
-    """They would take minutes to trace, or all memory to make."""
-    with pytest.raises(SettingError, match=rf"^backbone_args\.{message}"):
-        create_backbone("resnet18", args, meta=True)

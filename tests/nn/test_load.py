@@ -113,7 +113,7 @@ def test_numbers_that_are_not_finite_are_refused(folder: Path, key: str, value: 
     state = load_file(folder / WEIGHTS_FILE)
     state[key].view(-1)[-1] = value
     save_file(state, folder / WEIGHTS_FILE)
-    with pytest.raises(ArchitectureError, match=f"{key}: not all of its numbers are finite"):
+    with pytest.raises(ArchitectureError, match=f"{key}: not all values are finite"):
         octnas.load(folder)
 
 
@@ -147,7 +147,7 @@ def test_a_file_and_a_folder(tmp_path: Path) -> None:
         ({"alphas": {"layer9": 0.5}}, "unknown sites layer9; allowed: stem, layer1"),
         (
             {"alphas": {"layer1": 0.3}},
-            "α of site 'layer1': found 0.3, off the grid, allowed: multiples of 8 of its 64 "
+            "α of site 'layer1': found 0.3, allowed: multiples of 8 of its 64 "
             "channels, such as 0.25 or 0.375",
         ),
         ({"alphas": {"layer1": 1.5}}, "α of site 'layer1': found 1.5, allowed: 0 to 1"),

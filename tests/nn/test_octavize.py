@@ -101,8 +101,8 @@ def test_the_model_is_changed_in_place() -> None:
 @pytest.mark.parametrize(
     ("alphas", "message"),
     [
-        ({"layer9*": 0.5}, r"pattern 'layer9\*' names no site; sites: stem, "),
-        ({"conv1": 0.5}, "pattern 'conv1' names no site"),
+        ({"layer9*": 0.5}, r"pattern 'layer9\*' matches no site; sites: stem, "),
+        ({"conv1": 0.5}, "pattern 'conv1' matches no site"),
         ({"stem": 1.5}, "α for 'stem': found 1.5"),
         ({"stem": float("nan")}, "α for 'stem'"),
         (-0.5, "found -0.5, allowed: 0 to 1"),
@@ -308,7 +308,7 @@ CHANGES: dict[Callable[[ResNet], None], str] = {
     gather_excite: "layer1.0.se: found a GatherExcite",
     own_attention: "layer1.0.se: found a Own",
     own_conv: "layer1.0.conv2: found a Own",
-    more_convs: "layer1.0.drop_block: found a Conv2d that no site covers",
+    more_convs: "layer1.0.drop_block: found a Conv2d that belongs to no site",
     parametrised: "layer2.0.conv2: found a ParametrizedConv2d",
     even_kernel: "layer2.0.conv2: found kernel (2, 2)",
     asymmetric_stride: "layer2.0.conv2: found stride (2, 1)",

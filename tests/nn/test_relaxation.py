@@ -8,7 +8,7 @@ from octnas import octavize
 from octnas.nn import activate, build_supernet
 from octnas.nn.relaxation import Relaxed, choice_masks
 from octnas.nn.search_space import search_space
-from octnas.nn.supernet import add_roles
+from octnas.nn.supernet import make_switchable
 from octnas.space.search_space import SearchSpace
 from tests.nn.families import FAMILIES, arguments, create, size_of
 from tests.nn.reference import assert_sizeable, randomise
@@ -34,9 +34,9 @@ def images(*shape: int) -> Tensor:
     return single_images(*shape).double()
 
 
-def random_roles(model: nn.Module) -> nn.Module:
+def random_switchable(model: nn.Module) -> nn.Module:
     """Values by role, and scales of the paths, that differ from each other."""
-    add_roles(model)
+    make_switchable(model)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -69,7 +69,7 @@ def test_a_sample_is_the_octave_network(name: str, roles: bool, stride_mode: str
     """On odd maps, in training mode: every family, with masks of zeros and ones."""
     space = family_space(name, stride_mode)
     model: nn.Module = octavize(create(name), {"*": 0.0}, stride_mode=stride_mode)  # type: ignore[arg-type]
-    model = (random_roles(model) if roles else model).double().train()
+    model = (random_switchable(model) if roles else model).double().train()
     for module in model.modules():
         if isinstance(module, nn.Dropout) or "Drop" in type(module).__name__:
             module.eval()
@@ -105,7 +105,7 @@ def tiny() -> tuple[nn.Module, SearchSpace]:
     space = search_space(
         "thumbnail_resnet", (1, 9, 10), (0.0, 0.5, 1.0), backbone_args=args, fixed={}
     )
-    model = random_roles(build_supernet(space, seed=0))
+    model = random_switchable(build_supernet(space, seed=0))
     return randomise(model).double().train(), space
 
 

@@ -187,7 +187,7 @@ def cost_of(name: str, size: tuple[int, int, int], _: object, **kwargs: Any) -> 
             SettingError,
             "^backbone_args: found .*, allowed: what resnet18 takes: .* no attribute 'layer3'",
         ),
-        ({"fixed": {"layer7": 0.0}}, ArchitectureError, "'layer7' names no site"),
+        ({"fixed": {"layer7": 0.0}}, ArchitectureError, "'layer7' matches no site"),
         ({"fixed": {"stem": 2.0}}, ArchitectureError, "found 2.0"),
         ({"choices": (0.0, 1.5)}, SettingError, "choices"),
         ({"choices": (-0.5, 0.5)}, SettingError, "choices"),

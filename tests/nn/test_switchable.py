@@ -20,18 +20,18 @@ from octnas.nn.layers import OctaveBatchNorm2d
 from octnas.nn.octavize import octavize
 from octnas.nn.search_space import search_space
 from octnas.nn.supernet import (
-    RoleBatchNorm2d,
-    RoleBatchNormAct2d,
-    add_roles,
-    fold_roles,
-    has_roles,
+    SwitchableBatchNorm2d,
+    SwitchableBatchNormAct2d,
+    fold_switchable,
+    is_switchable,
+    make_switchable,
     recalibrate,
 )
 from octnas.nn.weights import load_weights, save_weights
 from tests.nn.convs import features, octave
 from tests.nn.families import arguments, create, random_alphas, size_of
 from tests.nn.reference import assert_sizeable, images, octave_conv, places, randomise
-from tests.nn.switchable import ALPHAS, randomise_roles, role_supernet, uniform
+from tests.nn.switchable import ALPHAS, randomise_switchable, switchable_supernet, uniform
 
 VARIANTS = (
     "thumbnail",
@@ -51,19 +51,19 @@ VARIANTS = (
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_subnet_is_the_supernet_bit_for_bit(name: str, training: bool) -> None:
-    model = role_supernet(name)
+    model = switchable_supernet(name)
     x = images(2, 3, *size_of(name, training=True))
     for seed in (0, 1, 2):
         alphas = random_alphas(model, seed)
         activate(model, alphas)
         network, whole = subnet(model, alphas), copy.deepcopy(model)
-        assert not has_roles(network)
+        assert not is_switchable(network)
         found, expected = network.train(training)(x), whole.train(training)(x)
         assert_sizeable(expected)
         assert torch.equal(found, expected)
         # And, in training, the statistics that both have gathered.
         network.eval()
-        again, expected_again = network(x), fold_roles(whole.eval())(x)
+        again, expected_again = network(x), fold_switchable(whole.eval())(x)
         assert torch.equal(again, expected_again)
 
 
@@ -71,7 +71,7 @@ def test_a_subnet_is_the_supernet_bit_for_bit(name: str, training: bool) -> None
 def test_adding_roles_changes_nothing_at_first(name: str) -> None:
     x = images(2, 3, *size_of(name, training=True))
     plain = octavize(create(name), 0.0)
-    model = add_roles(copy.deepcopy(plain))
+    model = make_switchable(copy.deepcopy(plain))
     cases = [uniform(plain, alpha) for alpha in ALPHAS] + [random_alphas(plain, 3)]
     for alphas in cases:
         for training in (False, True):
@@ -87,7 +87,7 @@ def test_adding_roles_changes_nothing_at_first(name: str) -> None:
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_every_parameter_has_a_gradient_at_any_alpha(name: str, alpha: float) -> None:
     """So that no rank of a distributed training misses one."""
-    model = role_supernet(name).train()
+    model = switchable_supernet(name).train()
     activate(model, uniform(model, alpha))
     model(images(2, 3, *size_of(name, training=True))).square().sum().backward()
     for key, parameter in model.named_parameters():
@@ -104,7 +104,7 @@ def test_every_parameter_has_a_gradient_at_any_alpha(name: str, alpha: float) ->
 
 @pytest.mark.parametrize("name", ["basic", "D", "ResNeXt", "SE"])
 def test_a_subnet_has_timms_keys(name: str) -> None:
-    model = role_supernet(name)
+    model = switchable_supernet(name)
     backbone, kwargs = arguments(name)
     by_timm = timm.create_model(backbone, **kwargs)
     wanted = {key: value.shape for key, value in by_timm.state_dict().items()}
@@ -123,7 +123,7 @@ def test_a_subnet_has_timms_keys(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["basic", "D", "ResNeXt", "depthwise", "SE", "anti-aliased"])
 def test_a_deployed_supernet_computes_the_same(name: str) -> None:
-    model = role_supernet(name).double().eval()
+    model = switchable_supernet(name).double().eval()
     x = images(2, 3, *size_of(name), dtype=torch.float64)
     for seed in (0, 1):
         activate(model, random_alphas(model, seed))
@@ -131,11 +131,11 @@ def test_a_deployed_supernet_computes_the_same(name: str) -> None:
             expected = model(x)
             assert_sizeable(expected)
             torch.testing.assert_close(octnas.deploy(model)(x), expected, rtol=1e-9, atol=1e-9)
-    assert has_roles(model)
+    assert is_switchable(model)
 
 
 def test_roles_and_scales_matter() -> None:
-    model, x = role_supernet("ResNeXt").eval(), images(2, 3, *size_of("ResNeXt"))
+    model, x = switchable_supernet("ResNeXt").eval(), images(2, 3, *size_of("ResNeXt"))
     activate(model, uniform(model, 0.5))
     before = model(x)
     for kind in ("low_weight", "low_bias", "low_running_mean", "low_running_var", "path_scales"):
@@ -155,8 +155,8 @@ def norms(model: nn.Module) -> list[nn.BatchNorm2d]:
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_each_channel_is_normalised_by_its_role(groups: int, low: int, training: bool) -> None:
     model = nn.Sequential(randomise(OctaveBatchNorm2d(8)))
-    (norm,) = randomise_roles(add_roles(model)).double().train(training)
-    assert isinstance(norm, RoleBatchNorm2d)
+    (norm,) = randomise_switchable(make_switchable(model)).double().train(training)
+    assert isinstance(norm, SwitchableBatchNorm2d)
     x = features(8, low, (4, 6), groups)
     before = {key: value.clone() for key, value in norm.state_dict().items()}
     found = norm(octave(x))
@@ -181,7 +181,7 @@ def test_each_channel_is_normalised_by_its_role(groups: int, low: int, training:
 def test_each_path_has_its_scale(groups: int) -> None:
     """The kernel's blocks, found without octnas's code, times one number each."""
     conv = OctaveConv2d(8, 12, 3, padding=1, groups=groups, alpha=0.5).double()
-    add_roles(nn.Sequential(conv))
+    make_switchable(nn.Sequential(conv))
     x = features(8, 4, (5, 6), groups)
     scales = torch.tensor([0.5, -2.0, 3.0, 0.25], dtype=torch.float64)
     assert conv.path_scales is not None
@@ -207,17 +207,17 @@ class TestStatistics:
     def test_recalibration_fills_those_of_the_active_role_and_forgets_the_others(
         self, alpha: float
     ) -> None:
-        model = role_supernet("SE-ResNeXt-T")
+        model = switchable_supernet("SE-ResNeXt-T")
         activate(model, uniform(model, alpha))
         batches = [images(4, 3, 65, 59, seed=seed) for seed in range(3)]
         network = subnet(model, uniform(model, alpha))
         for either in (model, network):
             recalibrate(either, batches)
-        folded = fold_roles(copy.deepcopy(model))
+        folded = fold_switchable(copy.deepcopy(model))
         for ours, alone, norm in zip(norms(folded), norms(network), norms(model), strict=True):
             for name in ("running_mean", "running_var"):
                 assert torch.equal(getattr(ours, name), getattr(alone, name))
-                if isinstance(norm, RoleBatchNorm2d | RoleBatchNormAct2d):
+                if isinstance(norm, SwitchableBatchNorm2d | SwitchableBatchNormAct2d):
                     used, unused = getattr(norm, name), getattr(norm, f"low_{name}")
                     used, unused = (used, unused) if alpha < 1 else (unused, used)
                     if alpha in (0, 1):
@@ -230,7 +230,7 @@ class TestStatistics:
 
     @pytest.mark.parametrize("alpha", [0.0, 1.0])
     def test_training_one_role_leaves_the_other(self, alpha: float) -> None:
-        model = role_supernet("basic").train()
+        model = switchable_supernet("basic").train()
         before = {key: value.clone() for key, value in model.named_buffers()}
         activate(model, uniform(model, alpha))
         model(images(2, 3, *size_of("basic", training=True)))
@@ -245,7 +245,7 @@ class TestCopies:
     @pytest.mark.parametrize("how", ["deepcopy", "pickle", "state_dict", "file"])
     def test_are_the_same_supernet(self, how: str, tmp_path: Path) -> None:
         space = search_space("thumbnail_resnet", (3, 16, 16), (0.0, 0.5, 1.0))
-        model = randomise_roles(randomise(build_supernet(space, seed=0, switchable=True)))
+        model = randomise_switchable(randomise(build_supernet(space, seed=0, switchable=True)))
         other = build_supernet(space, seed=1, switchable=True)
         if how == "deepcopy":
             other = copy.deepcopy(model)
@@ -256,7 +256,7 @@ class TestCopies:
         else:
             save_weights(model, tmp_path / "weights.safetensors")
             load_weights(other, tmp_path / "weights.safetensors")
-        assert has_roles(other)
+        assert is_switchable(other)
         for key, value in other.state_dict().items():
             assert torch.equal(value, model.state_dict()[key]), key
         x = images(2, 3, 16, 16)
@@ -271,21 +271,21 @@ class TestCopies:
     def test_a_supernet_of_another_kind_is_refused(self) -> None:
         space = search_space("thumbnail_resnet", (3, 16, 16), (0.0, 0.5))
         plain, model = (build_supernet(space, seed=0, switchable=kind) for kind in (False, True))
-        assert not has_roles(plain)
+        assert not is_switchable(plain)
         with pytest.raises(RuntimeError, match="low_weight"):
             model.load_state_dict(plain.state_dict())
 
 
 def test_adding_roles_again_forgets_nothing() -> None:
-    model = role_supernet("thumbnail")
+    model = switchable_supernet("thumbnail")
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    add_roles(model)
+    make_switchable(model)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert list(model.state_dict()) == list(before)
 
 
 def test_what_is_frozen_stays_frozen() -> None:
-    model = add_roles(octavize(create("basic"), 0.5).requires_grad_(False))
+    model = make_switchable(octavize(create("basic"), 0.5).requires_grad_(False))
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -293,9 +293,9 @@ def test_folding_twice_or_without_roles_changes_nothing() -> None:
     x = images(2, 3, *size_of("basic"))
     plain = octavize(create("basic"), 0.5).eval()
     before = plain(x)
-    assert torch.equal(fold_roles(plain)(x), before)
-    model = role_supernet("basic").eval()
+    assert torch.equal(fold_switchable(plain)(x), before)
+    model = switchable_supernet("basic").eval()
     activate(model, uniform(model, 0.5))
-    folded = fold_roles(model)(x)
+    folded = fold_switchable(model)(x)
     assert_sizeable(folded)
-    assert torch.equal(fold_roles(model)(x), folded)
+    assert torch.equal(fold_switchable(model)(x), folded)

@@ -80,7 +80,7 @@ def test_unknown_schema_is_refused(schema: object) -> None:
 def test_every_architecture_of_a_space_is_on_its_grid(space: SearchSpace) -> None:
     for alphas in all_architectures(space):
         architecture = space.architecture(alphas)
-        space.check_grid(architecture)
+        space.check_quantized(architecture)
         space.check_choices(architecture)
 
 
@@ -106,10 +106,10 @@ def test_what_is_not_of_the_space_is_refused(changed: dict[str, object], words: 
 def test_off_the_grid_names_the_nearest_below() -> None:
     architecture = replace(SPACE.architecture({}), alphas={"b": 0.3})
     words = (
-        "found 0.3, off the grid, allowed: multiples of 1 of its 8 channels, such as 0.25 or 0.375"
+        "found 0.3, allowed: multiples of 1 of its 8 channels, such as 0.25 or 0.375"
     )
     with pytest.raises(ArchitectureError, match=words):
-        SPACE.check_grid(architecture)
+        SPACE.check_quantized(architecture)
 
 
 def test_fixed_sites_are_not_searchable() -> None:
