@@ -145,7 +145,6 @@ READERS: Mapping[str, Read] = {
     "rank/ranking.json": look,
     "search/study.json": resume,
     "search/study.journal": resume,
-    "search/outcomes.jsonl": resume,
     "search/latency-*.measured.jsonl": measured,
     "retrain/plan.json": retraining,
     "retrain/*/seed-*/result.json": retraining,
