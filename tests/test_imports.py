@@ -46,7 +46,7 @@ def test_light_names_stay_light() -> None:
 
 
 def test_the_search_and_the_report_need_no_torch() -> None:
-    modules = loaded_by("import octnas.search.study, octnas.search.design, octnas.report.page")
+    modules = loaded_by("import octnas.search.study, octnas.search.samplers, octnas.report.page")
     assert {"optuna", "plotly"} <= modules
     assert not modules & {"torch", "timm", "octnas.nn", "octnas.training"}
 

@@ -223,7 +223,7 @@ def between(macs: int, first: tuple[int, float], second: tuple[int, float]) -> f
 
 # The two that are kept and the one that is being written.
 _CHECKPOINTS = 3
-# Of the journal, the outcomes and the candidates; so much, and so much for each site.
+# Of the journal and the candidates; so much, and so much for each site.
 _TRIAL_BYTES, _SITE_BYTES = 3000, 250
 _FLOAT = 4
 

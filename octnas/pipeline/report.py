@@ -43,7 +43,7 @@ from octnas.results.networks import Retrained
 from octnas.results.validation_log import LOOKS_FILE, count_validations
 from octnas.results.verdict import Matrix
 from octnas.runtime.directory import check_links, digest
-from octnas.search.surrogate import Features, fit, log_scores
+from octnas.search.surrogate import Features, fit_candidates
 from octnas.settings import flatten
 from octnas.space.search_space import SearchSpace
 from octnas.training.standalone import JUDGED_FILE, training_folder
@@ -67,7 +67,7 @@ def effects_of_sites(space: SearchSpace, candidates: Sequence[Candidate]) -> dic
     if len(usable) < _FEWEST:
         return {}
     features = Features(space, pairs=True)
-    model = fit(features, log_scores([one.alphas for one in usable], [one.loss for one in usable]))
+    model = fit_candidates(features, usable)
     step = max(1, len(usable) // _MOST)
     around = [dict(one.alphas) for one in usable[::step]]
     rows = np.array(

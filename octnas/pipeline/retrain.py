@@ -40,7 +40,7 @@ from octnas.results.networks import (
     searched,
 )
 from octnas.results.validation_log import LOOKS_FILE
-from octnas.search.surrogate import Features, fit, scores_of
+from octnas.search.surrogate import Features, fit_candidates
 from octnas.settings import flatten
 from octnas.space.architecture import Architecture
 from octnas.space.cost_table import AdditiveCost, CostLevels
@@ -117,7 +117,7 @@ def _random(
 
 def _worst(run: Run, budget: Budget, bounded: AdditiveCost | None, at_least: int) -> Network:
     """What a model of all scores finds worst inside the budget, exactly."""
-    model = fit(Features(run.space, pairs=True), scores_of(read_candidates(run))).mean
+    model = fit_candidates(Features(run.space, pairs=True), read_candidates(run)).mean
     levels = _levels(run, bounded)
     architecture = run.space.architecture(
         best_within(levels, model.scores, at_least, max(_upper(budget), at_least))

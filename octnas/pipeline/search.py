@@ -1,4 +1,4 @@
-"""Stage 4: candidates, the front, and the best candidate for each budget."""
+"""Stage 4: the search for the best candidate within each budget."""
 
 import time
 import uuid
@@ -20,8 +20,7 @@ from octnas.pipeline.space import check_measuring
 from octnas.pipeline.supernet import learned_proposals, read_distributions, scorer
 from octnas.results.front import Candidate, Front, best_under, hypervolume_curve
 from octnas.runtime.progress import Bar
-from octnas.search.design import initial_design, ranges
-from octnas.search.samplers import Propose, Ranges, proposals
+from octnas.search.samplers import Propose, Ranges, initial_design, proposals, ranges
 from octnas.search.storage import opened, quiet
 from octnas.search.study import Driver, run_local
 from octnas.search.surrogate import EXPECTED, Features, with_expected_losses
@@ -33,44 +32,44 @@ SCHEMA = 1
 KEY = "search"
 STUDY_FILE = "study.json"
 JOURNAL_FILE = "study.journal"
-OUTCOMES_FILE = "outcomes.jsonl"
 TRIALS_FILE = "trials.json"
 SECONDS_FILE = "seconds.json"
 
 
 def search(run: Run) -> None:
-    """Evaluate candidates, choose one for each budget, and read the chosen ones on other images."""
+    """Evaluate candidates, choose one for each budget, and evaluate these on other images."""
     settings, total = run.config.search, run.config.search.trials
-    # Whether to measure, and on which machine, may have changed since the space was made.
+    # Whether and where to measure may have changed since stage `space`.
     check_measuring(run, run.table)
     quiet()
     begin_tracking(run)
-    anew = not (run.directory.stage("search") / STUDY_FILE).exists()
-    run.tracker.start(KEY, "search", params=flatten(settings, KEY), parent=PARENT, again=anew)
-    journal = run.directory.stage("search") / JOURNAL_FILE
+    folder = run.directory.stage("search")
+    new = not (folder / STUDY_FILE).exists()
+    run.tracker.start(KEY, "search", params=flatten(settings, KEY), parent=PARENT, again=new)
     with (
-        opened(settings.storage, journal) as storage,
+        opened(settings.storage, folder / JOURNAL_FILE) as storage,
         run.progress.bar("search", total) as bar,
         cpu_threads(settings.threads),
     ):
         front: list[Candidate] = []
         driver = _driver(run, storage, _reporter(run, bar, front))
-        bar.advance(driver.told)
+        bar.advance(driver.reported)
         front += with_costs(run, driver.candidates())
         with _clock(run):
             _evaluate(run, driver)
-        # A process may have been killed between the study and the record.
         found = with_costs(run, driver.candidates())
-        run.tracker.batch(KEY, _metrics_by_trial(run, found), once=True)
-        candidates, own = with_expected_losses(Features(run.space, pairs=True), found)
+        areas = hypervolume_curve(found, _reference(run), run.config.objective)
+        rows = [(c.trial, _metrics_of(c, area)) for c, area in zip(found, areas, strict=True)]
+        # A process may have been killed after it reported to the study and not yet to the tracker.
+        run.tracker.batch(KEY, rows, once=True)
+        candidates, weight = with_expected_losses(Features(run.space, pairs=True), found)
         chosen, failures = _choose(run, candidates), driver.failures()
     chosen = measure_chosen(run, chosen)
     write_candidates(run, candidates)
     write_chosen(run, chosen)
     _say(run, candidates, chosen, failures)
-    if own is not None:
-        run.progress.say(f"  of what tells a candidate from the model of all, {own:.0%} is its own")
-    folder = run.directory.stage("search")
+    if weight is not None:
+        run.progress.say(f"  expected losses: shrinkage weight {weight:.2f}")
     write_trials(candidates, folder / TRIALS_FILE)
     for file in sorted(folder.glob("*.json*")):
         if file.name != TRIALS_FILE:
@@ -81,18 +80,18 @@ def search(run: Run) -> None:
 
 @contextmanager
 def _clock(run: Run) -> Iterator[None]:
-    """Add how long the evaluations take to what they took before the search was broken off."""
-    begun, before = time.monotonic(), read_seconds(run)
+    """Add the seconds of the evaluations to those before the search was interrupted."""
+    start, before = time.monotonic(), read_seconds(run)
     try:
         yield
     finally:
-        seconds = before + time.monotonic() - begun
+        seconds = before + time.monotonic() - start
         path = run.directory.stage("search") / SECONDS_FILE
         write_json(path, {"schema": SCHEMA, "seconds": seconds})
 
 
 def read_seconds(run: Run) -> float:
-    """How long candidates were evaluated; 0 where that was not recorded."""
+    """Seconds that the evaluations took; 0 where that was not recorded."""
     path = run.directory.stage("search") / SECONDS_FILE
     return read_json(path, float, schema=SCHEMA, key="seconds") if path.exists() else 0.0
 
@@ -103,73 +102,65 @@ def read_study_name(run: Run) -> str:
     return read_json(path, str, schema=SCHEMA, key="study_name")
 
 
-def _driver(run: Run, storage: BaseStorage, on_told: Callable[[Candidate], None]) -> Driver:
-    settings, folder = run.config.search, run.directory.stage("search")
-    study = folder / STUDY_FILE
+def _driver(run: Run, storage: BaseStorage, on_reported: Callable[[Candidate], None]) -> Driver:
+    settings, study = run.config.search, run.directory.stage("search") / STUDY_FILE
     if not study.exists():
         run.directory.begin("search", run.fingerprint("search"))
         # Unique, since many runs may share one database.
         name = f"{run.config.name}-{uuid.uuid4().hex[:12]}"
         write_json(study, {"schema": SCHEMA, "study_name": name})
-    name = read_study_name(run)
-    learned = [distribution.alphas for distribution in read_distributions(run)]
-    seed, levels, limits = run.config.seed, _levels(run), _limits(run)
+    seed, bounds, limits = run.config.seed, _bounds(run), _limits(run)
+    levels = {"macs": run.levels}
+    for name in {bound.cost for bound in bounds}:
+        levels[name] = CostLevels(run.space, cost=run.costs[name])
+    objective = levels[run.config.objective]
+    design = initial_design(
+        run.space,
+        run.levels,
+        run.budgets,
+        settings.spread,
+        seed,
+        learned=[distribution.alphas for distribution in read_distributions(run)],
+        inside=[(levels[bound.cost], bound) for bound in bounds],
+    )
     return Driver(
         run.space,
         settings,
         storage=storage,
-        study_name=name,
+        study_name=read_study_name(run),
         within=limits,
-        design=initial_design(
-            run.space,
-            run.levels,
-            run.budgets,
-            settings.spread,
-            seed,
-            learned,
-            [(levels[bound.cost], bound) for bound in _others(run)],
-        ),
+        design=design,
         seed=seed,
-        cost=levels[run.config.objective].cost,
-        propose=_proposals(run, levels[run.config.objective], limits),
-        log=folder / OUTCOMES_FILE,
-        on_told=on_told,
+        cost=objective.cost,
+        propose=_proposals(run, objective, limits),
+        on_reported=on_reported,
     )
 
 
-def _others(run: Run) -> list[Bound]:
-    """The bounds on other costs than MACs."""
+def _bounds(run: Run) -> list[Bound]:
+    """The bounds on costs other than MACs."""
     return [budget.bound for budget in run.budgets if budget.bound is not None]
 
 
-def _levels(run: Run) -> dict[str, CostLevels]:
-    """The architectures by MACs and by each other cost that is bounded."""
-    names = {bound.cost for bound in _others(run)}
-    return {"macs": run.levels} | {
-        name: CostLevels(run.space, cost=run.costs[name]) for name in names
-    }
-
-
 def _limits(run: Run) -> Ranges:
-    """The least and the most of what is made small beside the loss, in each budget."""
+    """The ranges of the objective beside the loss that the budgets admit."""
     if run.config.objective == "macs":
         return ranges((budget.min_macs, budget.max_macs) for budget in run.budgets)
-    return ranges((one.lower, one.upper) for one in _others(run))
+    return ranges((bound.lower, bound.upper) for bound in _bounds(run))
 
 
 def _proposals(run: Run, levels: CostLevels, limits: Ranges) -> Propose | None:
-    """What the samplers propose that are not Optuna's."""
+    """The proposals of the samplers that are not Optuna's."""
     if run.config.search.sampler == "learned":
         return learned_proposals(run)
-    settings = run.config.search
-    return proposals(settings.sampler, levels, limits, run.config.seed)
+    return proposals(run.config.search.sampler, levels, limits, run.config.seed)
 
 
 def write_trials(candidates: Sequence[Candidate], path: Path) -> None:
-    """Write the candidates as a table: a row each, α by site at last.
+    """Write the candidates as a table of one row each; the last columns are α by site.
 
-    The form is MLflow's, which shows it and reads it with ``mlflow.load_table``; it allows no
-    other key, not even a schema version.
+    The format is that of ``mlflow.load_table``, which allows no other key, such as a schema
+    version.
     """
     metrics = dict.fromkeys(name for one in candidates for name in one.metrics if name != "loss")
     sites = dict.fromkeys(name for one in candidates for name in one.alphas)
@@ -185,40 +176,31 @@ def write_trials(candidates: Sequence[Candidate], path: Path) -> None:
 
 
 def _reporter(run: Run, bar: Bar, front: list[Candidate]) -> Callable[[Candidate], None]:
-    """Tells the bar and MLflow of each candidate, and keeps the front, of all until then."""
+    """Reports each candidate to the bar and the tracker, and keeps the front up to it."""
 
-    def on_told(candidate: Candidate) -> None:
+    def on_reported(candidate: Candidate) -> None:
         bar.advance(note=f"{candidate.macs / 1e6:,.2f} M MACs, loss {candidate.loss:.3f}")
-        (told,) = with_costs(run, [candidate])
-        found = Front.of((*front, told), cost=run.config.objective)
+        (candidate,) = with_costs(run, [candidate])
+        found = Front.of((*front, candidate), cost=run.config.objective)
         front[:], area = found.candidates, found.hypervolume(_reference(run))
-        # Once: the study is on disk behind its batch, of which all may be told again.
-        run.tracker.metrics_once(KEY, _metrics_of(told, area), candidate.trial)
+        # Once: after a kill, the study may report its last batch again.
+        run.tracker.metrics_once(KEY, _metrics_of(candidate, area), candidate.trial)
 
-    return on_told
+    return on_reported
 
 
 def _reference(run: Run) -> tuple[float, float]:
-    """Of a hypervolume: the largest budget, and the loss of a guess among all classes."""
+    """Reference of hypervolumes: the largest budget, and the loss of a uniform guess."""
     return float(_limits(run)[-1][1]), log(float(run.space.backbone_args["num_classes"]))
 
 
 def _metrics_of(candidate: Candidate, hypervolume: float) -> dict[str, float]:
-    """Metrics of a trial; the hypervolume is that of all up to it."""
+    """Metrics of a trial; the hypervolume is that of all candidates up to it."""
     return {"macs": float(candidate.macs), "hypervolume": hypervolume, **candidate.metrics}
 
 
-def _metrics_by_trial(
-    run: Run, candidates: Sequence[Candidate]
-) -> list[tuple[int, dict[str, float]]]:
-    areas = hypervolume_curve(candidates, _reference(run), run.config.objective)
-    return [
-        (one.trial, _metrics_of(one, area)) for one, area in zip(candidates, areas, strict=True)
-    ]
-
-
 def _evaluate(run: Run, driver: Driver) -> None:
-    """Evaluate what the driver hands out, here or through Ray Tune."""
+    """Evaluate the candidates of the driver, here or through Ray Tune."""
     settings = run.config.search
     if driver.done:
         return
@@ -243,7 +225,7 @@ def _evaluate(run: Run, driver: Driver) -> None:
 
 
 def _choose(run: Run, candidates: list[Candidate]) -> dict[str, Candidate]:
-    """The best candidate on search_val for each budget, read again on the read part."""
+    """The best candidate on search_val for each budget, evaluated again on the read part."""
     read: Callable[[Mapping[str, float]], Mapping[str, float]] = scorer(run, "read")()
     chosen: dict[str, Candidate] = {}
     for budget in run.budgets:
@@ -258,7 +240,7 @@ def _choose(run: Run, candidates: list[Candidate]) -> dict[str, Candidate]:
 
 
 def chosen_by(run: Run) -> str:
-    """The metric of candidates that is lowest of the best one; empty for their loss."""
+    """The metric that the best candidate has the lowest of; empty for the loss."""
     return EXPECTED if run.config.search.choose_by == "expected" else ""
 
 

@@ -1,12 +1,7 @@
 """What a run that is still going on has found; nothing of it is changed."""
 
-import json
-import shutil
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
-from octnas.errors import SearchError
 from octnas.pipeline.records import (
     read_candidates,
     read_chosen,
@@ -16,7 +11,6 @@ from octnas.pipeline.retrain import PLAN_FILE, read_plan
 from octnas.pipeline.run import Run
 from octnas.pipeline.search import (
     JOURNAL_FILE,
-    OUTCOMES_FILE,
     STUDY_FILE,
     chosen_by,
     read_study_name,
@@ -24,8 +18,8 @@ from octnas.pipeline.search import (
 from octnas.results.front import Candidate, best_under
 from octnas.results.networks import Retrained
 from octnas.runtime.directory import WHOLE_RUN
-from octnas.search.storage import Journal, quiet
-from octnas.search.study import Driver
+from octnas.search.storage import Journal, open_study, quiet
+from octnas.search.study import evaluated
 from octnas.training.standalone import Training, training_folder
 
 
@@ -40,7 +34,7 @@ def stages_left(run: Run) -> dict[str, str]:
 
 
 def candidates_so_far(run: Run) -> tuple[Candidate, ...]:
-    """Every candidate that the search has told its study of; none before it has begun.
+    """Every candidate that the search has reported to its study; none before it has begun.
 
     A study in a database is read when the search is finished.
     """
@@ -51,26 +45,8 @@ def candidates_so_far(run: Run) -> tuple[Candidate, ...]:
     if run.config.search.storage or not there:
         return ()
     quiet()
-    with tempfile.TemporaryDirectory() as copies:
-        # The search is writing to them, and opening them mends what a killed process has left.
-        for name in (JOURNAL_FILE, OUTCOMES_FILE):
-            if (folder / name).exists():
-                shutil.copy(folder / name, copies)
-        try:
-            driver = Driver(
-                run.space,
-                run.config.search,
-                storage=Journal(Path(copies) / JOURNAL_FILE),
-                study_name=read_study_name(run),
-                within=((0, run.space.largest_macs),),
-                design=(),
-                seed=run.config.seed,
-                log=Path(copies) / OUTCOMES_FILE,
-            )
-        except (SearchError, json.JSONDecodeError):
-            # It was copied in the middle of a line; the next copy will be whole.
-            return ()
-        return tuple(driver.candidates())
+    study = open_study(Journal(folder / JOURNAL_FILE), read_study_name(run))
+    return tuple(evaluated(study, run.space, run.config.search).values())
 
 
 def chosen_so_far(run: Run, candidates: tuple[Candidate, ...]) -> Mapping[str, Candidate]:

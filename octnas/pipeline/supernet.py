@@ -19,7 +19,7 @@ from octnas.nn.supernet import TrainedSupernet
 from octnas.nn.weights import save_weights
 from octnas.pipeline.records import PARENT, begin_tracking
 from octnas.pipeline.run import Run
-from octnas.search.samplers import History, Propose
+from octnas.search.samplers import Propose
 from octnas.settings import flatten
 from octnas.space.distribution import Distribution, Probabilities, draw_within
 from octnas.training.checkpoint import Checkpoints
@@ -78,9 +78,9 @@ def learned_proposals(run: Run) -> Propose:
     """Architectures drawn inside one budget after the other, by seed and number alone."""
     found, budgets, seed = read_distributions(run), run.budgets, run.config.seed
 
-    def propose(history: History) -> dict[str, float]:
-        index = history.number % len(budgets)
-        rng = np.random.default_rng((seed, history.number))
+    def propose(number: int, *_: object) -> dict[str, float]:
+        index = number % len(budgets)
+        rng = np.random.default_rng((seed, number))
         return draw_within(run.space, found[index], budgets[index], rng)
 
     return propose

@@ -106,18 +106,22 @@ class Front:
         return Front(tuple(front), cost)
 
     def hypervolume(self, reference: tuple[float, float]) -> float:
-        """Area that the front dominates up to ``reference`` = (cost, loss).
+        """Area that the front dominates up to ``reference`` = (cost, loss)."""
+        return hypervolume([(one.cost(self.cost), one.loss) for one in self.candidates], reference)
 
-        Candidates beyond the reference in either coordinate add nothing.
-        """
-        cost_end, loss_end = reference
-        area = 0.0
-        for candidate in self.candidates:
-            cost = candidate.cost(self.cost)
-            if cost < cost_end and candidate.loss < loss_end:
-                area += (cost_end - cost) * (loss_end - candidate.loss)
-                loss_end = candidate.loss
-        return area
+
+def hypervolume(points: Iterable[tuple[float, float]], reference: tuple[float, float]) -> float:
+    """Area that points (cost, loss) dominate up to a reference.
+
+    Points beyond the reference in either coordinate add nothing.
+    """
+    cost_end, loss_end = reference
+    area = 0.0
+    for cost, loss in sorted(points):
+        if cost < cost_end and loss < loss_end:
+            area += (cost_end - cost) * (loss_end - loss)
+            loss_end = loss
+    return area
 
 
 def hypervolume_curve(

@@ -1,12 +1,10 @@
-"""Optuna's samplers, and one for what is proposed elsewhere.
+"""What a search evaluates: the first candidates, own samplers, and Optuna's.
 
-Samplers that know the space: each proposes one architecture, from what was told before.
-
-Every proposal is decided by the seed, the number of its trial and the candidates told until then.
+Every proposal follows from the seed, the number of its trial and the candidates that were reported
+before its batch.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -16,300 +14,212 @@ from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from octnas.results.front import Candidate, Front
+from octnas.results.front import Candidate, hypervolume
 from octnas.search.settings import Sampler, SearchSettings
-from octnas.search.surrogate import Drawn, Features, Surrogate, Values, fit, scores_of
+from octnas.search.surrogate import Drawn, Features, Surrogate, Values, fit
 from octnas.space.cost_table import CostLevels
+from octnas.space.costs import Bound, Budget
 from octnas.space.optimum import best_front
+from octnas.space.search_space import SearchSpace
 
+LEARNED = "learned"
+UNIFORM = "uniform"
+SPREAD = "spread"
 
-class ProposalSampler(BaseSampler):
-    """Proposes one architecture.
+Key = tuple[float, ...]
+"""An architecture of the space, see `SearchSpace.key`."""
 
-    Args:
-        alphas: by searchable site, of each site's choices.
-    """
+Design = Sequence[tuple[str, Mapping[str, float]]]
+"""Origin and α by site of the first candidates."""
 
-    def __init__(self, alphas: Mapping[str, float]) -> None:
-        self._alphas = alphas
+Ranges = Sequence[tuple[int, int]]
+"""Ranges of a cost, both ends included; ascending and disjoint."""
 
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """Nothing is left to Optuna."""
-        del study, trial
-        return {}
+Propose = Callable[[int, Sequence[Candidate], Collection[Key]], Mapping[str, float]]
+"""Returns the α by site that a trial evaluates.
 
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Nothing is left to Optuna."""
-        del study, trial, search_space
-        return {}
-
-    def sample_independent(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """The site's α."""
-        del study, trial, param_distribution
-        return self._alphas[param_name]
-
-
-class SiteBySite(BaseSampler):
-    """Another sampler, which draws each site whatever was drawn before.
-
-    A process that dies in the middle of a trial leaves some sites on disk. What goes on with the
-    trial is not asked for them again, and one stream of random numbers would then be out of step.
-
-    Args:
-        make: the sampler for a stream.
-    """
-
-    def __init__(self, make: Callable[[int], BaseSampler]) -> None:
-        self._make, self._whole = make, make(0)
-
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """The other sampler's."""
-        if not isinstance(self._whole, NSGAIISampler):
-            return self._whole.infer_relative_search_space(study, trial)
-        # What Optuna finds by comparing all trials with each other, at every ask: here each has
-        # the same sites.
-        told = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return dict(sorted(told[-1].distributions.items())) if told else {}
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """The other sampler's, from a generation's parents in the order of their numbers.
-
-        The trial that chooses the parents would take them in another order than all that follow,
-        and than the same trial gone on with.
-        """
-        if isinstance(self._whole, NSGAIISampler):
-            generation = self._whole.get_trial_generation(study, trial)
-            self._whole.get_parent_population(study, generation)
-        return self._whole.sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """The other sampler's, with a stream of the site's own."""
-        own = self._make(crc32(param_name.encode()))
-        return own.sample_independent(study, trial, param_name, param_distribution)
-
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """The other sampler's."""
-        self._whole.before_trial(study, trial)
-
-    def after_trial(
-        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
-        """The other sampler's."""
-        self._whole.after_trial(study, trial, state, values)
-
-
-def optuna_sampler(settings: SearchSettings, seed: int, number: int) -> BaseSampler:
-    """Optuna's sampler for one ask; its random state follows from seed and trial number alone."""
-
-    def make(stream: int) -> BaseSampler:
-        mixed = (seed * 1_000_003 + number + stream) % 2**32
-        if settings.sampler == "tpe":
-            return TPESampler(seed=mixed, n_startup_trials=0, constant_liar=True)
-        return NSGAIISampler(population_size=settings.population, seed=mixed)
-
-    return SiteBySite(make)
-
+Called with the number of the trial, the candidates that were reported before its batch, and all
+architectures that were proposed before.
+"""
 
 # Streams of random numbers.
 _RANDOM, _SURROGATE = 1, 2
 # Architectures of a drawn model's front that are compared, and models until one is new.
 _FRONT, _MODELS = 48, 8
-# Candidates that a model is fitted to at least.
+# Candidates that a model needs.
 _FEWEST = 2
-# Uniform draws for something new: so many times those that are expected to bring it, where a range
-# is all but evaluated; and at most.
+# Uniform draws for something new: so many times the expected number; and at most.
 _TRIES, _MOST_TRIES = 10, 20_000
 
 
-@dataclass(frozen=True)
-class History:
-    """What a sampler may know when it proposes.
-
-    Attributes:
-        number: of the trial.
-        told: the candidates that were told before its batch, without the failed ones.
-        taken: all architectures that were proposed before it, see `SearchSpace.key`.
-    """
-
-    number: int
-    told: Sequence[Candidate]
-    taken: Collection[tuple[float, ...]]
+def bounds(budgets: Sequence[Budget]) -> tuple[int, int]:
+    """The fewest and the most MACs that any of the budgets admits."""
+    return min(b.min_macs for b in budgets), max(b.max_macs for b in budgets)
 
 
-Ranges = Sequence[tuple[int, int]]
-"""Of a cost, both ends included; ascending, and apart from each other."""
+def ranges(bounds: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Disjoint ranges in ascending order; those that overlap or touch are joined."""
+    found: list[tuple[int, int]] = []
+    for low, high in sorted(bounds):
+        if found and low <= found[-1][1] + 1:
+            found[-1] = found[-1][0], max(high, found[-1][1])
+        else:
+            found.append((low, high))
+    return found
 
-Propose = Callable[[History], Mapping[str, float]]
-"""The α by site that a trial evaluates."""
 
-
-def proposals(
-    sampler: Sampler,
+def initial_design(
+    space: SearchSpace,
     levels: CostLevels,
-    within: Ranges,
+    budgets: Sequence[Budget],
+    spread: int,
     seed: int,
-) -> Propose | None:
-    """What ``random`` and ``surrogate`` propose; None for other samplers.
+    learned: Sequence[Mapping[str, float]] = (),
+    inside: Sequence[tuple[CostLevels, Bound]] = (),
+) -> Design:
+    """Learned and uniform architectures, and some spread over MACs; all different.
+
+    Args:
+        space: the search space.
+        levels: its architectures by MACs.
+        budgets: the spread lies between their lowest and their highest bound.
+        spread: number of equal ranges of MACs, from each of which one architecture is drawn.
+        seed: of the draws.
+        learned: α by site of the most probable architectures of a learnable supernet.
+        inside: architectures by another cost, and a budget's bound on it; each adds a spread
+            inside the bound.
+    """
+    design: list[tuple[str, Mapping[str, float]]] = [(LEARNED, alphas) for alphas in learned]
+    design += [(UNIFORM, space.uniform(alpha).alphas) for alpha in space.grid]
+    rng = np.random.default_rng(seed)
+    design += [(SPREAD, found) for found in levels.spread(rng, spread, *bounds(budgets))]
+    for others, bound in inside:
+        drawn = others.spread(rng, spread, bound.lower, bound.upper)
+        design += [(SPREAD, found) for found in drawn]
+    distinct: dict[str, tuple[str, Mapping[str, float]]] = {}
+    for origin, found in design:
+        distinct.setdefault(space.architecture(found).id, (origin, found))
+    return list(distinct.values())
+
+
+def proposals(sampler: Sampler, levels: CostLevels, within: Ranges, seed: int) -> Propose | None:
+    """The proposals of ``random`` and ``surrogate``; None for other samplers.
 
     Args:
         sampler: its name.
-        levels: the architectures by what is made small beside the loss.
-        within: ranges in its unit, both ends included, ascending.
+        levels: the architectures by the objective beside the loss.
+        within: ranges of that.
         seed: of the draws.
     """
-    if sampler == "random":
-        return random_proposals(levels, within, seed)
-    if sampler == "surrogate":
-        return surrogate_proposals(levels, within, seed)
-    return None
+    made = {"random": random_proposals, "surrogate": surrogate_proposals}.get(sampler)
+    return made and made(levels, within, seed)
 
 
 def random_proposals(levels: CostLevels, within: Ranges, seed: int) -> Propose:
-    """Every architecture within the ranges with the same probability, exactly.
+    """Every architecture within the ranges with the same probability; see `proposals`."""
 
-    Args:
-        levels: the architectures by what is made small beside the loss.
-        within: ranges in its unit, both ends included, ascending.
-        seed: of the draws.
-    """
-
-    def propose(history: History) -> dict[str, float]:
-        rng = np.random.default_rng((_RANDOM, seed, history.number))
-        return _drawn(levels, within, rng)
+    def propose(number: int, *_: object) -> dict[str, float]:
+        return _drawn(levels, within, np.random.default_rng((_RANDOM, seed, number)))
 
     return propose
 
 
 def surrogate_proposals(levels: CostLevels, within: Ranges, seed: int) -> Propose:
-    """What a model of the score finds best that was not proposed before.
+    """The best new architecture according to a model of the score; see `proposals`.
 
     Each trial draws a model from the posterior (Thompson, Biometrika 25, 1933), solves its front
     within the ranges exactly, and takes the architecture there that adds most to the hypervolume
-    of the candidates, as that model sees all of them.
-
-    Args:
-        levels: the architectures by what is made small beside the loss.
-        within: ranges in its unit, both ends included, ascending.
-        seed: of the draws.
+    of the reported candidates, all of them scored by that model.
     """
-    fitted: dict[int, tuple[Surrogate, _Known]] = {}
     features = Features(levels.space, pairs=True)
-    known_of = _once_for_each(levels, features)
+    # Of each candidate, worked out once: features and cost.
+    known: dict[str, tuple[Values, int]] = {}
+    fitted: dict[int, tuple[Surrogate, Values, Values]] = {}
 
-    def propose(history: History) -> dict[str, float]:
-        rng, told = np.random.default_rng((_SURROGATE, seed, history.number)), history.told
-        if len(told) < _FEWEST:
-            return _new(levels, within, rng, history)
-        if len(told) not in fitted:
+    def fit_to(candidates: Sequence[Candidate]) -> tuple[Surrogate, Values, Values]:
+        if new := [one for one in candidates if one.id not in known]:
+            for one, row in zip(new, features([one.alphas for one in new]), strict=True):
+                known[one.id] = row, levels.cost.of(one.alphas)
+        rows, costs = zip(*(known[one.id] for one in candidates), strict=True)
+        found, losses = np.stack(rows), [one.loss for one in candidates]
+        return fit(features, found, losses), found, np.array(costs, float)
+
+    def propose(
+        number: int, candidates: Sequence[Candidate], taken: Collection[Key]
+    ) -> dict[str, float]:
+        rng = np.random.default_rng((_SURROGATE, seed, number))
+        if len(candidates) < _FEWEST:
+            return _new(levels, within, rng, taken)
+        if len(candidates) not in fitted:
             fitted.clear()
-            known = known_of(told)
-            model = fit(features, scores_of(told, known.rows))
-            fitted[len(told)] = model, known
-        model, known = fitted[len(told)]
+            fitted[len(candidates)] = fit_to(candidates)
+        model, rows, costs = fitted[len(candidates)]
         for _ in range(_MODELS):
-            found = _best_new(levels, within, model.draw(rng), known, history.taken)
+            drawn = model.draw(rng)
+            found = _best_new(levels, within, drawn, costs, rows @ drawn.weights, taken)
             if found is not None:
                 return found
-        return _new(levels, within, rng, history)
+        return _new(levels, within, rng, taken)
 
     return propose
-
-
-@dataclass(frozen=True, eq=False)
-class _Known:
-    """The candidates that a model was fitted to.
-
-    Attributes:
-        rows: their features, shape ``(n, columns)``.
-        costs: shape ``(n,)``.
-    """
-
-    rows: Values
-    costs: Values
-
-    def front(self, values: Values) -> list[Candidate]:
-        """Those that none as cheap beats, as a model sees them; shape of the values ``(n,)``."""
-        order = np.lexsort((values, self.costs))
-        best = np.minimum.accumulate(values[order])
-        kept = order[np.flatnonzero(np.diff(best, prepend=np.inf) < 0)]
-        return [
-            Candidate("known", {}, int(self.costs[index]), float(values[index])) for index in kept
-        ]
-
-
-def _once_for_each(
-    levels: CostLevels, features: Features
-) -> Callable[[Sequence[Candidate]], _Known]:
-    """What is known of candidates, worked out once for each."""
-    found: dict[str, tuple[Values, int]] = {}
-
-    def known_of(told: Sequence[Candidate]) -> _Known:
-        new = [one for one in told if one.id not in found]
-        made = features([one.alphas for one in new]) if new else ()
-        for one, row in zip(new, made, strict=True):
-            found[one.id] = row, levels.cost.of(one.alphas)
-        rows, costs = zip(*(found[one.id] for one in told), strict=True)
-        return _Known(np.stack(rows), np.array(costs, float))
-
-    return known_of
 
 
 def _best_new(
     levels: CostLevels,
     within: Ranges,
     model: Drawn,
-    known: _Known,
-    taken: Collection[tuple[float, ...]],
+    costs: Values,
+    scores: Values,
+    taken: Collection[Key],
 ) -> dict[str, float] | None:
-    """The architecture on a model's front that adds most; None if all were proposed before."""
-    scores = {sites: -score for sites, score in model.scores.items()}
+    """The architecture on a model's front that adds most to the hypervolume.
+
+    Args:
+        levels: the architectures by cost.
+        within: ranges of the cost.
+        model: that scores them.
+        costs, scores: of the reported candidates, the scores by the model, shape ``(n,)``.
+        taken: what is not proposed again.
+
+    Returns:
+        None if everything on the front is taken.
+    """
+    by_site = {sites: -score for sites, score in model.scores.items()}
     front = [
         alphas
         for low, high in within
-        for alphas in best_front(levels, scores, low, high, most=_FRONT)
+        for alphas in best_front(levels, by_site, low, high, most=_FRONT)
         if levels.space.key(alphas) not in taken
     ]
     if not front:
         return None
-    before, values = known.rows @ model.weights, model(front)
-    reference = (float(within[-1][1] + 1), float(max(before.max(), values.max())) + 1e-9)
-    best = known.front(before)
-    gains = [
-        Front.of([*best, Candidate("new", alphas, levels.cost.of(alphas), value)])
+    values = model(front)
+    reference = (float(within[-1][1] + 1), float(max(scores.max(), values.max())) + 1e-9)
+    known = _front(costs, scores)
+    areas = [
+        hypervolume([*known, (levels.cost.of(alphas), value)], reference)
         for alphas, value in zip(front, values.tolist(), strict=True)
     ]
-    return dict(front[int(np.argmax([one.hypervolume(reference) for one in gains]))])
+    return dict(front[int(np.argmax(areas))])
+
+
+def _front(costs: Values, scores: Values) -> list[tuple[float, float]]:
+    """The non-dominated points, ascending in cost."""
+    order = np.lexsort((scores, costs))
+    best = np.minimum.accumulate(scores[order])
+    kept = order[np.diff(best, prepend=np.inf) < 0]
+    return list(zip(costs[kept].tolist(), scores[kept].tolist(), strict=True))
 
 
 def _new(
-    levels: CostLevels, within: Ranges, rng: np.random.Generator, history: History
+    levels: CostLevels, within: Ranges, rng: np.random.Generator, taken: Collection[Key]
 ) -> dict[str, float]:
-    """Any architecture that was not proposed before, unless there is none, all but surely."""
+    """An architecture that was not proposed before, if there is any left, all but surely."""
     inside = sum(levels.count(*one) for one in within)
-    tries = _TRIES * inside / max(1.0, inside - len(history.taken))
+    tries = _TRIES * inside / max(1.0, inside - len(taken))
     for _ in range(int(min(max(tries, _TRIES), _MOST_TRIES))):
         alphas = _drawn(levels, within, rng)
-        if levels.space.key(alphas) not in history.taken:
+        if levels.space.key(alphas) not in taken:
             break
     return alphas
 
@@ -321,3 +231,71 @@ def _drawn(levels: CostLevels, within: Ranges, rng: np.random.Generator) -> dict
         counts = np.array([levels.count(*one) for one in within])
         bounds = within[int(rng.choice(len(within), p=counts / counts.sum()))]
     return levels.sample(rng, *bounds, by_count=True)
+
+
+class SiteBySite(BaseSampler):
+    """An Optuna sampler whose value for a site does not depend on the sites drawn before.
+
+    A process that dies in the middle of a trial leaves some of its sites in the storage. Resuming
+    does not draw these again, which would put a single stream of random numbers out of step.
+
+    Args:
+        make: returns the sampler for a stream.
+    """
+
+    def __init__(self, make: Callable[[int], BaseSampler]) -> None:
+        self._make, self._whole = make, make(0)
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """That of the sampler."""
+        if not isinstance(self._whole, NSGAIISampler):
+            return self._whole.infer_relative_search_space(study, trial)
+        # Optuna would compare all trials with each other; here all have the same sites.
+        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return dict(sorted(complete[-1].distributions.items())) if complete else {}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The values of the sampler."""
+        if isinstance(self._whole, NSGAIISampler):
+            # The trial that selects a generation's parents gets them in another order than the
+            # trials after it, or the same trial resumed. Selected here, all read them back.
+            generation = self._whole.get_trial_generation(study, trial)
+            self._whole.get_parent_population(study, generation)
+        return self._whole.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """The value of the sampler, from a stream of the site's own."""
+        own = self._make(crc32(param_name.encode()))
+        return own.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """That of the sampler."""
+        self._whole.before_trial(study, trial)
+
+    def after_trial(
+        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """That of the sampler."""
+        self._whole.after_trial(study, trial, state, values)
+
+
+def optuna_sampler(settings: SearchSettings, seed: int, number: int) -> BaseSampler:
+    """Optuna's sampler for one trial; its random state follows from seed and number alone."""
+
+    def make(stream: int) -> BaseSampler:
+        mixed = (seed * 1_000_003 + number + stream) % 2**32
+        if settings.sampler == "tpe":
+            return TPESampler(seed=mixed, n_startup_trials=0, constant_liar=True)
+        return NSGAIISampler(population_size=settings.population, seed=mixed)
+
+    return SiteBySite(make)

@@ -1,205 +1,132 @@
-"""Where the study of a search lives: a journal file of the run's own, or a database.
+"""Where the study of a search is stored: a journal file in the run directory, or a database."""
 
-The outcomes of a search on disk, one line each, before the study is told of them.
-"""
-
-import glob
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal import BaseJournalBackend
 from sqlalchemy.exc import SQLAlchemyError
 
 from octnas.errors import SearchError, first_cause
 from octnas.io.credentials import redact
-from octnas.io.files import append_line, naming, parse_json, read_as
+from octnas.io.files import naming, parse_json, read_as
 
-SCHEMA = 1
-Entry = TypeVar("Entry")
-
-
-def read_lines(path: Path, what: str, read: Callable[[str], Entry]) -> list[Entry]:
-    """What the lines of a file that is only ever added to say.
-
-    A last line that is not whole is removed, as a process that was killed or a full disk leaves
-    it: the next one must not be glued to it.
-
-    Args:
-        path: of the file; none is one without lines.
-        what: each line is, for the message.
-        read: a line to what it says; ValueError, KeyError or TypeError where it says nothing.
-
-    Raises:
-        SearchError: a whole line that says nothing.
-    """
-    content = path.read_bytes() if path.exists() else b""
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
-    found = []
-    for number, line in enumerate(content[:whole].split(b"\n")[:-1], start=1):
-        try:
-            found.append(read(line.decode()))
-        except (ValueError, KeyError, TypeError):
-            raise SearchError(
-                f"{path}: line {number} is not {what}; redo the search with --fresh search"
-            ) from None
-    return found
-
-
-@dataclass(frozen=True)
-class _Line:
-    schema: int
-    id: str
-    metrics: Mapping[str, float]
-
-
-def _outcome(line: str) -> tuple[str, dict[str, float]]:
-    found = read_as(_Line, parse_json(line))
-    if found.schema != SCHEMA:
-        raise ValueError(found.schema)
-    if not isfinite(found.metrics["loss"]):
-        raise ValueError(found.metrics["loss"])
-    return found.id, dict(found.metrics)
-
-
-class OutcomeLog:
-    """Metrics of evaluated architectures by id, in a file that is only ever added to.
-
-    Raises:
-        SearchError: a line that is not whole, unless it is the last; that one was cut off when
-            its process died, and is evaluated again.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._outcomes = dict(read_lines(path, f"an outcome of schema {SCHEMA}", _outcome))
-
-    def __contains__(self, identity: str) -> bool:
-        return identity in self._outcomes
-
-    def __getitem__(self, identity: str) -> Mapping[str, float]:
-        return self._outcomes[identity]
-
-    def add(self, identity: str, metrics: Mapping[str, float]) -> None:
-        """Keep an outcome; it is on disk when this returns."""
-        line = json.dumps({"schema": SCHEMA, "id": identity, "metrics": dict(metrics)})
-        append_line(self._path, line)
-        self._outcomes[identity] = dict(metrics)
-
-
-# Optuna's, behind the name of the file; with more behind it while it is given back.
-_LOCK = ".lock"
-# What Optuna raises over lines that it has not written.
+# Raised by Optuna on lines that it has not written.
 _SPOILT = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 
 
 class Journal(JournalStorage):
-    """A journal file of one process, which is on disk after `flush`.
+    """Optuna's journal storage for a single process, with a file that is written by `flush`.
 
-    Optuna locks and syncs the file for every value of every trial: 9 ms each where a sync takes 4,
-    and so half a second for a trial of 29 sites that is asked for and told. What is lost with the
-    process is no result, since those have a file of their own, and is asked for again.
+    Optuna's own backend locks and syncs the file for every value of every trial: half a second for
+    a trial of 29 sites. The file has the same format. Opening it changes nothing.
 
     Args:
-        path: of the file; made anew, or gone on with.
+        path: of the file, which need not exist yet.
 
     Raises:
-        SearchError: a line that is no JSON, or that Optuna does not understand.
+        SearchError: a complete line that is not JSON, or that Optuna does not understand.
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._buffer = _Buffer(path)
+        self._file = _File(path)
         try:
-            super().__init__(self._buffer)
+            super().__init__(self._file)
         except _SPOILT as error:
             raise SearchError(
-                f"{path}: is no journal of a study ({type(error).__name__}: {error}); redo the "
+                f"{path}: not the journal of a study ({type(error).__name__}: {error}); redo the "
                 "search with --fresh search"
             ) from error
 
     def flush(self) -> None:
-        """Write what is waiting, in one piece."""
-        self._buffer.flush()
+        """Write everything that is new, in one piece; it is on disk when this returns."""
+        self._file.flush()
 
 
-def _entry(line: str) -> dict[str, Any]:
-    found: dict[str, Any] = read_as(dict[str, Any], parse_json(line))
-    return found
+class _File(BaseJournalBackend):
+    """A journal file, one JSON object per line.
 
-
-class _Buffer(BaseJournalBackend):
-    """The file, and the logs that come after it."""
+    What a killed process or a full disk has left of a last line is ignored, and overwritten.
+    """
 
     def __init__(self, path: Path) -> None:
-        # Optuna would pass over a last line that it cannot read.
-        self._written = len(read_lines(path, "one of a study", _entry))
-        # Optuna's own lock is a link to the path as it is given here, which leads elsewhere or
-        # nowhere where that is relative; it would wait without end for one of a killed process.
-        lock = JournalFileOpenLock(str(path))
-        for left in path.parent.glob(f"{glob.escape(path.name)}{_LOCK}*"):
-            left.unlink(missing_ok=True)
-        self._path, self._file = path, JournalFileBackend(str(path), lock_obj=lock)
-        self._waiting: list[dict[str, Any]] = []
+        content = path.read_bytes() if path.exists() else b""
+        # Where the next line begins.
+        self._end = content.rfind(b"\n") + 1
+        self._path, self._first, self._logs = path, 0, list[dict[str, Any]]()
+        for number, line in enumerate(content[: self._end].splitlines(), start=1):
+            try:
+                self._logs.append(read_as(dict[str, Any], parse_json(line)))
+            except (ValueError, TypeError):
+                raise SearchError(
+                    f"{path}: line {number} is not a line of a study; redo the search with "
+                    "--fresh search"
+                ) from None
+        self._written = len(self._logs)
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
-        if log_number_from < self._written:
-            yield from self._file.read_logs(log_number_from)
-        yield from self._waiting[max(0, log_number_from - self._written) :]
+        yield from self._logs[log_number_from - self._first :]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        # As the file would give them back.
-        self._waiting += json.loads(json.dumps(logs))
+        # As they are read back from the file.
+        self._logs += json.loads(json.dumps(logs))
 
     def flush(self) -> None:
-        if self._waiting:
-            with naming(self._path):
-                self._file.append_logs(self._waiting)
-            self._written += len(self._waiting)
-            self._waiting = []
+        if new := self._logs[self._written :]:
+            text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in new)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with naming(self._path), self._path.open("ab") as file:
+                file.truncate(self._end)
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+                self._end = file.tell()
+        # Optuna reads each log once, as it is appended.
+        self._first += len(self._logs)
+        self._logs, self._written = [], 0
 
 
 def open_storage(url: str, journal: Path) -> BaseStorage:
     """The storage of the study: a database, or a journal file where no URL is given.
 
     Raises:
-        SearchError: the database cannot be reached; without its password.
+        SearchError: the database is unreachable; the message hides its password.
     """
     if not url:
         return Journal(journal)
     try:
         return RDBStorage(url)
     except Exception as error:  # noqa: BLE001
-        # Any driver may stand behind the URL, each with errors of its own.
+        # The URL may name any driver, each with errors of its own.
         reason = redact(" ".join(str(error).split()))
         raise SearchError(f"search.storage: {redact(url)} cannot be opened ({reason})") from None
 
 
 @contextmanager
 def opened(url: str, journal: Path) -> Iterator[BaseStorage]:
-    """The same, and its connections closed in the end.
+    """Open the storage as `open_storage`, and close its connections at the end.
 
     Raises:
-        SearchError: the database cannot be reached, or fails within the block; without its
+        SearchError: the database is unreachable, or fails within the block; the message hides its
             password.
     """
     storage = open_storage(url, journal)
     try:
         yield storage
     except (StorageInternalError, SQLAlchemyError) as error:
+        cause = first_cause(error)
+        # SQLAlchemy's own message repeats the statement with all its values.
+        said = getattr(cause, "orig", None) or cause
+        reason = redact(" ".join(f"{type(said).__name__}: {said}".split()))
         raise SearchError(
-            f"search.storage: {redact(url)} has failed ({_cause(error)}); what was evaluated is on "
-            "disk, and when the database is back the same command goes on"
+            f"search.storage: {redact(url)} has failed ({reason}); the database keeps finished "
+            "evaluations, and when it is back the same command resumes"
         ) from None
     finally:
         if isinstance(storage, RDBStorage):
@@ -207,19 +134,11 @@ def opened(url: str, journal: Path) -> Iterator[BaseStorage]:
             storage.engine.dispose()
 
 
-def _cause(error: BaseException) -> str:
-    """What the database's driver said, on one line; Optuna says what it takes for likely."""
-    error = first_cause(error)
-    # SQLAlchemy's own words repeat the statement with all its values.
-    said = getattr(error, "orig", None) or error
-    return redact(" ".join(f"{type(said).__name__}: {said}".split()))
-
-
 def open_study(storage: BaseStorage, name: str) -> optuna.Study:
-    """The study of that name, new or not.
+    """The study of that name, which is created if it does not exist.
 
     Raises:
-        SearchError: the storage holds something else than studies.
+        SearchError: the storage holds something other than studies.
     """
     try:
         return optuna.create_study(
@@ -230,10 +149,10 @@ def open_study(storage: BaseStorage, name: str) -> optuna.Study:
         )
     except (ValueError, KeyError) as error:
         raise SearchError(
-            f"the study {name} cannot be read ({error}); redo the search with --fresh search"
+            f"study {name}: cannot be read ({error}); redo the search with --fresh search"
         ) from error
 
 
 def quiet() -> None:
-    """Let Optuna say only what has gone wrong; the progress bar says the rest."""
+    """Let Optuna log warnings and errors only; the progress bar shows the rest."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)

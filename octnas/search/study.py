@@ -1,36 +1,43 @@
-"""The one Optuna study of a search: who is asked, who is told, and what is kept.
+"""The Optuna study of a search, which is the only record of its evaluations.
 
-Candidates are asked for in batches of a fixed size and told in the order of their numbers, with
-the sampler seeded anew by seed and number, so that any executor with any number of workers, broken
-off or not, gives the same candidates. Each result is on disk before the study is told.
+Candidates are asked for in batches of a fixed size and reported in the order of their numbers, and
+the sampler is reseeded with seed and trial number. So any executor with any number of workers,
+interrupted or not, gives the same candidates.
 
-What a search hands out to be evaluated, and what it takes.
-
-Evaluating candidates one after another, in this process.
+The metrics of an evaluation become a user attribute of its trial as soon as they are known; the
+trial is completed with its batch.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import optuna
 from optuna.distributions import CategoricalDistribution
-from optuna.samplers import BaseSampler
+from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from octnas.errors import ArchitectureError, DeviceError, SearchError
 from octnas.results.front import Candidate
-from octnas.search.samplers import History, ProposalSampler, Propose, Ranges, optuna_sampler
+from octnas.search.samplers import Design, Key, Propose, Ranges, optuna_sampler
 from octnas.search.settings import SearchSettings
-from octnas.search.storage import Journal, OutcomeLog, open_study
-from octnas.search.surrogate import Rung, expected_loss, rung_of
+from octnas.search.storage import Journal, open_study
+from octnas.search.surrogate import Screening, expected_loss
 from octnas.space.cost_table import AdditiveCost, macs_of
 from octnas.space.search_space import SearchSpace
 
 Outcome = Mapping[str, float] | str
-"""Metrics of an evaluated candidate, ``loss`` among them, or the reason why there are none."""
+"""Metrics of a candidate, ``loss`` among them, or the reason why its evaluation failed."""
+
+Evaluate = Callable[[Mapping[str, float], float], Outcome]
+"""Maps α by site and the limit of a job to an outcome."""
+
+# User attributes of a trial.
+_ORIGIN, _METRICS, _REASON = "origin", "metrics", "reason"
+# So many failures in a row are not the candidates' fault.
+_MOST_FAILURES = 8
 
 
 @dataclass(frozen=True)
@@ -38,51 +45,45 @@ class Job:
     """A candidate to evaluate.
 
     Attributes:
-        number: of the trial.
-        alphas: by site.
-        limit: a loss on the first images above which the others do not matter.
+        trial: that was asked for and is not reported yet.
+        key: of the architecture, see `SearchSpace.key`.
+        alphas: α by site.
+        cost: the objective beside the loss.
+        limit: a loss on the first images above which the other images do not matter.
     """
 
-    number: int
-    alphas: Mapping[str, float]
-    limit: float = math.inf
-
-
-Evaluate = Callable[[Mapping[str, float], float], Outcome]
-"""α by site and the limit of a job to its outcome."""
-
-
-_ORIGIN = "origin"
-_TOLD = (TrialState.COMPLETE, TrialState.FAIL)
-_HOPELESS = 8  # failures in a row, from which on it is not the candidates' fault
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A trial that was asked for and not yet told."""
-
     trial: optuna.Trial
-    identity: str
+    key: Key
     alphas: Mapping[str, float]
     cost: int
-    rung: Rung | None
+    limit: float
+
+    @property
+    def number(self) -> int:
+        """Number of the trial."""
+        return self.trial.number
 
 
 class Driver:
-    """Hands out candidates and takes their outcomes; the study behind it is durable.
+    """Asks the study for candidates and reports their outcomes to it.
 
     Args:
-        space: what to choose from.
+        space: the search space.
         settings: sampler, number of trials, batch size.
-        storage: where the study lives.
-        study_name: in that storage; an existing study goes on.
+        storage: of the study.
+        study_name: in that storage; an existing study is resumed.
         within: ranges of the cost; candidates outside are infeasible.
-        design: α by site of the first candidates, with their origin.
+        design: the first candidates.
         seed: of the sampler.
-        cost: that is made small beside the loss; MACs by default.
+        cost: the objective beside the loss; MACs by default.
         propose: what a trial evaluates, for samplers that are not Optuna's.
-        log: file that gets one line per outcome, before the study is told.
-        on_told: called with each candidate once it was told.
+        on_reported: called with each candidate once it is reported.
+
+    Attributes:
+        reported: number of finished trials, failed ones included.
+
+    Raises:
+        SearchError: the study is of another search space.
     """
 
     def __init__(
@@ -93,176 +94,137 @@ class Driver:
         storage: BaseStorage,
         study_name: str,
         within: Ranges,
-        design: Sequence[tuple[str, Mapping[str, float]]],
+        design: Design,
         seed: int,
         cost: AdditiveCost | None = None,
         propose: Propose | None = None,
-        log: Path,
-        on_told: Callable[[Candidate], None] | None = None,
+        on_reported: Callable[[Candidate], None] = lambda _: None,
     ) -> None:
         self._space, self._settings, self._seed, self._propose = space, settings, seed, propose
         self._cost = macs_of(space) if cost is None else cost
-        self._within, self._on_told, self._lost = within, on_told, 0
-        self._outcomes = OutcomeLog(log)
+        self._within, self._on_reported = within, on_reported
         self._storage, self._study = storage, open_study(storage, study_name)
-        for origin, alphas in design[: settings.trials]:
-            self._study.enqueue_trial(
-                self._searchable(alphas), user_attrs={_ORIGIN: origin}, skip_if_exists=True
-            )
-        self._found: dict[str, Candidate] = {}
-        self._taken: set[tuple[float, ...]] = set()
-        self._go_on()
-        self._batch: dict[int, _Asked] = {}
-        self._to_do: list[Job] = []
-        self._reasons: dict[str, str] = {}
-        self._rung: Rung | None = None
-
-    def _go_on(self) -> None:
-        """Take over the trials that the study holds.
-
-        Raises:
-            SearchError: they are of another search space.
-        """
         trials = self._study.get_trials(deepcopy=False)
-        told = [trial for trial in trials if trial.state in _TOLD]
-        self._left = [trial._trial_id for trial in trials if trial.state is TrialState.RUNNING]
+        self._found = evaluated(self._study, space, settings)
+        finished = [trial for trial in trials if trial.state.is_finished()]
+        with _same_space(self._study):
+            self._taken = {_key(space, trial.params) for trial in finished}
+            self._metrics = {
+                _key(space, trial.params): trial.user_attrs[_METRICS]
+                for trial in trials
+                if _METRICS in trial.user_attrs
+            }
+        self._running = [trial for trial in trials if trial.state is TrialState.RUNNING]
+        # Never asked for a value: proposed and enqueued trials have all of theirs.
+        self._study.sampler = RandomSampler()
         # Counted here, since Optuna goes through all trials whenever it is asked.
-        self._told, self._asked = len(told), len(told) + len(self._left)
-        self._waiting = len(trials) - self._asked
-        try:
-            for trial in told:
-                self._taken.add(self._space.key(self._searchable(trial.params)))
-                if trial.state is TrialState.COMPLETE:
-                    self._keep(self._candidate(trial))
-        except (ArchitectureError, LookupError, TypeError, ValueError) as error:
-            raise SearchError(
-                f"the study {self._study.study_name} holds trials of something else "
-                f"({type(error).__name__}: {error}); redo the search with --fresh search"
-            ) from error
+        self.reported, self._enqueued = len(finished), min(len(design), settings.trials)
+        for origin, alphas in design[len(trials) : self._enqueued]:
+            self._study.enqueue_trial(_searchable(space, alphas), user_attrs={_ORIGIN: origin})
+        self._batch: dict[int, Job] = {}
+        self._to_do: list[Job] = []
+        self._reasons: dict[Key, str] = {}
+        self._failures_in_a_row = 0
+        self._screening: Screening | None = None
 
     @property
     def done(self) -> bool:
-        """Whether every trial has been told."""
-        return not self._batch and self.told >= self._settings.trials
+        """Whether every trial is reported."""
+        return not self._batch and self.reported >= self._settings.trials
 
     def ask(self) -> Job | None:
-        """The next candidate to evaluate; None where outcomes have to be told first."""
+        """The next candidate to evaluate; None while that depends on outcomes still to come."""
         while not self._to_do and not self._batch and not self.done:
             self._ask_batch()
         return self._to_do.pop(0) if self._to_do else None
 
     def tell(self, number: int, outcome: Outcome) -> None:
-        """Take the outcome of a candidate that was handed out.
+        """Take the outcome of a job; metrics are on disk when this returns.
 
         Raises:
             SearchError: too many candidates failed in a row, or all of the search.
         """
-        identity = self._batch[number].identity
+        job = self._batch[number]
         if not isinstance(outcome, str) and not math.isfinite(outcome["loss"]):
             outcome = f"the loss is {outcome['loss']}"
         if isinstance(outcome, str):
-            self._reasons[identity] = outcome
+            self._reasons[job.key] = outcome
         else:
-            self._outcomes.add(identity, outcome)
-        out = {asked.identity for asked in self._batch.values()} - self._reasons.keys()
-        if all(one in self._outcomes for one in out):
-            self._tell_batch()
+            job.trial.set_user_attr(_METRICS, dict(outcome))
+            self._flush()
+            self._metrics[job.key] = outcome
+        if all(
+            one.key in self._metrics or one.key in self._reasons for one in self._batch.values()
+        ):
+            self._report_batch()
 
     def candidates(self) -> list[Candidate]:
-        """Every candidate that was evaluated, once, in the order of their numbers."""
+        """Every evaluated candidate, once, in the order of the trials."""
         return list(self._found.values())
 
     def failures(self) -> list[str]:
-        """The reasons of the trials that failed."""
+        """The reasons of the failed trials."""
         failed = self._study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-        return [str(trial.user_attrs.get("reason", "unknown")) for trial in failed]
-
-    @property
-    def told(self) -> int:
-        """Trials that are finished, one way or the other."""
-        return self._told
+        return [str(trial.user_attrs.get(_REASON, "unknown")) for trial in failed]
 
     def _ask_batch(self) -> None:
-        """Ask for one batch; what a broken-off process left running comes first."""
-        start = self.told - self.told % self._settings.batch_size
-        # A process that died while it told a batch has told some of it.
+        """Ask for a batch, beginning with the trials that an interrupted process left running."""
+        start = self.reported - self.reported % self._settings.batch_size
+        # An interrupted process may have reported part of this batch.
         before = [one for one in self._found.values() if one.trial < start]
-        self._rung = rung_of(before, lambda one: self._cost.of(one.alphas))
+        self._screening = Screening.after(before, lambda one: self._cost.of(one.alphas))
+        running, self._running = self._running, []
+        for trial in running:
+            self._seed_sampler(trial.number)
+            # Optuna has no public way to report a trial of another process.
+            self._hand_out(optuna.Trial(self._study, trial._trial_id))
         end = min(start + self._settings.batch_size, self._settings.trials)
-        while self._left:
-            # There is no public way from a trial of the past to one that can be told.
-            trial = optuna.Trial(self._study, self._left.pop(0))
-            self._study.sampler = self._sampler(trial.number)
-            self._hand_out(trial)
-        while self._asked < end:
-            if self._propose is None or self._waiting:
-                self._study.sampler = self._sampler(self._asked)
-                self._hand_out(self._study.ask())
-                self._waiting = max(0, self._waiting - 1)
-            else:
-                self._hand_out(self._added(self._asked, self._propose))
-            self._asked += 1
+        for number in range(self.reported + len(running), end):
+            self._hand_out(self._ask(number))
         self._flush()
         if not self._to_do:
-            self._tell_batch()
+            self._report_batch()
 
-    def _flush(self) -> None:
-        """Let what was asked and told be on disk."""
-        if isinstance(self._storage, Journal):
-            self._storage.flush()
-
-    def _sampler(self, number: int) -> BaseSampler:
+    def _seed_sampler(self, number: int) -> None:
         if self._propose is None:
-            return optuna_sampler(self._settings, self._seed, number)
-        return ProposalSampler(self._proposal(number, self._propose))
+            self._study.sampler = optuna_sampler(self._settings, self._seed, number)
 
-    def _proposal(self, number: int, propose: Propose) -> dict[str, float]:
-        history = History(number, list(self._found.values()), self._taken)
-        return self._searchable(propose(history))
-
-    def _added(self, number: int, propose: Propose) -> optuna.Trial:
-        """A trial with all of what is proposed at once: a database commits each site otherwise."""
-        alphas = self._proposal(number, propose)
-        self._study.add_trial(
-            optuna.create_trial(
-                state=TrialState.RUNNING,
-                params=alphas,
-                distributions={
-                    site.name: CategoricalDistribution(site.choices)
-                    for site in self._space.searchable
-                },
-                constraints=self._constraints(self._cost.of(self._space.quantize(alphas))),
-            )
+    def _ask(self, number: int) -> optuna.Trial:
+        """The next trial; a proposed one has all sites at once, which is one write."""
+        self._seed_sampler(number)
+        if self._propose is None or number < self._enqueued:
+            return self._study.ask()
+        alphas = self._propose(number, list(self._found.values()), self._taken)
+        choices = {site.name: site.choices for site in self._space.searchable}
+        trial = optuna.create_trial(
+            state=TrialState.RUNNING,
+            params=_searchable(self._space, alphas),
+            distributions={name: CategoricalDistribution(some) for name, some in choices.items()},
+            constraints=self._constraints(self._cost.of(self._space.quantize(alphas))),
         )
-        self._study.sampler = ProposalSampler(alphas)
-        # This process alone adds trials, so that its number is known.
+        self._study.add_trial(trial)
         study = self._study._study_id
+        # The number is known, since only this process adds trials.
         added = self._storage.get_trial_id_from_study_id_trial_number(study, number)
         return optuna.Trial(self._study, added)
 
     def _hand_out(self, trial: optuna.Trial) -> None:
-        """Note a candidate; it is evaluated unless its like was, or is about to be."""
-        asked = self._suggest(trial)
-        twin = any(asked.identity == other.identity for other in self._batch.values())
-        self._batch[trial.number] = asked
-        self._taken.add(self._space.key(asked.alphas))
-        if asked.identity not in self._outcomes and not twin:
-            self._reasons.pop(asked.identity, None)
-            limit = math.inf if asked.rung is None else asked.rung.limit(asked.cost)
-            self._to_do.append(Job(trial.number, asked.alphas, limit))
-
-    def _suggest(self, trial: optuna.Trial) -> _Asked:
-        """Let the sampler choose, and state how far the choice lies outside of the ranges."""
-        chosen = {
-            site.name: float(trial.suggest_categorical(site.name, site.choices))
-            for site in self._space.searchable
-        }
-        alphas = self._space.quantize(chosen)
-        cost, known = self._cost.of(alphas), trial.constraints
+        """Add a trial to the batch; to be evaluated unless its architecture was or will be."""
+        for site in self._space.searchable:
+            trial.suggest_categorical(site.name, site.choices)
+        alphas = _quantized(self._space, trial.params)
+        cost, key, known = self._cost.of(alphas), tuple(alphas.values()), trial.constraints
         for constraint, excess in self._constraints(cost).items():
             if constraint not in known:
                 trial.set_constraint(constraint, excess)
-        return _Asked(trial, self._space.architecture(alphas).id, alphas, cost, self._rung)
+        limit = math.inf if self._screening is None else self._screening.limit(cost)
+        job = Job(trial, key, alphas, cost, limit)
+        twin = any(key == other.key for other in self._batch.values())
+        self._batch[trial.number] = job
+        self._taken.add(key)
+        if key not in self._metrics and not twin:
+            self._reasons.pop(key, None)
+            self._to_do.append(job)
 
     def _constraints(self, cost: int) -> dict[str, float]:
         """By how much a cost lies outside of the nearest range, as a share of vanilla's."""
@@ -270,85 +232,124 @@ class Driver:
         low, high = min(self._within, key=lambda one: max(one[0] - cost, cost - one[1]))
         return {f"max_{name}": (cost - high) / vanilla, f"min_{name}": (low - cost) / vanilla}
 
-    def _tell_batch(self) -> None:
-        """Tell a batch, unless it ends the search: then it is evaluated again by who goes on."""
+    def _report_batch(self) -> None:
+        """Report a batch, unless it ends the search: then resuming evaluates it again."""
         batch = self._batch
-        lost = not any(asked.identity in self._outcomes for asked in batch.values())
-        in_a_row = self._lost + len(batch) if lost else 0
-        nothing = self.told + len(batch) >= self._settings.trials and not self._found
-        if lost and (in_a_row >= _HOPELESS or nothing):
-            # For good are only failures that are told, and these are not the candidates'.
-            reason = self._reasons[next(iter(batch.values())).identity]
+        failed = not any(job.key in self._metrics for job in batch.values())
+        in_a_row = self._failures_in_a_row + len(batch) if failed else 0
+        nothing = self.reported + len(batch) >= self._settings.trials and not self._found
+        if failed and (in_a_row >= _MOST_FAILURES or nothing):
+            # Reported failures are final, and these are not the candidates' fault.
+            reason = self._reasons[next(iter(batch.values())).key]
             raise SearchError(f"each of the last {in_a_row} candidates failed: {reason}")
-        self._lost, self._batch = in_a_row, {}
+        self._failures_in_a_row, self._batch = in_a_row, {}
         for number in sorted(batch):
-            self._tell_one(batch[number])
+            self._report(batch[number])
         self._flush()
 
-    def _tell_one(self, asked: _Asked) -> None:
-        self._told += 1
-        if asked.identity not in self._outcomes:
-            asked.trial.set_user_attr("reason", self._reasons[asked.identity])
-            self._study.tell(asked.trial, state=TrialState.FAIL)
+    def _report(self, job: Job) -> None:
+        self.reported += 1
+        if job.key not in self._metrics:
+            job.trial.set_user_attr(_REASON, self._reasons[job.key])
+            self._study.tell(job.trial, state=TrialState.FAIL)
             return
-        loss = expected_loss(self._outcomes[asked.identity], asked.rung)
-        told = self._study.tell(asked.trial, [loss, float(asked.cost)])
-        candidate = self._candidate(told)
-        self._keep(candidate)
-        if self._on_told is not None:
-            self._on_told(candidate)
+        metrics = self._metrics[job.key]
+        loss = expected_loss(metrics, self._screening)
+        trial = self._study.tell(job.trial, [loss, float(job.cost)])
+        candidate = _candidate(self._space, self._settings, trial, metrics)
+        self._found.setdefault(job.key, candidate)
+        self._on_reported(candidate)
 
-    def _keep(self, candidate: Candidate) -> None:
-        self._found.setdefault(candidate.id, candidate)
+    def _flush(self) -> None:
+        if isinstance(self._storage, Journal):
+            self._storage.flush()
 
-    def _candidate(self, trial: optuna.trial.FrozenTrial) -> Candidate:
-        alphas = self._quantized(trial.params)
-        identity = self._space.architecture(alphas).id
-        measured: Mapping[str, float] = {"loss": trial.values[0]}  # all, if the log is gone
-        if identity in self._outcomes:
-            measured = self._outcomes[identity]
-        return Candidate(
-            id=identity,
-            alphas=alphas,
-            macs=self._space.cost(alphas).macs,
-            loss=trial.values[0],
-            metrics={f"rank_{name}": value for name, value in measured.items()},
-            origin=str(trial.user_attrs.get(_ORIGIN, self._settings.sampler)),
-            trial=trial.number,
-        )
 
-    def _quantized(self, params: Mapping[str, float]) -> dict[str, float]:
-        return self._space.quantize(self._searchable(params))
+def evaluated(
+    study: optuna.Study, space: SearchSpace, settings: SearchSettings
+) -> dict[Key, Candidate]:
+    """Every evaluated candidate of a study, once, in the order of the trials.
 
-    def _searchable(self, alphas: Mapping[str, float]) -> dict[str, float]:
-        return {site.name: alphas[site.name] for site in self._space.searchable}
+    Raises:
+        SearchError: the study is of another search space.
+    """
+    found: dict[Key, Candidate] = {}
+    with _same_space(study):
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            # Studies of earlier versions have the loss alone.
+            metrics = trial.user_attrs.get(_METRICS, {"loss": trial.values[0]})
+            key = _key(space, trial.params)
+            found.setdefault(key, _candidate(space, settings, trial, metrics))
+    return found
+
+
+@contextmanager
+def _same_space(study: optuna.Study) -> Iterator[None]:
+    """Name the study whose trials cannot be read."""
+    try:
+        yield
+    except (ArchitectureError, LookupError, TypeError, ValueError) as error:
+        raise SearchError(
+            f"study {study.study_name}: its trials are of another search space "
+            f"({type(error).__name__}: {error}); redo the search with --fresh search"
+        ) from error
+
+
+def _candidate(
+    space: SearchSpace,
+    settings: SearchSettings,
+    trial: FrozenTrial,
+    metrics: Mapping[str, float],
+) -> Candidate:
+    alphas = _quantized(space, trial.params)
+    return Candidate(
+        id=space.architecture(alphas).id,
+        alphas=alphas,
+        macs=space.cost(alphas).macs,
+        loss=trial.values[0],
+        metrics={f"rank_{name}": value for name, value in metrics.items()},
+        origin=str(trial.user_attrs.get(_ORIGIN, settings.sampler)),
+        trial=trial.number,
+    )
+
+
+def _searchable(space: SearchSpace, alphas: Mapping[str, float]) -> dict[str, float]:
+    return {site.name: alphas[site.name] for site in space.searchable}
+
+
+def _quantized(space: SearchSpace, params: Mapping[str, float]) -> dict[str, float]:
+    return space.quantize(_searchable(space, params))
+
+
+def _key(space: SearchSpace, params: Mapping[str, float]) -> Key:
+    return tuple(_quantized(space, params).values())
 
 
 def run_local(driver: Driver, evaluate: Evaluate, *, retries: int = 0) -> None:
     """Evaluate one candidate after another in this process until the study is done.
 
     Args:
-        driver: asked and told.
-        evaluate: α by site and a limit to metrics.
-        retries: how often a candidate is tried again after an exception.
+        driver: of the search.
+        evaluate: called with α by site and the limit of each job.
+        retries: how often a candidate is evaluated again after an exception.
 
     Raises:
         DeviceError: no candidate can be evaluated any more.
     """
     while (job := driver.ask()) is not None:
-        driver.tell(job.number, _attempts(evaluate, job, retries))
+        driver.tell(job.number, _evaluate(evaluate, job, retries))
 
 
-def _attempts(evaluate: Evaluate, job: Job, retries: int) -> Outcome:
-    """What the first attempt without an exception returns, or the last one's reason."""
+def _evaluate(evaluate: Evaluate, job: Job, retries: int) -> Outcome:
+    """The outcome of the first attempt that succeeds, or the reason why the last one failed."""
     reason = ""
     for _ in range(retries + 1):
         try:
             return evaluate(job.alphas, job.limit)
         except DeviceError:
-            # It would fail all others, too, for ever, since a failed trial stays one.
+            # All other candidates would fail too, and failed trials are final.
             raise
         except Exception as error:  # noqa: BLE001
-            # One candidate that cannot be evaluated must not end the search.
+            # One failing candidate must not end the search.
             reason = " ".join(f"{type(error).__name__}: {error}".split())
     return reason

@@ -1,23 +1,19 @@
-"""A Bayesian ridge model of the score of architectures, a sum over sites and neighbouring sites.
+"""A model of the loss of architectures, and what follows from it and from parts of the images.
 
-The score is nearly additive: over all architectures of a small trained supernet a sum over the
-sites explains nine tenths of the variance of the loss, with neighbouring pairs nearly all of it.
-So a few measured architectures are enough to predict the others, and the best architectures of any
-draw from the model's posterior follow exactly, see `octnas.space.optimum`.
+The loss is nearly additive: over all architectures of a small trained supernet, a sum over the
+sites explains nine tenths of its variance, and with pairs of neighbouring sites nearly all of it.
+So a few evaluated architectures are enough for a Bayesian ridge model that predicts the others, and
+the best architectures of any draw from its posterior follow exactly, see `octnas.space.optimum`.
 
-What a candidate's loss will be on other images: its estimate, shrunk towards the surrogate's.
+Shrinkage: the best of many measured losses looks better than it is, because the images are a
+sample. The prediction of the model has next to none of that luck, but misses what is specific to
+the candidate. Two halves of the images tell how much of a residual is specific: what shows on both
+(split-half reliability, Spearman and Brown, British Journal of Psychology 3, 1910; shrinkage as by
+Stein's estimator, Efron and Morris, JASA 70, 1975).
 
-The best of many measured losses looks better than it is, since the images that it was measured on
-are a sample. What a model of all candidates says of one of them has next to none of that luck, but
-misses what is the candidate's own. How much of the difference is its own shows on two halves of the
-images: what comes again there (the reliability of a test by its halves, Spearman and Brown, British
-Journal of Psychology 3, 1910; shrinkage as by Stein's estimator, Efron and Morris, JASA 70, 1975).
-
-The first of two rungs: who is scored on a part of the images only.
-
-A candidate whose loss on the first images is so high that it cannot reach the front is not scored
-on the others. What decides is the candidates that were told before its batch, so that any number
-of workers decides alike.
+Screening: a candidate whose loss on the first images is too high for the front is not scored on the
+others. Only candidates that were reported before its batch count, so that any number of workers
+decides alike.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,28 +28,41 @@ from sklearn.preprocessing import StandardScaler
 
 from octnas.results.front import Candidate
 from octnas.space.cost_table import Terms, macs_of
-from octnas.space.optimum import Scores as SiteScores
-from octnas.space.optimum import ends
+from octnas.space.optimum import Scores, ends
 from octnas.space.search_space import SearchSpace
 
 Values = np.ndarray[Any, np.dtype[np.float64]]
-# A loss that has a logarithm.
+
+FIRST, SHARE = "first_loss", "share"
+"""Metrics of an evaluation: the loss on the first images, and the share of all that were scored."""
+
+HALF = "rank_half_loss"
+"""Metric of a candidate: its loss on one half of the images, drawn evenly."""
+
+EXPECTED = "expected_loss"
+"""Metric of a candidate: its loss on other images, as far as can be told."""
+
+# The smallest loss whose logarithm is taken.
 _LEAST = 1e-9
+# Fully scored candidates that screening needs, and how many standard deviations count as chance.
+_FEWEST_WHOLE, _DEVIATIONS = 8, 2.0
+# Candidates with two halves that shrinkage needs.
+_FEWEST_HALVED = 16
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """What a score is modelled by: columns, each a sum over sites and their choices.
+    """What the loss is modelled by: columns, each a sum over sites and their choices.
 
     The quantized α of every searchable site; for each that may have no high channel at all, whether
-    it has none, since what is lost there is lost for all that follow (without it, a model of the
-    digits' ground truth ranks with a partial τ of .47, with it .71, left-out architectures); with
+    it has none, since detail lost there is lost for all later layers (a model of the digits' ground
+    truth ranks left-out architectures with a partial τ of .47 without it, of .71 with it); with
     ``pairs`` the square of each α and the products at the two ends of a convolution; and the
     convolutions' MACs as a share of vanilla's.
 
     Attributes:
         space: of the architectures.
-        pairs: whether neighbouring sites have columns together, and single sites a curvature.
+        pairs: whether to add the squares and products.
     """
 
     space: SearchSpace
@@ -78,8 +87,7 @@ class Features:
         """The columns of some architectures.
 
         Args:
-            alphas: α by site of n architectures; sites that are not named are at their first
-                choice.
+            alphas: α by site of n architectures; missing sites are at their first choice.
 
         Returns:
             Shape ``(n, columns)``.
@@ -98,48 +106,11 @@ class Features:
 
 
 @dataclass(frozen=True, eq=False)
-class Surrogate:
-    """A fitted model.
-
-    Attributes:
-        features: what it is of.
-        scaler: of the features, to unit variance.
-        model: from scaled features to the score; its posterior is normal.
-    """
-
-    features: Features
-    scaler: StandardScaler
-    model: BayesianRidge
-
-    def predict(self, alphas: Sequence[Mapping[str, float]]) -> Values:
-        """Predicted scores, shape ``(n,)``; for the arguments see `Features`."""
-        predicted: Values = self.model.predict(self.scaler.transform(self.features(alphas)))
-        return predicted
-
-    @property
-    def mean(self) -> "Drawn":
-        """The most probable model."""
-        return Drawn(self.features, self.model.coef_ / self.scaler.scale_)
-
-    def draw(self, rng: np.random.Generator) -> "Drawn":
-        """A model drawn from the posterior."""
-        around = self._spread @ rng.standard_normal(len(self._spread))
-        return Drawn(self.features, (self.model.coef_ + around) / self.scaler.scale_)
-
-    @cached_property
-    def _spread(self) -> Values:
-        """A matrix whose product with independent normal numbers has the posterior's covariance."""
-        variances, axes = np.linalg.eigh(self.model.sigma_)
-        spread: Values = axes * np.sqrt(variances.clip(min=0))
-        return spread
-
-
-@dataclass(frozen=True, eq=False)
 class Drawn:
-    """One additive score out of all that are probable.
+    """One additive score of architectures; lower is better.
 
     Attributes:
-        features: what it weighs.
+        features: of the architectures.
         weights: of the features.
     """
 
@@ -152,8 +123,8 @@ class Drawn:
         return scores
 
     @property
-    def scores(self) -> SiteScores:
-        """The same by sites and their choices; the lower, the better the architecture."""
+    def scores(self) -> Scores:
+        """The same by sites and their choices."""
         found: dict[tuple[str, ...], Values] = {}
         for weight, terms in zip(self.weights, self.features.columns, strict=True):
             for sites, term in terms.items():
@@ -161,71 +132,96 @@ class Drawn:
         return found
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What one source says of some architectures.
+@dataclass(frozen=True, eq=False)
+class Surrogate:
+    """A fitted model of the logarithm of the loss.
 
     Attributes:
-        alphas: α by site of n architectures.
-        values: the score of each.
-        rows: their features, shape ``(n, columns)``, if they are known.
+        features: of the architectures.
+        scaler: of the features, to unit variance.
+        model: from scaled features to the score; its posterior is normal.
     """
 
-    alphas: Sequence[Mapping[str, float]]
-    values: Sequence[float]
-    rows: Values | None = None
+    features: Features
+    scaler: StandardScaler
+    model: BayesianRidge
+
+    def predict(self, rows: Values) -> Values:
+        """Logarithms of the losses, shape ``(n,)``, from features, shape ``(n, columns)``."""
+        predicted: Values = self.model.predict(self.scaler.transform(rows))
+        return predicted
+
+    @property
+    def mean(self) -> Drawn:
+        """The most probable score."""
+        return Drawn(self.features, self.model.coef_ / self.scaler.scale_)
+
+    def draw(self, rng: np.random.Generator) -> Drawn:
+        """A score drawn from the posterior."""
+        around = self._root @ rng.standard_normal(len(self._root))
+        return Drawn(self.features, (self.model.coef_ + around) / self.scaler.scale_)
+
+    @cached_property
+    def _root(self) -> Values:
+        """A square root of the posterior's covariance."""
+        variances, axes = np.linalg.eigh(self.model.sigma_)
+        root: Values = axes * np.sqrt(variances.clip(min=0))
+        return root
 
 
-def log_scores(
-    alphas: Sequence[Mapping[str, float]],
-    losses: Sequence[float] | Values,
-    rows: Values | None = None,
-) -> Scores:
-    """Scores that are the logarithms of losses, which sites change by factors."""
-    return Scores(alphas, np.log(np.maximum(losses, _LEAST)).tolist(), rows)
-
-
-def scores_of(candidates: Sequence[Candidate], rows: Values | None = None) -> Scores:
-    """The same of candidates."""
-    return log_scores([one.alphas for one in candidates], [one.loss for one in candidates], rows)
-
-
-def fit(features: Features, scores: Scores) -> Surrogate:
+def fit(features: Features, rows: Values, losses: Sequence[float] | Values) -> Surrogate:
     """Fit a Bayesian ridge model (MacKay, Neural Computation 4(3), 1992).
 
     Noise and penalty are those that maximise the evidence.
 
     Args:
-        features: what the model is of.
-        scores: at least two.
+        features: of the model.
+        rows: features of two or more architectures, shape ``(n, columns)``.
+        losses: of the same.
     """
     scaler = StandardScaler()
-    rows = features(scores.alphas) if scores.rows is None else scores.rows
     scaled = scaler.fit_transform(rows)
-    values = np.asarray(scores.values, dtype=np.float64)
-    return Surrogate(features, scaler, BayesianRidge().fit(scaled, values))
+    return Surrogate(features, scaler, BayesianRidge().fit(scaled, _log(losses)))
 
 
-FIRST, SHARE = "first_loss", "share"
-"""Metrics of a candidate: its loss on the first images, and the share of all that were scored."""
+def fit_candidates(features: Features, candidates: Sequence[Candidate]) -> Surrogate:
+    """Fit the model to the losses of candidates."""
+    rows = features([one.alphas for one in candidates])
+    return fit(features, rows, [one.loss for one in candidates])
 
-# Wholly scored candidates, of which noise can be told; and how much of it counts as chance.
-_FEWEST_WHOLE, _DEVIATIONS = 8, 2.0
+
+def _log(losses: Sequence[float] | Values) -> Values:
+    # Sites change the loss by factors.
+    logarithms: Values = np.log(np.maximum(losses, _LEAST))
+    return logarithms
 
 
 @dataclass(frozen=True)
-class Rung:
-    """What a loss on the first images says of the loss on all of them.
+class Screening:
+    """Decides from the loss on the first images whether to score a candidate on the others.
 
     Attributes:
-        offset: by how much it is higher, on average.
-        margin: by how much it may be higher by chance.
-        whole: cost and loss of the candidates that were scored on all images, ascending in cost.
+        offset: mean difference between the loss on the first images and that on all.
+        margin: what the difference may be above that by chance.
+        whole: cost and loss of the fully scored candidates, ascending in cost.
     """
 
     offset: float
     margin: float
     whole: tuple[tuple[int, float], ...]
+
+    @staticmethod
+    def after(
+        candidates: Sequence[Candidate], cost: Callable[[Candidate], int]
+    ) -> "Screening | None":
+        """The screening after some candidates; None after too few."""
+        whole = [one for one in candidates if one.metrics.get(f"rank_{SHARE}") == 1]
+        if len(whole) < _FEWEST_WHOLE:
+            return None
+        higher = np.array([one.metrics[f"rank_{FIRST}"] - one.loss for one in whole])
+        margin = _DEVIATIONS * float(higher.std(ddof=1))
+        points = tuple(sorted((cost(one), one.loss) for one in whole))
+        return Screening(float(higher.mean()), margin, points)
 
     def limit(self, cost: int) -> float:
         """The highest loss on the first images with which a candidate may reach the front."""
@@ -233,31 +229,11 @@ class Rung:
         return best + self.offset + self.margin
 
 
-def rung_of(told: Sequence[Candidate], cost: Callable[[Candidate], int]) -> Rung | None:
-    """The rung after some candidates were told; None after too few."""
-    whole = [one for one in told if one.metrics.get(f"rank_{SHARE}") == 1]
-    if len(whole) < _FEWEST_WHOLE:
-        return None
-    higher = np.array([one.metrics[f"rank_{FIRST}"] - one.loss for one in whole])
-    margin = _DEVIATIONS * float(higher.std(ddof=1))
-    return Rung(float(higher.mean()), margin, tuple(sorted((cost(one), one.loss) for one in whole)))
-
-
-def expected_loss(outcome: Mapping[str, float], rung: Rung | None) -> float:
-    """The loss on all images, as far as the outcome tells it."""
-    if rung is None or outcome.get(SHARE, 1) == 1:
-        return outcome["loss"]
-    return outcome["loss"] - rung.offset
-
-
-HALF = "rank_half_loss"
-"""Metric of a candidate: its loss on one half of the images, drawn evenly."""
-
-EXPECTED = "expected_loss"
-"""Metric of a candidate: the loss that other images will show, as far as can be told."""
-
-# Candidates that the two halves are compared on at least.
-_FEWEST_HALVED = 16
+def expected_loss(metrics: Mapping[str, float], screening: Screening | None) -> float:
+    """The loss on all images, estimated where only the first were scored."""
+    if screening is None or metrics.get(SHARE, 1) == 1:
+        return metrics["loss"]
+    return metrics["loss"] - screening.offset
 
 
 def with_expected_losses(
@@ -267,52 +243,52 @@ def with_expected_losses(
 
     Args:
         features: of the model that losses are shrunk towards.
-        candidates: all that were evaluated; one that was scored on a share of the images only is
-            shrunk the more.
+        candidates: all that were evaluated; one that was scored on a share of the images is shrunk
+            more.
 
     Returns:
-        The candidates, and the share of a residual that is the candidate's own (0 to 1); None
-        where there are too few to tell, and every loss is expected as it is.
+        The candidates, and the shrinkage weight of their residuals (0 to 1); None where there are
+        too few to tell, and every loss is expected as measured.
     """
     halved = [one for one in candidates if HALF in one.metrics]
-    own: float | None = None
+    weight: float | None = None
     expected = [one.loss for one in candidates]
     if len(halved) >= _FEWEST_HALVED:
         losses = np.array([one.loss for one in halved])
         first = np.array([one.metrics[HALF] for one in halved])
-        own = _own(*(_residuals(features, halved, half) for half in (first, 2 * losses - first)))
-        left = _residuals(features, candidates, expected)
+        weight = _weight(
+            *(_residuals(features, halved, half) for half in (first, 2 * losses - first))
+        )
+        residuals = _residuals(features, candidates, expected)
         shares = np.array([one.metrics.get(f"rank_{SHARE}", 1.0) for one in candidates])
-        measured = log_scores([one.alphas for one in candidates], expected).values
-        expected = np.exp(measured - (1 - _kept(own, shares)) * left).tolist()
+        expected = np.exp(_log(expected) - (1 - _kept(weight, shares)) * residuals).tolist()
     found = [
         replace(one, metrics={**one.metrics, EXPECTED: value})
         for one, value in zip(candidates, expected, strict=True)
     ]
-    return found, own
+    return found, weight
 
 
 def _residuals(
     features: Features, candidates: Sequence[Candidate], losses: Sequence[float] | Values
 ) -> Values:
-    """What a model of the logarithms of losses leaves of them."""
-    alphas = [one.alphas for one in candidates]
-    scores = log_scores(alphas, losses)
-    return np.array(scores.values) - fit(features, scores).predict(alphas)
+    """Logarithms of losses minus the prediction of a model fitted to them."""
+    rows = features([one.alphas for one in candidates])
+    return _log(losses) - fit(features, rows, losses).predict(rows)
 
 
-def _kept(own: float, shares: Values) -> Values:
-    """What is kept of residuals that were measured on shares of the images.
-
-    Their noise has a variance of (1 − own) / share where that of all images is 1 − own.
-    """
-    kept: Values = own / np.maximum(own + (1 - own) / shares, 1e-12)
-    return kept
-
-
-def _own(first: Values, second: Values) -> float:
-    """The share of the mean of two residuals that both have, by their covariance."""
+def _weight(first: Values, second: Values) -> float:
+    """The share of the variance of the mean of two residuals that both have in common."""
     variance = float(np.var((first + second) / 2))
     if variance == 0:
         return 1.0
     return float(np.clip(np.mean(first * second) / variance, 0, 1))
+
+
+def _kept(weight: float, shares: Values) -> Values:
+    """The weights of residuals measured on shares of the images.
+
+    Their noise has a variance of (1 − weight) / share where that of all images is 1 − weight.
+    """
+    kept: Values = weight / np.maximum(weight + (1 - weight) / shares, 1e-12)
+    return kept

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from octnas.cli.run import RichProgress
-from octnas.io.files import write_json
+from octnas.io.files import append_line, write_json
 from octnas.pipeline.run import Run, open_run
 from octnas.pipeline.supernet import scorer
 from octnas.results.front import Candidate, Front
 from octnas.search.settings import ChooseBy
-from octnas.search.storage import OutcomeLog
 from octnas.search.surrogate import EXPECTED, Features, with_expected_losses
 from octnas.space.search_space import SearchSpace
 from octnas.training.scoring import Scorer
@@ -56,13 +55,20 @@ class Losses:
         if part == "read":
             self.read[identity] = alphas
         if identity not in log:
-            log.add(identity, self._scorers[part](alphas))
+            log[identity] = self._scorers[part](alphas)
+            line = json.dumps({"id": identity, "metrics": log[identity]})
+            append_line(self.folder / f"{part}.jsonl", line)
         return log[identity]
 
     @cached_property
-    def known(self) -> Mapping[Part, OutcomeLog]:
-        """What was measured, by part."""
-        return {part: OutcomeLog(self.folder / f"{part}.jsonl") for part in PARTS}
+    def known(self) -> Mapping[Part, dict[str, Mapping[str, float]]]:
+        """What was measured, by part and id."""
+        found: dict[Part, dict[str, Mapping[str, float]]] = {part: {} for part in PARTS}
+        for part in PARTS:
+            if (path := self.folder / f"{part}.jsonl").exists():
+                for entry in map(json.loads, path.read_text().splitlines()):
+                    found[part][entry["id"]] = entry["metrics"]
+        return found
 
     @cached_property
     def _scorers(self) -> Mapping[Part, Scorer]:

@@ -27,8 +27,7 @@ from sampler_losses import PARTS, Losses, architectures
 from scipy import stats
 
 from octnas.results.front import Candidate
-from octnas.search.design import bounds, initial_design
-from octnas.search.samplers import proposals
+from octnas.search.samplers import bounds, initial_design, proposals
 from octnas.search.settings import ChooseBy, SearchSettings
 from octnas.search.storage import open_storage, quiet
 from octnas.search.study import Driver
@@ -165,7 +164,6 @@ def make_driver(
         design=initial_design(space, levels, budgets, settings.spread, seed),
         seed=seed,
         propose=proposals(settings.sampler, levels, [bounds(budgets)], seed),
-        log=folder / "outcomes.jsonl",
     )
 
 

@@ -33,7 +33,7 @@ WORKERS = f"stops/*/{'?' * 32}"
 BEGUN = {
     "supernet": "supernet/stage.json",
     "together": "supernet/together/progress.jsonl",
-    "search": "search/outcomes.jsonl",
+    "search": "search/study.journal",
     "processes": "retrain/*/*",
     "retrain together": "retrain/*/*/together/progress.jsonl",
     "by Ray together": "supernet/together/progress.jsonl",

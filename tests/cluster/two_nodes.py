@@ -56,7 +56,7 @@ class Deadly(Driver):
 def make_driver(folder: Path, storage: BaseStorage) -> Deadly:
     """Sixteen candidates of a small space."""
     settings = SearchSettings(trials=16, batch_size=8, spread=4)
-    return small_driver(small_space(), settings, storage, folder, kind=Deadly)
+    return small_driver(small_space(), settings, storage, kind=Deadly)
 
 
 def this_node() -> int:

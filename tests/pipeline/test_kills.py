@@ -67,7 +67,7 @@ CALLS = (
     ("octnas.runtime.directory", "RunDirectory.finish", 1),
     ("octnas.pipeline.search", "_driver", 1),
     # In MLflow's outbox, and not in the study.
-    ("octnas.search.study", "Driver._flush", 2),
+    ("octnas.search.study", "Driver._flush", 10),
     ("octnas.runtime.directory", "RunDirectory.begin", 1),
     # Behind a result.
     ("octnas.training.checkpoint", "Checkpoints.remove", 1),

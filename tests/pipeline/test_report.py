@@ -87,8 +87,8 @@ def test_looking_at_a_run_that_goes_on_changes_nothing(copied: Path) -> None:
     for folder in gone[1:]:
         shutil.rmtree(folder)
     # As a process that is writing leaves it for a moment.
-    with (copied / "search" / "outcomes.jsonl").open("a") as file:
-        file.write('{"schema": 1, "id": "ab')
+    with (copied / "search" / "study.journal").open("a") as file:
+        file.write('{"op_code": 8, "wor')
     before = contents(copied)
     said, over = write_if_ready(copied, (), (), 7)
     assert not over

@@ -200,7 +200,7 @@ def test_a_run_that_is_killed_again_and_again_gives_what_it_would_have_given(
     directory = killed / "runs" / "tiny"
     for begun in (
         *("supernet/checkpoints/*", "supernet/checkpoints/*"),
-        *("search/outcomes.jsonl", "retrain/*/*/checkpoints/*", "retrain/*/*/checkpoints/*"),
+        *("search/study.journal", "retrain/*/*/checkpoints/*", "retrain/*/*/checkpoints/*"),
     ):
         before = set(directory.glob(begun))
         process = start(killed)

@@ -263,11 +263,15 @@ def test_spoilt_files_of_a_broken_off_stage_are_named(copied: Path) -> None:
         write_json(directory / stage / "stage.json", marker)
 
 
-def test_a_lost_log_of_outcomes_is_no_traceback(copied: Path) -> None:
+def test_a_search_of_an_earlier_version_resumes(copied: Path) -> None:
+    """Its metrics were in another file than the study."""
     directory = copied / "runs" / "tiny" / "search"
     marker = read_json(directory / "stage.json")
     write_json(directory / "stage.json", {**marker, "finished": None})
-    (directory / "outcomes.jsonl").unlink()
+    journal = directory / "study.journal"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(line for line in lines if '"metrics"' not in line))
+    (directory / "outcomes.jsonl").write_text("")
     before = read_candidates(open_tiny(copied))
     run_stages(open_tiny(copied), ("search",))
     after = read_candidates(open_tiny(copied))

@@ -12,7 +12,6 @@ from octnas.pipeline.run import Run, open_run
 from octnas.pipeline.stages import run_stages
 from octnas.pipeline.supernet import DISTRIBUTION_FILE, learned_proposals, read_distributions
 from octnas.runtime.progress import Quiet
-from octnas.search.samplers import History
 from octnas.space.distribution import expected_macs
 from tests.pipeline.tiny import TINY
 
@@ -63,11 +62,11 @@ def test_the_search_begins_with_the_most_probable_and_goes_on_with_draws(learned
 
 def test_draws_follow_from_their_numbers(learned: Run) -> None:
     first, second = learned_proposals(learned), learned_proposals(learned)
-    histories = [History(number, [], ()) for number in range(12)]
-    assert [first(h) for h in histories] == [second(h) for h in reversed(histories)][::-1]
-    for history in histories:
-        budget = learned.budgets[history.number % len(learned.budgets)]
-        assert learned.space.cost(first(history)).macs <= budget.max_macs
+    again = [second(number, [], ()) for number in reversed(range(12))][::-1]
+    assert [first(number, [], ()) for number in range(12)] == again
+    for number, alphas in enumerate(again):
+        budget = learned.budgets[number % len(learned.budgets)]
+        assert learned.space.cost(alphas).macs <= budget.max_macs
 
 
 def test_any_sampler_may_follow_a_learnable_supernet(learned: Run, tmp_path: Path) -> None:

@@ -42,9 +42,7 @@ def make_driver(space: SearchSpace, tmp_path: Path) -> Iterator[Make]:
         place = tmp_path / folder
         place.mkdir(exist_ok=True)
         storage = storages.enter_context(opened(settings.storage, place / "study.journal"))
-        return small_driver(
-            space, settings, storage, place, seed=seed, propose=propose, kind=Driver
-        )
+        return small_driver(space, settings, storage, seed=seed, propose=propose, kind=Driver)
 
     with storages:
         yield make

@@ -1,14 +1,12 @@
 """A small search: seven sites of three choices, under half of what vanilla costs."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TypeVar
 
 from optuna.storages import BaseStorage
 
 from octnas.nn.search_space import search_space
-from octnas.search.design import bounds, initial_design
-from octnas.search.samplers import Propose, proposals
+from octnas.search.samplers import Propose, bounds, initial_design, proposals
 from octnas.search.settings import SearchSettings
 from octnas.search.study import Driver
 from octnas.space.cost_table import CostLevels
@@ -42,7 +40,6 @@ def small_driver(
     space: SearchSpace,
     settings: SearchSettings,
     storage: BaseStorage,
-    folder: Path,
     *,
     seed: int = 0,
     propose: Propose | None = None,
@@ -61,5 +58,4 @@ def small_driver(
         design=initial_design(space, levels, [budget], settings.spread, seed),
         seed=seed,
         propose=propose or proposals(settings.sampler, levels, within, seed),
-        log=folder / "outcomes.jsonl",
     )

@@ -1,10 +1,9 @@
-"""A database that fails in the middle of a search: one line, and the same command goes on.
+"""A database that fails in the middle of a search: one line, and the same command resumes.
 
 A driver that died while it wrote what it had asked for, or told: every write may be the last.
 """
 
 import json
-import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -12,7 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from optuna.storages import RDBStorage
+from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._storage import JournalOperation
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
@@ -50,7 +50,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def search(space: SearchSpace, tmp_path: Path, quick: None) -> Search:
-    """A search in a database, with its results in a folder beside it."""
+    """A search in a database, or in a journal where no URL is given."""
 
     def run(
         url: str,
@@ -68,9 +68,7 @@ def search(space: SearchSpace, tmp_path: Path, quick: None) -> Search:
         with opened(url, tmp_path / "study.journal") as storage:
             if pages:
                 limit(storage, pages)
-            folder = tmp_path / url.partition("?")[0].rpartition("/")[2].removesuffix(".db")
-            folder.mkdir(exist_ok=True)
-            driver = small_driver(space, SETTINGS, storage, folder, kind=Driver)
+            driver = small_driver(space, SETTINGS, storage, kind=Driver)
             run_local(driver, evaluate)
             return driver.candidates()
 
@@ -109,10 +107,12 @@ def test_a_database_that_is_locked_in_mid_search(
         with pytest.raises(SearchError) as caught:
             search(url, evaluated, at=lock)
     assert "OperationalError: database is locked" in str(caught.value)
-    assert str(caught.value).endswith("the same command goes on")
+    assert str(caught.value).endswith("the same command resumes")
     assert "\n" not in str(caught.value)
     assert table(search(url, evaluated)) == table(whole)
-    assert len(evaluated) == len(set(evaluated)) == len(whole)
+    # The evaluation that could not be stored is repeated, and no other.
+    assert evaluated[number + 1] == evaluated[number]
+    assert len(evaluated) - 1 == len(set(evaluated)) == len(whole)
 
 
 def test_a_disk_that_is_full_under_the_database(search: Search, tmp_path: Path) -> None:
@@ -122,13 +122,13 @@ def test_a_disk_that_is_full_under_the_database(search: Search, tmp_path: Path) 
     whole = search(f"sqlite:///{tmp_path}/whole.db", [])
     least, most = pages_of(tmp_path / "empty.db"), pages_of(tmp_path / "whole.db")
     assert least + 2 < most
-    for pages in range(least, most):
+    for pages in range(least, most, 3):
         url, evaluated = f"sqlite:///{tmp_path}/full-{pages}.db", list[str]()
         with pytest.raises(SearchError, match="database or disk is full") as caught:
             search(url, evaluated, pages=pages)
         assert "\n" not in str(caught.value)
         assert table(search(url, evaluated)) == table(whole)
-        assert len(evaluated) == len(set(evaluated)) == len(whole)
+        assert len(set(evaluated)) == len(whole) >= len(evaluated) - 1
 
 
 def test_a_password_is_kept_out_of_what_a_failed_database_says(
@@ -147,7 +147,7 @@ def test_a_password_is_kept_out_of_what_a_failed_database_says(
 
 
 def torn(journal: Path, operation: JournalOperation, every: int) -> Iterator[bytes]:
-    """The beginnings of a journal that end behind every so-manieth operation of a kind."""
+    """Beginnings of a journal, each ending after one in ``every`` operations of a kind."""
     lines = journal.read_bytes().splitlines(keepends=True)
     found = [n for n, line in enumerate(lines, 1) if json.loads(line)["op_code"] == operation]
     yield from (b"".join(lines[:n]) for n in found[every // 2 :: every])
@@ -156,57 +156,46 @@ def torn(journal: Path, operation: JournalOperation, every: int) -> Iterator[byt
 @pytest.mark.parametrize(
     ("sampler", "operation", "every"),
     [
-        ("nsga2", JournalOperation.SET_TRIAL_PARAM, 9),
+        ("nsga2", JournalOperation.SET_TRIAL_PARAM, 31),
         ("nsga2", JournalOperation.SET_STUDY_SYSTEM_ATTR, 1),
-        ("nsga2", JournalOperation.SET_TRIAL_STATE_VALUES, 5),
-        ("tpe", JournalOperation.SET_TRIAL_PARAM, 41),
+        ("nsga2", JournalOperation.SET_TRIAL_STATE_VALUES, 9),
+        ("tpe", JournalOperation.SET_TRIAL_PARAM, 83),
         ("surrogate", JournalOperation.SET_TRIAL_PARAM, 41),
-        ("surrogate", JournalOperation.SET_TRIAL_STATE_VALUES, 5),
+        ("surrogate", JournalOperation.SET_TRIAL_STATE_VALUES, 9),
         ("random", JournalOperation.SET_TRIAL_PARAM, 41),
-        ("random", JournalOperation.SET_TRIAL_STATE_VALUES, 5),
+        ("random", JournalOperation.SET_TRIAL_STATE_VALUES, 9),
     ],
 )
-def test_what_was_written_in_part_is_gone_on_with(
+def test_a_partly_written_journal_resumes_to_the_same_end(
     make_driver: Make, tmp_path: Path, sampler: Sampler, operation: JournalOperation, every: int
 ) -> None:
     settings = SearchSettings(sampler=sampler, trials=40, batch_size=8, spread=6, population=8)
     whole = make_driver(settings, folder="whole")
     run_local(whole, noisy)
-    outcomes = (tmp_path / "whole" / "outcomes.jsonl").read_bytes()
     for number, begun in enumerate(torn(tmp_path / "whole" / "study.journal", operation, every)):
         folder = tmp_path / f"torn-{number}"
         folder.mkdir()
         (folder / "study.journal").write_bytes(begun)
-        (folder / "outcomes.jsonl").write_bytes(outcomes)
         again = make_driver(settings, folder=folder.name)
         run_local(again, noisy)
         assert table(again.candidates()) == table(whole.candidates())
 
 
-@pytest.mark.parametrize("link", [True, False])
-def test_the_lock_of_a_killed_process_is_not_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: bool
-) -> None:
-    """Optuna waits for half a minute, and without end where a link leads nowhere."""
-    monkeypatch.chdir(tmp_path)
-    path, lock = Path("run") / "study.journal", Path("run") / "study.journal.lock"
+def test_opening_a_journal_changes_nothing(tmp_path: Path) -> None:
+    """Also where a killed process has left part of a line, which is not glued to the next."""
+    path = tmp_path / "run" / "study.journal"
     first = Journal(path)
     open_study(first, "one")
+    assert not path.parent.exists()
     first.flush()
-    lock.symlink_to(path) if link else lock.touch()
-    # One that was being given back.
-    lock.with_name(f"{lock.name}0af3-12.rename").touch()
+    with path.open("a") as file:
+        file.write('{"op_code": 0, "wor')
+    before = path.read_bytes()
     again = Journal(path)
     open_study(again, "two")
+    assert path.read_bytes() == before
     again.flush()
     assert [study.study_name for study in Journal(path).get_all_studies()] == ["one", "two"]
-    assert [one.name for one in path.parent.iterdir()] == ["study.journal"]
-
-
-def test_a_journal_makes_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever looks on from another host may know the run directory by another path."""
-    monkeypatch.setattr(os, "symlink", lambda *_: 1 / 0)
-    journal = Journal(tmp_path / "study.journal")
-    open_study(journal, "study")
-    journal.flush()
-    assert (tmp_path / "study.journal").stat().st_size
+    # Optuna reads the same file.
+    theirs = JournalStorage(JournalFileBackend(str(path)))
+    assert [study.study_name for study in theirs.get_all_studies()] == ["one", "two"]

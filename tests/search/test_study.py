@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from octnas.errors import SearchError
 from octnas.results.front import Front
-from octnas.search.design import LEARNED, SPREAD, UNIFORM, bounds, initial_design, ranges
+from octnas.search.samplers import LEARNED, SPREAD, UNIFORM, bounds, initial_design, ranges
 from octnas.search.settings import Sampler, SearchSettings
 from octnas.search.storage import open_storage, quiet
 from octnas.search.study import Job, run_local
@@ -36,7 +36,7 @@ def test_a_search_evaluates_every_candidate_once(
     run_local(driver, evaluate)
     candidates = driver.candidates()
     assert driver.done
-    assert driver.told == 40
+    assert driver.reported == 40
     assert driver.failures() == []
     assert len(asked) == len(set(asked)) == len(candidates)
     for candidate in candidates:
@@ -100,7 +100,7 @@ def test_the_order_of_answers_does_not_matter(make_driver: Make) -> None:
 
 
 @pytest.mark.parametrize("stop", [0, 1, 7, 8, 13, 30])
-def test_a_broken_off_search_goes_on_to_the_same_end(make_driver: Make, stop: int) -> None:
+def test_an_interrupted_search_resumes_to_the_same_end(make_driver: Make, stop: int) -> None:
     unbroken = make_driver(folder="unbroken")
     run_local(unbroken, loss_of)
 
@@ -126,34 +126,38 @@ def test_a_broken_off_search_goes_on_to_the_same_end(make_driver: Make, stop: in
     resumed = make_driver(folder="broken")
     run_local(resumed, count)
     assert table(resumed.candidates()) == table(unbroken.candidates())
-    # What was on disk was not evaluated again.
+    # Nothing was evaluated twice.
     assert len(evaluated) + len(again) == len(unbroken.candidates())
 
 
-def test_a_cut_off_line_of_the_log_is_evaluated_again(make_driver: Make, tmp_path: Path) -> None:
-    unbroken = make_driver(folder="unbroken")
-    run_local(unbroken, loss_of)
-    driver = make_driver(folder="cut")
-    jobs = [driver.ask() for _ in range(3)]
-    for job in jobs:
-        assert job is not None
-        driver.tell(job.number, loss_of(job.alphas))
-    log = tmp_path / "cut" / "outcomes.jsonl"
-    log.write_bytes(log.read_bytes()[:-9])
-    resumed = make_driver(folder="cut")
-    run_local(resumed, loss_of)
-    assert table(resumed.candidates()) == table(unbroken.candidates())
-    lines = log.read_text().splitlines()
-    assert len(lines) == len(unbroken.candidates())
-
-
-def test_a_spoilt_line_of_the_log_is_named(make_driver: Make, tmp_path: Path) -> None:
+def test_a_spoilt_line_of_the_journal_is_named(make_driver: Make, tmp_path: Path) -> None:
     run_local(make_driver(folder="spoilt"), loss_of)
-    log = tmp_path / "spoilt" / "outcomes.jsonl"
-    lines = log.read_text().splitlines(keepends=True)
-    log.write_text("".join([lines[0], "nonsense\n", *lines[2:]]))
-    with pytest.raises(SearchError, match="line 2 is not an outcome"):
+    journal = tmp_path / "spoilt" / "study.journal"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join([lines[0], "nonsense\n", *lines[2:]]))
+    with pytest.raises(SearchError, match="line 2 is not a line of a study"):
         make_driver(folder="spoilt")
+
+
+def test_a_study_of_another_space_is_named(make_driver: Make, tmp_path: Path) -> None:
+    run_local(make_driver(), loss_of)
+    journal = tmp_path / "a" / "study.journal"
+    journal.write_text(journal.read_text().replace('"layer1', '"layer9'))
+    with pytest.raises(SearchError, match=r"study: its trials are of another search space.*layer1"):
+        make_driver()
+
+
+def test_a_study_without_metrics_has_the_losses(make_driver: Make, tmp_path: Path) -> None:
+    """As earlier versions wrote it, with the metrics in another file."""
+    run_local(make_driver(), loss_of)
+    journal = tmp_path / "a" / "study.journal"
+    lines = journal.read_text().splitlines(keepends=True)
+    before = make_driver().candidates()
+    journal.write_text("".join(line for line in lines if '"metrics"' not in line))
+    after = make_driver()
+    assert after.done
+    assert table(after.candidates()) == table(before)
+    assert all(one.metrics == {"rank_loss": one.loss} for one in after.candidates())
 
 
 def test_one_failing_candidate_does_not_end_the_search(make_driver: Make) -> None:
@@ -190,7 +194,7 @@ def test_candidates_are_tried_again(make_driver: Make, retries: int, failures: i
     run_local(driver, evaluate, retries=retries)
     assert driver.failures() == failures * ["RuntimeError: out of memory"]
     assert max(tried.values()) == retries + 1
-    assert driver.told == 40
+    assert driver.reported == 40
 
 
 def test_a_search_in_which_everything_fails_stops(make_driver: Make) -> None:

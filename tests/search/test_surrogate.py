@@ -1,8 +1,7 @@
-"""Tests."""
-
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -16,11 +15,9 @@ from octnas.search.surrogate import (
     EXPECTED,
     HALF,
     Features,
-    Rung,
-    Scores,
+    Screening,
     expected_loss,
     fit,
-    rung_of,
     with_expected_losses,
 )
 from octnas.space.search_space import SearchSpace
@@ -75,8 +72,9 @@ def test_what_cannot_be_lost_has_no_feature(space: SearchSpace) -> None:
 def test_a_few_measurements_predict_the_others(space: SearchSpace) -> None:
     known, unseen = draws(space, 40, seed=1), draws(space, 100, seed=2)
     rng = np.random.default_rng(3)
-    scores = [truth(space, alphas) + rng.normal(scale=0.05) for alphas in known]
-    predicted = fit(Features(space), Scores(known, scores)).predict(unseen)
+    losses = np.exp([truth(space, alphas) + rng.normal(scale=0.05) for alphas in known])
+    features = Features(space)
+    predicted = fit(features, features(known), losses).predict(features(unseen))
     expected = np.array([truth(space, alphas) for alphas in unseen])
     assert expected.std() > 1
     assert np.sqrt(np.mean((predicted - expected) ** 2)) < 0.15
@@ -178,9 +176,8 @@ def test_the_share_is_one_and_order_does_not_matter(seed: int, own: float, noise
         assert one.metrics[EXPECTED] == pytest.approx(again.metrics[EXPECTED])
 
 
+@cache
 def small() -> SearchSpace:
-    from octnas.nn.search_space import search_space
-
     args = {"num_classes": 2, "channels": [2, 4], "layers": [1, 1]}
     return search_space("thumbnail_resnet", (1, 8, 8), (0, 0.5, 1), backbone_args=args, fixed={})
 
@@ -194,24 +191,27 @@ def test_the_limit_is_what_may_reach_the_front_by_chance() -> None:
     higher = [0.1, 0.3] * 5
     told = [candidate(10 + n, 2 - n / 10, 2 - n / 10 + by) for n, by in enumerate(higher)]
     told.append(candidate(1, 0.0, 0.0, share=0.25))
-    rung = rung_of(told, lambda one: one.macs)
-    assert rung is not None
-    assert rung.offset == pytest.approx(0.2)
-    assert rung.margin == pytest.approx(2 * np.std(higher, ddof=1))
-    assert rung.limit(9) == np.inf
-    assert rung.limit(12) == pytest.approx(1.8 + rung.offset + rung.margin)
-    assert rung.limit(99) == pytest.approx(1.1 + rung.offset + rung.margin)
+    screening = Screening.after(told, lambda one: one.macs)
+    assert screening is not None
+    assert screening.offset == pytest.approx(0.2)
+    assert screening.margin == pytest.approx(2 * np.std(higher, ddof=1))
+    assert screening.limit(9) == np.inf
+    assert screening.limit(12) == pytest.approx(1.8 + screening.offset + screening.margin)
+    assert screening.limit(99) == pytest.approx(1.1 + screening.offset + screening.margin)
 
 
 def test_too_few_say_nothing() -> None:
-    assert rung_of([candidate(n, 1, 1) for n in range(7)], lambda one: one.macs) is None
-    assert rung_of([Candidate(str(n), {}, n, 1.0) for n in range(9)], lambda one: one.macs) is None
+    assert Screening.after([candidate(n, 1, 1) for n in range(7)], lambda one: one.macs) is None
+    assert (
+        Screening.after([Candidate(str(n), {}, n, 1.0) for n in range(9)], lambda one: one.macs)
+        is None
+    )
 
 
 def test_a_loss_on_some_images_is_brought_to_all() -> None:
-    rung = Rung(0.25, 0.1, ())
-    assert expected_loss({"loss": 2.0, "share": 0.5}, rung) == 1.75
-    assert expected_loss({"loss": 2.0, "share": 1.0}, rung) == 2.0
+    screening = Screening(0.25, 0.1, ())
+    assert expected_loss({"loss": 2.0, "share": 0.5}, screening) == 1.75
+    assert expected_loss({"loss": 2.0, "share": 1.0}, screening) == 2.0
     assert expected_loss({"loss": 2.0}, None) == 2.0
 
 
