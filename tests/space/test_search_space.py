@@ -105,9 +105,7 @@ def test_what_is_not_of_the_space_is_refused(changed: dict[str, object], words: 
 
 def test_off_the_grid_names_the_nearest_below() -> None:
     architecture = replace(SPACE.architecture({}), alphas={"b": 0.3})
-    words = (
-        "found 0.3, allowed: multiples of 1 of its 8 channels, such as 0.25 or 0.375"
-    )
+    words = "found 0.3, allowed: multiples of 1 of its 8 channels, such as 0.25 or 0.375"
     with pytest.raises(ArchitectureError, match=words):
         SPACE.check_quantized(architecture)
 
