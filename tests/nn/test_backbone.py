@@ -97,7 +97,8 @@ FACTORY = (
 @pytest.mark.parametrize("name", FACTORY)
 def test_arguments_of_the_factory_are_no_networks(name: str) -> None:
     """A checkpoint, say, would be the weights of every training from scratch."""
-    expected = rf"^backbone_args\.{name}: found '.*', allowed: arguments of the network itself, .* remove it"
+    allowed = "arguments of the network itself, .* remove it"
+    expected = rf"^backbone_args\.{name}: found '.*', allowed: {allowed}"
     args = {**ARGS, name: "here.pth"}
     with pytest.raises(SettingError, match=expected):
         create_backbone("resnet18", args)
