@@ -9,7 +9,7 @@ from octnas.errors import DeviceError, SettingError
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that a setting names; ``"auto"`` is CUDA where there is one, else the CPU.
+    """The device that a setting names; ``"auto"`` is CUDA if available, else the CPU.
 
     Raises:
         SettingError: torch does not know the name, or the machine lacks the device.
@@ -27,27 +27,23 @@ def choose_device(name: str) -> torch.device:
 
 @contextlib.contextmanager
 def device_errors() -> Iterator[None]:
-    """Turn what a device that has failed or is full raises into one clear error.
-
-    Raises:
-        DeviceError: nothing more can be computed by this process, or memory was too small.
-    """
+    """Raise `DeviceError` instead of torch's errors if the device fails or is out of memory."""
     try:
         yield
     except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
         full = isinstance(error, torch.OutOfMemoryError)
-        # The first line says what; the others how to debug kernels.
+        # The other lines say how to debug kernels.
         reason = " ".join(str(error).splitlines()[0].split())[:300]
-        advice = "smaller batches need less" if full else "look after the device"
+        advice = "use smaller batches" if full else "check the device"
         raise DeviceError(
-            f"the device {'is out of memory' if full else 'has failed'} ({reason}); {advice}, and "
-            "the same command goes on from here"
+            f"the device {'is out of memory' if full else 'has failed'} ({reason}); {advice}; the "
+            "same command resumes from here"
         ) from error
 
 
 @contextlib.contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
-    """Run with so many CPU threads; 0 leaves the number as it is."""
+    """Run with ``count`` CPU threads; 0 keeps the present number."""
     before = torch.get_num_threads()
     if count:
         torch.set_num_threads(count)

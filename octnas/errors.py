@@ -1,17 +1,17 @@
-"""What octnas raises when the mistake is the user's: one line that says what to change."""
+"""Errors that the user can fix, in one line that says what to change."""
 
 
 class OctnasError(Exception):
-    """A problem that the user can solve, in one line; the program exits with code 2."""
+    """Base class; the program prints the message and exits with code 2."""
 
 
 class SettingError(OctnasError, ValueError):
-    """A setting whose value is outside of what is allowed.
+    """A setting with a value that is not allowed.
 
     Attributes:
         key: name of the setting within its section.
-        found: the value that was given.
-        allowed: what may be given instead, in words.
+        found: the value.
+        allowed: a description of the allowed values.
     """
 
     def __init__(self, key: str, found: object, allowed: str) -> None:
@@ -21,16 +21,16 @@ class SettingError(OctnasError, ValueError):
         self.allowed = allowed
 
     def __reduce__(self) -> tuple[type["SettingError"], tuple[str, object, str]]:
-        # Errors cross process boundaries, and are made anew from what they were made with.
+        # Errors are pickled between processes.
         return (SettingError, (self.key, self.found, self.allowed))
 
 
 class ConfigError(OctnasError):
-    """An experiment file (or ``--set`` override) that cannot be used; may hold several lines."""
+    """An experiment file (or ``--set`` override) that cannot be used; may have several lines."""
 
 
 class ArchitectureError(OctnasError):
-    """An architecture or its file does not fit: unknown site, α outside [0, 1], unknown schema."""
+    """An architecture or its file is invalid: unknown site, α outside [0, 1], unknown schema."""
 
 
 class UnsupportedModelError(OctnasError):
@@ -42,60 +42,60 @@ class BudgetError(OctnasError):
 
 
 class RunDirectoryError(OctnasError):
-    """A run directory whose contents do not fit what is asked of it."""
+    """A run directory with invalid contents, or with others than the command needs."""
 
 
 class DataError(OctnasError):
-    """Images that cannot be found or read as asked."""
+    """Images that cannot be found or read."""
 
 
 class TrainingError(OctnasError):
-    """A training that cannot go on: its loss is lost, or its process died."""
+    """A training that cannot continue: its loss is not finite, or its process died."""
 
 
 class DeviceError(OctnasError):
-    """A device that has failed or is full; what was not computed yet can be computed later."""
+    """A device that failed or is out of memory; the command can be resumed."""
 
 
 class SearchError(OctnasError):
-    """A search that cannot go on."""
+    """A search that cannot continue."""
 
 
 class ClusterError(OctnasError):
-    """Ray cannot be started or used as asked."""
+    """Ray cannot be started or used."""
 
 
 class MeasureError(OctnasError):
-    """A measurement that would say nothing: what was to be timed computes something else."""
+    """A meaningless measurement: wrong results, or too much noise."""
 
 
 class LatencyError(OctnasError):
-    """Latencies that cannot be measured, read or used as asked."""
+    """Latencies that cannot be measured, read or used."""
 
 
 class ExportError(OctnasError):
-    """An exported network that is not its source, or that cannot be written here."""
+    """An exported network that differs from its source, or cannot be written."""
 
 
 class TrackingError(OctnasError):
-    """MLflow cannot be reached or refuses what was sent."""
+    """MLflow cannot be reached, or refuses what was sent."""
 
 
 def first_cause(error: BaseException) -> BaseException:
-    """What an error was raised from in the first place; itself if from nothing."""
+    """The first error in a chain of causes."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def require(condition: bool, key: str, found: object, allowed: str) -> None:
-    """Raise `SettingError` unless ``condition`` holds; for the ``__post_init__`` of settings."""
+    """Raise `SettingError` unless ``condition`` is true; for ``__post_init__`` of settings."""
     if not condition:
         raise SettingError(key, found, allowed)
 
 
 def require_seed(key: str, seed: int) -> None:
-    """Raise `SettingError` unless every generator takes the seed."""
+    """Raise `SettingError` unless all random generators accept the seed."""
     require(0 <= seed < 2**31, key, seed, "0 to 2147483647")
 
 

@@ -1,14 +1,9 @@
-"""``octnas bench``: octave networks against the vanilla one, by the clock.
-
-``octnas bench --data``: images per second.
-
-``octnas bench --supernet``: training steps per second.
-"""
+"""``octnas bench``: octave networks, data loading and supernet training, timed."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,7 +13,7 @@ from octnas.runtime.progress import Quiet
 
 if TYPE_CHECKING:
     from octnas.measure.bench import BenchResult
-    from octnas.measure.bench_data import DataBenchResult, DataBenchSettings
+    from octnas.measure.bench_data import DataBenchResult
     from octnas.measure.bench_steps import StepBenchResult
     from octnas.measure.settings import AlphaChoice
 
@@ -42,23 +37,23 @@ def bench(
     batch: Annotated[
         str,
         typer.Option(
-            help="Batch sizes, separated by commas; 64 with --data, with "
-            "--supernet the experiment's."
+            help="Batch sizes, separated by commas; by default 64 with --data, and the "
+            "experiment's with --supernet."
         ),
     ] = BATCHES,
     backends: Annotated[
         str,
         typer.Option(
-            help="Of eager, compile, onnxruntime, openvino, separated by commas; by default all "
-            "that are installed but compile, which takes minutes to compile; eager alone in "
-            "training, on another device than the CPU and in bfloat16.",
+            help="eager, compile, onnxruntime and openvino, separated by commas; by default those "
+            "installed, without compile, which takes minutes; only eager in training, on other "
+            "devices than the CPU and in bfloat16.",
             show_default=False,
         ),
     ] = "",
     mode: Annotated[str, typer.Option(help="inference or training.")] = "inference",
     device: Annotated[str, typer.Option(help="As torch names it, such as cuda.")] = "cpu",
     precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to the backend.")] = 1,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 is the backend's default.")] = 1,
     input_size: Annotated[int, typer.Option(help="Height and width of the images.")] = 224,
     channel_multiple: Annotated[
         int, typer.Option(help="Round low channels down to a multiple of this.", min=1)
@@ -66,59 +61,43 @@ def bench(
     repeats: Annotated[
         int | None,
         typer.Option(
-            help="How often each network is timed; by default 20 times, and 7 with --data.",
+            help="Timings of each network; by default 20, and 7 with --data.",
             show_default=False,
         ),
     ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Time the images of this experiment file instead: files, cache, training step; "
-            "with the first of the batch sizes.",
+            help="Instead time the data of this experiment: files, cache and training step, with "
+            "the first batch size.",
             show_default=False,
         ),
     ] = None,
     supernet: Annotated[
         Path | None,
         typer.Option(
-            help="Time the training steps of this experiment's supernet instead, of every "
-            "sampling, against those of the vanilla network; with the first of the batch sizes.",
+            help="Instead time the training steps of this experiment's supernet, for every "
+            "sampling, against the vanilla network's, with the first batch size.",
             show_default=False,
         ),
     ] = None,
     overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Time octave networks and the vanilla one in turns; or their images; or a supernet."""
+    """Time octave networks and the vanilla one, interleaved; or data loading; or a supernet."""
     if data is not None and supernet is not None:
         raise SettingError("supernet", str(supernet), "one of --data and --supernet")
-    if data is not None:
-        from octnas.measure.bench_data import DataBenchSettings
-
-        bench_images(
-            data,
-            overrides or (),
-            DataBenchSettings(
-                batch_size=_first_batch(batch) or 64,
-                device=device,
-                precision=precision,
-                threads=threads,
-                repeats=7 if repeats is None else repeats,
-            ),
-            as_json=as_json,
-        )
-        return
-    if supernet is not None:
-        bench_steps(
-            supernet,
-            overrides or (),
-            batch_size=_first_batch(batch),
-            device=device,
-            precision=precision,
-            threads=threads,
-            repeats=20 if repeats is None else repeats,
-            as_json=as_json,
-        )
+    found: Any
+    if data is not None or supernet is not None:
+        common: dict[str, Any] = {"device": device, "precision": precision, "threads": threads}
+        if repeats is not None:
+            common["repeats"] = repeats
+        if data is not None:
+            found, show = _bench_data(data, overrides or (), _first_batch(batch), common, as_json)
+        else:
+            assert supernet is not None
+            found, show = _bench_steps(supernet, overrides or (), _first_batch(batch), common)
+        _output(found, show, as_json)
         return
     from octnas.measure.backends import installed_backends
     from octnas.measure.bench import bench as run_bench
@@ -140,14 +119,18 @@ def bench(
         repeats=20 if repeats is None else repeats,
     )
     found = run_bench(settings, log=lambda line: typer.echo(line, err=True))
+    _output(found, lambda: _print(found), as_json)
+
+
+def _output(found: Any, show: Callable[[], None], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2))
     else:
-        _print(found)
+        show()
 
 
 def _first_batch(batches: str) -> int:
-    """Of the batch sizes; 0 where none are given."""
+    """The first batch size; 0 if none is given."""
     return 0 if batches == BATCHES else _whole_number((_list(batches) or (batches,))[0])
 
 
@@ -207,7 +190,7 @@ def _print(found: "BenchResult") -> None:
     for best in found.best:
         verdict = "faster" if best.ratio.value < 1 else "slower"
         if best.ratio.undecided:
-            verdict = "cannot be told apart: the machine is too noisy"
+            verdict = "no difference can be told: the machine is too noisy"
         console.print(
             f"batch {best.batch}, α {best.alpha}: best octave ({best.octave_backend}) against best "
             f"vanilla ({best.vanilla_backend}): {best.ratio.value:.3f} of the time "
@@ -215,34 +198,31 @@ def _print(found: "BenchResult") -> None:
             f"{verdict}"
         )
     if any(row.undecided for row in found.rows):
-        console.print("?: the machine is too noisy to say which of the two is faster.")
+        console.print("?: the machine is too noisy to tell which of the two is faster.")
 
 
-def bench_images(
+def _bench_data(
     experiment: Path,
     overrides: Sequence[str],
-    settings: "DataBenchSettings",
-    *,
+    batch_size: int,
+    common: Mapping[str, Any],
     as_json: bool,
-) -> None:
-    """Time the images of an experiment, and the training of its vanilla network on them."""
+) -> tuple["DataBenchResult", Callable[[], None]]:
     from octnas.data.settings import ImagesSettings
-    from octnas.measure.bench_data import bench_data
+    from octnas.measure.bench_data import DataBenchSettings, bench_data
     from octnas.pipeline.run import load_experiment
     from octnas.pipeline.space import space_of
 
+    settings = DataBenchSettings(**{"repeats": 7, **common}, batch_size=batch_size or 64)
     _, config = load_experiment(experiment, overrides)
     if not isinstance(config.data, ImagesSettings):
         raise ConfigError(
-            f"{experiment}: data.source: found {config.data.source}, which are made in memory; "
+            f"{experiment}: data.source: found {config.data.source}, which is generated in memory; "
             "allowed: images on disk"
         )
     progress = Quiet(lambda line: typer.echo(line, err=True)) if as_json else RichProgress()
     found = bench_data(config.data, lambda n: space_of(config, n).uniform(0.0), settings, progress)
-    if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=2))
-    else:
-        _print_images(found)
+    return found, lambda: _print_images(found)
 
 
 def _print_images(found: "DataBenchResult") -> None:
@@ -261,49 +241,23 @@ def _print_images(found: "DataBenchResult") -> None:
     console.print(table)
     faster, held = found.speed_up, found.held_back
     console.print(
-        f"the cache delivers {faster.value:.1f} times what files do "
-        f"({faster.low:.1f}–{faster.high:.1f}); a training step that it feeds takes "
+        f"the cache is {faster.value:.1f} times as fast as files "
+        f"({faster.low:.1f}–{faster.high:.1f}); a training step fed from it takes "
         f"{held.value:.3f} of the time of one without a loader ({held.low:.3f}–{held.high:.3f})"
     )
 
 
-def bench_steps(
-    experiment: Path,
-    overrides: Sequence[str],
-    *,
-    batch_size: int,
-    device: str,
-    precision: str,
-    threads: int,
-    repeats: int,
-    as_json: bool,
-) -> None:
-    """Time the supernet's training steps of the sampled strategies, and the vanilla network's.
-
-    Args:
-        experiment: file of the experiment.
-        overrides: ``section.key=value``.
-        batch_size: 0 for the experiment's.
-        device, precision, threads, repeats: see `octnas.measure.bench_steps.StepBenchSettings`.
-        as_json: instead of a table.
-    """
+def _bench_steps(
+    experiment: Path, overrides: Sequence[str], batch_size: int, common: Mapping[str, Any]
+) -> tuple["StepBenchResult", Callable[[], None]]:
     from octnas.measure.bench_steps import StepBenchSettings
     from octnas.pipeline.bench import bench_supernet
     from octnas.pipeline.run import load_experiment
 
     _, config = load_experiment(experiment, overrides)
-    settings = StepBenchSettings(
-        batch_size=batch_size or config.supernet.recipe.batch_size,
-        device=device,
-        precision=precision,
-        threads=threads,
-        repeats=repeats,
-    )
-    found = bench_supernet(config, settings)
-    if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=2))
-    else:
-        _print_steps(found)
+    batch_size = batch_size or config.supernet.recipe.batch_size
+    found = bench_supernet(config, StepBenchSettings(**common, batch_size=batch_size))
+    return found, lambda: _print_steps(found)
 
 
 def _print_steps(found: "StepBenchResult") -> None:

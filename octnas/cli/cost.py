@@ -1,4 +1,4 @@
-"""``octnas cost``: what a model costs at given α."""
+"""``octnas cost``: the cost of a model at given α."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,7 @@ def _find(
         raise ConfigError("octnas cost: give either MODEL or --architecture FILE")
     if architecture is not None and (alpha is not None or channel_multiple != 1):
         raise ConfigError(
-            "octnas cost: --alpha and --channel-multiple go with MODEL, not with --architecture"
+            "octnas cost: --alpha and --channel-multiple need MODEL instead of --architecture"
         )
     from octnas.nn.cost import cost as cost_of
     from octnas.nn.load import read_architecture
@@ -71,11 +71,11 @@ def _find(
 
 
 def print_cost(found: "ModelCost", identity: str = "") -> None:
-    """Totals, and a row per site.
+    """Print totals and a row per site.
 
     Args:
         found: the costs.
-        identity: of the architecture, where it was read from a file that leaves sites out.
+        identity: id to print instead of the architecture's, as for a file that omits sites.
     """
     from rich.console import Console
     from rich.table import Table

@@ -1,4 +1,4 @@
-"""``octnas latency``: how long the architectures of a search space take on a device."""
+"""``octnas latency``: latency tables of search spaces, by device."""
 
 from functools import partial
 from pathlib import Path
@@ -28,17 +28,17 @@ Out = Annotated[
 Backend = Annotated[str, typer.Option(help="eager, compile, onnxruntime or openvino.")]
 Device = Annotated[str, typer.Option(help="As torch names it, such as cuda.")]
 Precision = Annotated[str, typer.Option(help="float32 or bfloat16.")]
-Threads = Annotated[int, typer.Option(help="CPU threads; 0 leaves it to the backend.")]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0 is the backend's default.")]
 Batch = Annotated[int, typer.Option(help="Images at a time.")]
 Networks = Annotated[
-    int, typer.Option(help="Whole networks that predictions are held against, spread over them.")
+    int, typer.Option(help="Whole networks to check predictions on, over their whole range.")
 ]
 Narrow = Annotated[int, typer.Option(help="More of them, of nearly equal predictions.")]
-Fit = Annotated[int, typer.Option(help="Whole networks that predictions are fitted to.")]
+Fit = Annotated[int, typer.Option(help="Whole networks to fit predictions to.")]
 
 
 class _Group(TyperGroup):
-    """What is no command's name is an experiment to measure."""
+    """Any first argument that is not a command is an experiment to measure."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, "--help"):
@@ -51,8 +51,8 @@ def add_to(app: typer.Typer) -> None:
     group = typer.Typer(
         cls=_Group,
         no_args_is_help=True,
-        help="How long a search space's architectures take on a device: "
-        "`octnas latency EXPERIMENT` measures a table here.",
+        help="Latency of a search space's architectures on a device: `octnas latency EXPERIMENT` "
+        "measures a table on this machine.",
     )
     group.command(_MEASURE)(measure)
     group.command("pack")(pack)
@@ -69,7 +69,7 @@ def measure(
     precision: Precision = "float32",
     batch: Batch = 1,
     threads: Threads = 1,
-    repeats: Annotated[int, typer.Option(help="How often each layer and network is timed.")] = 20,
+    repeats: Annotated[int, typer.Option(help="Timings of each layer and network.")] = 20,
     networks: Networks = 20,
     narrow: Narrow = 20,
     fit: Fit = 60,
@@ -107,10 +107,10 @@ def networks_of(
     precision: Precision = "float32",
     batch: Batch = 1,
     threads: Threads = 1,
-    repeats: Annotated[int, typer.Option(help="How often each network is timed.")] = 100,
+    repeats: Annotated[int, typer.Option(help="Timings of each network.")] = 100,
     name: Name = "",
 ) -> None:
-    """Time every retrained network of a run whole, for its report: median and 95th percentile."""
+    """Time every retrained network of a run, for its report: median and 95th percentile."""
     from octnas.measure.settings import LatencySettings
     from octnas.pipeline.network_latency import time_retrained
     from octnas.pipeline.run import look_at_run, owned
@@ -125,7 +125,7 @@ def networks_of(
         repeats=repeats,
     )
     looked_at = look_at_run(run)
-    # What else works on it would also take the time of what is timed.
+    # With the run lock: another process on this run would distort the times.
     with owned(run, partial(typer.echo, err=True)):
         path, found = time_retrained(looked_at, settings)
     for identity, timing in found.measured.items():
@@ -143,7 +143,7 @@ def pack(
     fit: Fit = 60,
     overrides: Overrides = None,
 ) -> None:
-    """Write what a device without octnas measures: ONNX files, and a script that times them."""
+    """Write ONNX files, and a script that times them on a device without octnas."""
     from octnas.measure.pack import SCRIPT_FILE, write_pack
     from octnas.measure.settings import LatencySettings
     from octnas.pipeline.latency import experiment_space
@@ -158,12 +158,10 @@ def pack(
 
 
 def import_answer(
-    answer: Annotated[
-        Path, typer.Argument(help="answer.json, or the folder that it is in.", show_default=False)
-    ],
+    answer: Annotated[Path, typer.Argument(help="answer.json, or its folder.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The file to write.", show_default=False)],
 ) -> None:
-    """Make a latency table of what a device has measured of a pack."""
+    """Make a latency table from a device's answer to a pack."""
     from octnas.io.files import write_json
     from octnas.measure.pack import read_answer
 
@@ -181,7 +179,7 @@ def _print(table: "LatencyTable", file: Path) -> None:
     console.print(
         f"{table.device}, {table.backend}, {table.precision}, batch {table.batch}, threads: "
         f"{table.threads or 'any'}; {len(table.layers)} layers, network = {table.factor:.3f} × "
-        f"layers {table.constant * 1e3:+.3f} ms{', and what each site takes' * bool(table.sites)}"
+        f"layers {table.constant * 1e3:+.3f} ms{', plus a time for each site' * bool(table.sites)}"
     )
     rows = Table("networks", "number", "range", "median error", "worst", "τ", "ρ", "τ of the noise")
     for what, found in table.quality.items():
@@ -195,8 +193,7 @@ def _print(table: "LatencyTable", file: Path) -> None:
         )
     console.print(rows)
     console.print(
-        "range: of their predictions; τ of the noise: between the networks' times in even and in "
-        "odd rounds.",
+        "range: of their predictions; τ of the noise: between times in even and in odd rounds.",
     )
     typer.echo(str(file))
 

@@ -1,4 +1,4 @@
-"""One network in one backend, ready to be called again and again."""
+"""Networks in the backends that are timed: eager and compiled torch, ONNX Runtime, OpenVINO."""
 
 import copy
 import tempfile
@@ -22,12 +22,12 @@ Infer = Callable[[], tuple[Tensor, ...]]
 
 
 def installed_backends() -> tuple[str, ...]:
-    """Backends that can be used here without compiling anything first."""
+    """Installed backends, without ``compile``, which would first compile for minutes."""
     return tuple(name for name in BACKENDS if name == "eager" or find_spec(name) is not None)
 
 
 def check_installed(backend: str) -> None:
-    """Raise `SettingError` unless all is installed that a backend needs here."""
+    """Raise `SettingError` unless the packages of a backend are installed."""
     needed = () if backend in ("eager", "compile") else ("onnx", "onnxscript", backend)
     if missing := [name for name in needed if find_spec(name) is None]:
         install = f'pip install "octnas[export]" ({", ".join(missing)}: not installed)'
@@ -35,9 +35,9 @@ def check_installed(backend: str) -> None:
 
 
 def check_device(name: str) -> None:
-    """Raise `SettingError` unless torch knows the device and the machine computes on it."""
+    """Raise `SettingError` unless torch knows the device and can compute on it."""
     try:
-        # There and back, as logits go: "meta" is a device that nothing comes back from.
+        # And back: nothing comes back from "meta".
         torch.zeros(1, device=name).cpu()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
@@ -45,17 +45,17 @@ def check_device(name: str) -> None:
 
 
 def prepare(backend: str, model: nn.Module, images: Tensor, settings: BenchSettings) -> Step:
-    """A function without arguments that runs one batch and returns when it is done.
+    """A function that runs one batch, or training step, and returns when it is done.
 
     Args:
-        backend: of `BACKENDS`.
-        model: a timm ResNet, octave or plain; it is left as it is.
+        backend: one of `BACKENDS`.
+        model: a timm ResNet, octave or plain; it is not changed.
         images: ``(N, C, H, W)`` on the CPU.
-        settings: the rest.
+        settings: mode, device, precision and threads.
 
     Raises:
         SettingError: the backend is not installed.
-        MeasureError: the backend computes something else than the model.
+        MeasureError: the backend's logits differ from the model's.
     """
     model = copy.deepcopy(model)
     if settings.mode == "training":
@@ -69,12 +69,12 @@ def prepare(backend: str, model: nn.Module, images: Tensor, settings: BenchSetti
 
 
 def inference(engine: Engine, model: nn.Module, inputs: Sequence[Tensor]) -> Infer:
-    """A function without arguments that computes one batch, and may return before it is done.
+    """A function that runs one batch, and may return before it is done.
 
     Args:
-        engine: what computes.
-        model: in eval mode, deployed; from tensors to a tensor or a tuple of them. It may be
-            brought to another device and memory format.
+        engine: to run on.
+        model: deployed; from tensors to a tensor or a tuple of them. Its device and memory format
+            may be changed.
         inputs: on the CPU.
 
     Raises:
@@ -91,7 +91,7 @@ def inference(engine: Engine, model: nn.Module, inputs: Sequence[Tensor]) -> Inf
 
 
 def as_step(infer: Infer, engine: Engine) -> Step:
-    """A function that computes one batch and returns when it is done."""
+    """A function that runs one batch and returns when it is done."""
 
     def step() -> None:
         infer()
@@ -111,22 +111,15 @@ def _check(backend: str, found: Tensor, expected: Tensor, precision: str) -> Non
 
 
 def wait(device: str) -> None:
-    """Until the device has done what it was asked for."""
+    """Wait until the device has finished all its work."""
     if torch.device(device).type != "cpu":
         torch.accelerator.synchronize(torch.device(device))
-
-
-def _on_device(model: nn.Module, images: Tensor, device: str) -> tuple[nn.Module, Tensor]:
-    return (
-        model.to(device, memory_format=torch.channels_last),  # type: ignore[call-overload]
-        images.to(device, memory_format=torch.channels_last),
-    )
 
 
 def _compiled(model: nn.Module, backend: str, device: str) -> Callable[..., Any]:
     if backend == "eager":
         return model
-    # CUDA graphs, without which small batches measure the launching of kernels.
+    # With CUDA graphs, else small batches would measure kernel launches.
     mode = "reduce-overhead" if device.startswith("cuda") else None
     compiled: Callable[..., Any] = torch.compile(model, mode=mode, fullgraph=True, dynamic=False)
     return compiled
@@ -150,30 +143,26 @@ def _as_tuple(outputs: Any) -> tuple[Tensor, ...]:
 
 
 def _training_step(backend: str, model: nn.Module, images: Tensor, settings: BenchSettings) -> Step:
-    network, images = _on_device(model, images, settings.device)
+    images = images.to(settings.device, memory_format=torch.channels_last)
     targets = torch.zeros(len(images), dtype=torch.long, device=images.device)
-    call = _compiled(network, backend, settings.device)
-    step = sgd_step(network, settings.device, settings.precision, call)
+    step = sgd_step(model, settings.device, settings.precision, backend)
     return lambda: step(images, targets)
 
 
 def sgd_step(
-    model: nn.Module,
-    device: str,
-    precision: str,
-    call: Callable[[Tensor], Tensor] | None = None,
+    model: nn.Module, device: str, precision: str, backend: str = "eager"
 ) -> Callable[[Tensor, Tensor], None]:
-    """A training step, to be timed: images and labels, on the device or not, and back when done.
+    """A training step to be timed, from images and labels on any device; returns when it is done.
 
     Args:
-        model: brought to the device, in training mode and channels-last.
+        model: moved to the device, to training mode and to channels-last memory.
         device: as torch names it.
         precision: ``float32``, or ``bfloat16`` by autocast.
-        call: takes the model's place in the forward pass, as what a compiler made of it.
+        backend: ``"eager"`` or ``"compile"``.
     """
     network = model.train().to(device)
     to_channels_last(network)
-    forward = network if call is None else call
+    forward = _compiled(network, backend, device)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
     place = torch.device(device)
 

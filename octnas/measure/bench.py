@@ -1,4 +1,4 @@
-"""Octave networks against the vanilla one: time, multiply-adds, and memory in training."""
+"""Octave networks against the vanilla one: time, MACs, and memory in training."""
 
 import copy
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from octnas.device import cpu_threads
 from octnas.errors import SettingError
 from octnas.measure.backends import Step, check_device, prepare
-from octnas.measure.settings import VANILLA, AlphaChoice, BenchSettings
+from octnas.measure.settings import VANILLA, BenchSettings
 from octnas.measure.timing import Ratio, compare, interleave, kept_for_backward, spread
 from octnas.nn.backbone import create_backbone
 from octnas.nn.cost import cost
@@ -30,13 +30,13 @@ class Row:
         backend, batch: as in the settings.
         alpha: label of the network; ``"0"`` is the vanilla one.
         milliseconds: median of a batch, or of a training step.
-        spread: distance of the quartiles as a share of the median.
+        spread: interquartile range as a share of the median.
         latency_ratio: to the vanilla network in the same backend, median by round.
-        latency_low, latency_high: 95 % interval of that ratio.
-        undecided: the machine was too noisy to say which of the two is faster.
+        latency_low, latency_high: its 95 % interval.
+        undecided: the machine was too noisy to tell which of the two is faster.
         macs: multiply-adds of one image.
-        macs_ratio: over the vanilla network's.
-        quotient: `latency_ratio` over `macs_ratio`; 1 if the clock follows the MACs.
+        macs_ratio: to the vanilla network's.
+        quotient: `latency_ratio` over `macs_ratio`; 1 if time follows MACs.
         kept_bytes: kept for backward, by part of the network; None in inference.
         kept_ratio: their sum over the vanilla network's; None in inference.
     """
@@ -62,8 +62,8 @@ class BestAgainstBest:
     """The octave network in its best backend against the vanilla one in its best.
 
     Attributes:
-        batch, alpha: which network.
-        octave_backend, vanilla_backend: the fastest of each.
+        batch, alpha: of the octave network.
+        octave_backend, vanilla_backend: the fastest for each.
         ratio: of their times, with its interval.
         macs_ratio: of their multiply-adds.
     """
@@ -78,10 +78,10 @@ class BestAgainstBest:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """What a benchmark has found.
+    """The results of a benchmark.
 
     Attributes:
-        settings: what was asked for.
+        settings: of the benchmark.
         rows: by batch size, backend and α.
         best: by batch size and α.
         environment: versions, device and threads.
@@ -98,22 +98,22 @@ class BenchResult:
 
 
 def bench(settings: BenchSettings, log: Log = lambda _: None) -> BenchResult:
-    """Time octave networks and the vanilla one, taking turns.
+    """Time octave networks and the vanilla one, interleaved.
 
-    Weights are random; batch norms hold the statistics of random images, so that logits have a
-    size and can be compared between backends.
+    Weights are random; batch norms have the statistics of random images, so that logits do not
+    vanish and can be compared between backends.
 
     Raises:
-        SettingError: an unknown model, a backend or device that is not there, or a batch too small
-            to train on.
-        MeasureError: a backend computes something else than the model.
-        UnsupportedModelError, ArchitectureError: as `octnas.octavize` raises them.
+        SettingError: an unknown model, a missing backend or device, or a batch too small to train
+            on.
+        MeasureError: a backend's logits differ from the model's.
+        UnsupportedModelError, ArchitectureError: see `octnas.octavize`.
     """
     check_device(settings.device)
     rows: list[Row] = []
     best: list[BestAgainstBest] = []
     with cpu_threads(settings.threads):
-        # First, since it takes no time and refuses by name what is no ResNet.
+        # First, since it is fast and refuses unsupported models.
         macs = {label: _macs(settings, label) for label in (VANILLA, *settings.alphas)}
         networks = _networks(settings)
         _check_batches(settings, networks)
@@ -134,18 +134,17 @@ def _networks(settings: BenchSettings) -> dict[str, nn.Module]:
     """The vanilla network and the octave ones, all with the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        # timm starts the last batch norm of every block at zero: logits would be nearly nothing.
+        # timm starts the last batch norm of every block at zero, and logits would nearly vanish.
         vanilla = create_backbone(settings.model, {"zero_init_last": False})
         recalibrate(vanilla, [torch.randn(8, 3, 64, 64)])
-    choices: dict[str, AlphaChoice] = dict(settings.alphas)
     return {VANILLA: vanilla} | {
         label: octavize(copy.deepcopy(vanilla), alphas, channel_multiple=settings.channel_multiple)
-        for label, alphas in choices.items()
+        for label, alphas in settings.alphas.items()
     }
 
 
 def _check_batches(settings: BenchSettings, networks: dict[str, nn.Module]) -> None:
-    """Refuse to train on single images where a feature map has one pixel; computes nothing."""
+    """Refuse to train on single images if a feature map has one pixel; runs on the meta device."""
     if settings.mode == "inference" or 1 not in settings.batches:
         return
     image = torch.empty(1, 3, settings.input_size, settings.input_size, device="meta")
@@ -153,12 +152,12 @@ def _check_batches(settings: BenchSettings, networks: dict[str, nn.Module]) -> N
         try:
             copy.deepcopy(network).to("meta").train()(image)
         except ValueError:
-            # What torch's batch norms say of one value per channel.
+            # torch's batch norms refuse one value per channel.
             raise SettingError(
                 "batch",
                 1,
-                f"2 or more, or a larger input_size than {settings.input_size}: batch norms learn "
-                "nothing from one pixel of one image",
+                f"2 or more, or a larger input_size than {settings.input_size}: batch norms cannot "
+                "train on one pixel of one image",
             ) from None
 
 
@@ -188,12 +187,10 @@ def _kept(
 ) -> dict[str, dict[str, int]] | None:
     if settings.mode == "inference":
         return None
-    images = _images(settings, batch).to(memory_format=torch.channels_last)
+    last: Any = {"memory_format": torch.channels_last}
+    images = _images(settings, batch).to(**last)
     return {
-        label: kept_for_backward(
-            copy.deepcopy(network).train().to(memory_format=torch.channels_last),
-            images,
-        )
+        label: kept_for_backward(copy.deepcopy(network).train().to(**last), images)
         for label, network in networks.items()
     }
 
@@ -254,11 +251,8 @@ def _environment(settings: BenchSettings) -> dict[str, Any]:
     on_gpu = settings.device.startswith("cuda")
     return {
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(settings.device) if on_gpu else _processor(),
+        "device": torch.cuda.get_device_name(settings.device)
+        if on_gpu
+        else f"CPU ({torch.backends.cpu.get_cpu_capability()})",
         "threads": settings.threads,
     }
-
-
-def _processor() -> str:
-    capability = torch.backends.cpu.get_cpu_capability()
-    return f"CPU ({capability})"

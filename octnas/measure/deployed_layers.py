@@ -1,9 +1,6 @@
-"""A deployed network cut into its layers, each to be timed by itself.
+"""A deployed network cut into layers, each distinct one of a search space to be timed once."""
 
-Every layer of a search space at every pair of choices, each distinct one once.
-"""
-
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -24,11 +21,11 @@ from octnas.space.search_space import SearchSpace
 
 @dataclass(frozen=True)
 class LayerSite:
-    """A layer and the sites that decide its time.
+    """A layer and the sites that determine its time.
 
     Attributes:
-        name: of its convolution in the model; of the block's shortcut where a stream of one site
-            is split as another's, without a convolution.
+        name: of its convolution in the model, or of a block's shortcut that changes the split of a
+            stream without a convolution.
         site_in: site of the input; None for an image.
         site_out: site of the output.
     """
@@ -40,12 +37,12 @@ class LayerSite:
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution with what follows it in a deployed network, up to the next convolution.
+    """A convolution of a deployed network and the modules up to the next convolution.
 
     Attributes:
         name: see `LayerSite`.
-        module: takes what `inputs` describes, high and low parts one after another, those of what
-            is added to the result last; gives a tuple of tensors.
+        module: from the high and low parts of the input, then those of the summand if there is
+            one, to a tuple of tensors.
         inputs: their shapes.
     """
 
@@ -55,22 +52,21 @@ class Layer:
 
     @property
     def key(self) -> str:
-        """The same for layers that compute the same, whatever their weights."""
+        """Equal for layers that differ in their weights only."""
         hows = [m.how for m in self.module.modules() if isinstance(m, DeployedConv)]
         text = f"{self.module!r} {hows} {self.inputs}"
         return sha256(text.encode()).hexdigest()[:16]
 
 
 def layer_sites(model: nn.Module) -> tuple[LayerSite, ...]:
-    """The layers of a timm ResNet that is not deployed, in the order of `deployed_layers`.
+    """The layers of a timm ResNet, not deployed yet, in the order of `deployed_layers`.
 
     Raises:
-        UnsupportedModelError: as `octnas.nn.octavize.conv_sites` raises it.
+        UnsupportedModelError: see `octnas.nn.octavize.conv_sites`.
     """
     convs = conv_sites(model)
     assert isinstance(model, ResNet)
-    entries = {stream: block for block, stream in identity_entries(model)}
-    names = {f"{name}.0": name for name, _ in stages(model)}
+    entries = {stream for _, stream in identity_entries(model)}
     stem = [conv for conv in convs if not conv.name.startswith("layer")]
     found = [LayerSite(conv.name, conv.site_in, conv.site_out) for conv in stem]
     stream = stem[-1].site_out
@@ -79,14 +75,14 @@ def layer_sites(model: nn.Module) -> tuple[LayerSite, ...]:
             block = f"{stage}.{index}"
             own = [conv for conv in convs if conv.name.startswith(f"{block}.")]
             found += [LayerSite(conv.name, conv.site_in, conv.site_out) for conv in own]
-            if names.get(block) in entries:
+            if index == 0 and stage in entries:
                 found.append(LayerSite(f"{block}.downsample", stream, stage))
         stream = stage
     return tuple(found)
 
 
 def build_for_shapes(architecture: Architecture) -> nn.Module:
-    """A network without values, deployed, that costs neither time nor memory."""
+    """A deployed network on the meta device."""
     with torch.device("meta"):
         return deploy(build(architecture, seed=0))
 
@@ -94,23 +90,29 @@ def build_for_shapes(architecture: Architecture) -> nn.Module:
 def deployed_layers(
     network: nn.Module, sites: Sequence[LayerSite], images: Tensor
 ) -> tuple[Layer, ...]:
-    """The layers of a network that `octnas.deploy` has made.
-
-    Global pooling and the classifier, the same for every architecture, belong to none.
+    """The layers of a deployed network, without global pooling and classifier.
 
     Args:
-        network: on the device of the images; computed once.
+        network: see `octnas.deploy`; is run once.
         sites: of the network before it was deployed.
-        images: ``(N, C, H, W)``.
+        images: ``(N, C, H, W)``, on the network's device.
     """
     segments = list(_segments(network))
     seen: dict[nn.Module, Features] = {}
-    handles = [module.register_forward_pre_hook(_note_input(seen)) for module in _heads(segments)]
-    handles += [
-        block.downsample.register_forward_hook(_note_output(seen))
-        for block in network.modules()
-        if isinstance(block, DeployedBlock) and block.downsample is not None
-    ]
+
+    def note_input(module: nn.Module, inputs: tuple[Features, ...]) -> None:
+        seen[module] = inputs[0]
+
+    def note_output(module: nn.Module, _inputs: object, output: Features) -> None:
+        seen[module] = output
+
+    handles = []
+    for segment in segments:
+        handles.append(segment.modules[0].register_forward_pre_hook(note_input))
+        if segment.block is not None:
+            handles.append(segment.block.register_forward_pre_hook(note_input))
+            if segment.block.downsample is not None:
+                handles.append(segment.block.downsample.register_forward_hook(note_output))
     try:
         with torch.no_grad():
             network(images)
@@ -124,20 +126,19 @@ def deployed_layers(
 
 @dataclass(frozen=True)
 class _Segment:
-    """Modules that follow each other; the shortcut of `block` is added before the last one."""
+    """A chain of modules; the shortcut of `block` is added before the last one."""
 
     modules: Sequence[nn.Module]
     block: DeployedBlock | None = None
 
 
 class CutLayer(nn.Module):
-    """A layer by itself.
+    """A single layer.
 
     Args:
-        modules: one after another.
-        adds: whether something is added to what the first of them gives; then the last of them
-            is the activation behind that.
-        how: the input, and what is added, as feature maps of the right shapes.
+        modules: in a chain.
+        adds: whether there is a summand; then the last module is the activation after the sum.
+        how: the input and the summand, as feature maps of the right shapes.
     """
 
     def __init__(self, modules: Sequence[nn.Module], adds: bool, how: Sequence[Features]) -> None:
@@ -166,7 +167,7 @@ class CutLayer(nn.Module):
 
 @dataclass(frozen=True)
 class _Part:
-    """How a feature map is made of tensors."""
+    """How to assemble a feature map from tensors."""
 
     size: tuple[int, int]
     high: bool
@@ -196,7 +197,7 @@ def _tensors(x: Features) -> tuple[Tensor, ...]:
 
 
 def _segments(network: nn.Module) -> Iterator[_Segment]:
-    """The layers in the order in which timm's own names come, see `octnas.nn.octavize`."""
+    """The layers in the order of `layer_sites`."""
     assert isinstance(network, ResNet)
     stem = [*_each(network.conv1), network.act1, *_each(network.maxpool)]
     yield from _cut(stem)
@@ -221,31 +222,6 @@ def _cut(modules: Sequence[nn.Module]) -> Iterator[_Segment]:
         yield _Segment(modules[start:end])
 
 
-def _heads(segments: Sequence[_Segment]) -> Iterator[nn.Module]:
-    for segment in segments:
-        yield segment.modules[0]
-        if segment.block is not None:
-            yield segment.block
-
-
-def _note_input(
-    seen: dict[nn.Module, Features],
-) -> Callable[[nn.Module, tuple[Features, ...]], None]:
-    def hook(module: nn.Module, inputs: tuple[Features, ...]) -> None:
-        seen[module] = inputs[0]
-
-    return hook
-
-
-def _note_output(
-    seen: dict[nn.Module, Features],
-) -> Callable[[nn.Module, object, Features], None]:
-    def hook(module: nn.Module, _inputs: object, output: Features) -> None:
-        seen[module] = output
-
-    return hook
-
-
 def _layer(name: str, segment: _Segment, seen: Mapping[nn.Module, Features]) -> Layer:
     block, features = segment.block, [seen[segment.modules[0]]]
     if block is not None:
@@ -256,44 +232,32 @@ def _layer(name: str, segment: _Segment, seen: Mapping[nn.Module, Features]) -> 
 
 
 Pair = tuple[float, float]
-"""Realised α of a layer's input and output; that of an image is 0."""
+"""Quantized α of a layer's input (0 for an image) and output."""
 
 
 @dataclass(frozen=True)
 class PlannedLayer:
-    """A layer of the network and what to time of it.
-
-    Attributes:
-        site: where it stands.
-        keys: of its modules, by pair.
-    """
+    """A layer of the network, with the keys of its modules by pair."""
 
     site: LayerSite
     keys: Mapping[Pair, str]
 
     def times(self, seconds: Mapping[str, float]) -> LayerTimes:
-        """With the time of each key."""
+        """Its times, from those by key."""
         by_pair = {pair: seconds[key] for pair, key in self.keys.items()}
         return LayerTimes(self.site.name, self.site.site_in, self.site.site_out, by_pair)
 
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What is timed for a table.
-
-    Attributes:
-        layers: of the network.
-        modules: by key; they hold no values, see `materialise`.
-    """
+    """The layers of a table, and by key the modules to time, on the meta device."""
 
     layers: tuple[PlannedLayer, ...]
     modules: Mapping[str, Layer]
 
 
 def plan_layers(space: SearchSpace, batch: int) -> LayerPlan:
-    """The layers of a search space's network, at all pairs of α that its choices allow.
-
-    Those of the vanilla network are among them. Nothing is computed.
+    """The layers of a search space's network at all pairs of choices, and of the vanilla network.
 
     Args:
         space: the search space.
@@ -323,13 +287,13 @@ def materialise(layer: Layer) -> tuple[nn.Module, list[Tensor]]:
     with torch.no_grad():
         for values in (*module.parameters(), *module.buffers()):
             if values.is_floating_point():
-                # Small enough that nothing overflows, and nothing is subnormal.
+                # Small enough not to overflow, and not subnormal.
                 values.copy_(torch.rand(values.shape, generator=generator) / max(1, values.numel()))
     return module, [torch.rand(shape, generator=generator) for shape in layer.inputs]
 
 
 def _pairs(space: SearchSpace, site: LayerSite) -> set[Pair]:
-    """α of input and output that the choices allow, and those of the vanilla network."""
+    """The pairs that the choices allow, and that of the vanilla network."""
     out = space.site[site.site_out].choices
     into = (0.0,) if site.site_in is None else space.site[site.site_in].choices
     tied = site.site_in == site.site_out
@@ -343,17 +307,11 @@ def _pair(site: LayerSite, alphas: Mapping[str, float]) -> Pair:
 def _covering(
     space: SearchSpace, sites: tuple[LayerSite, ...], wanted: set[tuple[str, Pair]]
 ) -> Iterator[dict[str, float]]:
-    """α by site, again and again, until every wanted pair of every layer has been among them.
-
-    Args:
-        space: the search space.
-        sites: of its layers.
-        wanted: what is found is taken out by the caller.
-    """
+    """α by site until ``wanted`` is empty, from which the caller removes the pairs covered."""
     yield dict.fromkeys(space.site, 0.0)
     by_name, rng = {site.name: site for site in sites}, np.random.default_rng(0)
     while wanted:
-        # A random architecture covers a pair of nearly every layer; one is made sure of.
+        # A random architecture covers a pair of nearly every layer; one wanted pair is set.
         alphas = {site.name: float(rng.choice(site.choices)) for site in space.sites}
         name, (alpha_in, alpha_out) = min(wanted)
         site = by_name[name]

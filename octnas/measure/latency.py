@@ -1,9 +1,4 @@
-"""Latency of a search space's layers and networks on this machine, measured.
-
-Whole networks for a latency table: to fit it to, and to hold it against.
-
-The latency of whole networks on this machine, with the slow rounds.
-"""
+"""Latency measured on this machine: of layers and whole networks, and the table fitted to them."""
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -32,22 +27,26 @@ from octnas.space.latency import LatencyTable, MeasuredNetwork, Quality, geometr
 from octnas.space.search_space import SearchSpace
 
 FIT, CHECK, NARROW = "fit", "check", "narrow"
-# Draws for each network that is wanted, until it is given up in a space that holds few.
-_DRAWS = 20
-# Networks from which on single sites can be told apart; and how much is held against a site's time,
-# for each network.
-_FEWEST, _PENALTIES = 10, np.geomspace(0.01, 100, 9)
+_DRAWS = 20  # per network, before giving up in a small space
+_FEWEST = 10  # networks to fit times of sites to
+_PENALTIES = np.geomspace(0.01, 100, 9)  # of those times, per network
+
+Log = Callable[[str], None]
+Make = Callable[[], tuple[nn.Module, Sequence[Tensor]]]
+"""Makes a deployed module and its inputs."""
+
+_CONDITIONS = ("backend", "precision", "batch", "threads", "repeats")
 
 
 def draw_networks(
     cost: AdditiveCost, settings: LatencySettings, seed: int = 0
 ) -> list[tuple[str, dict[str, float]]]:
-    """Networks with what they are for; none is drawn twice.
+    """Distinct networks and their uses; fewer than asked for in a small space.
 
     Args:
-        cost: over whose range they are spread.
-        settings: how many for ``fit`` and ``check``, over the whole range, and ``narrow``, in its
-            middle; fewer where the space holds no others.
+        cost: its range is covered by those to ``"fit"`` to and to ``"check"``, and its middle by
+            the ``"narrow"`` ones.
+        settings: how many of each.
         seed: of the draws.
     """
     counts = {NARROW: settings.narrow, FIT: settings.fit, CHECK: settings.networks}
@@ -81,11 +80,11 @@ def as_networks(
     keys: Sequence[str],
     seconds: Callable[[str], Mapping[str, float]],
 ) -> list[MeasuredNetwork]:
-    """Networks with their times.
+    """Networks, from their uses and α by site, and their times.
 
     Args:
-        drawn: what they are for, and α by site.
-        keys: of each.
+        drawn: uses and α by site.
+        keys: of each network.
         seconds: by key, for ``"ratio"`` (all rounds), ``"even"`` and ``"odd"``.
     """
     both, even, odd = (seconds(which) for which in ("ratio", "even", "odd"))
@@ -98,54 +97,52 @@ def as_networks(
 def fit_table(
     table: LatencyTable, space: SearchSpace, networks: Sequence[MeasuredNetwork]
 ) -> LatencyTable:
-    """The table fitted to some networks, and its quality on the others.
+    """A table fitted to some of the networks, with its quality on the others.
 
     Args:
-        table: of layers by themselves, with constant 0 and factor 1.
+        table: of single layers, with constant 0 and factor 1.
         space: of the networks.
-        networks: measured as a whole; those for ``fit`` are not among those of the quality.
+        networks: measured whole.
 
     Raises:
-        MeasureError: fewer than two networks to fit to, or networks that take no longer the longer
-            their layers do.
+        MeasureError: fewer than two networks to fit to, or times that do not grow with the layers'.
     """
     fitting = [one for one in networks if one.use == FIT]
     if len(fitting) < 2:
-        raise MeasureError(f"found {len(fitting)} networks to fit a latency table to, allowed: 2")
+        raise MeasureError(
+            f"found {len(fitting)} networks to fit a latency table to, allowed: 2 or more"
+        )
     cost = table.cost(space)
     sums = np.array([cost.of(one.alphas) * 1e-9 for one in fitting])
     seconds = np.array([one.seconds for one in fitting])
     rows = np.stack([np.ones(len(fitting)), sums], axis=1)
-    # Relative errors count, in a small network as in a large one.
+    # Least squares of relative errors, so that small networks count as much as large ones.
     constant, factor = np.linalg.lstsq(rows / seconds[:, None], np.ones(len(fitting)))[0]
     if not factor > 0:
         raise MeasureError(
-            f"networks take no longer the longer their layers do (factor {factor:.3g}): the "
-            "machine is too noisy; raise --repeats, or measure when nothing else runs"
+            f"the networks' times do not grow with those of their layers (factor {factor:.3g}): "
+            "the machine is too noisy; raise --repeats, or measure while nothing else runs"
         )
-    left = seconds - rows @ [constant, factor]
+    residuals = seconds - rows @ [constant, factor]
     fitted = replace(
         table,
         constant=float(constant),
         factor=float(factor),
-        sites=_sites(space, fitting, seconds, left),
+        sites=_site_times(space, fitting, seconds, residuals),
     )
     return replace(fitted, quality=qualities(fitted, space, networks), networks=tuple(networks))
 
 
-def _sites(
-    space: SearchSpace, networks: Sequence[MeasuredNetwork], seconds: np.ndarray, left: np.ndarray
+def _site_times(
+    space: SearchSpace,
+    networks: Sequence[MeasuredNetwork],
+    seconds: np.ndarray,
+    residuals: np.ndarray,
 ) -> dict[str, dict[float, float]]:
-    """Times by site and α that explain what the layers leave, as far as it comes again.
+    """Times by site and α that explain part of the residuals of the layers' fit.
 
-    A ridge regression on relative errors, its penalty chosen by leaving out one network at a time;
-    with the strongest one nearly nothing is explained.
-
-    Args:
-        space: of the networks.
-        networks: that were measured.
-        seconds: of each.
-        left: of them, what the layers do not explain.
+    A ridge regression on relative errors, with its penalty chosen by leave-one-out validation; with
+    the strongest penalty it explains almost nothing.
     """
     from sklearn.linear_model import RidgeCV
 
@@ -155,7 +152,7 @@ def _sites(
     there = np.array([[one.alphas[name] == alpha for name, alpha in places] for one in networks])
     scale = float(seconds.mean())
     model = RidgeCV(alphas=_PENALTIES * len(networks), fit_intercept=False)
-    model.fit(there * (scale / seconds)[:, None], left / seconds)
+    model.fit(there * (scale / seconds)[:, None], residuals / seconds)
     found: dict[str, dict[float, float]] = {}
     for (name, alpha), value in zip(places, model.coef_, strict=True):
         found.setdefault(name, {})[alpha] = float(value) * scale
@@ -165,16 +162,11 @@ def _sites(
 def qualities(
     table: LatencyTable, space: SearchSpace, networks: Sequence[MeasuredNetwork]
 ) -> dict[str, Quality]:
-    """How well a table predicts networks that it was not fitted to.
-
-    All of them; those that are spread over the range alone; and those of the narrow slice.
-    """
+    """The quality of a table on the networks it was not fitted to, see `LatencyTable.quality`."""
     cost = table.cost(space)
-    others = [one for one in networks if one.use != FIT]
-    groups = {"all": others}
-    groups["spread"] = [one for one in others if one.use == CHECK]
-    groups[NARROW] = [one for one in others if one.use == NARROW]
-    return {name: _quality(cost, group) for name, group in groups.items() if group}
+    groups = {"all": (CHECK, NARROW), "spread": (CHECK,), NARROW: (NARROW,)}
+    found = {name: [n for n in networks if n.use in uses] for name, uses in groups.items()}
+    return {name: _quality(cost, group) for name, group in found.items() if group}
 
 
 def _quality(cost: AdditiveCost, networks: Sequence[MeasuredNetwork]) -> Quality:
@@ -198,18 +190,11 @@ def _defined(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-Log = Callable[[str], None]
-Make = Callable[[], tuple[nn.Module, Sequence[Tensor]]]
-"""A module that is deployed, and its inputs."""
-
-_CONDITIONS = ("backend", "precision", "batch", "threads", "repeats")
-
-
 def machine_name(device: str) -> str:
-    """A name for what computes: the machine's, and the GPU's where it is one.
+    """The machine's name, followed by the GPU's if the device is one.
 
     Raises:
-        SettingError: a device that is not there.
+        SettingError: the device does not exist.
     """
     check_device(device)
     name = platform.node() or platform.machine()
@@ -220,17 +205,17 @@ def machine_name(device: str) -> str:
 def measure_table(
     space: SearchSpace, settings: LatencySettings, kept_file: Path, log: Log = lambda _: None
 ) -> LatencyTable:
-    """Measure a search space's layers, then whole networks, and fit the one to the other.
+    """Measure a search space's layers, then whole networks, and fit the former to the latter.
 
     Args:
         space: the search space.
-        settings: with what.
-        kept_file: where times are kept at once, so that what was broken off is gone on with.
-        log: told how far it has come.
+        settings: backend, device and the like.
+        kept_file: times are stored here at once, so that an interrupted measurement resumes.
+        log: called with the progress.
 
     Raises:
-        SettingError: a backend or device that is not there.
-        LatencyError: the file holds times of other settings.
+        SettingError: a missing backend or device.
+        LatencyError: the file has times measured with other settings.
         MeasureError: the machine is too noisy for a fit.
     """
     check_device(settings.device)
@@ -238,7 +223,16 @@ def measure_table(
         clock = _Clock(space, settings, kept_file, log)
         plan = plan_layers(space, settings.batch)
         clock.time("layers", {key: layer(plan, key) for key in plan.modules})
-        table = bare_table(space, settings, plan, clock.kept.seconds(plan.modules))
+        seconds = clock.kept.seconds(plan.modules)
+        table = LatencyTable(
+            device=clock.name,
+            backend=settings.backend,
+            precision=settings.precision,
+            batch=settings.batch,
+            threads=settings.threads,
+            geometry=geometry_of(space),
+            layers=tuple(layer.times(seconds) for layer in plan.layers),
+        )
         drawn = draw_networks(table.cost(space), settings)
         measured = clock.networks(drawn)
     return fit_table(table, space, measured)
@@ -247,62 +241,53 @@ def measure_table(
 def measure_networks(
     space: SearchSpace, alphas: Sequence[Mapping[str, float]], settings: LatencySettings, kept: Path
 ) -> list[float]:
-    """Seconds that whole architectures take for a batch, in turns; see `measure_table`."""
+    """Seconds of whole architectures for a batch, interleaved; see `measure_table`."""
     check_device(settings.device)
     with cpu_threads(settings.threads):
         clock = _Clock(space, settings, kept, lambda _: None)
         return [one.seconds for one in clock.networks([("", one) for one in alphas])]
 
 
-def bare_table(
-    space: SearchSpace, settings: LatencySettings, plan: LayerPlan, seconds: Mapping[str, float]
-) -> LatencyTable:
-    """A table before it is fitted to whole networks."""
-    return LatencyTable(
-        device=settings.name or machine_name(settings.device),
-        backend=settings.backend,
-        precision=settings.precision,
-        batch=settings.batch,
-        threads=settings.threads,
-        geometry=geometry_of(space),
-        layers=tuple(layer.times(seconds) for layer in plan.layers),
-    )
-
-
 def network_key(space: SearchSpace, alphas: Mapping[str, float], batch: int) -> str:
-    """The same for the same architecture at the same batch size; no layer's."""
+    """Identifies an architecture at a batch size; differs from the keys of layers."""
     text = f"network {space.architecture(alphas).id} {batch}"
     return sha256(text.encode()).hexdigest()[:16]
 
 
 def layer(plan: LayerPlan, key: str) -> Make:
-    """A layer of random weights, and its inputs."""
+    """A layer of random weights and its inputs."""
     return lambda: materialise(plan.modules[key])
 
 
-def network(space: SearchSpace, alphas: Mapping[str, float], batch: int) -> Make:
-    """A whole network of random weights, and images."""
+def network(architecture: Architecture, batch: int) -> Make:
+    """A whole network of random weights and its images."""
 
     def make() -> tuple[nn.Module, Sequence[Tensor]]:
         generator = torch.Generator().manual_seed(0)
-        images = torch.rand((batch, *space.input_size), generator=generator)
-        return deploy(build(space.architecture(alphas), seed=0)), [images]
+        images = torch.rand((batch, *architecture.input_size), generator=generator)
+        return deploy(build(architecture, seed=0)), [images]
 
     return make
 
 
+def _step(make: Make, settings: LatencySettings) -> Step:
+    module, inputs = make()
+    return as_step(inference(settings.engine, module, inputs), settings.engine)
+
+
 class _Clock:
-    """Times functions in turns with the vanilla network, and keeps what it has timed.
+    """Times functions interleaved with the vanilla network, and stores the times in a file.
 
     Raises:
-        LatencyError: the file holds times of other settings.
+        LatencyError: the file has times measured with other settings.
     """
 
     def __init__(self, space: SearchSpace, settings: LatencySettings, path: Path, log: Log) -> None:
         self._space, self._settings, self._log = space, settings, log
+        self.name = settings.name or machine_name(settings.device)
         self._reference: Step | None = None
         conditions = {
-            "name": settings.name or machine_name(settings.device),
+            "name": self.name,
             "device": settings.device,
             "geometry": geometry_of(space),
             **{key: getattr(settings, key) for key in _CONDITIONS},
@@ -313,15 +298,15 @@ class _Clock:
             raise LatencyError(str(error)) from None
 
     def time(self, what: str, work: Mapping[str, Make]) -> None:
-        """Time what is not kept yet."""
+        """Time the functions that have no stored times."""
         if all(key in self.kept.entries for key in work):
             return
         if self._reference is None:
-            vanilla = dict.fromkeys(self._space.site, 0.0)
-            self._reference = self._step(network(self._space, vanilla, self._settings.batch))
+            vanilla = self._space.architecture(dict.fromkeys(self._space.site, 0.0))
+            self._reference = _step(network(vanilla, self._settings.batch), self._settings)
         time_all(
             list(work),
-            lambda key: self._step(work[key]),
+            lambda key: _step(work[key], self._settings),
             self._reference,
             self.kept,
             self._settings.repeats,
@@ -329,34 +314,22 @@ class _Clock:
         )
 
     def networks(self, drawn: Sequence[tuple[str, Mapping[str, float]]]) -> list[MeasuredNetwork]:
-        """Whole networks, by what they are for, with their times."""
+        """Time whole networks, given by their uses and α by site."""
         batch = self._settings.batch
         keys = [network_key(self._space, alphas, batch) for _, alphas in drawn]
         work = {
-            key: network(self._space, alphas, batch)
+            key: network(self._space.architecture(alphas), batch)
             for key, (_, alphas) in zip(keys, drawn, strict=True)
         }
         self.time("networks", work)
-        # In terms of their own reference: which networks are drawn goes by the layers' times, and
-        # may not change with what has been timed since.
+        # With a reference of their own: the layers' times, by which networks are drawn, must not
+        # change with times measured later.
         return as_networks(drawn, keys, lambda which: self.kept.seconds(work, which))
-
-    def _step(self, make: Make) -> Step:
-        engine, (module, inputs) = self._settings.engine, make()
-        return as_step(inference(engine, module, inputs), engine)
-
-
-SLOW = 0.95
 
 
 @dataclass(frozen=True)
 class WholeTime:
-    """Seconds that a network takes for a batch.
-
-    Attributes:
-        median: over all rounds.
-        p95: that 95 % of the rounds stay below.
-    """
+    """Seconds of a network for a batch: median and 95th percentile over all rounds."""
 
     median: float
     p95: float
@@ -365,30 +338,16 @@ class WholeTime:
 def time_networks(
     architectures: Sequence[Architecture], settings: LatencySettings
 ) -> dict[str, WholeTime]:
-    """Time whole networks of random weights, deployed, in turns.
-
-    Args:
-        architectures: octave or plain.
-        settings: backend, device, precision, batch size, threads and rounds.
-
-    Returns:
-        By architecture id.
+    """Time whole networks of random weights, deployed and interleaved; by architecture id.
 
     Raises:
-        SettingError: a backend or device that is not there.
+        SettingError: a missing backend or device.
     """
     check_device(settings.device)
     with cpu_threads(settings.threads):
-        steps = {one.id: _step(one, settings) for one in architectures}
+        steps = {one.id: _step(network(one, settings.batch), settings) for one in architectures}
         seconds = interleave(steps, settings.repeats)
     return {
-        name: WholeTime(float(np.median(times)), float(np.quantile(times, SLOW)))
+        name: WholeTime(float(np.median(times)), float(np.quantile(times, 0.95)))
         for name, times in seconds.items()
     }
-
-
-def _step(architecture: Architecture, settings: LatencySettings) -> Step:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand((settings.batch, *architecture.input_size), generator=generator)
-    model = deploy(build(architecture, seed=0).eval())
-    return as_step(inference(settings.engine, model, [images]), settings.engine)

@@ -1,8 +1,8 @@
-"""What a device without octnas needs to measure a latency table, and its answer read back."""
+"""Latency packs: ONNX files for devices without octnas, and the answers they send back."""
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,10 @@ from octnas.measure.latency import (
 from octnas.measure.settings import LatencySettings
 from octnas.nn.onnx import save_onnx
 from octnas.space.cost_table import macs_of
-from octnas.space.latency import LONGEST, LatencyTable, LayerTimes, MeasuredNetwork, geometry_of
+from octnas.space.latency import LONGEST, LatencyTable, LayerTimes, geometry_of
 from octnas.space.search_space import SearchSpace
 
 SCRIPT_FILE = "measure.py"
-_FIELDS = ("ratio", "even", "odd")
 
 
 def write_pack(
@@ -36,14 +35,14 @@ def write_pack(
 ) -> None:
     """Write ONNX files of layers and networks, a manifest, and the script that times them.
 
-    Files that are there are not written again. Whole networks are spread over MACs, since nothing
-    is predicted yet, and those of the narrow slice have nearly equal MACs.
+    Existing files are kept. Whole networks are spread over MACs, since there are no predictions
+    yet, and those of the narrow slice have nearly equal MACs.
 
     Args:
         space: the search space.
         settings: batch size, and how many whole networks.
-        folder: where to.
-        log: told how far it has come.
+        folder: to write to.
+        log: called with the progress.
 
     Raises:
         SettingError: the ONNX exporter is not installed.
@@ -54,25 +53,21 @@ def write_pack(
     work: dict[str, Make] = {key: layer(plan, key) for key in plan.modules}
     for alphas in (vanilla, *(alphas for _, alphas in drawn)):
         key = network_key(space, alphas, settings.batch)
-        work[key] = network(space, alphas, settings.batch)
+        work[key] = network(space.architecture(alphas), settings.batch)
     folder.mkdir(parents=True, exist_ok=True)
     for done, (key, make) in enumerate(work.items(), start=1):
-        _save(make, folder / f"{key}.onnx")
+        path = folder / f"{key}.onnx"
+        if not path.exists():
+            module, inputs = make()
+            # Whole or absent, so that an interrupted command resumes.
+            half = path.with_suffix(".half")
+            save_onnx(module, inputs, half)
+            half.replace(path)
         log(f"files: {done} of {len(work)}")
     manifest = _manifest(space, settings, plan, drawn, list(work))
     shutil.copyfile(standalone.__file__, folder / SCRIPT_FILE)
     path = folder / standalone.MANIFEST_FILE
     path.write_text(json.dumps(manifest), encoding="utf-8")
-
-
-def _save(make: Make, path: Path) -> None:
-    if path.exists():
-        return
-    module, inputs = make()
-    # Whole or absent, so that what was broken off is gone on with.
-    half = path.with_suffix(".half")
-    save_onnx(module, inputs, half)
-    half.replace(path)
 
 
 def _manifest(
@@ -110,33 +105,24 @@ def _manifest(
 
 
 def read_answer(path: Path) -> LatencyTable:
-    """The table that a device's answer makes, fitted to the networks that it has measured.
+    """The table of a device's answer, fitted to the networks it has measured.
 
     Args:
-        path: the answer, or the folder of the pack that it lies in. No other file is read.
+        path: the answer, or the folder of its pack; no other file is read.
 
     Raises:
-        LatencyError: it is missing or something else, or the device was too noisy for a fit.
+        LatencyError: it is missing or no answer, or the device was too noisy for a fit.
     """
     file = path / standalone.ANSWER_FILE if path.is_dir() else path
-    answer = read_json(
-        file,
-        dict[str, Any],
-        schema=standalone.SCHEMA,
-        error=LatencyError,
-        remedy=f"{SCRIPT_FILE} writes it at the end, on the device",
-    )
+    if not file.is_file():
+        raise LatencyError(
+            f"{file}: no such file; {SCRIPT_FILE} writes it on the device when it is finished"
+        )
     try:
         return _table(answer)
     except OctnasError as error:
         raise LatencyError(f"{file}: {error}") from None
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
         raise LatencyError(f"{file}: not an answer of {SCRIPT_FILE} ({reason})") from None
 
@@ -144,7 +130,7 @@ def read_answer(path: Path) -> LatencyTable:
 def _table(answer: Mapping[str, Any]) -> LatencyTable:
     manifest = answer["manifest"]
     space = SearchSpace.from_dict(manifest["space"])
-    seconds = {which: _seconds(answer, manifest, which) for which in _FIELDS}
+    seconds = {which: _seconds(answer, manifest, which) for which in ("ratio", "even", "odd")}
     bare = LatencyTable(
         device=str(answer["device"]),
         backend="onnxruntime",
@@ -154,9 +140,12 @@ def _table(answer: Mapping[str, Any]) -> LatencyTable:
         geometry=geometry_of(space),
         layers=tuple(_layer_times(entry, seconds["ratio"]) for entry in manifest["layers"]),
     )
-    # Only what reads back is written: a device's answer is anyone's.
+    # An answer is untrusted: check it as a table from a file.
     bare = LatencyTable.from_dict(json.loads(json.dumps(bare.to_dict())))
-    return fit_table(bare, space, _networks(manifest, seconds.__getitem__))
+    entries = manifest["networks"]
+    drawn = [(str(entry["use"]), entry["alphas"]) for entry in entries]
+    keys = [entry["key"] for entry in entries]
+    return fit_table(bare, space, as_networks(drawn, keys, seconds.__getitem__))
 
 
 def _seconds(
@@ -178,11 +167,3 @@ def _seconds(
 def _layer_times(entry: Mapping[str, Any], seconds: Mapping[str, float]) -> LayerTimes:
     by_pair = {(float(a), float(b)): seconds[key] for a, b, key in entry["keys"]}
     return LayerTimes(str(entry["name"]), entry["site_in"], str(entry["site_out"]), by_pair)
-
-
-def _networks(
-    manifest: Mapping[str, Any], seconds: Callable[[str], Mapping[str, float]]
-) -> list[MeasuredNetwork]:
-    entries = manifest["networks"]
-    drawn = [(str(entry["use"]), entry["alphas"]) for entry in entries]
-    return as_networks(drawn, [entry["key"] for entry in entries], seconds)

@@ -1,4 +1,4 @@
-"""What a benchmark measures, and what a latency table is measured with."""
+"""Settings of benchmarks and of latency measurements."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ BACKENDS = ("eager", "compile", "onnxruntime", "openvino")
 MODES = ("inference", "training")
 PRECISIONS = ("float32", "bfloat16")
 
-# Label of the network without octave features, which is always measured.
+# Label of the vanilla network, which is always measured.
 VANILLA = "0"
 
 # α of the network, or α by site name pattern.
@@ -18,20 +18,20 @@ AlphaChoice = float | Mapping[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class BenchSettings:
-    """What `octnas.measure.bench` compares, and how long it looks.
+    """Settings of `octnas.measure.bench`.
 
     Attributes:
         model: name of a timm ResNet.
         input_size: height and width of the images.
-        alphas: octave networks by label, as `octnas.octavize` takes them.
+        alphas: octave networks by label, see `octnas.octavize`.
         channel_multiple: low channels are rounded down to a multiple of this.
         batches: batch sizes.
-        backends: of `BACKENDS`; training knows the first two.
-        mode: of `MODES`. A training step is forward, loss, backward and the SGD update.
+        backends: of `BACKENDS`; in training the first two.
+        mode: one of `MODES`. A training step is forward, loss, backward and an SGD update.
         device: as torch names it.
-        precision: of `PRECISIONS`; training uses it by autocast.
-        threads: of the CPU; 0 leaves it to each backend.
-        repeats: how often every network is timed; they take turns.
+        precision: one of `PRECISIONS`; in training by autocast.
+        threads: of the CPU; 0 is each backend's default.
+        repeats: timings of each network, interleaved.
     """
 
     model: str = "resnet50"
@@ -50,36 +50,44 @@ class BenchSettings:
 
     def __post_init__(self) -> None:
         require(self.mode in MODES, "mode", self.mode, ", ".join(MODES))
-        require(self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS))
+        require(len(self.alphas) > 0, "alphas", dict(self.alphas), "one or more")
         require(VANILLA not in self.alphas, "alphas", VANILLA, "others; vanilla is always measured")
         allowed = BACKENDS if self.mode == "inference" else BACKENDS[:2]
-        for backend in self.backends:
-            require(backend in allowed, "backends", backend, ", ".join(allowed))
-        on_cpu = self.device == "cpu" or not {"onnxruntime", "openvino"} & set(self.backends)
-        require(on_cpu, "backends", self.backends, f"eager and compile on device {self.device!r}")
-        plain = self.precision == "float32" or not {"onnxruntime", "openvino"} & set(self.backends)
-        require(plain, "precision", self.precision, "float32 with ONNX Runtime and OpenVINO")
-        require(len(self.alphas) > 0, "alphas", dict(self.alphas), "one or more")
         for key, values in (("backends", self.backends), ("batch", self.batches)):
             require(len(values) > 0, key, values, "one or more")
             require(len(set(values)) == len(values), key, values, "every value once")
+        for backend in self.backends:
+            require(backend in allowed, "backends", backend, ", ".join(allowed))
+            _check_engine(backend, self.device, self.precision, self.threads)
         require(min(self.batches) >= 1, "batch", self.batches, "1 or more")
         require(self.input_size >= 1, "input_size", self.input_size, "1 or more")
-        require(self.threads >= 0, "threads", self.threads, "0 or more")
-        # The fewest for a 95 % interval without assumptions.
-        require(self.repeats >= 6, "repeats", self.repeats, "6 or more")
+        _check_repeats(self.repeats)
+
+
+def _check_engine(backend: str, device: str, precision: str, threads: int) -> None:
+    torch = backend in ("eager", "compile")
+    require(backend in BACKENDS, "backend", backend, ", ".join(BACKENDS))
+    require(torch or device == "cpu", "device", device, f"cpu with {backend}")
+    require(precision in PRECISIONS, "precision", precision, ", ".join(PRECISIONS))
+    require(torch or precision == "float32", "precision", precision, f"float32 with {backend}")
+    require(threads >= 0, "threads", threads, "0 or more")
+
+
+def _check_repeats(repeats: int) -> None:
+    # The fewest for a 95 % interval without assumptions.
+    require(repeats >= 6, "repeats", repeats, "6 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingBenchSettings:
-    """How long a benchmark looks in which training steps take turns with something.
+    """Settings of benchmarks that interleave training steps with something else.
 
     Attributes:
         batch_size: images of a step.
-        device: that trains, as torch names it.
+        device: as torch names it.
         precision: of the step: ``float32``, or ``bfloat16`` by autocast.
-        threads: of the CPU; 0 leaves it to torch.
-        repeats: turns.
+        threads: of the CPU; 0 is torch's default.
+        repeats: rounds.
     """
 
     batch_size: int = 64
@@ -90,15 +98,13 @@ class TrainingBenchSettings:
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 2, "batch", self.batch_size, "2 or more")
-        require(self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS))
-        require(self.threads >= 0, "threads", self.threads, "0 or more")
-        # The fewest for a 95 % interval without assumptions.
-        require(self.repeats >= 6, "repeats", self.repeats, "6 or more")
+        _check_engine("eager", self.device, self.precision, self.threads)
+        _check_repeats(self.repeats)
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What carries out a network: see `BenchSettings`."""
+    """A backend with its settings, see `BenchSettings`."""
 
     backend: str
     device: str = "cpu"
@@ -108,20 +114,16 @@ class Engine:
 
 @dataclass(frozen=True, kw_only=True)
 class LatencySettings:
-    """What a latency table is measured with.
+    """How a latency table is measured.
 
     Attributes:
         name: of the device; by default the machine's.
-        backend: of `BACKENDS`.
-        device: as torch names it.
-        precision: ``float32`` or ``bfloat16``.
+        backend, device, precision, threads: see `BenchSettings`.
         batch: images at a time.
-        threads: of the CPU; 0 leaves it to the backend.
         repeats: rounds in which everything is timed once.
-        networks: whole networks that the table is held against, over the whole range of
-            predictions.
+        networks: whole networks that the table is evaluated on, over the range of predictions.
         narrow: more of them, of nearly equal predictions.
-        fit: whole networks that it is fitted to.
+        fit: whole networks that the table is fitted to.
         width: of the narrow slice, as a share of the prediction in its middle.
     """
 
@@ -138,19 +140,9 @@ class LatencySettings:
     width: float = 0.1
 
     def __post_init__(self) -> None:
-        require(self.backend in BACKENDS, "backend", self.backend, ", ".join(BACKENDS))
-        require(self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS))
-        torchs = self.backend in ("eager", "compile")
-        require(torchs or self.device == "cpu", "device", self.device, f"cpu with {self.backend}")
-        require(
-            torchs or self.precision == "float32",
-            "precision",
-            self.precision,
-            f"float32 with {self.backend}",
-        )
+        _check_engine(self.backend, self.device, self.precision, self.threads)
         require(self.batch >= 1, "batch", self.batch, "1 or more")
-        require(self.threads >= 0, "threads", self.threads, "0 or more")
-        # Of the even and of the odd rounds there is a median each.
+        # Medians of the even and of the odd rounds are taken.
         require(self.repeats >= 4, "repeats", self.repeats, "4 or more")
         require(self.fit >= 2, "fit", self.fit, "2 or more")
         for key in ("networks", "narrow"):
@@ -159,5 +151,5 @@ class LatencySettings:
 
     @property
     def engine(self) -> Engine:
-        """What computes."""
+        """The backend with its settings."""
         return Engine(self.backend, self.device, self.precision, self.threads)

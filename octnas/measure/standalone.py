@@ -1,11 +1,11 @@
-"""Time networks and their layers in turns, and keep what was measured.
+"""Time networks and their layers, interleaved, and store the times.
 
-This file needs only Python 3.9, numpy and, run as a program, ONNX Runtime: `octnas latency pack`
-copies it beside the ONNX files that it times, for devices without octnas::
+This file only needs Python 3.9, numpy and, as a program, ONNX Runtime: `octnas latency pack` copies
+it beside the ONNX files that it times, for devices without octnas::
 
     python measure.py --name NAME
 
-It goes on where it was broken off, and ends with ``answer.json`` for `octnas latency import`.
+If interrupted, it resumes; at the end it writes ``answer.json`` for `octnas latency import`.
 """
 
 from __future__ import annotations
@@ -32,35 +32,33 @@ KEY = re.compile(r"[0-9a-f]{16}")
 
 Step = Callable[[], Any]
 
-_BLOCK = 24  # functions that take turns with each other and with the reference
-_TURN = 1e-3  # seconds; what takes less is called several times in a turn
+_BLOCK = 24  # functions interleaved with each other and with the reference
+_TURN = 1e-3  # seconds; faster functions are called several times in a row
 _MOST_CALLS = 100
 _WARM_UP = 2  # rounds
 
-
-# What is raised over a line that says nothing.
-_NOTHING = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+_INVALID = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _TIMES = ("seconds", "ratio", "even", "odd")
-# Nothing that is measured lies outside, and no product of two is 0 or infinite.
+# Limits of what can be measured; a product of two is neither 0 nor infinite.
 _SHORTEST, _LONGEST = 1e-12, 1e6
 
 
 class MeasureFileError(Exception):
-    """A file that does not hold what it should, in one line."""
+    """A file with invalid contents, in one line."""
 
 
 class Kept:
-    """Times by key in a file that is only ever added to.
+    """Times by key, in an append-only file.
 
-    A line holds a key, the reference's ``seconds`` and how much longer the key's function took:
-    ``ratio`` over all rounds, ``even`` and ``odd`` over every second one.
+    A line has a key, the reference's ``seconds``, and the ratio of the function's time to it:
+    ``ratio`` over all rounds, ``even`` and ``odd`` over the even and the odd ones.
 
     Args:
-        path: the file; what is there is gone on with.
-        conditions: what the times hold for.
+        path: the file; existing times are kept.
+        conditions: of the measurement; must equal those of existing times.
 
     Raises:
-        MeasureFileError: times of other conditions, or something else.
+        MeasureFileError: other conditions, or invalid contents.
     """
 
     def __init__(self, path: Path, conditions: Mapping[str, Any]) -> None:
@@ -69,7 +67,7 @@ class Kept:
         content = path.read_bytes() if path.exists() else b""
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
-            # Cut off when its process died; the next line must not be glued to it.
+            # The last line was torn when its process died.
             os.truncate(path, whole)
         if not whole:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,17 +77,17 @@ class Kept:
         try:
             head = json.loads(first.decode())
             found = dict(head["conditions"]) if head["schema"] == SCHEMA else None
-        except _NOTHING:
+        except _INVALID:
             raise MeasureFileError(
-                f"{path}: holds no times of schema {SCHEMA}; remove it"
+                f"{path}: not a file of times of schema {SCHEMA}; remove it"
             ) from None
         for number, line in enumerate(lines, start=2):
             try:
                 key, entry = _read_entry(line)
-            except _NOTHING:
+            except _INVALID:
                 raise MeasureFileError(
-                    f"{path}: line {number} holds no times; remove that line or the file, and "
-                    "what is gone is measured again"
+                    f"{path}: line {number} is invalid; remove that line or the file, and the "
+                    "missing times are measured again"
                 ) from None
             self.entries[key] = entry
         for key, value in dict(conditions).items():
@@ -97,19 +95,19 @@ class Kept:
                 was = None if found is None else found.get(key)
                 raise MeasureFileError(
                     f"{path}: was measured with {key} {was!r}, now {value!r}; remove it or write "
-                    "to another place"
+                    "to another file"
                 )
 
     def add(self, key: str, entry: Mapping[str, float]) -> None:
-        """Keep the times of a key; they are on disk when this returns."""
+        """Store the times of a key; they are on disk when this returns."""
         self._write({"key": key, **entry})
         self.entries[key] = dict(entry)
 
     def seconds(self, keys: Collection[str], which: str = "ratio") -> dict[str, float]:
-        """Seconds by key, all in terms of one reference.
+        """Seconds by key, relative to one reference: the median over these keys.
 
         Args:
-            keys: of what; what else is kept does not matter.
+            keys: of the functions.
             which: ``ratio``, ``even`` or ``odd``.
         """
         entries = {key: self.entries[key] for key in keys}
@@ -126,11 +124,7 @@ class Kept:
 
 
 def _read_entry(line: bytes) -> tuple[str, dict[str, float]]:
-    """A line of the file, but for the first; octnas' own readers are not where this file may be.
-
-    Raises:
-        ValueError, TypeError, KeyError, RecursionError: it is none.
-    """
+    """A line of the file after the first; raises one of `_INVALID`."""
     document = json.loads(line.decode())
     key, entry = document["key"], {name: document[name] for name in _TIMES}
     for value in entry.values():
@@ -150,17 +144,17 @@ def time_all(
     repeats: int,
     log: Callable[[int, int], None] = lambda *_: None,
 ) -> None:
-    """Time functions in turns with a reference, block by block; what is kept is not timed again.
+    """Time functions interleaved with a reference, block by block, unless their times are stored.
 
-    A machine that slows down, for a while or from block to block, slows the reference down alike.
+    A slower phase of the machine slows down the reference alike.
 
     Args:
         keys: of the functions.
         prepare: the function of a key, which returns once its work is done.
-        reference: takes a turn in every round.
-        kept: where the times go.
-        repeats: rounds that count.
-        log: told how many keys are done, of how many.
+        reference: called in every round.
+        kept: stores the times.
+        repeats: timed rounds.
+        log: called with the numbers of finished keys and of all.
     """
     left = [key for key in dict.fromkeys(keys) if key not in kept.entries]
     total = len(dict.fromkeys(keys))
@@ -188,7 +182,7 @@ def _interleave(steps: Sequence[Step], repeats: int) -> list[np.ndarray]:
 
 
 def _calls(step: Step) -> int:
-    """How often to call a function in a turn."""
+    """How often to call a function in a round."""
     step()
     start = time.perf_counter()
     step()
@@ -206,10 +200,10 @@ def _entry(own: np.ndarray, base: np.ndarray) -> dict[str, float]:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """What a pack holds.
+    """The manifest of a pack.
 
     Raises:
-        MeasureFileError: it is something else.
+        MeasureFileError: it is invalid.
     """
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -218,12 +212,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise MeasureFileError(f"{path}: cannot be read as a manifest ({error})") from None
     if not fine:
-        raise MeasureFileError(f"{path}: is no manifest of schema {SCHEMA}")
+        raise MeasureFileError(f"{path}: not a manifest of schema {SCHEMA}")
     return dict(manifest)
 
 
 def _session(path: Path, threads: int) -> Step:
-    """A function that computes an ONNX file once, on random inputs."""
+    """A function that runs an ONNX file once, on random inputs."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -239,10 +233,10 @@ def _session(path: Path, threads: int) -> Step:
 
 
 def main() -> None:
-    """Time what the manifest beside this file names."""
+    """Time the files in the manifest beside this file."""
     parser = argparse.ArgumentParser(description="Time the networks and layers of this folder.")
     parser.add_argument("--name", default=platform.node() or platform.machine())
-    parser.add_argument("--threads", type=int, default=1, help="0 leaves it to ONNX Runtime")
+    parser.add_argument("--threads", type=int, default=1, help="0 is ONNX Runtime's default")
     parser.add_argument("--repeats", type=int, default=20)
     given = parser.parse_args()
     if given.repeats < 2 or given.threads < 0:
@@ -259,7 +253,7 @@ def _measure(folder: Path, name: str, threads: int, repeats: int) -> None:
 
     manifest = read_manifest(folder / MANIFEST_FILE)
     if missing := [k for k in manifest["keys"] if not (folder / f"{k}.onnx").is_file()]:
-        raise MeasureFileError(f"{folder}: {missing[0]}.onnx: missing; copy the whole pack")
+        raise MeasureFileError(f"{folder}: {missing[0]}.onnx is missing; copy the whole pack")
     conditions = {"device": name, "threads": threads, "repeats": repeats, "pack": manifest["pack"]}
     kept = Kept(folder / KEPT_FILE, conditions)
 

@@ -1,14 +1,9 @@
-"""Times of functions that take turns, and what can be said about their ratios.
-
-The most memory that a piece of work takes.
-
-Memory that a network keeps for the backward pass.
-"""
+"""Interleaved timing and ratios of times; peaks of memory; memory kept for backward."""
 
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,20 +31,18 @@ class Ratio:
 
     @property
     def undecided(self) -> bool:
-        """Whether the machine is too noisy to say which of the two is faster."""
+        """Whether the machine is too noisy to tell which of the two is faster."""
         return self.low <= 1.0 <= self.high
 
 
 def interleave(
     functions: Mapping[Key, Callable[[], None]], repeats: int, warm_up: int = 2
 ) -> dict[Key, np.ndarray]:
-    """Time functions one after the other, round by round.
-
-    A machine that slows down for a while slows all of them down alike.
+    """Time functions in turn, round by round, so that a slow phase of the machine hits all alike.
 
     Args:
         functions: each returns once its work is done.
-        repeats: rounds that count.
+        repeats: timed rounds.
         warm_up: rounds before those.
 
     Returns:
@@ -66,10 +59,10 @@ def interleave(
 
 
 def compare(seconds: np.ndarray, base: np.ndarray) -> Ratio:
-    """The ratio of two functions that took turns, with an interval free of assumptions.
+    """The ratio of two interleaved functions, with a distribution-free interval.
 
-    The interval stands between two order statistics of the ratios by round, whose ranks are those
-    of a sign test at 5 % in its normal approximation, corrected for continuity.
+    Its ends are order statistics of the ratios by round, with ranks from a sign test at 5 % (normal
+    approximation with continuity correction).
 
     Args:
         seconds, base: of every round, shape ``(rounds,)``.
@@ -82,7 +75,7 @@ def compare(seconds: np.ndarray, base: np.ndarray) -> Ratio:
 
 
 def spread(seconds: np.ndarray) -> float:
-    """Distance of the quartiles as a share of the median."""
+    """Interquartile range as a share of the median."""
     first, median, third = np.quantile(seconds, [0.25, 0.5, 0.75])
     return float((third - first) / median)
 
@@ -95,8 +88,8 @@ class Usage:
     """Peaks of memory, known once the work is done.
 
     Attributes:
-        memory: of this process in main memory, all that it held before included, in bytes.
-        gpu_memory: of torch on the GPU, in bytes; 0 on a CPU.
+        memory: of this process in main memory, in bytes, including what it held before.
+        gpu_memory: reserved by torch on the GPU, in bytes; 0 on a CPU.
     """
 
     memory: int = 0
@@ -105,56 +98,41 @@ class Usage:
 
 @contextmanager
 def memory_peak(device: torch.device) -> Iterator[Usage]:
-    """Note the most memory that is taken inside.
-
-    Where Linux does not let the process reset its peak, the one since its start is given.
-    """
+    """Record the peak of memory inside; since the process began, where it cannot be reset."""
     usage = Usage()
-    _reset()
+    with suppress(OSError):
+        (_PROCESS / "clear_refs").write_text("5")
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     yield usage
     usage.memory = _peak()
     if device.type == "cuda":
-        # What torch holds, rather than uses: so much the GPU must have.
+        # Reserved rather than allocated: the GPU must have that much.
         usage.gpu_memory = torch.cuda.max_memory_reserved(device)
 
 
-def _reset() -> None:
-    try:
-        (_PROCESS / "clear_refs").write_text("5")
-    except OSError:
-        return
-
-
 def _peak() -> int:
-    try:
-        lines = (_PROCESS / "status").read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
+    with suppress(OSError):
+        for line in (_PROCESS / "status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-HEAD = "head"
-
-
 def kept_for_backward(model: nn.Module, images: Tensor) -> dict[str, int]:
-    """Bytes that autograd holds after a forward pass, parameters and buffers left out.
+    """Bytes that autograd keeps after a forward pass, without parameters and buffers.
 
     Args:
         model: a timm ResNet in training mode, octave or plain.
         images: ``(N, C, H, W)``.
 
     Returns:
-        Bytes by part of the network: ``"stem"``, the stages by name, ``"head"``. Every storage
-        counts once, for the part that kept it first.
+        By part of the network: ``"stem"``, the stages by name, ``"head"``. Every storage counts
+        once, for the part that keeps it first.
     """
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
-    # Held on to, so that no storage's address is used again.
+    # References, so that no address is reused.
     seen: dict[int, Tensor] = {}
     kept: dict[str, int] = {}
     part = "stem"
@@ -173,8 +151,9 @@ def kept_for_backward(model: nn.Module, images: Tensor) -> dict[str, int]:
             kept[part] = kept.get(part, 0) + storage.nbytes()
         return tensor
 
-    parts = [(n, m) for n, m in model.named_children() if n.startswith("layer")]
-    parts += [(HEAD, m) for n, m in model.named_children() if n == "global_pool"]
+    names = {name: name for name, _ in model.named_children() if name.startswith("layer")}
+    names["global_pool"] = "head"
+    parts = [(names[n], m) for n, m in model.named_children() if n in names]
     handles = [module.register_forward_pre_hook(enter(name)) for name, module in parts]
     try:
         with torch.enable_grad(), saved_tensors_hooks(note, lambda tensor: tensor):

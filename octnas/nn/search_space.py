@@ -18,7 +18,7 @@ from octnas.space.search_space import SearchSpace, Site
 def search_space(
     backbone: str,
     input_size: tuple[int, int, int],
-    grid: Sequence[float],
+    choices: Sequence[float],
     *,
     backbone_args: Mapping[str, Any] | None = None,
     fixed: Mapping[str, float] | None = None,
@@ -30,7 +30,7 @@ def search_space(
     Args:
         backbone: name of the timm model.
         input_size: ``(channels, height, width)`` of one image.
-        grid: the α to choose from at every searchable site.
+        choices: α to choose from, before they are quantized, at every searchable site.
         backbone_args: keyword arguments for ``timm.create_model``.
         fixed: α of sites that are not searched, by site name pattern; by default the paper's rule
             (§4.1), the stem and the last stage at 0.
@@ -43,8 +43,8 @@ def search_space(
         UnsupportedModelError: a backbone that octave feature maps cannot pass through.
         ArchitectureError: a pattern in ``fixed`` that matches no site.
     """
-    within = len(grid) > 0 and all(0.0 <= alpha <= 1.0 for alpha in grid)
-    require(within, "grid", grid, "one or more, each 0 to 1")
+    within = len(choices) > 0 and all(0.0 <= alpha <= 1.0 for alpha in choices)
+    require(within, "choices", choices, "one or more, each 0 to 1")
     require_octave(channel_multiple, stride_mode)
     require(max(input_size) <= MOST, "input_size", input_size, f"1 to {MOST}")
     args = {"in_chans": input_size[0], **(backbone_args or {})}
@@ -63,9 +63,11 @@ def search_space(
         input_size=input_size,
         channel_multiple=channel_multiple,
         stride_mode=stride_mode,
-        grid=tuple(sorted({float(alpha) for alpha in grid})),
+        grid=tuple(sorted({float(alpha) for alpha in choices})),
         sites=tuple(
-            _site(name, convs, model, (fixed[name],) if name in fixed else grid, channel_multiple)
+            _site(
+                name, convs, model, (fixed[name],) if name in fixed else choices, channel_multiple
+            )
             for name in names
         ),
         convs=tuple(_conv_shape(conv, model, sizes[conv.name]) for conv in convs),
@@ -78,14 +80,14 @@ def _site(
     name: str,
     convs: Sequence[ConvSite],
     model: nn.Module,
-    grid: Sequence[float],
+    choices: Sequence[float],
     channel_multiple: int,
 ) -> Site:
     own = [index for index, conv in enumerate(convs) if conv.site_out == name]
     first = model.get_submodule(convs[own[0]].name)
     assert isinstance(first, nn.Conv2d)
     channels, groups = first.out_channels, convs[own[0]].split_groups
-    low = {low_channels(alpha, channels, channel_multiple, groups) for alpha in grid}
+    low = {low_channels(alpha, channels, channel_multiple, groups) for alpha in choices}
     return Site(
         name=name,
         channels=channels,

@@ -1,4 +1,4 @@
-"""Budgets as a user writes them, and what they come to in a search space."""
+"""Budgets as users write them, and their values in a search space."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +14,20 @@ from octnas.space.search_space import SearchSpace
 Costs = Mapping[str, AdditiveCost]
 """By name; latency where there is a table."""
 
-_KINDS = ("uniform", "share", "macs", "flops")
-_OTHERS = ("activation_mb", "activation_share", "latency_ms", "latency_share")
-_UNIT = {"activation": 1e6, "latency": 1e6}
-# What no budget is above: multiply-adds, bytes and nanoseconds are exact in float64 below 9e15.
+# The upper bounds, each with its text in reports and in aliases.
+_TEXTS = {
+    "uniform": ("uniform α {:g}", "uniform-{:g}"),
+    "share": ("{:g} of vanilla", "macs-{:g}x"),
+    "macs": ("{:,} MACs", "macs-{}"),
+    "flops": ("{:,} MACs", "macs-{}"),
+    "activation_mb": ("{:g} MB of activations", "activation-{:g}mb"),
+    "activation_share": ("{:g} of vanilla's activation", "activation-{:g}x"),
+    "latency_ms": ("{:g} ms", "latency-{:g}ms"),
+    "latency_share": ("{:g} of vanilla's latency", "latency-{:g}x"),
+}
+_UNIT = 1e6  # bytes of a MB, nanoseconds of a ms
+# Multiply-adds, bytes and nanoseconds are exact in float64 below 9e15.
 _MOST_UNITS, _MOST_SHARE = 1e15, 1e3
-_SAID = {"activation": "MB of activations", "latency": "ms"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,16 +35,15 @@ class BudgetSettings:
     """One budget on MACs, activation memory or latency; exactly one upper bound.
 
     Attributes:
-        uniform: the MACs of the uniform-α network at this α.
+        uniform: the MACs of the uniform network at this α.
         share: this share of the vanilla network's MACs.
-        macs: so many MACs for one image.
-        flops: the same as ``macs``; papers say FLOPs where they mean multiply-adds.
-        min_share: an optional lower bound, as a share of what the vanilla network has of the same
-            cost.
-        activation_mb: so many million bytes of activations of one image, in float32.
-        activation_share: this share of the vanilla network's.
-        latency_ms: so many milliseconds for a batch, as the latency table predicts them.
-        latency_share: this share of what it predicts for the vanilla network.
+        macs: MACs for one image.
+        flops: the same as ``macs``; papers often call multiply-adds FLOPs.
+        min_share: an optional lower bound on the same cost, as a share of the vanilla network's.
+        activation_mb: activations of one image, in millions of bytes, in float32.
+        activation_share: this share of the vanilla network's activations.
+        latency_ms: milliseconds for a batch, as the latency table predicts them.
+        latency_share: this share of the vanilla network's predicted latency.
     """
 
     uniform: float | None = None
@@ -50,67 +57,50 @@ class BudgetSettings:
     latency_share: float | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
-        upper = {key: getattr(self, key) for key in (*_KINDS, *_OTHERS)}
-        given = {key: value for key, value in upper.items() if value is not None}
-        allowed = f"exactly one of {', '.join(upper)}"
-        require(len(given) == 1, "budget", given, allowed)
-        key, value = next(iter(given.items()))
+        given = {key: value for key in _TEXTS if (value := getattr(self, key)) is not None}
+        require(len(given) == 1, "budget", given, f"exactly one of {', '.join(_TEXTS)}")
+        key, value = self._upper
         if key == "uniform":
             require(0 <= value <= 1, key, value, "0 to 1")
-        most = _MOST_SHARE if key.endswith("share") else _MOST_UNITS / _UNIT.get(self.cost, 1)
-        allowed = f"above 0, up to {most:g}"
-        require(0 < value <= most or key == "uniform", key, value, allowed)
+        else:
+            most = _MOST_UNITS if key in ("macs", "flops") else _MOST_UNITS / _UNIT
+            most = _MOST_SHARE if key.endswith("share") else most
+            require(0 < value <= most, key, value, f"above 0, up to {most:g}")
         require(0 <= self.min_share <= 1, "min_share", self.min_share, "0 to 1")
+
+    @property
+    def _upper(self) -> tuple[str, float]:
+        """The upper bound: its key and value."""
+        found = ((key, getattr(self, key)) for key in _TEXTS)
+        return next((key, value) for key, value in found if value is not None)
 
     @property
     def cost(self) -> str:
         """What it bounds: ``"macs"``, ``"activation"`` or ``"latency"``."""
-        given = (key for key in _OTHERS if getattr(self, key) is not None)
-        return next((key.partition("_")[0] for key in given), "macs")
+        cost = self._upper[0].partition("_")[0]
+        return cost if cost in ("activation", "latency") else "macs"
 
     @property
     def name(self) -> str:
-        """What reports call it, such as ``"uniform α 0.5"``."""
-        if self.uniform is not None:
-            name = f"uniform α {self.uniform:g}"
-        elif self.share is not None:
-            name = f"{self.share:g} of vanilla"
-        elif self.cost != "macs":
-            value, whole = self._other()
-            said = _SAID[self.cost] if whole else f"of vanilla's {self.cost}"
-            name = f"{value:g} {said}"
-        else:
-            name = f"{int(self.macs or self.flops or 0):,} MACs"
+        """Its name in reports, such as ``"uniform α 0.5"``."""
+        name = self._text(0)
         return f"{name}, at least {self.min_share:g}" if self.min_share else name
 
     @property
     def alias(self) -> str:
-        """A name for what a model registry allows: letters, digits and hyphens.
+        """A name of letters, digits and hyphens, for model registries.
 
-        What is bounded, a hyphen, and the bound with a hyphen for its point; an ``x`` behind it
-        stands for "times what vanilla has". So ``macs-0-5x`` for ``share: 0.5``, ``uniform-0-5``,
-        ``macs-1000000``, ``activation-3-5mb``, ``latency-0-7x``, ``latency-12ms``; with a lower
-        bound ``macs-0-5x-min-0-3``.
+        A hyphen replaces the decimal point, and an ``x`` stands for "times the vanilla network's":
+        ``macs-0-5x`` for ``share: 0.5``, ``uniform-0-5``, ``macs-1000000``, ``activation-3-5mb``,
+        ``latency-0-7x``, ``latency-12ms``, or with a lower bound ``macs-0-5x-min-0-3``.
         """
-        if self.uniform is not None:
-            name = f"uniform-{self.uniform:g}"
-        elif self.share is not None:
-            name = f"macs-{self.share:g}x"
-        elif self.cost != "macs":
-            value, whole = self._other()
-            unit = {"activation": "mb", "latency": "ms"}[self.cost] if whole else "x"
-            name = f"{self.cost}-{value:g}{unit}"
-        else:
-            name = f"macs-{int(self.macs or self.flops or 0)}"
+        name = self._text(1)
         name = f"{name}-min-{self.min_share:g}" if self.min_share else name
         return name.replace(".", "-").replace("+", "")
 
-    def _other(self) -> tuple[float, bool]:
-        """The bound on another cost, and whether it is an amount and no share."""
-        for key in _OTHERS:
-            if (value := getattr(self, key)) is not None:
-                return value, not key.endswith("share")
-        raise AssertionError
+    def _text(self, which: int) -> str:
+        key, value = self._upper
+        return _TEXTS[key][which].format(int(value) if key in ("macs", "flops") else value)
 
     def resolve(self, space: SearchSpace, costs: Costs | None = None) -> Budget:
         """The budget in MACs, or in the unit of its cost.
@@ -120,47 +110,43 @@ class BudgetSettings:
             costs: those that budgets may bound, see `costs_of`.
 
         Raises:
-            BudgetError: on another cost than MACs, which no architecture meets.
+            BudgetError: on another cost than MACs, if no architecture meets it.
         """
+        key, value = self._upper
         if self.cost != "macs":
             cost = (costs_of(space) if costs is None else costs)[self.cost]
-            value, whole = self._other()
-            # An amount in small units is a whole number, but for what floating point makes of it.
-            upper = round(value * _UNIT[self.cost]) if whole else int(value * cost.vanilla)
+            # An amount is a whole number of units, up to floating-point error.
+            share = key.endswith("share")
+            upper = int(value * cost.vanilla) if share else round(value * _UNIT)
             bound = Bound(self.cost, upper, round(self.min_share * cost.vanilla))
             return _within(self.name, cost, bound)
+        if key == "uniform":
+            macs = space.cost(space.uniform(value)).macs
+        else:
+            macs = int(value * space.vanilla_macs) if key == "share" else int(value)
         low = round(self.min_share * space.vanilla_macs)
-        if self.uniform is not None:
-            macs = space.cost(space.uniform(self.uniform)).macs
-            return Budget(self.name, macs, low, uniform=self.uniform)
-        if self.share is not None:
-            macs = int(self.share * space.vanilla_macs)
-            return Budget(self.name, macs, low)
-        return Budget(self.name, int(self.macs or self.flops or 0), low)
+        return Budget(self.name, macs, low, uniform=self.uniform)
 
 
 def costs_of(space: SearchSpace, table: LatencyTable | None = None) -> Costs:
-    """What budgets may bound, by name: latency where there is a table.
+    """The costs that budgets may bound, by name; latency only with a table.
 
     Raises:
-        LatencyError: the table is of another network.
+        LatencyError: the table is for another network.
     """
     costs = {"macs": macs_of(space), "activation": activation_of(space)}
     return costs if table is None else {**costs, "latency": table.cost(space)}
 
 
 def _within(name: str, cost: AdditiveCost, bound: Bound) -> Budget:
-    """A budget on another cost, with the most and the fewest MACs below its upper bound, exactly.
-
-    Raises:
-        BudgetError: no architecture meets it.
-    """
+    """A budget on another cost than MACs, with the range of MACs below its upper bound."""
     levels = CostLevels(cost.space, cost=cost)
     none = levels.exact and levels.count(bound.lower, bound.upper) == 0
     if none or bound.upper < levels.smallest:
         raise BudgetError(
             f"budget {name}: no architecture costs {bound.lower:,} to {bound.upper:,} "
-            f"{cost.unit}; the search space holds {levels.smallest:,} to {levels.largest:,}"
+            f"{cost.unit}; those of the search space cost {levels.smallest:,} to "
+            f"{levels.largest:,}"
         )
     terms = macs_of(cost.space).terms
     most, fewest = (
@@ -172,36 +158,32 @@ def _within(name: str, cost: AdditiveCost, bound: Bound) -> Budget:
 
 
 def check_budgets(budgets: Sequence[Budget], levels: CostLevels) -> None:
-    """Refuse budgets that no architecture meets, naming both figures.
+    """Refuse budgets that no architecture meets.
 
     Args:
-        budgets: what is asked for.
+        budgets: to check.
         levels: the architectures by MACs.
 
     Raises:
-        BudgetError: a budget below the smallest, with a lower bound above the largest, or between
-            two neighbouring costs.
+        BudgetError: naming the budget, its bounds and those of the space.
     """
     smallest, largest = levels.space.smallest_macs, levels.space.largest_macs
     for budget in budgets:
-        if budget.max_macs < smallest:
-            raise BudgetError(
-                f"budget {budget.name}: {budget.max_macs:,} MACs is below the smallest "
-                f"architecture of the search space, {smallest:,} MACs; raise the budget or allow "
-                "larger α"
+        low, high = budget.min_macs, budget.max_macs
+        if high < smallest:
+            problem = (
+                f"{high:,} MACs is below the smallest architecture of the search space, "
+                f"{smallest:,} MACs; raise the budget or allow larger α"
             )
-        if budget.min_macs > largest:
-            raise BudgetError(
-                f"budget {budget.name}: at least {budget.min_macs:,} MACs is above the largest "
-                f"architecture of the search space, {largest:,} MACs; lower it"
+        elif low > largest:
+            problem = (
+                f"at least {low:,} MACs is above the largest architecture of the search space, "
+                f"{largest:,} MACs; lower it"
             )
-        if budget.min_macs > budget.max_macs:
-            raise BudgetError(
-                f"budget {budget.name}: its lower bound {budget.min_macs:,} is above its upper "
-                f"bound {budget.max_macs:,} MACs"
-            )
-        if levels.exact and levels.count(budget.min_macs, budget.max_macs) == 0:
-            raise BudgetError(
-                f"budget {budget.name}: no architecture costs {budget.min_macs:,} to "
-                f"{budget.max_macs:,} MACs; allow a wider range"
-            )
+        elif low > high:
+            problem = f"its lower bound {low:,} is above its upper bound {high:,} MACs"
+        elif levels.exact and levels.count(low, high) == 0:
+            problem = f"no architecture costs {low:,} to {high:,} MACs; allow a wider range"
+        else:
+            continue
+        raise BudgetError(f"budget {budget.name}: {problem}")

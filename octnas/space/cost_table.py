@@ -1,13 +1,9 @@
 """Counting and sampling the architectures of a search space by their cost, exactly.
 
-The cost of an architecture is a sum of terms that each depend on the α of one or two sites, so the
-number of architectures of every cost follows by dynamic programming over cost levels, site after
-site, keeping apart only the sites that a later term still needs (for a ResNet: two at most).
-
-Costs that are sums of terms, each of which depends on the α of one or two sites.
-
-So are MACs, activation memory and, nearly, time; and so counting, sampling and optimising inside a
-budget are exact for all of them by the same dynamic programming (`octnas.space.cost_table`).
+MACs, activation memory and, nearly, latency are sums of terms that each depend on the α of one or
+two sites. So the number of architectures of every cost follows by dynamic programming over cost
+levels, site by site, with a state of only those sites that a later term needs (two at most in a
+ResNet).
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,22 +19,22 @@ from octnas.space.costs import BYTES_PER_ACTIVATION, ConvShape, conv_activations
 from octnas.space.search_space import SearchSpace, Site
 
 Terms = Mapping[tuple[str, ...], np.ndarray]
-"""By the sites that a term depends on, in the order of their names; shape: their choices."""
+"""By the sites that a term depends on, sorted by name; shape: their choices."""
 
 UNITS: Mapping[str, str] = {"macs": "MACs", "activation": "bytes", "latency": "ns"}
-"""What each cost is counted in, by its name."""
+"""By name of the cost."""
 
 
 @dataclass(frozen=True, eq=False)
 class AdditiveCost:
-    """What an architecture of a search space costs, in whole numbers.
+    """A cost of the architectures of a search space, in whole numbers.
 
     Attributes:
         name: one of `UNITS`.
-        space: whose choices the terms are over.
-        constant: what every architecture costs.
+        space: the search space.
+        constant: cost common to all architectures.
         terms: the rest; integers.
-        vanilla: what the network at α = 0 everywhere costs, whether it is in the space or not.
+        vanilla: cost at α = 0 everywhere, whether that is in the space or not.
     """
 
     name: str
@@ -49,30 +45,26 @@ class AdditiveCost:
 
     @property
     def unit(self) -> str:
-        """What it is counted in."""
+        """Unit of the cost."""
         return UNITS[self.name]
 
     def of(self, alphas: Mapping[str, float]) -> int:
         """The cost of an architecture; sites that are not named are at their first choice.
 
-        Args:
-            alphas: by site, each one of the site's choices.
-
         Raises:
-            ArchitectureError: an α that is no choice of its site.
+            ArchitectureError: an α that is not among its site's choices.
         """
-        at = {site.name: self._index(site, alphas) for site in self.space.sites}
+        at = {}
+        for site in self.space.sites:
+            alpha, indices = alphas.get(site.name, site.choices[0]), self._indices[site.name]
+            if alpha not in indices:
+                raise ArchitectureError(
+                    f"α of site {site.name!r}: found {alpha}, allowed: "
+                    f"{', '.join(f'{choice:g}' for choice in site.choices)}"
+                )
+            at[site.name] = indices[alpha]
         terms = (int(term[tuple(at[name] for name in sites)]) for sites, term in self.terms.items())
         return self.constant + sum(terms)
-
-    def _index(self, site: Site, alphas: Mapping[str, float]) -> int:
-        alpha = alphas.get(site.name, site.choices[0])
-        if alpha not in self._indices[site.name]:
-            raise ArchitectureError(
-                f"α of site {site.name!r}: found {alpha}, allowed: "
-                f"{', '.join(f'{choice:g}' for choice in site.choices)}"
-            )
-        return self._indices[site.name][alpha]
 
     @cached_property
     def _indices(self) -> dict[str, dict[float, int]]:
@@ -94,7 +86,7 @@ def activation_of(space: SearchSpace) -> AdditiveCost:
     for conv in space.convs:
         out = np.array(space.site[conv.site_out].choices)
         found.append(((conv.site_out,), integers(conv_activations(conv, out))))
-        # Nothing, but with it MACs can be optimised within levels of this cost.
+        # Zeros, so that MACs can be optimised within levels of this cost.
         sites, macs = _macs_term(conv, space.site)
         found.append((sites, np.zeros_like(macs)))
     terms = {sites: term * BYTES_PER_ACTIVATION for sites, term in sum_terms(found).items()}
@@ -103,10 +95,10 @@ def activation_of(space: SearchSpace) -> AdditiveCost:
 
 
 def sum_terms(found: Sequence[tuple[tuple[str, ...], np.ndarray]]) -> Terms:
-    """Terms of the same sites as one, whichever order they name their two sites in."""
+    """Add up the terms of the same sites, named in either order."""
     terms: dict[tuple[str, ...], np.ndarray] = {}
     for sites, term in found:
-        # One site at both ends: only what lies on the diagonal can be.
+        # With one site at both ends, only the diagonal is possible.
         if len(sites) == 2 and sites[0] == sites[1]:
             sites, term = sites[:1], np.diagonal(term)
         elif sites != tuple(sorted(sites)):
@@ -132,37 +124,37 @@ def integers(values: np.ndarray) -> np.ndarray:
 
 
 MAX_LEVELS = 50_000
-_TRIES = 1000  # draws that may fall below a lower bound where levels are wide
+_TRIES = 1000  # draws below the lower bound of a wide level before giving up
 
 
 @dataclass(frozen=True)
 class Step:
-    """One site joins; ``before`` and ``after`` are the sites kept apart before and after that."""
+    """Adds a site; ``before`` and ``after`` are the sites in the state before and after it."""
 
     site: str
     before: tuple[str, ...]
     after: tuple[str, ...]
     costs: np.ndarray
-    """In levels, shape: the choices of ``before``, then those of ``site``."""
+    """In levels; shape: the choices of ``before``, then those of ``site``."""
 
 
 class CostLevels:
-    """The architectures of a space, sorted by a cost into levels of equal width.
+    """The architectures of a space by cost, in levels of equal width.
 
     The width is the greatest common divisor of all cost differences, so that every level is one
-    exact cost; above `max_levels` levels it is made wider and the terms are rounded up, so that a
-    level's cost is never below that of its architectures (of ResNet-50 at 224 pixels with every
-    site searchable, the 1.8 million exact levels would take minutes and 18 GB). Counts are float64:
-    exact up to 2^53, then to 15 digits.
+    exact cost. Beyond `max_levels` levels it is larger, and terms are rounded up, so that no
+    architecture costs more than its level. (For ResNet-50 at 224 pixels with every site searchable,
+    the 1.8 million exact levels would take minutes and 18 GB.) Counts are float64: exact up to
+    2^53, then to 15 digits.
 
     Args:
         space: the search space.
         max_levels: see above.
-        cost: of its architectures; MACs by default.
+        cost: by default MACs.
 
     Attributes:
-        cost: as given. Bounds and levels are in its unit.
-        width: between neighbouring levels.
+        cost: as given; bounds and levels are in its unit.
+        width: distance of neighbouring levels.
         exact: whether every level is one exact cost.
         lowest: cost of level 0.
     """
@@ -195,17 +187,17 @@ class CostLevels:
 
     @cached_property
     def populated(self) -> np.ndarray:
-        """The costs of the levels that hold an architecture, ascending."""
+        """The costs of the levels that are not empty, ascending."""
         return self.lowest + np.flatnonzero(self.counts) * self.width
 
     @property
     def smallest(self) -> int:
-        """What the smallest architecture costs."""
+        """Cost of the smallest architecture."""
         return int(self.populated[0])
 
     @property
     def largest(self) -> int:
-        """What the largest architecture costs."""
+        """Cost of the largest architecture."""
         return int(self.populated[-1])
 
     def count(self, low: int, high: int) -> float:
@@ -222,17 +214,15 @@ class CostLevels:
         by_count: bool = False,
         costs: np.random.Generator | None = None,
     ) -> dict[str, float]:
-        """Draw a cost between two bounds, then an architecture of that cost evenly.
+        """Draw a cost between two bounds, then an architecture of that cost uniformly.
 
-        Uniform sampling of α would crowd a narrow band of cost instead.
+        Uniform sampling of α would concentrate on a narrow band of cost instead.
 
         Args:
-            rng: where randomness comes from.
-            low, high: bounds, both included; by default those of the space. Where levels
-                are wide, what is cheaper than ``low`` is drawn again.
-            by_count: a cost is the likelier the more architectures have it, so that all within
-                the bounds are equally likely; else costs are drawn evenly.
-            costs: where the randomness of the cost comes from, if not from ``rng``.
+            rng: source of randomness.
+            low, high: bounds, both included; by default those of the space.
+            by_count: make all architectures within the bounds equally likely, instead of all costs.
+            costs: source of randomness of the cost, if not ``rng``.
 
         Returns:
             α by site, one of each site's choices.
@@ -243,7 +233,7 @@ class CostLevels:
         for _ in range(_TRIES):
             level = self.sample_level(costs or rng, low, high, by_count=by_count)
             alphas = self.sample_at(rng, level)
-            # A wide level may hold cheaper architectures than it says.
+            # Architectures of a wide level may cost less than the level.
             if self.exact or low is None or self.cost.of(alphas) >= low:
                 return alphas
         raise BudgetError(
@@ -260,23 +250,14 @@ class CostLevels:
         *,
         by_count: bool = False,
     ) -> int:
-        """Draw a cost between two bounds; the level of the nearest architectures.
-
-        Args:
-            rng: where randomness comes from.
-            low, high: as in `sample`.
-            by_count: as in `sample`.
-
-        Raises:
-            BudgetError: no architecture lies within the bounds.
-        """
+        """Draw a cost as `sample` does, and return the level of the nearest architectures."""
         low = self.smallest if low is None else low
         high = self.largest if high is None else high
         inside = self.populated[(self.populated >= low) & (self.populated <= high)]
         if len(inside) == 0:
             raise BudgetError(
-                f"no architecture costs {low:,} to {high:,} {self.cost.unit}; the search space "
-                f"holds {self.smallest:,} to {self.largest:,}"
+                f"no architecture costs {low:,} to {high:,} {self.cost.unit}; those of the search "
+                f"space cost {self.smallest:,} to {self.largest:,}"
             )
         levels = (inside - self.lowest) // self.width
         if by_count:
@@ -288,25 +269,25 @@ class CostLevels:
     def spread(
         self, rng: np.random.Generator, count: int, low: int, high: int
     ) -> list[dict[str, float]]:
-        """Draw one architecture from each of so many equal ranges of cost that hold any.
+        """Draw one architecture from each of ``count`` equal ranges of cost.
 
         Args:
-            rng: where randomness comes from.
-            count: of ranges.
-            low, high: their ends; what lies outside the space is left out.
+            rng: source of randomness.
+            count: number of ranges.
+            low, high: their ends, clipped to the costs of the space.
 
         Returns:
-            α by site, ascending in cost; fewer than ``count`` where ranges are empty.
+            α by site, ascending in cost; fewer than ``count`` if ranges are empty.
         """
         edges = np.linspace(max(low, self.smallest), min(high, self.largest), count + 1)
         ranges = [(int(np.ceil(start)), int(end)) for start, end in pairwise(edges)]
         return [self.sample(rng, *ends) for ends in ranges if self.count(*ends) > 0]
 
     def sample_at(self, rng: np.random.Generator, level: int) -> dict[str, float]:
-        """Draw one of the architectures of a level, all with the same probability.
+        """Draw one of the architectures of a level uniformly.
 
         Raises:
-            BudgetError: the level holds no architecture.
+            BudgetError: the level is empty.
         """
         if not 0 <= level < self._n_levels or self.counts[level] == 0:
             cost = self.lowest + level * self.width
@@ -317,7 +298,7 @@ class CostLevels:
         return {site.name: site.choices[chosen[site.name]] for site in self.space.sites}
 
     def _count(self) -> list[np.ndarray]:
-        """Counts after each step, shape: choices of the sites kept apart, then levels."""
+        """Counts after each step; shape: choices of the sites in the state, then levels."""
         tables = [np.zeros(self._n_levels)]
         tables[0][0] = 1.0
         for step in self.steps:
@@ -338,7 +319,7 @@ class CostLevels:
         chosen: dict[str, int],
         level: int,
     ) -> int:
-        """Draw the sites that a step let go of into ``chosen``; the level before the step."""
+        """Draw the choices of a step's sites into ``chosen``; returns the level before it."""
         names = (*step.before, step.site)
         free = [
             range(size) if name not in chosen else (chosen[name],)
@@ -358,7 +339,7 @@ class CostLevels:
 
 
 def _plan(space: SearchSpace, terms: Terms) -> list[Step]:
-    """The sites in order, each with the terms that it completes."""
+    """A step per site, with the terms that the site completes."""
     order = {site.name: index for index, site in enumerate(space.sites)}
     needed_until = dict(order)
     for sites in terms:
@@ -382,13 +363,13 @@ def _plan(space: SearchSpace, terms: Terms) -> list[Step]:
 def along(
     sites: tuple[str, ...], term: np.ndarray, names: tuple[str, ...], shape: tuple[int, ...]
 ) -> np.ndarray:
-    """A term of some sites with its axes brought to those of more, of length 1 where it has none.
+    """A term over the choices of ``sites``, broadcastable to those of all ``names``.
 
     Args:
-        sites: of the axes of ``term``.
-        term: over their choices.
-        names: of the sites that there are; ``sites`` are among them.
-        shape: how many choices they have.
+        sites: of the axes of ``term``; some of ``names``.
+        term: to be transposed.
+        names: of all sites.
+        shape: their numbers of choices.
     """
     ordered = sorted(sites, key=names.index)
     turned = term.transpose([sites.index(name) for name in ordered])

@@ -1,4 +1,4 @@
-"""Independent distributions over the α of every site: expected cost, draws, the likeliest."""
+"""Independent distributions over the α of every site: expected cost, draws, mode."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,15 +14,15 @@ from octnas.space.optimum import Scores, best_within
 from octnas.space.search_space import SearchSpace
 
 Probabilities = Mapping[str, Sequence[float]]
-"""By site, one for each of its choices; sites with a single choice may be left out."""
+"""By site, one for each of its choices; sites with a single choice may be omitted."""
 
-_TRIES = 1000  # draws outside of the bounds before the likeliest architecture is taken
+_TRIES = 1000  # draws outside the budget before the most probable architecture is taken
 _STEEPEST = 200.0
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """What was learned for one budget.
+    """The distribution learned for one budget.
 
     Attributes:
         budget: its name.
@@ -40,7 +40,7 @@ class Distribution:
 
     @staticmethod
     def of(levels: CostLevels, budget: Budget, probabilities: Probabilities) -> "Distribution":
-        """The distribution with what follows from its probabilities.
+        """The distribution with the values that follow from its probabilities.
 
         Raises:
             BudgetError: no architecture fits the budget.
@@ -69,13 +69,13 @@ class Distribution:
 def expected_macs(space: SearchSpace, probabilities: Mapping[str, Any]) -> Any:
     """Expected MACs of an architecture whose sites are drawn independently, exactly.
 
-    The cost of a convolution is linear in the α of either end (paper, §3.3), so that means are
-    enough; where one site is both ends, the cost of each choice is averaged instead.
+    The cost of a convolution is linear in the α of either end (paper, §3.3), so that means
+    suffice; where one site is both ends, the costs of its choices are averaged instead.
 
     Args:
-        space: what is drawn from.
-        probabilities: by site, the probabilities of its choices along the first axis: floats,
-            numpy arrays or tensors, through which gradients pass.
+        space: the search space.
+        probabilities: by site, those of its choices along the first axis: floats, numpy arrays or
+            tensors, through which gradients pass.
 
     Returns:
         A number, or an array of the probabilities' further axes.
@@ -90,7 +90,7 @@ def expected_macs(space: SearchSpace, probabilities: Mapping[str, Any]) -> Any:
         if conv.site_in == conv.site_out:
             choices = space.site[conv.site_out].choices
             return _mean(shares[conv.site_out], choices, lambda a: conv_macs(conv, a, a))
-        # Without a site the input's α does not matter.
+        # Without a site, the input's α does not matter.
         return conv_macs(conv, means[conv.site_in or conv.site_out], means[conv.site_out])
 
     return sum((expected(conv) for conv in space.convs), start=0.0) + space.other_macs
@@ -102,9 +102,9 @@ def _mean(shares: Any, choices: Sequence[float], value: Any) -> Any:
 
 
 def tilted(space: SearchSpace, macs: float) -> dict[str, tuple[float, ...]]:
-    """Probabilities proportional to exp(s·α) with one s for all sites and these expected MACs.
+    """Probabilities proportional to exp(s·α), with s such that the expected MACs are as given.
 
-    Of the expectations that no s gives, the nearest is taken.
+    MACs out of reach are clipped.
     """
     low, high = -_STEEPEST, _STEEPEST
     for _ in range(60):
@@ -126,7 +126,7 @@ def _tilt(space: SearchSpace, slope: float) -> dict[str, tuple[float, ...]]:
 def most_probable(
     levels: CostLevels, probabilities: Probabilities, budget: Budget
 ) -> dict[str, float]:
-    """The most probable architecture inside a budget; exactly, where levels are exact.
+    """The most probable architecture inside a budget; exact if the levels are.
 
     Raises:
         BudgetError: no architecture fits the budget.
@@ -142,7 +142,7 @@ def most_probable(
 
 
 def likeliest(space: SearchSpace, probabilities: Probabilities) -> dict[str, float]:
-    """The most probable architecture of all; it may be beyond the budget of its distribution."""
+    """The most probable architecture of all, which may exceed the budget."""
     return {
         site.name: site.choices[int(np.argmax(probabilities.get(site.name, (1.0,))))]
         for site in space.sites
@@ -150,14 +150,14 @@ def likeliest(space: SearchSpace, probabilities: Probabilities) -> dict[str, flo
 
 
 def _log(share: float) -> float:
-    # What is all but impossible still is an order among architectures that do not fit otherwise.
+    # Finite, so that architectures with impossible choices can be compared if no others fit.
     return log(share) if share > 0 else -1e6
 
 
 def draw(
     space: SearchSpace, probabilities: Probabilities, rng: np.random.Generator
 ) -> dict[str, float]:
-    """An architecture, every site for itself: α by site."""
+    """An architecture with each site drawn independently: α by site."""
     return {
         site.name: site.choices[_choose(probabilities.get(site.name, (1.0,)), rng)]
         for site in space.sites
@@ -165,7 +165,7 @@ def draw(
 
 
 def _choose(shares: Sequence[float], rng: np.random.Generator) -> int:
-    # Shares that were rounded do not sum up to one exactly.
+    # Rounded shares do not sum to exactly one.
     ends = np.cumsum(shares)
     return min(int(np.searchsorted(ends, rng.uniform(0, ends[-1]), "right")), len(ends) - 1)
 
@@ -173,7 +173,7 @@ def _choose(shares: Sequence[float], rng: np.random.Generator) -> int:
 def draw_within(
     space: SearchSpace, distribution: Distribution, budget: Budget, rng: np.random.Generator
 ) -> dict[str, float]:
-    """An architecture that fits the budget; the most probable one if such are hardly drawn."""
+    """Draw an architecture that fits the budget, or after many misses take the most probable."""
     for _ in range(_TRIES):
         alphas = draw(space, distribution.probabilities, rng)
         if budget.admits(space.cost(alphas).macs):

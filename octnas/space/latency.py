@@ -1,10 +1,8 @@
-"""How long networks take on a named device, predicted from a table of their layers' times.
+"""Latency on a named device, predicted from a table of layer times.
 
-A table holds one time for each layer and pair (α of its input, α of its output). Layers do not
-take quite as long by themselves as one after another, so that a constant, a factor and a time for
-each site's α, fitted to whole networks, stand between the sum of the entries and the prediction.
-
-What a latency table holds: times of layers, sites and whole networks, and how good it is.
+A table has one time for each layer and pair (α of its input, α of its output). A layer does not
+take the same time alone as within a network, so a constant, a factor and a time for each site's α,
+fitted to whole networks, relate the sum of the entries to the prediction.
 """
 
 import json
@@ -24,7 +22,7 @@ from octnas.space.cost_table import AdditiveCost, integers, sum_terms
 from octnas.space.search_space import SearchSpace
 
 LONGEST = 1e6
-"""Seconds: what takes longer is no time of a layer or a network."""
+"""Seconds; longer times are refused."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,7 @@ class LayerTimes:
         name: of its convolution, or of the shortcut that it is.
         site_in: site of the input; None for an image.
         site_out: site of the output.
-        seconds: by quantized α of input and output; that of an image is 0. What was measured of
-            the layer by itself.
+        seconds: of the layer alone, by quantized α of input (0 for an image) and output.
     """
 
     name: str
@@ -50,13 +47,11 @@ class Quality:
     """How well a table predicts whole networks that it was not fitted to.
 
     Attributes:
-        networks: how many.
-        error: median of the relative errors.
-        worst: the largest of them.
-        tau, rho: Kendall's and Spearman's rank correlation; None where nothing can be ranked.
-        ceiling: τ between the networks' times in the even rounds and in the odd ones: what the
-            noise of the machine leaves.
-        width: largest predicted time over the smallest, less 1.
+        networks: their number.
+        error, worst: median and largest relative error.
+        tau, rho: Kendall's and Spearman's rank correlation; None if undefined.
+        ceiling: τ between the networks' times in even and in odd rounds, the noise ceiling.
+        width: largest predicted time over the smallest, minus 1.
     """
 
     networks: int
@@ -76,7 +71,7 @@ class MeasuredNetwork:
         use: ``"fit"``, ``"check"`` or ``"narrow"``.
         alphas: by site.
         seconds: for a batch, over all rounds.
-        even, odd: over every second round.
+        even, odd: over the even and the odd rounds.
     """
 
     use: str
@@ -86,47 +81,19 @@ class MeasuredNetwork:
     odd: float
 
 
-def site_times(site: str, pairs: Any) -> dict[float, float]:
-    """Read the seconds by α of a site, which may be below 0.
-
-    Raises:
-        ValueError, TypeError: they are none.
-    """
-    times = {float(alpha): float(seconds) for alpha, seconds in pairs}
-    if not times or not all(abs(seconds) <= LONGEST for seconds in times.values()):
-        raise ValueError(f"seconds of site {site!r}")
-    return times
-
-
-def layer_times(entry: Mapping[str, Any]) -> LayerTimes:
-    """Read a layer of a document.
-
-    Raises:
-        ValueError, TypeError, LookupError: it is none.
-    """
-    seconds = {(float(a), float(b)): float(time) for a, b, time in entry["seconds"]}
-    if not seconds or not all(0 <= time <= LONGEST for time in seconds.values()):
-        raise ValueError(f"seconds of layer {entry['name']!r}")
-    ends = read_as(str | None, entry["site_in"]), read_as(str, entry["site_out"])  # type: ignore[arg-type]
-    return LayerTimes(read_as(str, entry["name"]), *ends, seconds)
-
-
 SCHEMA = 2
-_READ = (1, SCHEMA)  # 1 knew of no sites
-# Most steps into which the range of a table is cut: fewer than `cost_table` can count
-# exactly, and each far below what can be measured.
-_STEPS = 40_000
+_READ = (1, SCHEMA)  # 1 had no sites
+_STEPS = 40_000  # levels of latency: few enough for exact counts, finer than can be measured
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyUse:
-    """What a run does with a latency table.
+    """How a run uses a latency table.
 
     Attributes:
-        table: a file of `octnas latency`'s, which makes budgets on latency possible; empty for
-            none.
-        measure: whether the chosen networks are measured here, whole, beside the prediction.
-        device: for that, as torch names it.
+        table: a file from `octnas latency`, needed for budgets on latency; empty for none.
+        measure: also measure the chosen networks on this machine.
+        device: to measure on, as torch names it.
     """
 
     table: str = ""
@@ -139,17 +106,17 @@ class LatencyTable:
     """Predicted latency of every architecture of a search space.
 
     Attributes:
-        device: a name for what was measured.
-        backend, precision, batch, threads: with what; as `octnas bench` names them.
+        device: name of the measured device.
+        backend, precision, batch, threads: as for `octnas bench`.
         geometry: digest of the network, see `geometry_of`.
         layers: every layer of the network.
-        constant: seconds that every network takes besides.
-        factor: seconds in a network for a second by itself.
-        sites: seconds that every network takes besides, by site and its quantized α: what lies
-            between two layers, such as another order of values in memory, is in neither's time.
-        quality: on whole networks, by ``"all"``, ``"spread"`` (over the range) and ``"narrow"`` (of
-            nearly equal predictions); empty where none were measured.
-        networks: that the table was fitted to and held against.
+        constant: seconds added to every network.
+        factor: of a layer's time in a network over its time alone.
+        sites: seconds added by site and quantized α, for costs between layers, such as changes of
+            memory layout.
+        quality: on whole networks: ``"all"``, ``"spread"`` (over the range) and ``"narrow"`` (of
+            nearly equal predictions); empty if none were measured.
+        networks: those that the table was fitted to and evaluated on.
     """
 
     device: str
@@ -179,29 +146,28 @@ class LatencyTable:
         return self.cost(space).of(alphas) * 1e-9
 
     def cost(self, space: SearchSpace) -> AdditiveCost:
-        """The latency of a space's architectures in nanoseconds.
-
-        Entries are rounded to `resolution`, so that there are few enough levels of latency for
-        exact counts.
+        """The latency of a space's architectures in nanoseconds, in steps of `resolution`.
 
         Raises:
-            LatencyError: the table is of another network, or lacks a choice of the space.
+            LatencyError: the table is for another network, or lacks a choice of the space.
         """
+        here = f"the latency table ({self.device}, {self.backend})"
         if (found := geometry_of(space)) != self.geometry:
             raise LatencyError(
-                f"the latency table ({self.device}, {self.backend}) is of another network "
-                f"(geometry {self.geometry}, the experiment's is {found}); measure it with "
-                "`octnas latency`"
+                f"{here} is for another network (geometry {self.geometry}, the experiment's is "
+                f"{found}); measure it with `octnas latency`"
             )
         ends = [(layer.name, {layer.site_in, layer.site_out} - {None}) for layer in self.layers]
         ends += [(name, {name}) for name in self.sites]
         if wrong := [name for name, sites in ends if not sites <= set(space.site)]:
             raise LatencyError(
-                f"the latency table ({self.device}, {self.backend}) has sites that the network "
-                f"does not have, at {wrong[0]}; measure it with `octnas latency`"
+                f"{here} has sites that the network lacks, at {wrong[0]}; measure it with "
+                "`octnas latency`"
             )
         terms = [self._term(layer, space) for layer in self.layers]
-        terms += [self._site_term(name, space) for name in self.sites]
+        for name, seconds in self.sites.items():
+            times = np.array([seconds.get(alpha, 0.0) for alpha in space.site[name].choices])
+            terms.append(((name,), self._rounded(times)))
         constant = self._nanoseconds(self.constant)
         vanilla = sum(self._nanoseconds(self._at(layer, 0.0, 0.0)) for layer in self.layers)
         vanilla += sum(self._nanoseconds(times.get(0.0, 0.0)) for times in self.sites.values())
@@ -219,12 +185,8 @@ class LatencyTable:
         )
         return (layer.site_in, layer.site_out), self._rounded(times)
 
-    def _site_term(self, name: str, space: SearchSpace) -> tuple[tuple[str, ...], np.ndarray]:
-        times = np.array([self.sites[name].get(a, 0.0) for a in space.site[name].choices])
-        return (name,), self._rounded(times)
-
     def _at(self, layer: LayerTimes, alpha_in: float, alpha_out: float) -> float:
-        """Seconds that a layer takes in a network."""
+        """Seconds of a layer in a network."""
         if (alpha_in, alpha_out) not in layer.seconds:
             raise LatencyError(
                 f"the latency table ({self.device}, {self.backend}) lacks {layer.name} from α "
@@ -241,7 +203,7 @@ class LatencyTable:
 
     @cached_property
     def resolution(self) -> int:
-        """Nanoseconds of which every entry is a multiple."""
+        """Nanoseconds that every entry is a multiple of."""
         spans = [self.factor * _span(layer.seconds) for layer in self.layers]
         spans += [_span(times) for times in self.sites.values()]
         return max(1, ceil(sum(spans) * 1e9 / _STEPS))
@@ -266,22 +228,26 @@ class LatencyTable:
         """Read what `to_dict` wrote, also after a round trip through JSON.
 
         Raises:
-            LatencyError: it is something else, or predicts what no network takes.
+            LatencyError: other contents, or impossible times.
         """
         if not isinstance(document, Mapping) or document.get("schema") not in _READ:
             found = document.get("schema") if isinstance(document, Mapping) else document
             raise LatencyError(f"latency table: schema: found {found!r}, allowed: {SCHEMA}")
         try:
             values = {key: read_as(kind, document[key]) for key, kind in _PLAIN.items()}
-            layers = tuple(layer_times(entry) for entry in document["layers"])
+            layers = tuple(_read_layer(entry) for entry in document["layers"])
             sites = {
-                name: site_times(name, times) for name, times in document.get("sites", {}).items()
+                name: {float(alpha): float(seconds) for alpha, seconds in pairs}
+                for name, pairs in document.get("sites", {}).items()
             }
+            for name, times in sites.items():
+                if not times or not all(abs(seconds) <= LONGEST for seconds in times.values()):
+                    raise ValueError(f"seconds of site {name!r}")
             quality = read_as(dict[str, Quality], document["quality"])
             networks = read_as(tuple[MeasuredNetwork, ...], document["networks"])
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
-            raise LatencyError(f"latency table: does not hold what it should ({reason})") from None
+            raise LatencyError(f"latency table: wrong contents ({reason})") from None
         if not (layers and abs(values["constant"]) <= LONGEST and 0 < values["factor"] <= LONGEST):
             raise LatencyError("latency table: found no layers, or a factor that is not above 0")
         for key, least in (("batch", 1), ("threads", 0)):
@@ -292,7 +258,7 @@ class LatencyTable:
         table = LatencyTable(
             **values, layers=layers, sites=sites, quality=quality, networks=networks
         )
-        # Each number may be allowed, and what is made of them no int64 of nanoseconds.
+        # Each number may be small enough, and their sum in nanoseconds overflow int64.
         if table._most() > LONGEST:
             raise LatencyError(
                 f"latency table: networks could take {table._most():.3g} seconds, allowed: up to "
@@ -301,10 +267,20 @@ class LatencyTable:
         return table
 
     def _most(self) -> float:
-        """Seconds that no prediction exceeds, above 0 or below."""
+        """An upper bound on the absolute value of any prediction, in seconds."""
         layers = sum(max(layer.seconds.values()) for layer in self.layers)
         sites = sum(max(map(abs, times.values())) for times in self.sites.values())
         return abs(self.constant) + self.factor * layers + sites
+
+
+def _read_layer(entry: Mapping[str, Any]) -> LayerTimes:
+    seconds = {(float(a), float(b)): float(time) for a, b, time in entry["seconds"]}
+    if not seconds or not all(0 <= time <= LONGEST for time in seconds.values()):
+        raise ValueError(f"seconds of layer {entry['name']!r}")
+    site_in = None if entry["site_in"] is None else read_as(str, entry["site_in"])
+    return LayerTimes(
+        read_as(str, entry["name"]), site_in, read_as(str, entry["site_out"]), seconds
+    )
 
 
 _PLAIN: Mapping[str, Any] = {
@@ -324,9 +300,9 @@ def _span(seconds: Mapping[Any, float]) -> float:
 
 
 def geometry_of(space: SearchSpace) -> str:
-    """A short digest of the network that a space is about, whatever its choices of α.
+    """A short digest of a space's network, without its α choices.
 
-    The number of classes is no part of it, since the classifier belongs to no layer.
+    The number of classes is left out, since the classifier belongs to no layer.
     """
     args = {key: value for key, value in space.backbone_args.items() if key != "num_classes"}
     backbone = {

@@ -1,7 +1,7 @@
-"""The best architectures within bounds on a cost, exactly, where scores are sums over the sites.
+"""The best architectures within bounds on a cost, exactly, for scores that are sums over sites.
 
-A score may also depend on several sites together, as far as the costs do: on the two ends of a
-convolution. Both then come out of the same dynamic programming over cost levels.
+Like costs, terms of a score may also depend on the two ends of a convolution; the dynamic
+programming over cost levels is the same.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,12 @@ from octnas.errors import BudgetError
 from octnas.space.cost_table import CostLevels, along
 from octnas.space.search_space import SearchSpace
 
-_TRIES = 1000  # levels to look into where levels are wide and the best lie below a lower bound
+_TRIES = 1000  # wide levels to try whose best architectures are below the lower bound
 
 Scores = Mapping[tuple[str, ...], np.ndarray]
-"""What choices add to the score: by the sites that choose, with their choices as axes.
+"""Terms of the score by sites; shape: their choices.
 
-−inf forbids a choice. Several sites must be ends of one convolution, see `ends`.
+−inf forbids a choice. Two sites must be the ends of one convolution, see `ends`.
 """
 
 
@@ -37,13 +37,12 @@ def ends(space: SearchSpace) -> list[tuple[str, str]]:
 def best_within(levels: CostLevels, scores: Scores, low: int, high: int) -> dict[str, float]:
     """The architecture with the largest sum of scores.
 
-    Where levels are wide, architectures less than the levels' rounding below ``high`` may be
-    missed; none that is returned lies outside the bounds.
+    With wide levels, architectures just below ``high`` may be missed.
 
     Args:
         levels: the architectures by a cost.
         scores: by sites.
-        low, high: bounds in its unit, both included.
+        low, high: bounds in the cost's unit, both included.
 
     Returns:
         α by site.
@@ -69,16 +68,16 @@ def best_within(levels: CostLevels, scores: Scores, low: int, high: int) -> dict
 def best_front(
     levels: CostLevels, scores: Scores, low: int, high: int, most: int
 ) -> list[dict[str, float]]:
-    """The architectures that none with as few MACs beats, from one pass over the levels.
+    """The Pareto-optimal architectures in cost and score, from one pass over the levels.
 
     Args:
         levels: the architectures by a cost.
         scores: by sites.
-        low, high: bounds in its unit, both included.
-        most: of a longer front so many are taken, evenly.
+        low, high: bounds in the cost's unit, both included.
+        most: a longer front is thinned out evenly to this length.
 
     Returns:
-        α by site, ascending in MACs and in score; empty where nothing lies within the bounds.
+        α by site, ascending in cost and score; empty if no architecture is within the bounds.
 
     Raises:
         ValueError: a score of sites that are not the ends of one convolution.
@@ -92,7 +91,7 @@ def best_front(
     if len(found) > most:
         found = found[np.linspace(0, len(found) - 1, most).round().astype(int)]
     front = _trace_back(levels, tables, found)
-    # A wide level may hold cheaper architectures than it says.
+    # Architectures of a wide level may cost less than the level.
     return [alphas for alphas in front if levels.cost.of(alphas) >= low]
 
 
@@ -102,11 +101,11 @@ def _first(levels: CostLevels, low: int) -> int:
 
 
 class _Tables:
-    """Of each step what it adds, and before and after it the best that leads there.
+    """Scores added by each step, and the best scores before and after it.
 
     Attributes:
-        gains: shape: the choices of ``step.before`` and ``step.site``.
-        best: shape: the choices of the sites kept apart, then levels.
+        gains: by step; shape: the choices of ``step.before`` and ``step.site``.
+        best: shape: the choices of the sites in the state, then levels.
     """
 
     def __init__(self, gains: Sequence[np.ndarray], count: int) -> None:
@@ -116,7 +115,7 @@ class _Tables:
 
 
 def _best_scores(levels: CostLevels, scores: Scores, high: int) -> _Tables:
-    # Levels beyond the largest architecture hold none, whatever a bound allows.
+    # Levels beyond the largest architecture are empty.
     count = max(0, (min(high, levels.largest) - levels.lowest) // levels.width + 1)
     tables = _Tables(_gains(levels, scores), count)
     for step, gains in zip(levels.steps, tables.gains, strict=True):
@@ -156,7 +155,7 @@ def _trace_back(levels: CostLevels, tables: _Tables, final: np.ndarray) -> list[
         own = {name: index.reshape(-1, 1) for name, index in own.items()}
         before = at - costs
         rows = best.reshape(-1, best.shape[-1])
-        # Choices of the sites before are rows; those of the step's own site follow each other.
+        # The choices of the sites before are rows; those of the step's site follow one another.
         row = np.arange(len(costs))[:, None] // step.costs.shape[-1]
         score = rows[row, np.maximum(before, 0)] + gains.reshape(-1, 1)
         possible = before >= 0

@@ -196,7 +196,7 @@ def test_a_table_for_a_reader_of_images(octnas: Octnas, arguments: list[str]) ->
     rows = [line for line in result.out.splitlines() if line.startswith("│")]
     names = [row.split("│")[1].strip() for row in rows]
     assert names == ["files", "cache", "step", "step from files", "step from cache"]
-    assert "times what files do" in result.out
+    assert "times as fast as files" in result.out
 
 
 def test_json_of_images(octnas: Octnas, arguments: list[str]) -> None:

@@ -61,8 +61,8 @@ NETWORKS = ("octnas.pipeline.run.look_at_run", ("latency", "networks", "run"))
 PACK = ("octnas.measure.pack.write_pack", ("latency", "pack", str(EXPERIMENT), "pack"))
 PLAN = ("octnas.pipeline.plan.plan_run", ("plan", str(EXPERIMENT)))
 BENCH = ("octnas.measure.bench.bench", ("bench",))
-IMAGES = ("octnas.cli.bench.bench_images", ("bench", "--data", str(EXPERIMENT)))
-STEPS = ("octnas.cli.bench.bench_steps", ("bench", "--supernet", str(EXPERIMENT)))
+IMAGES = ("octnas.cli.bench._bench_data", ("bench", "--data", str(EXPERIMENT)))
+STEPS = ("octnas.cli.bench._bench_steps", ("bench", "--supernet", str(EXPERIMENT)))
 WATCH = ("octnas.pipeline.report.write_if_ready", ("report", str(EXPERIMENT), "--watch"))
 
 

@@ -18,7 +18,6 @@ from octnas.measure.latency import (
     CHECK,
     FIT,
     NARROW,
-    bare_table,
     draw_networks,
     fit_table,
     measure_table,
@@ -45,7 +44,15 @@ def made_up(space: SearchSpace) -> LatencyTable:
     plan = plan_layers(space, 1)
     rng = np.random.default_rng(0)
     seconds = {key: float(rng.uniform(1e-4, 1e-3)) for key in plan.modules}
-    return bare_table(space, SMALL, plan, seconds)
+    return LatencyTable(
+        device="here",
+        backend="eager",
+        precision="float32",
+        batch=1,
+        threads=1,
+        geometry=geometry_of(space),
+        layers=tuple(layer.times(seconds) for layer in plan.layers),
+    )
 
 
 def test_every_pair_of_choices_is_planned_once(space: SearchSpace) -> None:

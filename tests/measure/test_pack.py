@@ -193,7 +193,7 @@ def test_a_spoilt_answer_is_refused_in_one_line(
 def test_what_is_no_answer_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
     file = tmp_path / "answer.json"
     file.write_text(content)
-    with pytest.raises(LatencyError, match="is no answer of measure.py's") as caught:  # noqa: RUF043
+    with pytest.raises(LatencyError, match="not an answer of measure.py") as caught:  # noqa: RUF043
         read_answer(file)
     assert "\n" not in str(caught.value)
     with pytest.raises(LatencyError, match="no such file"):
@@ -209,7 +209,7 @@ def test_the_script_reads_no_file_outside(pack: Path, key: str) -> None:
     done = run_alone(pack)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        f"measure: {pack / 'manifest.json'}: is no manifest of schema 1"
+        f"measure: {pack / 'manifest.json'}: not a manifest of schema 1"
     ]
 
 

@@ -60,7 +60,7 @@ def test_a_last_line_that_is_cut_off_is_measured_again(tmp_path: Path, cut: int)
 def test_a_head_that_is_none(tmp_path: Path, head: str) -> None:
     for content in (head.encode(), b"\xff\xfe"):
         message = refused(tmp_path / "times.jsonl", content + b"\n" + LINE.encode())
-        assert message.endswith("holds no times of schema 1; remove it")
+        assert message.endswith("not a file of times of schema 1; remove it")
 
 
 def test_times_of_something_else(tmp_path: Path) -> None:
@@ -79,13 +79,13 @@ def test_a_line_with_something_else_than_times(tmp_path: Path, key: str, value: 
         value = 3
     line = json.dumps({"key": "b", **TIMES, key: value}) + "\n"
     message = refused(tmp_path / "times.jsonl", (HEAD + LINE + line + LINE).encode())
-    assert "line 3 holds no times" in message
+    assert "line 3 is invalid" in message
 
 
 @pytest.mark.parametrize("line", [b"\xff\xfe", b"", b"null", b"[" * 100_000, b'{"key": "b"}'])
 def test_a_line_that_is_none(tmp_path: Path, line: bytes) -> None:
     content = HEAD.encode() + line + b"\n" + LINE.encode()
-    assert "line 2 holds no times" in refused(tmp_path / "times.jsonl", content)
+    assert "line 2 is invalid" in refused(tmp_path / "times.jsonl", content)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

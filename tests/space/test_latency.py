@@ -75,7 +75,7 @@ def test_a_table_of_another_network_is_refused() -> None:
     assert table.predict(space, {}) > 0
     assert table.predict(small(choices=(0,)), {}) == table.predict(space, {})
     for other in (small(backbone_args={"channels": (4, 8, 8)}), small(stride_mode="paper")):
-        with pytest.raises(LatencyError, match="is of another network"):
+        with pytest.raises(LatencyError, match="is for another network"):
             table.predict(other, {})
 
 
