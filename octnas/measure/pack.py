@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from octnas.errors import LatencyError, OctnasError
-from octnas.io.files import read_json
 from octnas.measure import standalone
 from octnas.measure.deployed_layers import LayerPlan, plan_layers
 from octnas.measure.latency import (
@@ -114,10 +113,13 @@ def read_answer(path: Path) -> LatencyTable:
         LatencyError: it is missing or no answer, or the device was too noisy for a fit.
     """
     file = path / standalone.ANSWER_FILE if path.is_dir() else path
-    if not file.is_file():
-        raise LatencyError(
-            f"{file}: no such file; {SCRIPT_FILE} writes it on the device when it is finished"
-        )
+    answer = read_json(
+        file,
+        dict[str, Any],
+        schema=standalone.SCHEMA,
+        error=LatencyError,
+        remedy=f"{SCRIPT_FILE} writes it on the device when it is finished",
+    )
     try:
         return _table(answer)
     except OctnasError as error:
