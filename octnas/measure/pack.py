@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from octnas.errors import LatencyError, OctnasError
+from octnas.io.files import read_json
 from octnas.measure import standalone
 from octnas.measure.deployed_layers import LayerPlan, plan_layers
 from octnas.measure.latency import (
