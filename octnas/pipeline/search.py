@@ -62,7 +62,7 @@ def search(run: Run) -> None:
             _evaluate(run, driver)
         # A process may have been killed between the study and the record.
         found = with_costs(run, driver.candidates())
-        run.tracker.batch(KEY, _metrics_by_trial(run, found), once=True)
+        run.tracker.batch(KEY, _metrics_by_trial(run, found))
         candidates, own = with_expected_losses(Features(run.space, pairs=True), found)
         chosen, failures = _choose(run, candidates), driver.failures()
     chosen = measure_chosen(run, chosen)
@@ -198,7 +198,7 @@ def _reporter(run: Run, bar: Bar, front: list[Candidate]) -> Callable[[Candidate
         found = Front.of((*front, told), cost=run.config.objective)
         front[:], area = found.candidates, found.hypervolume(_reference(run))
         # Once: the study is on disk behind its batch, of which all may be told again.
-        run.tracker.metrics_once(KEY, _metrics_of(told, area), candidate.trial)
+        run.tracker.metrics(KEY, _metrics_of(told, area), candidate.trial)
 
     return on_told
 

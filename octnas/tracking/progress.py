@@ -1,50 +1,31 @@
-"""How far an outbox was sent to a store, and which MLflow runs belong to the run directory."""
+"""How far an outbox was sent to a store, and the MLflow runs of the run directory."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+import json
 from pathlib import Path
 from typing import Any
 
 from octnas.errors import TrackingError
-from octnas.io.files import parse_json, read_as, read_regular, remove_drafts, write_json
+from octnas.io.files import remove_drafts, write_json
 from octnas.tracking.outbox import Entry, Outbox
 
 FILE = "tracking.json"
 SCHEMA = 2
-_READ = (1, SCHEMA)  # 1 knew of no outbox
+_READABLE = (1, SCHEMA)  # 1 is of the time before the outbox
 
 
-@dataclass(frozen=True)
-class _Refused:
-    id: str
-    kind: str
-    key: str
-    why: str
+class Progress:
+    """The contents of ``tracking.json``, for one store and experiment.
 
-
-@dataclass(frozen=True)
-class _Document:
-    runs: Mapping[str, str]
-    sent: int = 0
-    refused: tuple[_Refused, ...] = ()
-
-
-_NAMES = frozenset(entry.name for entry in fields(_Document))
-
-
-class SentProgress:
-    """MLflow's run ids by key and the position in the outbox, kept in a JSON file.
-
-    They hold for one store and experiment; for others the file starts anew, so that another store
-    is told everything.
+    If the file is about another store or experiment it starts over: everything is sent again.
 
     Attributes:
-        sent: bytes of the outbox up to the end of the last record that was sent.
-        refused: records that the store has refused: id, kind, key and ``why``.
+        sent: offset in bytes of the end of the last record that was sent.
+        runs: MLflow's run ids by key.
+        refused: records that the store has refused: ``id``, ``kind``, ``key`` and ``why``.
     """
 
     def __init__(self, path: Path, *, uri: str, experiment_id: str) -> None:
-        """Read the file.
+        """Read the file; the caller holds the lock `Outbox.sending`.
 
         Args:
             path: the JSON file.
@@ -52,87 +33,73 @@ class SentProgress:
             experiment_id: MLflow's id of the experiment.
 
         Raises:
-            TrackingError: the file cannot be read or has an unknown schema.
+            TrackingError: the file cannot be read.
         """
         self._path = path
         self._about = {"tracking_uri": uri, "experiment_id": experiment_id}
-        self.sent: int = 0
-        self.refused: list[dict[str, str]] = []
-        self._runs: dict[str, str] = {}
-        # Only one process sends, and only that one has this.
         remove_drafts(path)
         self.read()
 
     def read(self) -> None:
-        """Read the file, if there is one: another process may have sent something.
+        """Read the file, which another process may have changed.
 
         Raises:
-            TrackingError: it cannot be read or has an unknown schema.
+            TrackingError: it cannot be read.
         """
         document = read_progress(self._path)
         if any(document.get(name) != value for name, value in self._about.items()):
             document = {}
-        self.sent = document.get("sent", 0)
-        self.refused = list(document.get("refused", ()))
-        self._runs = dict(document.get("runs", {}))
+        self.sent: int = document.get("sent", 0)
+        self.runs: dict[str, str] = document.get("runs", {})
+        self.refused: list[dict[str, str]] = document.get("refused", [])
 
-    @property
-    def run_ids(self) -> frozenset[str]:
-        """All of MLflow's ids."""
-        return frozenset(self._runs.values())
-
-    def get(self, key: str) -> str | None:
-        """The run id under ``key``; None if there is none."""
-        return self._runs.get(key)
-
-    def set(self, key: str, run_id: str) -> None:
-        """Remember a run id; the file is whole before and after."""
-        self._runs[key] = run_id
+    def set_run(self, key: str, run_id: str) -> None:
+        """Store the id of a run."""
+        self.runs[key] = run_id
         self._write()
 
     def advance(self, end: int) -> None:
-        """Remember that all up to a position was sent."""
+        """Store that everything up to an offset was sent."""
         self.sent = end
         self._write()
 
     def forget(self) -> None:
-        """Start anew: the store has nothing."""
-        self.sent, self.refused, self._runs = 0, [], {}
+        """Start over: the store has nothing."""
+        self.sent, self.runs, self.refused = 0, {}, []
         self._write()
 
     def refuse(self, entry: Entry, why: str) -> None:
-        """Remember that a record was refused, which therefore is not sent again."""
-        found = {"id": entry.id, "kind": entry.kind, "key": entry.key, "why": why}
-        self.refused.append(found)
+        """Store that a record was refused; it is not sent again."""
+        self.refused.append({"id": entry.id, "kind": entry.kind, "key": entry.key, "why": why})
         self.advance(entry.end)
 
     def _write(self) -> None:
-        own = {"sent": self.sent, "runs": self._runs, "refused": self.refused}
+        own = {"sent": self.sent, "runs": self.runs, "refused": self.refused}
         write_json(self._path, {"schema": SCHEMA, **self._about, **own})
 
 
 def read_progress(path: Path) -> dict[str, Any]:
-    """The file as it is; empty where there is none.
+    """The contents of the file; empty if there is none.
 
     Raises:
         TrackingError: it cannot be read or has an unknown schema.
     """
-    remedy = "remove it to start new MLflow runs"
     if not path.exists():
         return {}
     try:
-        document = parse_json(read_regular(path))
-        if (found := document["schema"]) in _READ:
-            read_as(_Document, {key: document[key] for key in document if key in _NAMES})
+        document: dict[str, Any] = json.loads(path.read_bytes())
+        if (found := document["schema"]) not in _READABLE:
+            raise ValueError(f"schema: found {found!r}, allowed: {SCHEMA}")
+        dict(document["runs"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrackingError(f"{path}: cannot be read ({error}); {remedy}") from None
-    if found not in _READ:
-        raise TrackingError(f"{path}: schema: found {found!r}, allowed: {SCHEMA}; {remedy}")
-    return dict(document)
+        raise TrackingError(
+            f"{path}: cannot be read ({error}); remove it to start new MLflow runs"
+        ) from None
+    return document
 
 
 def unsent(outbox: Outbox, path: Path, uri: str) -> int:
-    """How many records a store has not been sent, as far as the file at ``path`` says."""
+    """The number of records not sent yet to a store, according to the file at ``path``."""
     document = read_progress(path)
     begin = document.get("sent", 0) if document.get("tracking_uri") == uri else 0
     return sum(1 for _ in outbox.entries(begin))

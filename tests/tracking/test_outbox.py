@@ -67,7 +67,7 @@ def test_a_file_stays_as_it_was_recorded(outbox: Outbox, tmp_path: Path) -> None
     folder = tmp_path / "run" / "model"
     folder.mkdir()
     (folder / "weights").write_text("old")
-    outbox.add_file("artifact", "a", folder, folder="")
+    outbox.add("artifact", "a", folder, folder="")
     # As `octnas.io.files.write_bytes` replaces a file, and --fresh removes a folder.
     (folder / "new").write_text("new")
     (folder / "new").replace(folder / "weights")
@@ -85,7 +85,7 @@ def test_a_file_stays_as_it_was_recorded(outbox: Outbox, tmp_path: Path) -> None
 
 def test_a_run_directory_may_be_moved(outbox: Outbox, tmp_path: Path) -> None:
     (tmp_path / "run" / "config.yaml").write_text("x")
-    outbox.add_file("artifact", "a", tmp_path / "run" / "config.yaml", folder="")
+    outbox.add("artifact", "a", tmp_path / "run" / "config.yaml", folder="")
     (tmp_path / "run").rename(tmp_path / "moved")
     moved = Outbox(tmp_path / "moved" / "mlflow")
     [entry] = moved.entries()
@@ -101,7 +101,7 @@ def test_files_are_kept_where_there_are_no_hard_links(
 
     monkeypatch.setattr(os, "link", link)
     (tmp_path / "file").write_text("old")
-    outbox.add_file("artifact", "a", tmp_path / "file", folder="")
+    outbox.add("artifact", "a", tmp_path / "file", folder="")
     (tmp_path / "file").write_text("new")
     [entry] = outbox.entries()
     kept = outbox.file(entry)
@@ -111,7 +111,7 @@ def test_files_are_kept_where_there_are_no_hard_links(
 
 def test_files_of_records_that_were_never_made_are_removed(outbox: Outbox, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    outbox.add_file("artifact", "a", tmp_path / "file", folder="")
+    outbox.add("artifact", "a", tmp_path / "file", folder="")
     (outbox.folder / "files" / "lost").mkdir()
     outbox.open()
     [entry] = outbox.entries()
@@ -120,7 +120,7 @@ def test_files_of_records_that_were_never_made_are_removed(outbox: Outbox, tmp_p
 
 def test_one_process_sends_at_a_time(outbox: Outbox) -> None:
     other = Outbox(outbox.folder)
-    sends = pytest.raises(BusyError, match="another process sends")
+    sends = pytest.raises(BusyError, match="another process is sending")
     with outbox.sending(), sends, other.sending(0.3):
         pass
     with other.sending():

@@ -35,7 +35,7 @@ def test_a_server_that_is_killed_in_mid_run_loses_nothing(folder: Path, tmp_path
         end(tracker, directory)
         assert time.perf_counter() - started < 10
     [line] = lines
-    assert f"they are kept, and `octnas sync {directory}` sends them" in line
+    assert f"they are kept: `octnas sync {directory}` sends them" in line
     assert "records are not sent yet (" in line
     with pytest.raises(TrackingError, match=r"no MLflow server answers .*; sent 0 records, \d+ ar"):
         sync(directory, port)

@@ -72,16 +72,16 @@ def test_a_step_that_the_run_has_is_not_told_again(make_tracker: MakeTracker, ru
         tracker = make_tracker()
         tracker.start("a", "A")
         for step in range(last):
-            tracker.metrics_once("a", {"loss[val]": float(step), "lr": 0.5}, step)
-            tracker.metrics_once("a", {"loss[val]": 9.0}, step)
+            tracker.metrics("a", {"loss[val]": float(step), "lr": 0.5}, step)
+            tracker.metrics("a", {"loss[val]": 9.0}, step)
     # A value that the step lacks is added.
-    tracker.metrics_once("a", {"loss[val]": 9.0, "top1": 0.25}, 3)
+    tracker.metrics("a", {"loss[val]": 9.0, "top1": 0.25}, 3)
     assert history(runs, "a", "loss_val_") == [(step, float(step)) for step in range(4)]
     assert history(runs, "a", "lr") == [(step, 0.5) for step in range(4)]
     assert history(runs, "a", "top1") == [(3, 0.25)]
     # A run that is begun anew has no steps.
     tracker.start("a", "A", again=True)
-    tracker.metrics_once("a", {"lr": 0.5}, 0)
+    tracker.metrics("a", {"lr": 0.5}, 0)
     assert history(runs, "a", "lr") == [(0, 0.5)]
 
 

@@ -22,19 +22,19 @@ def test_the_environment_is_blamed_for_its_uri(
     make_tracker: MakeTracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://[bad")
-    with pytest.raises(TrackingError, match=r"^MLFLOW_TRACKING_URI: http://\[bad: is not the"):
+    with pytest.raises(TrackingError, match=r"^MLFLOW_TRACKING_URI: http://\[bad: not the"):
         make_tracker()
 
 
 @pytest.mark.parametrize(
     ("uri", "expected"),
     [
-        ("http://", "is not the address of a server"),
-        ("http:host", "is not the address of a server"),
-        ("http://host:port", "is not the address of a server"),
-        ("https://host:70000", "is not the address of a server"),
-        ("http://me:pa55/word@host", r"http://me:\*\*\*@host: is not the address .*percent-encode"),
-        ("http://me:12/pa55word@host", "holds an '@' behind the host; percent-encode"),
+        ("http://", "not the address of a server"),
+        ("http:host", "not the address of a server"),
+        ("http://host:port", "not the address of a server"),
+        ("https://host:70000", "not the address of a server"),
+        ("http://me:pa55/word@host", r"http://me:\*\*\*@host: not the address .*percent-encode"),
+        ("http://me:12/pa55word@host", "'@' after the host; percent-encode"),
         ("mlruns", "MLflow no longer records runs in plain folders; give an SQLite file"),
         ("file:///tmp/mlruns", "MLflow no longer records runs in plain folders"),
     ],
@@ -50,10 +50,10 @@ def test_malformed_uris_are_refused_before_anything_is_done(
 @pytest.mark.parametrize(
     ("uri", "expected"),
     [
-        ("ftp://host/x", "MLflow knows no such store; allowed: sqlite, postgresql"),
-        ("postgresql://me:pa:55@word@host:x/db", "is not a database's URL; percent-encode"),
-        ("mysql+nodriver://me:pa55word@host/db", "is not a database's URL"),
-        ("sqlite://", "a database in memory keeps nothing"),
+        ("ftp://host/x", "unknown kind of store; allowed: sqlite, postgresql"),
+        ("postgresql://me:pa:55@word@host:x/db", "not a database URL; percent-encode"),
+        ("mysql+nodriver://me:pa55word@host/db", "not a database URL"),
+        ("sqlite://", "an in-memory database keeps nothing"),
     ],
 )
 def test_stores_that_cannot_be(make_tracker: MakeTracker, uri: str, expected: str) -> None:
@@ -93,7 +93,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     tracker = Tracker(database, experiment="e", directory=tmp_path / "one")
     text = failure(tracker)
     assert text.startswith(f"tracking.uri: sqlite:///{runs}/mlflow.db: ")
-    assert "the SQLite file cannot be used: Not a directory" in text
+    assert "cannot use the SQLite file: Not a directory" in text
 
 
 def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
     database = TrackingSettings(uri=f"sqlite:///{folder}/mlflow.db")
     tracker = Tracker(database, experiment="e", directory=tmp_path / "one")
     started = time.perf_counter()
-    assert "the SQLite file cannot be used: " in failure(tracker)
+    assert "cannot use the SQLite file: " in failure(tracker)
     assert time.perf_counter() - started < 5
 
 
@@ -116,7 +116,7 @@ def test_a_path_that_sqlite_cannot_take(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_database(make_tracker: MakeTracker, runs: Path) -> None:
     (runs / "mlflow.db").write_text("something else " * 100)
-    assert "the SQLite file cannot be used: file is not a database" in failure(make_tracker())
+    assert "cannot use the SQLite file: file is not a database" in failure(make_tracker())
     assert (runs / "mlflow.db").read_text().startswith("something else")
 
 
@@ -124,7 +124,7 @@ def test_a_database_of_something_else(make_tracker: MakeTracker, runs: Path) -> 
     (runs / "mlflow.db").unlink()
     with closing(sqlite3.connect(runs / "mlflow.db")) as database:
         database.execute("CREATE TABLE addresses (name TEXT)")
-    assert "is an SQLite database, but not one of MLflow's" in failure(make_tracker())
+    assert "an SQLite database, but not one of MLflow's" in failure(make_tracker())
 
 
 def test_a_database_of_another_mlflow(make_tracker: MakeTracker, runs: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_store_that_was_moved(make_tracker: MakeTracker, runs: Path, tmp_path:
     moved = runs.rename(tmp_path / "moved")
     tracker = Tracker(TrackingSettings(), experiment="digits", directory=moved / "digits")
     text = failure(tracker)
-    assert f"'digits' belong into {runs}/mlartifacts; move it back" in text
+    assert f"'digits' belong to {runs}/mlartifacts; move it back" in text
     tracker = Tracker(TrackingSettings(), experiment="new", directory=moved / "digits")
     tracker.start("a", "A")
     tracker.close()
