@@ -49,7 +49,9 @@ def test_timm_and_octnas_load_the_source_network(folder: Path) -> None:
 
 
 @torch.inference_mode()
-def test_it_is_laid_out_as_the_hub_has_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_has_the_layout_of_the_hub(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With files of the folder in the place of downloads."""
     from timm.models import _hub
 
@@ -63,7 +65,7 @@ def test_it_is_laid_out_as_the_hub_has_it(folder: Path, monkeypatch: pytest.Monk
     assert torch.equal(network(images), randomised(ARCHITECTURE)(images))
 
 
-def test_the_config_says_how_images_are_prepared(folder: Path) -> None:
+def test_the_config_has_the_preprocessing(folder: Path) -> None:
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     config = timm.data.resolve_model_data_config(model)
     assert config["input_size"] == (1, 16, 16)
@@ -81,7 +83,7 @@ def test_another_number_of_classes_keeps_the_features(folder: Path) -> None:
         assert name.startswith("fc.") or torch.equal(value, weights[name])
 
 
-def test_a_fresh_process_needs_only_the_import(folder: Path) -> None:
+def test_a_new_process_needs_only_the_import(folder: Path) -> None:
     program = f"""
 import timm, torch, octnas.nn, sys
 model = timm.create_model("local-dir:{folder}", pretrained=True).eval()
@@ -108,7 +110,7 @@ def test_a_network_that_was_never_trained_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", ["missing", "cut", "other", "no architecture"])
-def test_spoilt_folders_are_refused_in_one_line(folder: Path, tmp_path: Path, spoil: str) -> None:
+def test_damaged_folders_are_refused_in_one_line(folder: Path, tmp_path: Path, spoil: str) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()
     for name in ("architecture.json", "model.safetensors"):

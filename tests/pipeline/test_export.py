@@ -21,14 +21,14 @@ from tests.pipeline.tiny import open_tiny
 
 
 @pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed")
-def test_a_missing_library_is_said_before_anything_is_done(tmp_path: Path) -> None:
+def test_a_missing_package_is_reported_before_any_stage(tmp_path: Path) -> None:
     run = open_tiny(tmp_path, "export.formats=[timm, tensorrt]")
     with pytest.raises(ExportError, match="format tensorrt: tensorrt: not installed"):
         run_stages(run)
     assert not run.directory.stage("data").exists()
 
 
-def test_every_network_is_written_before_what_was_refused_is_said(
+def test_every_network_is_exported_before_refusals_are_reported(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(finished, tmp_path / "copy")
@@ -77,7 +77,7 @@ def test_budgets(budget: str, expected: Retrained) -> None:
 
 
 @pytest.mark.parametrize("budget", ["0.29x", "0.5", "uniform", "", "x", "0.5y"])
-def test_what_there_is_is_said(budget: str) -> None:
+def test_unknown_budgets_list_the_known_ones(budget: str) -> None:
     with pytest.raises(SettingError) as caught:
         by_budget(RESULTS, budget, vanilla_macs=100)
     there = "uniform α 0.75 (0.300x), uniform α 0.5 (0.480x), or a share such as 0.5x"

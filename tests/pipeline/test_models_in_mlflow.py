@@ -84,7 +84,7 @@ def test_versions_and_aliases(finished: Path) -> None:
         assert tags["octnas.budget"] == result.network.budget
 
 
-def test_signature_example_and_the_format_without_pickle(finished: Path) -> None:
+def test_signature_input_example_and_format(finished: Path) -> None:
     from mlflow.models import Model
 
     run = open_tiny(finished)

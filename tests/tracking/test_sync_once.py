@@ -66,7 +66,7 @@ print(lines)
     assert held(port, experiment) == expected(*names, experiment=experiment)
 
 
-def test_a_process_that_is_killed_in_mid_run(port: int, experiment: str, tmp_path: Path) -> None:
+def test_a_process_that_is_killed_during_a_run(port: int, experiment: str, tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
@@ -101,7 +101,7 @@ for step in range(10**9):
 
 
 @pytest.mark.parametrize("forgotten", ["position", "everything"])
-def test_what_is_sent_again_is_there_once(
+def test_records_that_are_sent_twice_are_there_once(
     port: int, experiment: str, tmp_path: Path, forgotten: str
 ) -> None:
     """A process may be killed after it has sent something and before it has noted it."""
@@ -123,7 +123,7 @@ def test_what_is_sent_again_is_there_once(
     assert json.loads(file.read_text()) == document
 
 
-def test_answers_that_are_lost(port: int, experiment: str, tmp_path: Path) -> None:
+def test_lost_answers(port: int, experiment: str, tmp_path: Path) -> None:
     """The server has done what it was asked, and the connection breaks before it can say so."""
     directory = tmp_path / "runs" / "one"
     with forgetful(port) as (entrance, lost):
@@ -140,7 +140,7 @@ def test_answers_that_are_lost(port: int, experiment: str, tmp_path: Path) -> No
     assert held(port, experiment) == expected("one", experiment=experiment)
 
 
-def test_what_a_slow_server_has_created_late_is_removed(
+def test_duplicates_that_a_slow_server_creates_late_are_removed(
     port: int, experiment: str, tmp_path: Path
 ) -> None:
     directory = tmp_path / "runs" / "one"
@@ -179,7 +179,7 @@ def test_what_a_slow_server_has_created_late_is_removed(
     assert held(port, experiment) == expected("one", experiment=experiment)
 
 
-def test_a_server_that_is_gone_is_no_error_where_all_was_sent(
+def test_an_unreachable_server_is_no_error_if_everything_was_sent(
     port: int, experiment: str, tmp_path: Path
 ) -> None:
     directory = tmp_path / "runs" / "one"
@@ -194,9 +194,7 @@ def test_a_server_that_is_gone_is_no_error_where_all_was_sent(
     assert "no MLflow server answers" in line
 
 
-def test_a_run_and_a_sync_do_not_get_in_each_others_way(
-    port: int, experiment: str, tmp_path: Path
-) -> None:
+def test_a_run_and_a_sync_at_the_same_time(port: int, experiment: str, tmp_path: Path) -> None:
     directory, syncs, done = tmp_path / "runs" / "one", list[str](), threading.Event()
     tracker = make_tracker(directory, port, experiment=experiment)
 

@@ -45,7 +45,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     }
 
 
-def test_a_packet_is_seen(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_a_packet_is_counted(tmp_path: Path, environment: dict[str, str]) -> None:
     assert packets_sent(("-c", PACKET), tmp_path, environment) == 1
     assert packets_sent(("-c", ""), tmp_path, environment) == 0
 
@@ -57,6 +57,6 @@ def test_recording_runs_sends_nothing(tmp_path: Path, environment: dict[str, str
 
 
 @pytest.mark.slow
-def test_mlflow_alone_would_call_home(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_mlflow_without_octnas_phones_home(tmp_path: Path, environment: dict[str, str]) -> None:
     """If this fails, the test above proves nothing any more."""
     assert packets_sent(("-c", PLAIN), tmp_path, environment) > 0

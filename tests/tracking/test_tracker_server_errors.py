@@ -88,29 +88,27 @@ def test_a_server_that_never_answers_is_reported_soon(
         (200, "<html>Please log in</html>", "not an MLflow server (HTTP 200: <html>Please log"),
     ],
 )
-def test_servers_that_are_of_no_use(
-    make_tracker: MakeTracker, status: int, body: str, expected: str
-) -> None:
+def test_unusable_servers(make_tracker: MakeTracker, status: int, body: str, expected: str) -> None:
     with serve(status, body) as host:
         text = failure(make_tracker(uri=f"http://me:pa55word@{host}"))
     assert expected in text
     assert "pa55word" not in text
 
 
-def test_a_wrong_password_is_named_as_such(make_tracker: MakeTracker) -> None:
+def test_a_wrong_password(make_tracker: MakeTracker) -> None:
     with serve(401, "") as host:
         text = failure(make_tracker(uri=f"http://me:pa55word@{host}"))
     assert "correct user name and password in the URI, or set MLFLOW_TRACKING_USERNAME" in text
 
 
-def test_a_server_in_trouble_is_away(make_tracker: MakeTracker) -> None:
+def test_a_server_with_an_internal_error_counts_as_unreachable(make_tracker: MakeTracker) -> None:
     with serve(503, "try later") as host:
         text = warning(make_tracker, f"http://me:pa55word@{host}")
     assert "the server reports a problem (HTTP 503: try later)" in text
     assert "pa55word" not in text
 
 
-def test_a_refusal_of_the_server_is_one_line(make_tracker: MakeTracker) -> None:
+def test_an_error_of_the_server_is_one_line(make_tracker: MakeTracker) -> None:
     known = json.dumps({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no experiment"})
     with serve(404, known) as host:  # answers GET like MLflow, but has no way to create anything
         text = warning(make_tracker, f"http://me:pa55word@{host}")
