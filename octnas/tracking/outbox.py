@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from octnas.errors import TrackingError
 from octnas.io.credentials import redact
-from octnas.io.files import append_line, remove_tree
+from octnas.io.files import append_line, parse_json, read_as, remove_tree
 
 SCHEMA = 1
 FILE = "outbox.jsonl"
@@ -113,16 +113,16 @@ class Outbox:
 
     def _entry(self, line: bytes, end: int) -> Entry:
         try:
-            values = json.loads(line)
+            values = parse_json(line)
             if (found := values.pop("schema")) != SCHEMA:
                 raise ValueError(f"schema: found {found!r}, allowed: {SCHEMA}")
             own = {name: values.pop(name) for name in ("id", "time", "kind", "key")}
+            return read_as(Entry, {**own, "values": values, "end": end})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise TrackingError(
                 f"{self.path}: the line that ends at byte {end:,} is not a record ({error}); "
                 "correct it, or move the file away to start a new one"
             ) from None
-        return Entry(**own, values=values, end=end)
 
     @property
     def id(self) -> str:

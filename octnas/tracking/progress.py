@@ -1,11 +1,10 @@
 """How far an outbox was sent to a store, and the MLflow runs of the run directory."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from octnas.errors import TrackingError
-from octnas.io.files import remove_drafts, write_json
+from octnas.io.files import parse_json, read_as, remove_drafts, write_json
 from octnas.tracking.outbox import Entry, Outbox
 
 FILE = "tracking.json"
@@ -87,10 +86,11 @@ def read_progress(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        document: dict[str, Any] = json.loads(path.read_bytes())
+        document: dict[str, Any] = parse_json(path.read_bytes())
         if (found := document["schema"]) not in _READABLE:
             raise ValueError(f"schema: found {found!r}, allowed: {SCHEMA}")
-        dict(document["runs"])
+        read_as(dict[str, str], document["runs"])
+        read_as(int, document.get("sent", 0))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrackingError(
             f"{path}: cannot be read ({error}); remove it to start new MLflow runs"

@@ -16,7 +16,7 @@ from tests.pipeline.tiny import open_tiny
 
 @pytest.fixture
 def tiny(finished: Path, tmp_path: Path) -> Path:
-    """The run directory of a finished run that a test may write to."""
+    """A copy of the run directory of a finished run."""
     shutil.copytree(finished, tmp_path / "copy")
     return tmp_path / "copy" / "runs" / "tiny"
 
@@ -50,7 +50,7 @@ def test_by_budget_into_the_folder_of_the_stage(octnas: Octnas, tiny: Path) -> N
     folder = tiny / "export" / largest.network.slug
     names = {path.name for path in folder.iterdir()}
     assert {"model.pt2", "model.safetensors", "config.json", "README.md"} <= names
-    # The stage is as finished as it was.
+    # The stage is still finished.
     assert "export: skipped" in octnas("export", str(tiny)).out
 
 
@@ -89,7 +89,7 @@ def test_mistakes_are_one_line(
 
 
 def test_other_files_in_the_folder_are_kept(octnas: Octnas, tiny: Path, tmp_path: Path) -> None:
-    """An export goes where there is nothing, or beside another one of the same weights."""
+    """An export needs an empty folder, or one with an export of the same weights."""
     first, last = (
         one.network.architecture.id
         for one in (read_results(open_tiny(tiny.parents[1]))[i] for i in (0, -1))

@@ -1,4 +1,4 @@
-"""Exported graphs have the multiply-adds that the closed form says."""
+"""MACs of exported graphs."""
 
 from importlib.util import find_spec
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a run leaves in MLflow."""
+"""What a run records in MLflow."""
 
 import shutil
 from collections.abc import Mapping
@@ -162,7 +162,7 @@ def test_interrupted_runs_are_failed_and_resumed_later(
     assert experiment is not None
     found = client.search_runs([experiment.experiment_id])
     live = {run.info.run_name: run for run in found}
-    # Nothing was recorded of what was broken off.
+    # Nothing was recorded before the interruption.
     assert len(found) == 2
     assert live["tiny"].info.status == "FINISHED"
     assert live["supernet"].info.status == "FINISHED"
@@ -219,7 +219,7 @@ def test_retraining_again_has_new_runs_wherever_it_was_killed(
         assert len(live) == 1
         assert live[0].info.status == "FINISHED"
         assert len(own) == 2
-        # What the first training has recorded stays as it was.
+        # The records of the first training are unchanged.
         assert live[0].info.run_id not in before
         assert before & {one.info.run_id for one in own}
         history = client.get_metric_history(live[0].info.run_id, "val_top1")

@@ -43,7 +43,7 @@ def test_an_unfinished_line_is_not_a_record(outbox: Outbox) -> None:
 def test_a_link_among_the_kept_files_is_removed_but_not_its_target(
     outbox: Outbox, tmp_path: Path
 ) -> None:
-    """As of what a process that was killed has kept and not recorded."""
+    """As after a process that was killed before it added the record."""
     outbox.add("finish", "a", failed=False)
     (tmp_path / "run" / "precious").mkdir()
     (outbox.folder / "files").mkdir()

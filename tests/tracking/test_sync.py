@@ -1,4 +1,4 @@
-"""A real ``mlflow server`` that is down, silent, killed or comes back: nothing is lost."""
+"""Nothing is lost with a real ``mlflow server`` that is down, silent, killed or restarted."""
 
 import socket
 import time
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def folder(tmp_path: Path, migrated: Path) -> Path:
-    """Of a server."""
+    """The server's folder."""
     found = tmp_path / "server"
     found.mkdir()
     (found / "mlflow.db").write_bytes(migrated.read_bytes())

@@ -1,4 +1,4 @@
-"""A real ``mlflow server`` that is told something twice, or by many at once: it is there once."""
+"""Each record is there once on a real ``mlflow server``, however often it is sent."""
 
 import json
 import os
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[int]:
-    """Of a server that stays, for tests with experiments of their own."""
+    """The port of a server for the whole module; each test has its own experiment."""
     folder, found = tmp_path_factory.mktemp("server"), free_port()
     (folder / "mlflow.db").write_bytes(migrated.read_bytes())
     with mlflow_server(folder, found):
@@ -104,7 +104,7 @@ for step in range(10**9):
 def test_records_that_are_sent_twice_are_there_once(
     port: int, experiment: str, tmp_path: Path, forgotten: str
 ) -> None:
-    """A process may be killed after it has sent something and before it has noted it."""
+    """A process may be killed between sending a record and saving the position."""
     directory = tmp_path / "runs" / "one"
     tracker = make_tracker(directory, port, experiment=experiment)
     begin(tracker, directory)
@@ -124,7 +124,7 @@ def test_records_that_are_sent_twice_are_there_once(
 
 
 def test_lost_answers(port: int, experiment: str, tmp_path: Path) -> None:
-    """The server has done what it was asked, and the connection breaks before it can say so."""
+    """The server carries out a request, and the connection breaks before its answer."""
     directory = tmp_path / "runs" / "one"
     with forgetful(port) as (entrance, lost):
         tracker = make_tracker(directory, entrance, experiment=experiment)
@@ -168,7 +168,7 @@ def test_duplicates_that_a_slow_server_creates_late_are_removed(
     end(tracker, directory)
     assert held(port, experiment) == expected("one", experiment=experiment)
     assert str(client.get_model_version_by_alias(experiment, "best").version) == "1"
-    # Later still, when the work is over and all was sent.
+    # Even later, after the run.
     [run, *_] = client.search_runs([there.experiment_id])
     client.create_run(there.experiment_id, run.info.start_time, run.data.tags, run.info.run_name)
     assert held(port, experiment) != expected("one", experiment=experiment)
@@ -218,7 +218,7 @@ def test_a_run_and_a_sync_at_the_same_time(port: int, experiment: str, tmp_path:
 
 @contextmanager
 def forgetful(port: int) -> Iterator[tuple[int, list[int]]]:
-    """A proxy that breaks off after every third request or so was carried out; and how often."""
+    """A proxy that drops a third of the answers; yields its port and the number of drops."""
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
     from urllib.error import HTTPError
     from urllib.request import Request, urlopen

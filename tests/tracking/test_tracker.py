@@ -72,12 +72,12 @@ def test_each_step_of_a_metric_is_sent_once(make_tracker: MakeTracker, runs: Pat
         for step in range(last):
             tracker.metrics("a", {"loss[val]": float(step), "lr": 0.5}, step)
             tracker.metrics("a", {"loss[val]": 9.0}, step)
-    # A value that the step lacks is added.
+    # A metric that is new at this step is added.
     tracker.metrics("a", {"loss[val]": 9.0, "top1": 0.25}, 3)
     assert history(runs, "a", "loss_val_") == [(step, float(step)) for step in range(4)]
     assert history(runs, "a", "lr") == [(step, 0.5) for step in range(4)]
     assert history(runs, "a", "top1") == [(3, 0.25)]
-    # A run that is begun anew has no steps.
+    # A run that is started over has no steps.
     tracker.start("a", "A", again=True)
     tracker.metrics("a", {"lr": 0.5}, 0)
     assert history(runs, "a", "lr") == [(0, 0.5)]
@@ -108,7 +108,7 @@ def test_again_keeps_the_old_run_as_superseded(make_tracker: MakeTracker, runs: 
 def test_again_resumes_a_run_that_was_just_started_over_and_is_empty(
     make_tracker: MakeTracker, runs: Path
 ) -> None:
-    """As a process that was killed just then has left it."""
+    """As after a process that was killed just then."""
 
     def begin(x: int, *, again: bool = True, loss: float | None = None) -> int:
         tracker = make_tracker()
@@ -129,7 +129,7 @@ def test_again_resumes_a_run_that_was_just_started_over_and_is_empty(
 def test_kept_files_of_sent_records_are_removed_later(
     make_tracker: MakeTracker, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its process was killed in between."""
+    """Their process was killed between sending and removing."""
     with monkeypatch.context() as patch:
         patch.setattr(Outbox, "discard", lambda *_: None)
         tracker = make_tracker()
@@ -148,7 +148,7 @@ def test_kept_files_of_sent_records_are_removed_later(
 def test_leftovers_of_a_killed_process_are_sent_without_new_records(
     make_tracker: MakeTracker, runs: Path, recorded: bool
 ) -> None:
-    """It was killed at the very end: before the end of its run was recorded, or sent."""
+    """A process was killed before the end of its run was recorded, or sent."""
     killed = make_tracker()
     killed.start("a", "A")
     killed.start("b", "B", parent="a")

@@ -194,7 +194,7 @@ def test_a_refused_record_is_noted_and_blocks_nothing(
 
 
 def answered(status: int) -> requests.HTTPError:
-    """What MLflow raises where an artifact store answers so."""
+    """What MLflow raises for such an answer of an artifact store."""
     response = requests.Response()
     response.status_code = status
     return requests.HTTPError(f"{status} Client Error: no", response=response)

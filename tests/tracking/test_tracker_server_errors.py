@@ -18,7 +18,7 @@ from tests.tracking.reading import failure
 
 @contextmanager
 def serve(status: int, body: str) -> Iterator[str]:
-    """A server that answers everything alike; its ``host:port``."""
+    """A server that always gives the same answer; yields its ``host:port``."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -42,7 +42,7 @@ def serve(status: int, body: str) -> Iterator[str]:
 
 
 def warning(make_tracker: MakeTracker, uri: str) -> str:
-    """What is said of a server that is away at the start, which is no error."""
+    """The line about a server that is unreachable at the start, which is no error."""
     lines: list[str] = []
     make_tracker(uri=uri, say=lines.append).start("a", "A")
     [line] = lines

@@ -55,7 +55,7 @@ def test_run_directories_share_an_experiment(make_tracker: MakeTracker, runs: Pa
 
 
 def test_old_drafts_of_the_database_are_removed(make_tracker: MakeTracker, runs: Path) -> None:
-    """In an hour: another process may be creating it now."""
+    """Only after an hour: another process may still be writing new ones."""
     runs.mkdir(exist_ok=True)
     old, new = (runs / f".mlflow.db.draft-{name}" for name in ("old", "new"))
     old.touch()
@@ -76,13 +76,13 @@ def test_run_ids_belong_to_one_store_and_experiment(make_tracker: MakeTracker, r
     assert document["tracking_uri"] == f"sqlite:///{runs}/mlflow.db"
     assert set(document["runs"]) == {"a", "b"}
     other = run_id(runs, "b")
-    # Another store is told all that was recorded.
+    # Another experiment gets all records.
     make_tracker(experiment="another").metrics("b", {"x": 1.0}, 0)
     assert run_id(runs, "a") != old
     assert found(runs, "b").data.metrics == {"x": 1.0}
     assert run_id(runs, "b") != other
     assert {file.name for file in (runs / "digits").iterdir()} == {"mlflow", "tracking.json"}
-    # And the first one, if it comes back, what it lacks.
+    # The first one gets what it lacks once it is used again.
     make_tracker().metrics("b", {"x": 2.0}, 1)
     assert (run_id(runs, "a"), run_id(runs, "b")) == (old, other)
     assert history(runs, "b", "x") == [(0, 1.0), (1, 2.0)]
