@@ -1,17 +1,14 @@
 """``octnas export``: retrained networks for timm, ONNX Runtime, OpenVINO, TensorRT and torch."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from octnas.cli.run import Experiment, Fresh, Overrides, RunDir, carry_out, opened_for
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from octnas.export.formats import Outcome
-    from octnas.export.settings import ExportSettings
     from octnas.pipeline.run import Run
     from octnas.results.networks import Retrained
 
@@ -21,57 +18,73 @@ def add_to(app: typer.Typer) -> None:
     app.command()(export)
 
 
+Identity = Annotated[
+    str | None,
+    typer.Option(help="Only the network whose id starts with this.", metavar="ID"),
+]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        help="Only the searched network of a budget: its name, or a share of the vanilla "
+        "network's MACs, such as 0.5x.",
+    ),
+]
+Formats = Annotated[
+    str | None,
+    typer.Option(
+        help="Formats, separated by commas: timm, onnx, openvino, pt2, tensorrt; default: "
+        "export.formats.",
+    ),
+]
+Precisions = Annotated[
+    str | None,
+    typer.Option(
+        help="Precisions, separated by commas: fp32, fp16, int8; default: export.precisions.",
+    ),
+]
+ValImages = Annotated[
+    int | None,
+    typer.Option(help="Val images to check each export on, 0 for all; default: export.val_images."),
+]
+CalibrationImages = Annotated[
+    int | None,
+    typer.Option(help="Images to calibrate int8 on; default: export.calibration_images."),
+]
+Int8Agreement = Annotated[
+    float | None,
+    typer.Option(
+        help="Smallest share of images for which int8 must predict the source's class; default: "
+        "export.int8_agreement.",
+    ),
+]
+DataLicense = Annotated[
+    str | None,
+    typer.Option(help="License of the images, for the model card; default: export.data_license."),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Folder for the export; default: RUN/export/NAME.", show_default=False),
+]
+
+
 def export(
     experiment: Experiment = None,
-    architecture: Annotated[
-        str | None,
-        typer.Option(help="The network whose id begins so.", metavar="ID", show_default=False),
-    ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            help="The searched network of a budget: its name, or a share of vanilla's MACs, 0.5x.",
-            show_default=False,
-        ),
-    ] = None,
-    to: Annotated[
-        str | None,
-        typer.Option(
-            help="Of timm, onnx, openvino, pt2, tensorrt, separated by commas; by default "
-            "export.formats.",
-            show_default=False,
-        ),
-    ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            help="Of fp32, fp16, int8, separated by commas; by default export.precisions.",
-            show_default=False,
-        ),
-    ] = None,
-    val_images: Annotated[
-        int | None,
-        typer.Option(help="As export.val_images; 0 for all.", show_default=False),
-    ] = None,
-    calibration_images: Annotated[
-        int | None, typer.Option(help="As export.calibration_images.", show_default=False)
-    ] = None,
-    int8_agreement: Annotated[
-        float | None, typer.Option(help="As export.int8_agreement.", show_default=False)
-    ] = None,
-    data_license: Annotated[
-        str | None,
-        typer.Option(help="Of the images, for the model card.", show_default=False),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Where to write; by default RUN/export/NAME.", show_default=False),
-    ] = None,
+    architecture: Identity = None,
+    budget: Budget = None,
+    to: Formats = None,
+    precision: Precisions = None,
+    val_images: ValImages = None,
+    calibration_images: CalibrationImages = None,
+    int8_agreement: Int8Agreement = None,
+    data_license: DataLicense = None,
+    out: Out = None,
     overrides: Overrides = None,
     run_dir: RunDir = None,
     fresh: Fresh = None,
 ) -> None:
-    """Write retrained networks for others; by itself, every one as the experiment says."""
+    """Export retrained networks; without options, all of them as the experiment says."""
+    from octnas.errors import ConfigError
+
     given = {
         "formats": _list(to),
         "precisions": _list(precision),
@@ -85,33 +98,24 @@ def export(
         carry_out(experiment, overrides, run_dir, fresh, ("export",))
         return
     if fresh is not None:
-        from octnas.errors import ConfigError
-
         raise ConfigError(
-            "octnas export: --fresh does all networks anew; leave it out, or what is asked of one"
+            "octnas export: --fresh redoes all networks; leave it out, or the other options"
         )
     with opened_for(experiment, overrides, run_dir, None, ("export",)) as run:
+        from dataclasses import replace
+
         from octnas.export.formats import check_installed
         from octnas.pipeline.export import export_some, read_finished_results
 
-        settings = _settings(run, changed)
+        settings = replace(run.config.export, **changed)  # type: ignore[arg-type]
         check_installed(settings)
         chosen = _choose(run, read_finished_results(run), architecture, budget)
         written = export_some(run, chosen, settings, out)
-    _print_all(written)
-
-
-def _print_all(written: "Mapping[Path, Outcome]") -> None:
-    """What was written, by folder.
-
-    Raises:
-        ExportError: variants that were refused.
-    """
-    from octnas.errors import ExportError
-
     for folder, found in written.items():
         _print(folder, found)
     if refused := [line for found in written.values() for line in found.refused]:
+        from octnas.errors import ExportError
+
         raise ExportError("\n".join(refused))
 
 
@@ -121,19 +125,10 @@ def _list(text: str | None) -> tuple[str, ...] | None:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _settings(run: "Run", changed: dict[str, Any]) -> "ExportSettings":
-    from dataclasses import replace
-
-    return replace(run.config.export, **changed)
-
-
 def _choose(
-    run: "Run",
-    results: "tuple[Retrained, ...]",
-    architecture: str | None,
-    budget: str | None,
+    run: "Run", results: "tuple[Retrained, ...]", architecture: str | None, budget: str | None
 ) -> "list[Retrained]":
-    """What is meant; every network where nothing is said."""
+    """The network that the options ask for; every network without them."""
     from octnas.errors import ConfigError
     from octnas.pipeline.export import by_architecture, by_budget
 
@@ -152,8 +147,8 @@ def _print(folder: Path, found: "Outcome") -> None:
 
     console = Console(highlight=False)
     console.width = max(console.width, 120)
-    table = Table("format", "precision", "MB", "MACs", "difference", "agreement", "top-1")
-    table.add_column("source's")
+    columns = ("format", "precision", "MB", "MACs", "difference", "agreement", "top-1", "source's")
+    table = Table(*columns)
     table.add_column("file", no_wrap=True)
     for variant in found.variants:
         compared = variant.comparison
@@ -171,7 +166,7 @@ def _print(folder: Path, found: "Outcome") -> None:
     if found.variants:
         console.print(table)
         console.print(
-            f"on {found.variants[0].comparison.images:,} images of the val part; difference: the "
-            "largest of a logit, as a share of the image's largest"
+            f"on {found.variants[0].comparison.images:,} val images; difference: the largest "
+            "difference of a logit, relative to the largest logit of its image"
         )
     typer.echo(str(folder))

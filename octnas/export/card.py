@@ -1,27 +1,25 @@
-"""The model card of an exported network, in the Hugging Face hub's layout."""
+"""The model card of an exported network, in the layout of the Hugging Face Hub."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from octnas.export.onnx_file import FILES as ONNX_FILES
+from octnas.export.engines import trtexec_command
 from octnas.export.record import Variant
 from octnas.export.source import Source
-from octnas.export.tensorrt_engine import trtexec_line
 from octnas.nn.cost import cost
 
 CARD_FILE = "README.md"
-UNKNOWN = "unknown"
 _CLASSES_SHOWN = 100
 
 
 def model_card(source: Source, moved: int, variants: Sequence[Variant]) -> str:
-    """The card as Markdown with the hub's metadata before it.
+    """The card as Markdown, with the Hub's metadata first.
 
     Args:
         source: the network.
-        moved: MACs that exported graphs have beyond the architecture's.
-        variants: all that the folder holds.
+        moved: see `octnas.export.macs.moved_macs`.
+        variants: everything in the folder.
     """
     parts = (
         _head(source),
@@ -29,13 +27,15 @@ def model_card(source: Source, moved: int, variants: Sequence[Variant]) -> str:
         _files(source, moved, variants),
         _loading(source, variants),
         _data(source),
-        _licence(source),
+        "## License\n\nThe weights were trained from scratch, without pretrained weights. "
+        f"License of the data: {source.data_license or 'unknown'}.",
         _alphas(source),
     )
     return f"---\n{_metadata(source)}\n---\n\n" + "\n\n".join(parts) + "\n"
 
 
 def _metadata(source: Source) -> str:
+    (own,) = (run for run in source.retrained.runs if run.seed == source.seed)
     result = EvalResult(
         task_type="image-classification",
         dataset_type=source.data["source"],
@@ -43,13 +43,13 @@ def _metadata(source: Source) -> str:
         dataset_split="val",
         metric_type="accuracy",
         metric_name="top-1",
-        metric_value=round(source.retrained.runs[_own(source)].metrics["val_top1"], 4),
+        metric_value=round(own.metrics["val_top1"], 4),
     )
     data = ModelCardData(
         library_name="timm",
         pipeline_tag="image-classification",
         tags=["image-classification", "timm", "octnas", "octave-convolution"],
-        # Without a licence: a training from scratch settles nothing.
+        # No license: it depends on the data's, which may be unknown.
         model_name=source.network.slug,
         eval_results=[result],
     )
@@ -57,63 +57,78 @@ def _metadata(source: Source) -> str:
     return text
 
 
-def _own(source: Source) -> int:
-    """Which of the trainings these weights come from."""
-    return [run.seed for run in source.retrained.runs].index(source.seed)
+def _size(source: Source) -> str:
+    return "×".join(map(str, source.network.architecture.input_size))
 
 
 def _head(source: Source) -> str:
-    network, size = source.network, "×".join(map(str, source.network.architecture.input_size))
+    network = source.network
     share = network.cost.macs / source.vanilla_macs
     return (
         f"# {network.name}\n\n"
-        f"An octave network ({network.architecture.backbone}, images of {size}, "
-        f"{len(source.class_names)} classes), whose channels are in part kept at half resolution "
-        "([Chen et al. 2019](https://arxiv.org/abs/1904.05049)). Found and trained by octnas; "
-        f"architecture `{network.architecture.id}`.\n\n"
-        f"{network.cost.macs / 1e6:,.3f} M multiply-adds for one image ({share:.1%} of those at "
-        f"α = 0), {network.cost.params:,} parameters, {network.cost.activation_bytes:,} bytes of "
-        "activations in float32."
+        f"An octave convolution network ([Chen et al. 2019](https://arxiv.org/abs/1904.05049)): a "
+        "share α of the channels of each layer is kept at half resolution. Found and trained by "
+        f"octnas.\n\n- Backbone: {network.architecture.backbone}\n"
+        f"- Architecture: `{network.architecture.id}`\n"
+        f"- Input: {_size(source)}; {len(source.class_names):,} classes\n"
+        f"- MACs per image: {network.cost.macs / 1e6:,.3f} M ({share:.1%} of those at α = 0)\n"
+        f"- Parameters: {network.cost.params:,}\n"
+        f"- Activations in float32: {network.cost.activation_bytes:,} bytes"
     )
 
 
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def _results(source: Source) -> str:
-    rows = [
-        f"| {run.seed}{' (these weights)' if run.seed == source.seed else ''} "
-        f"| {100 * run.metrics['val_top1']:.2f} | {run.metrics['val_loss']:.4f} |"
-        for run in source.retrained.runs
-    ]
     found = source.retrained
-    std = found.std("val_top1")
-    spread = "" if std is None else f" ± {100 * std:.2f}"
-    note = f"Mean over seeds: {100 * found.mean('val_top1'):.2f}{spread} % top-1." if std else ""
-    table = "\n".join(("| seed | top-1, % | loss |", "| --- | --- | --- |", *rows))
-    return f"## Results\n\nOn the val part, at the end of training:\n\n{table}\n\n{note}".rstrip()
+    rows = [
+        (
+            f"{run.seed}{' (these weights)' if run.seed == source.seed else ''}",
+            f"{100 * run.metrics['val_top1']:.2f}",
+            f"{run.metrics['val_loss']:.4f}",
+        )
+        for run in found.runs
+    ]
+    text = "## Results\n\nOn the val images, after training:\n\n"
+    text += _table(("seed", "top-1, %", "loss"), rows)
+    if std := found.std("val_top1"):
+        mean = found.mean("val_top1")
+        text += f"\n\nMean over seeds: {100 * mean:.2f} ± {100 * std:.2f} % top-1."
+    return text
 
 
 def _files(source: Source, moved: int, variants: Sequence[Variant]) -> str:
     if not variants:
         return "## Files\n\nNone."
     rows = [
-        f"| `{variant.files[0]}` | {variant.format} | {variant.precision} "
-        f"| {variant.bytes / 1e6:.2f} MB | {variant.comparison.difference:.1e} "
-        f"| {variant.comparison.agreement:.2%} | {variant.comparison.top1:.2%} |"
+        (
+            f"`{variant.files[0]}`",
+            variant.format,
+            variant.precision,
+            f"{variant.bytes / 1e6:.2f} MB",
+            f"{variant.comparison.difference:.1e}",
+            f"{variant.comparison.agreement:.2%}",
+            f"{variant.comparison.top1:.2%}",
+        )
         for variant in variants
     ]
-    head = "| file | format | precision | size | difference | agreement | top-1 |"
-    table = "\n".join((head, "| --- | --- | --- | --- | --- | --- | --- |", *rows))
-    images = {v.comparison.images: v.source_top1 for v in variants}
+    columns = ("file", "format", "precision", "size", "difference", "agreement", "top-1")
+    images = {variant.comparison.images: variant.source_top1 for variant in variants}
     text = (
-        "## Files\n\nEach was run against the trained network on images of the val part ("
-        + "; ".join(f"{n:,}, of which it finds {top1:.2%}" for n, top1 in images.items())
-        + "). Difference: the largest of a logit, as a share of the image's largest. Agreement: "
-        f"share of the images with the same answer.\n\n{table}"
+        "## Files\n\nEach file was compared with the trained network on val images ("
+        + "; ".join(f"{n:,} images, trained network {top1:.2%} top-1" for n, top1 in images.items())
+        + "). Difference: the largest difference of a logit, relative to the largest logit of its "
+        "image. Agreement: share of images for which both predict the same class.\n\n"
+        + _table(columns, rows)
     )
     if moved and any(variant.macs for variant in variants):
         text += (
-            f"\n\nThe exported graphs have {source.network.cost.macs + moved:,} multiply-adds, "
-            f"{moved:,} more than the architecture, since engines are faster where some 1×1 "
-            "convolutions come after upsampling instead of before."
+            f"\n\nThe exported graphs have {source.network.cost.macs + moved:,} MACs, {moved:,} "
+            "more than the architecture: some 1×1 convolutions come after upsampling instead of "
+            "before, which inference engines compute faster."
         )
     return text
 
@@ -123,37 +138,34 @@ def _loading(source: Source, variants: Sequence[Variant]) -> str:
     sections = [_LOADING[name] for name in formats if name in _LOADING]
     if "onnx" in formats:
         sections.append(_tensorrt(source, variants))
-    mean, std = source.preparation["mean"], source.preparation["std"]
-    how = (
-        f"Images: {'×'.join(map(str, source.network.architecture.input_size))}, scaled to 0–1, "
-        f"then less {_numbers(mean)} and over {_numbers(std)}; resized "
-        f"({source.preparation['interpolation']}) so that the centre crop is "
-        f"{source.preparation['crop_pct']:g} of the side."
+    mean, std = (
+        ", ".join(f"{value:g}" for value in source.preparation[name]) for name in ("mean", "std")
     )
-    return "\n\n".join(("## Loading", how, *sections))
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values)
+    how = (
+        f"Preprocessing: resize ({source.preparation['interpolation']}) so that the center crop "
+        f"of {_size(source)} covers {source.preparation['crop_pct']:g} of the side; scale to 0–1; "
+        f"normalize with mean {mean} and standard deviation {std}."
+    )
+    return "\n\n".join(("## Usage", how, *sections))
 
 
 _LOADING = {
     "timm": """```python
-import octnas, octnas.nn, timm  # octnas registers the network with timm
+import octnas, octnas.nn, timm  # octnas.nn registers the network with timm
 
 network = timm.create_model("local-dir:FOLDER", pretrained=True)  # or hf-hub:NAME/REPOSITORY
-network = octnas.load("FOLDER")  # the same
+network = octnas.load("FOLDER")  # equivalent
 ```""",
     "onnx": """```python
 import onnxruntime
 
 session = onnxruntime.InferenceSession("model.onnx")
-logits = session.run(["logits"], {"images": images})[0]  # float32, any number of images
+logits = session.run(["logits"], {"images": images})[0]  # float32, any batch size
 ```""",
     "openvino": """```python
 import openvino
 
-# CPUs that can would compute in bfloat16 without the hint.
+# Without the hint, CPUs that support bfloat16 compute in it.
 model = openvino.Core().compile_model(
     "openvino_model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
 )
@@ -169,14 +181,11 @@ network = torch.export.load("model.pt2").module()
 
 def _tensorrt(source: Source, variants: Sequence[Variant]) -> str:
     size = source.network.architecture.input_size
-    lines = [
-        trtexec_line(variant.precision, size)
-        for variant in variants
-        if variant.format == "onnx" and variant.precision in ONNX_FILES
-    ]
-    built = any(variant.format == "tensorrt" for variant in variants)
-    note = "" if built else " (not tried here)"
-    return f"TensorRT, on the GPU that will run it{note}:\n\n```\n" + "\n".join(lines) + "\n```"
+    precisions = [variant.precision for variant in variants if variant.format == "onnx"]
+    commands = "\n".join(trtexec_command(precision, size) for precision in precisions)
+    tested = any(variant.format == "tensorrt" for variant in variants)
+    note = "" if tested else ", not tested"
+    return f"TensorRT (build the engine on the target GPU{note}):\n\n```\n{commands}\n```"
 
 
 def _data(source: Source) -> str:
@@ -189,27 +198,19 @@ def _data(source: Source) -> str:
 
 
 def _classes(names: Sequence[str]) -> str:
-    """By number, as code, in which Markdown interprets nothing; of many the first ones."""
-    shown = [f"{number} `{_line(name)}`" for number, name in enumerate(names[:_CLASSES_SHOWN])]
+    """The first classes by number, as code, so that Markdown interprets nothing in their names."""
+    shown = [
+        f"{number} `{' '.join(name.replace('`', chr(39)).split())}`"
+        for number, name in enumerate(names[:_CLASSES_SHOWN])
+    ]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f", and {more:,} more in `export.json`" if more else "")
 
 
-def _line(name: str) -> str:
-    return " ".join(name.replace("`", "'").split())
-
-
-def _licence(source: Source) -> str:
-    return (
-        "## Licence\n\nThe weights were trained from scratch: they come from no other weights. "
-        f"Licence of the data: {source.data_license or UNKNOWN}."
-    )
-
-
 def _alphas(source: Source) -> str:
     rows = [
-        f"| {site.name} | {site.alpha:g} | {site.low_channels} of {site.channels} |"
+        (site.name, f"{site.alpha:g}", f"{site.low_channels} of {site.channels}")
         for site in cost(source.network.architecture).sites
     ]
-    table = "\n".join(("| site | α | channels at half resolution |", "| --- | --- | --- |", *rows))
-    return f"## α by site\n\nIn the order in which data reaches them.\n\n{table}"
+    table = _table(("site", "α", "channels at half resolution"), rows)
+    return f"## α by site\n\nFrom input to output.\n\n{table}"

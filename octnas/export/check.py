@@ -1,4 +1,4 @@
-"""Whether what was exported computes what its source computes, on real images."""
+"""Check on real images that an exported network computes what its source computes."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from octnas.export.settings import Tolerance
 
 @dataclass(frozen=True)
 class Answers:
-    """What the source says to some images.
+    """The source's predictions.
 
     Attributes:
         logits: ``(images, classes)`` float32.
@@ -25,19 +25,19 @@ class Answers:
 
     @property
     def top1(self) -> float:
-        """Share of the images whose class was found, 0 to 1."""
+        """Top-1 accuracy, 0 to 1."""
         return _share(self.logits.argmax(1) == self.labels)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How an exported network answers beside its source.
+    """An exported network compared with its source.
 
     Attributes:
-        images: on how many.
-        difference: the largest difference of a logit, as a share of the same image's largest one.
-        agreement: share of the images for which both answer with the same class.
-        top1: share of the images whose class the exported network finds.
+        images: how many were compared.
+        difference: the largest difference of a logit, relative to the largest logit of its image.
+        agreement: share of the images for which both predict the same class.
+        top1: the exported network's top-1 accuracy, 0 to 1.
     """
 
     images: int
@@ -46,45 +46,53 @@ class Comparison:
     top1: float
 
     def refusal(self, allowed: Tolerance) -> str:
-        """Why it is not taken for the source; empty if it is."""
+        """Why the exported network is refused; empty if it is accepted."""
         wrong = []
-        # Written so that what is no number is refused.
-        if not self.difference <= allowed.difference:
+        if not self.difference <= allowed.difference:  # also NaN
             wrong.append(
                 f"logits differ by {self.difference:.2g} of an image's largest, allowed: "
                 f"{allowed.difference:g}"
             )
         if not self.agreement >= allowed.agreement:
             wrong.append(
-                f"{self.agreement:.2%} of {self.images:,} answers are the source's, allowed: "
-                f"{allowed.agreement:.2%} or more"
+                f"{self.agreement:.2%} of {self.images:,} predictions agree with the source's, "
+                f"allowed: {allowed.agreement:.2%} or more"
             )
         return "; ".join(wrong)
 
 
 @torch.inference_mode()
 def answers(network: nn.Module, batches: Iterable[Batch]) -> Answers:
-    """What a network in eval mode says to some images, on the CPU.
+    """The predictions of a network in eval mode, on the CPU.
 
     Raises:
-        ExportError: its logits are all but zero, so that nothing could be held against them.
+        ExportError: its logits are all but zero, so nothing could be compared with them.
     """
     pairs = [(network(images), labels) for images, labels in batches]
     found = Answers(torch.cat([logits for logits, _ in pairs]), torch.cat([y for _, y in pairs]))
-    if not found.logits.abs().max() > 1e-6:
-        raise ExportError("the logits are all but zero; the network was not trained")
+    check_trained(found.logits)
     return found
+
+
+def check_trained(logits: Tensor) -> None:
+    """Refuse a network whose logits are all but zero.
+
+    Raises:
+        ExportError: they are.
+    """
+    if not logits.abs().max() > 1e-6:
+        raise ExportError("the logits are all but zero; the network was not trained")
 
 
 def compare(
     run: Callable[[Tensor], Tensor], batches: Iterable[Batch], expected: Answers
 ) -> Comparison:
-    """Hold an exported network against its source.
+    """Compare an exported network with its source.
 
     Args:
         run: images ``(N, C, H, W)`` to logits.
-        batches: those that the source has answered to.
-        expected: its answers.
+        batches: the images of ``expected``.
+        expected: the source's predictions.
     """
     logits = torch.cat([run(images) for images, _ in batches])
     apart = (logits - expected.logits).abs().amax(1) / expected.logits.abs().amax(1)

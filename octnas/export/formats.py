@@ -1,7 +1,4 @@
-"""The formats that a network is exported in, and one network in several of them.
-
-A program of ``torch.export``: it needs torch to run, and nothing else.
-"""
+"""Export a network in several formats, each checked against its source."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,37 +15,32 @@ from octnas.data.images import Images
 from octnas.errors import ExportError
 from octnas.export.card import CARD_FILE, model_card
 from octnas.export.check import Answers, answers, compare
+from octnas.export.engines import export_onnx, export_openvino, export_tensorrt
 from octnas.export.macs import moved_macs, program_macs
-from octnas.export.onnx_file import export_onnx, export_openvino
 from octnas.export.record import Variant, read_variants, remove, write_record
 from octnas.export.settings import ExportSettings, Format, Precision
-from octnas.export.source import Exported, Original, Source, read_original
-from octnas.export.tensorrt_engine import export_tensorrt
+from octnas.export.source import Exported, Original, Source
 from octnas.export.timm_folder import export_timm
 from octnas.io.files import DRAFT, write_text
 from octnas.nn.load import ARCHITECTURE_FILE
 
-FILE = "model.pt2"
-
-
-def _load(file: Path) -> torch.export.ExportedProgram:
-    with warnings.catch_warnings():
-        # Of torch 2.11, about the bytes that it has read itself.
-        warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
-        return torch.export.load(file)
+PT2_FILE = "model.pt2"
+_BATCH = 32
 
 
 def export_pt2(original: Original, precision: str, folder: Path) -> Exported:  # noqa: ARG001
-    """Write a program for any number of images at a time, batch norms folded, kernels split."""
+    """Write a ``torch.export`` program for any batch size; it needs torch and nothing else."""
     batch = torch.export.Dim("batch")
     program = torch.export.export(
         original.deployed, (original.example,), dynamic_shapes=({0: batch},)
     )
     for node in program.graph.nodes:
-        # With the paths of this machine.
-        node.meta.pop("stack_trace", None)
-    torch.export.save(program, folder / FILE)
-    written = _load(folder / FILE)
+        node.meta.pop("stack_trace", None)  # contains paths of this machine
+    torch.export.save(program, folder / PT2_FILE)
+    with warnings.catch_warnings():
+        # torch 2.11 warns about a buffer that it has read itself.
+        warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
+        written = torch.export.load(folder / PT2_FILE)
     module = written.module()
 
     def run(images: Tensor) -> Tensor:
@@ -56,7 +48,7 @@ def export_pt2(original: Original, precision: str, folder: Path) -> Exported:  #
             logits: Tensor = module(images)
         return logits
 
-    return Exported((FILE,), run, program_macs(written))
+    return Exported((PT2_FILE,), run, program_macs(written))
 
 
 FORMATS: Mapping[Format, Callable[[Original, str, Path], Exported]] = {
@@ -66,19 +58,18 @@ FORMATS: Mapping[Format, Callable[[Original, str, Path], Exported]] = {
     "pt2": export_pt2,
     "tensorrt": export_tensorrt,
 }
-"""What writes each format: the network, its precision, and the folder for the files."""
+"""The function that writes a network in a precision into a folder, by format."""
 
+_ONNX = ("onnx", "onnxscript", "onnxruntime")
 _NEEDS: Mapping[Format, tuple[str, ...]] = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "openvino": ("onnx", "onnxscript", "onnxruntime", "openvino"),
-    "tensorrt": ("onnx", "onnxscript", "onnxruntime", "tensorrt"),
+    "onnx": _ONNX,
+    "openvino": (*_ONNX, "openvino"),
+    "tensorrt": (*_ONNX, "tensorrt"),
 }
-
-_BATCH = 32
 
 
 def check_installed(settings: ExportSettings) -> None:
-    """Refuse a format whose libraries are not installed.
+    """Refuse a format whose packages are not installed.
 
     Raises:
         ExportError: naming them and what to install.
@@ -94,11 +85,11 @@ def check_installed(settings: ExportSettings) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of exporting one network.
+    """The result of exporting one network.
 
     Attributes:
-        variants: what was written now.
-        refused: a line for each variant that is not its source, and was not kept.
+        variants: what was written.
+        refused: a line for each variant that differs too much from its source; it was not kept.
     """
 
     variants: tuple[Variant, ...]
@@ -106,8 +97,8 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class _Measure:
-    """What every variant is held against."""
+class _Reference:
+    """What every variant is checked against."""
 
     settings: ExportSettings
     batches: Batches
@@ -122,21 +113,20 @@ def export_network(
     folder: Path,
     on_variant: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
-    """Write a network in several formats, each held against its source on real images.
+    """Export a network in several formats, each checked against its source on real images.
 
-    What the folder holds of the same weights in other formats stays. A variant that is refused
-    is removed; the others are written all the same.
+    Other variants of the same weights in the folder are kept. A variant that is refused is
+    removed, and the others are written nevertheless.
 
     Args:
         source: the network.
-        images: of its data set, on the CPU.
-        settings: formats, precisions, images.
+        images: its data, on the CPU.
+        settings: formats, precisions, numbers of images.
         folder: gets the files, ``architecture.json``, ``export.json`` and ``README.md``.
-        on_variant: called with the name of each variant when it is done.
+        on_variant: called with the name of each finished variant.
 
     Raises:
-        ExportError: a format whose libraries are not installed, or a network whose logits are
-            all but zero.
+        ExportError: a package is not installed, or the network's logits are all but zero.
     """
     check_installed(settings)
     folder.mkdir(parents=True, exist_ok=True)
@@ -145,16 +135,16 @@ def export_network(
     refused: list[str] = []
     with TemporaryDirectory(dir=folder, prefix=f".export{DRAFT}") as scratch:
         calibration = images.batches("train", _BATCH, settings.calibration_images)
-        original = read_original(source, calibration, Path(scratch))
+        original = Original.read(source, calibration, Path(scratch))
         batches = images.batches("val", _BATCH, settings.val_images)
         moved = moved_macs(original.deployed, original.example)
         expected = answers(original.network, batches)
-        measure = _Measure(settings, batches, expected, source.network.cost.macs + moved)
+        reference = _Reference(settings, batches, expected, source.network.cost.macs + moved)
         for key in settings.variants:
             if key in kept:
                 remove(kept.pop(key), folder)
             try:
-                written.append(_export(original, *key, measure, folder))
+                written.append(_export(original, *key, reference, folder))
             except ExportError as error:
                 refused.append(f"{source.network.name}: {key[0]} {key[1]}: {error}")
             on_variant(" ".join(key))
@@ -166,20 +156,21 @@ def export_network(
 
 
 def _export(
-    original: Original, name: Format, precision: Precision, measure: _Measure, folder: Path
+    original: Original, name: Format, precision: Precision, reference: _Reference, folder: Path
 ) -> Variant:
-    """Write one variant beside its place, check it, and put it there."""
-    with TemporaryDirectory(dir=original.scratch) as beside:
-        exported = FORMATS[name](original, precision, Path(beside))
-        if exported.macs not in (None, measure.macs):
-            raise ExportError(
-                f"its graph has {exported.macs:,} MACs, the architecture comes to {measure.macs:,}"
-            )
-        comparison = compare(exported.run, measure.batches, measure.expected)
-        tolerance = measure.settings.tolerance(precision)
+    """Write one variant to a temporary folder, check it, and move it to ``folder``."""
+    with TemporaryDirectory(dir=original.scratch) as temporary:
+        exported = FORMATS[name](original, precision, Path(temporary))
+        if exported.macs not in (None, reference.macs):
+            raise ExportError(f"its graph has {exported.macs:,} MACs, expected: {reference.macs:,}")
+        comparison = compare(exported.run, reference.batches, reference.expected)
+        tolerance = reference.settings.tolerance(precision)
         if reason := comparison.refusal(tolerance):
-            raise ExportError(f"refused on the val images: {reason}{_advice(precision)}")
-        files = [Path(beside) / file for file in exported.files]
+            advice = "; calibrate on more images, lower int8_agreement, or leave int8 out"
+            raise ExportError(
+                f"refused on the val images: {reason}{advice if precision == 'int8' else ''}"
+            )
+        files = [Path(temporary) / file for file in exported.files]
         size = sum(file.stat().st_size for file in files)
         for file in files:
             file.replace(folder / file.name)
@@ -191,11 +182,5 @@ def _export(
         macs=exported.macs,
         comparison=comparison,
         tolerance=tolerance,
-        source_top1=measure.expected.top1,
+        source_top1=reference.expected.top1,
     )
-
-
-def _advice(precision: Precision) -> str:
-    if precision != "int8":
-        return ""
-    return "; calibrate on more images, allow less agreement, or leave int8 out"

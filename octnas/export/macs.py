@@ -1,8 +1,8 @@
-"""Multiply-adds counted on exported graphs, by the convention of `octnas.space.costs`.
+"""MACs of exported graphs, by the convention of `octnas.space.costs`.
 
-One multiply-add is one MAC; convolutions and linear layers with learned weights are counted, for
-one image. Every value that such a layer puts out is a sum over one row of its weight, so that a
-layer costs its weight's size times the pixels of its output.
+Convolutions and linear layers with learned weights are counted, for one image. Each of their
+outputs sums over one row of the weight, so a layer costs the size of its weight times the pixels
+of its output.
 """
 
 from math import prod
@@ -16,12 +16,12 @@ from torch.export import ExportedProgram
 from octnas.nn.deploy import DeployedConv
 from octnas.nn.octave import OctaveTensor
 
-# Filters that blur (timm's anti-aliasing) are convolutions too, but not called so.
+# In the names of learned kernels. timm's anti-aliasing filters are convolutions too, without it.
 _LEARNED = "weight"
 
 
 def onnx_macs(path: Path) -> int:
-    """MACs of an ONNX file, its shapes as onnx infers them."""
+    """MACs of an ONNX file, with the shapes that onnx infers."""
     import onnx
 
     graph = onnx.shape_inference.infer_shapes(
@@ -45,8 +45,7 @@ def openvino_macs(model: Any) -> int:
             continue
         source = op.input_value(1)
         kernel = source.get_node()
-        # Behind what brings a stored kernel to the precision of the computation.
-        while kernel.get_type_name() != "Constant":
+        while kernel.get_type_name() != "Constant":  # skip conversions to another precision
             kernel = kernel.input_value(0).get_node()
         if _LEARNED in kernel.get_friendly_name():
             sides = list(op.output(0).get_partial_shape())[2:]
@@ -55,7 +54,7 @@ def openvino_macs(model: Any) -> int:
 
 
 def program_macs(program: ExportedProgram) -> int:
-    """MACs of a program of ``torch.export``."""
+    """MACs of a ``torch.export`` program."""
     learned = program.graph_signature.inputs_to_parameters
     kinds = (torch.ops.aten.conv1d, torch.ops.aten.conv2d, torch.ops.aten.linear)
     found = 0
@@ -70,11 +69,11 @@ def program_macs(program: ExportedProgram) -> int:
 
 @torch.no_grad()
 def moved_macs(deployed: nn.Module, example: torch.Tensor) -> int:
-    """MACs that an exported graph has beyond those of its architecture, for one image.
+    """MACs of an exported graph beyond those of its architecture, for one image.
 
-    `octnas.nn.deploy.DeployedConv` upsamples what a 1×1 convolution of a few low channels to many
-    reads, instead of what it writes, where it is exported. That is the same sum at more pixels,
-    and engines are faster so.
+    Where `octnas.nn.deploy.DeployedConv` is exported, a 1×1 convolution from few low channels to
+    many high ones comes after upsampling instead of before: the same result from more pixels,
+    which engines compute faster.
 
     Args:
         deployed: by `octnas.deploy`.

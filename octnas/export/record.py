@@ -1,8 +1,7 @@
-"""``export.json``: what an exported folder holds, where it comes from, and how it was checked."""
+"""``export.json``: what an exported folder holds, where it comes from and how it was checked."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from hashlib import file_digest
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,17 @@ _PACKAGES = ("octnas", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "op
 
 @dataclass(frozen=True)
 class Variant:
-    """One format in one precision, checked.
+    """A checked export in one format and precision.
 
     Attributes:
         format: such as ``"onnx"``.
         precision: such as ``"int8"``.
-        files: their names within the folder; the first is the one to load.
-        bytes: of all of them.
-        macs: counted on the graph that was written, for one image; None where it holds none.
+        files: names within the folder; the first one is the one to load.
+        bytes: size of all files.
+        macs: counted on the exported graph, for one image; None without a graph.
         comparison: with its source.
-        tolerance: that it was held to.
-        source_top1: of the source, on the same images.
+        tolerance: the one it had to meet.
+        source_top1: the source's top-1 accuracy on the same images, 0 to 1.
     """
 
     format: str
@@ -44,14 +43,14 @@ class Variant:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Format and precision: a folder holds each once."""
+        """Format and precision, unique within a folder."""
         return self.format, self.precision
 
     @staticmethod
     def from_dict(document: dict[str, Any]) -> "Variant":
         """Read what `dataclasses.asdict` gave."""
         found = read_as(Variant, document)
-        # They are removed where they no longer hold, so they must be those of the folder.
+        # `remove` deletes them: none may lie outside the folder.
         if wrong := [name for name in found.files if name != Path(name).name or name in ("", "..")]:
             raise ValueError(f"files: found {wrong[0]!r}, allowed: names within the folder")
         return found
@@ -77,12 +76,12 @@ class _Record:
 
 
 def write_record(source: Source, moved: int, variants: Sequence[Variant], folder: Path) -> None:
-    """Write everything that is needed to make the network anew, and what was measured.
+    """Write everything that is needed to rebuild the network, and what was measured.
 
     Args:
         source: the network.
-        moved: MACs that exported graphs have beyond the architecture's, see `moved_macs`.
-        variants: all that the folder holds.
+        moved: see `octnas.export.macs.moved_macs`.
+        variants: everything in the folder.
         folder: of the export.
     """
     network = source.network
@@ -94,7 +93,7 @@ def write_record(source: Source, moved: int, variants: Sequence[Variant], folder
         "cost": {**asdict(network.cost), "vanilla_macs": source.vanilla_macs},
         "macs_upsampled_first": moved,
         "class_names": list(source.class_names),
-        "weights": {"sha256": weights_digest(source), "seed": source.seed},
+        "weights": {"sha256": source.weights_digest(), "seed": source.seed},
         "results": {str(run.seed): dict(run.metrics) for run in source.retrained.runs},
         "data": {
             **source.data,
@@ -102,13 +101,13 @@ def write_record(source: Source, moved: int, variants: Sequence[Variant], folder
             "license": source.data_license,
         },
         "variants": [asdict(variant) for variant in variants],
-        "versions": versions(),
+        "versions": {name: _version(name) for name in _PACKAGES},
     }
     write_json(folder / RECORD_FILE, document)
 
 
 def read_variants(source: Source, folder: Path) -> tuple[Variant, ...]:
-    """What a folder holds of a source already; nothing of what was made of other weights.
+    """What a folder holds of a source; variants of other weights are removed.
 
     Raises:
         RunDirectoryError: the record cannot be read or has an unknown schema version.
@@ -135,18 +134,17 @@ def check_room(source: Source, folder: Path) -> None:
         return
     path = folder / RECORD_FILE
     if not path.exists():
-        raise ExportError(f"{folder}: holds other files; give a new folder or an empty one")
+        raise ExportError(f"{folder}: holds other files; give a new or an empty folder")
     found = read_json(path, _Record, schema=SCHEMA).origin
     if found != (own := _own_origin(source)):
         raise ExportError(
-            f"{folder}: holds an export of {found[0]}, or of other weights, and this is one of "
-            f"{own[0]}; give a new folder or an empty one"
+            f"{folder}: holds an export of {found[0]} or of other weights, not of {own[0]}; give a "
+            "new or an empty folder"
         )
 
 
 def _own_origin(source: Source) -> tuple[str, str]:
-    """What the record of a source says there."""
-    return source.network.architecture.id, weights_digest(source)
+    return source.network.architecture.id, source.weights_digest()
 
 
 def remove(variant: Variant, folder: Path) -> None:
@@ -155,18 +153,8 @@ def remove(variant: Variant, folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def weights_digest(source: Source) -> str:
-    """SHA-256 of the weights' file."""
-    with source.weights.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Of the packages that take part, as far as they are installed."""
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,4 +1,4 @@
-"""What is exported and what it must agree with, without torch."""
+"""Settings of exports, without torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,16 +20,16 @@ PRECISIONS: Mapping[str, tuple[Precision, ...]] = MappingProxyType(
         "tensorrt": ("fp32", "fp16", "int8"),
     }
 )
-"""In which precisions each format is written."""
+"""The precisions that each format supports."""
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far an exported network may be from its source.
+    """How much an exported network may differ from its source.
 
     Attributes:
-        difference: largest difference of a logit, as a share of the image's largest logit.
-        agreement: least share of the images for which both answer with the same class.
+        difference: the largest difference of a logit, relative to the largest logit of its image.
+        agreement: the smallest share of images for which both predict the same class.
     """
 
     difference: float
@@ -38,18 +38,19 @@ class Tolerance:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings:
-    """What becomes of every retrained network.
+    """Section ``export`` of an experiment: how every retrained network is exported.
 
     Attributes:
-        formats: ``timm`` (a folder), ``onnx``, ``openvino``, ``pt2`` (of ``torch.export``),
-            ``tensorrt`` (an engine for the GPU of this machine).
-        precisions: ``fp32``, ``fp16``, ``int8``, for the formats that have several.
-        val_images: on so many images of the val part, evenly spread, every exported network is
-            compared with its source; 0 for all.
-        calibration_images: so many of the training part, by which int8 is calibrated.
-        int8_agreement: a network in int8 is refused if it answers otherwise than its source on
-            more than the rest of the images.
-        data_license: licence of the images, for the model card; empty for unknown.
+        formats: one or more of ``timm`` (a folder), ``onnx``, ``openvino``, ``pt2`` (a
+            ``torch.export`` program) and ``tensorrt`` (an engine for this machine's GPU).
+        precisions: one or more of ``fp32``, ``fp16`` and ``int8``, for the formats that support
+            several.
+        val_images: the number of val images, evenly spread, on which every export is compared
+            with its source; 0 for all.
+        calibration_images: the number of training images that calibrate int8.
+        int8_agreement: an int8 export is refused if it predicts the same class as its source for
+            a smaller share of the images.
+        data_license: license of the images, for the model card; empty for unknown.
     """
 
     formats: tuple[Format, ...] = field(default=("timm",), metadata=LATER)
@@ -71,7 +72,7 @@ class ExportSettings:
 
     @property
     def variants(self) -> tuple[tuple[Format, Precision], ...]:
-        """What is written: each format in the precisions that are asked for, if it has several."""
+        """Each format in each of the precisions, or in its only one."""
         return tuple(
             (name, precision)
             for name in self.formats
@@ -80,10 +81,10 @@ class ExportSettings:
         )
 
     def tolerance(self, precision: Precision) -> Tolerance:
-        """How far an exported network of a precision may be from its source.
+        """How much an export in a precision may differ from its source.
 
-        In fp32 only the order of sums differs; fp16 has 11 significant bits; int8 changes the
-        logits of an uncertain image by as much as they are, so that its answers are what counts.
+        In fp32 only the order of summation differs; fp16 has 11 significant bits; int8 may change
+        the logits of an uncertain image by their own size, so its predictions count.
         """
         return {
             "fp32": Tolerance(1e-3, 0.999),

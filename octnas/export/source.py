@@ -1,7 +1,8 @@
-"""A trained network that is to be exported, and what is known of it."""
+"""A trained network to export, and what a format makes of it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,18 @@ from octnas.results.networks import Network, Retrained
 
 @dataclass(frozen=True)
 class Source:
-    """A trained network on disk, and what is known of it.
+    """A trained network on disk.
 
     Attributes:
-        retrained: the network with the results of all its seeds.
-        seed: whose weights these are.
-        weights: a safetensors file with its state dict.
+        retrained: the network with the results of all seeds.
+        seed: the one that these weights were trained with.
+        weights: a safetensors file with the state dict.
         class_names: in the order of the logits.
-        preparation: of images, in the terms of a timm pretrained config.
+        preparation: of images, as in a timm pretrained config.
         data: what it was trained on: ``source``, ``digest``, ``classes``, ``counts`` by part and
-            the ``settings``.
-        vanilla_macs: of the same network at α = 0.
-        data_license: of the images; empty for unknown.
+            ``settings``.
+        vanilla_macs: MACs of the same network at α = 0.
+        data_license: license of the images; empty for unknown.
     """
 
     retrained: Retrained
@@ -42,20 +43,35 @@ class Source:
 
     @property
     def network(self) -> Network:
-        """What it is."""
+        """The network without its results."""
         return self.retrained.network
+
+    def weights_digest(self) -> str:
+        """SHA-256 of the weights file."""
+        with self.weights.open("rb") as file:
+            return file_digest(file, "sha256").hexdigest()
+
+    def load(self) -> nn.Module:
+        """The network in eval mode.
+
+        Raises:
+            ArchitectureError: the weights are missing or belong to another network.
+        """
+        network = build(self.network.architecture, seed=0)
+        load_weights(network, self.weights)
+        return network.eval()
 
 
 @dataclass(frozen=True)
 class Original:
-    """A trained network in memory, with what converting it needs.
+    """A trained network in memory, and what converting it needs.
 
     Attributes:
-        source: where it comes from.
+        source: the network on disk.
         network: in eval mode.
         deployed: the same with batch norms folded and kernels split.
         calibration: batches of training images, for int8.
-        scratch: a folder for files on the way, removed in the end.
+        scratch: a temporary folder.
     """
 
     source: Source
@@ -64,33 +80,28 @@ class Original:
     calibration: Batches
     scratch: Path
 
+    @staticmethod
+    def read(source: Source, calibration: Batches, scratch: Path) -> "Original":
+        """Load a source, see `Source.load`."""
+        network = source.load()
+        return Original(source, network, deploy(network), calibration, scratch)
+
     @property
     def example(self) -> Tensor:
-        """Two images without content, for tracing: a format may keep what it was traced with."""
+        """Two blank images for tracing; a format may store them."""
         return torch.zeros(2, *self.source.network.architecture.input_size)
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A network that was written, not yet known to be its source.
+    """An exported network that has not been checked yet.
 
     Attributes:
-        files: their names within the folder; the first is the one to load.
-        run: what was written, read back: images ``(N, C, H, W)`` on the CPU to logits.
-        macs: counted on the graph that was written, for one image; None where it holds none.
+        files: names within the folder; the first one is the one to load.
+        run: the network read back from them: images ``(N, C, H, W)`` on the CPU to logits.
+        macs: counted on the exported graph, for one image; None without a graph.
     """
 
     files: tuple[str, ...]
     run: Callable[[Tensor], Tensor]
     macs: int | None
-
-
-def read_original(source: Source, calibration: Batches, scratch: Path) -> Original:
-    """The network of a source.
-
-    Raises:
-        ArchitectureError: the weights are missing or another network's.
-    """
-    network = build(source.network.architecture, seed=0)
-    load_weights(network, source.weights)
-    return Original(source, network.eval(), deploy(network), calibration, scratch)

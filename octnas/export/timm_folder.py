@@ -10,13 +10,12 @@ from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from octnas.errors import ExportError
+from octnas.export.check import check_trained
 from octnas.export.source import Exported, Original
 from octnas.nn.backbone import create_backbone, pretrained_cfg
 from octnas.nn.load import ARCHITECTURE_FILE, WEIGHTS_FILE, load
 from octnas.nn.weights import load_weights
 from octnas.space.architecture import Architecture
-
-FILES = (WEIGHTS_FILE, "config.json", ARCHITECTURE_FILE)
 
 
 def export_timm(original: Original, precision: str, folder: Path) -> Exported:  # noqa: ARG001
@@ -29,16 +28,17 @@ def export_timm(original: Original, precision: str, folder: Path) -> Exported:  
         class_names=source.class_names,
         data_config=source.preparation,
     )
-    network = _by_timm(folder)
+    network = _load_with_timm(folder)
 
     @torch.inference_mode()
     def run(images: Tensor) -> Tensor:
         logits: Tensor = network(images)
         return logits
 
-    return Exported(FILES, run, None)
+    return Exported((WEIGHTS_FILE, "config.json", ARCHITECTURE_FILE), run, None)
 
 
+@torch.inference_mode()
 def write_timm(
     architecture: Architecture,
     weights: Path,
@@ -49,8 +49,7 @@ def write_timm(
 ) -> None:
     """Write a network as a folder for ``timm.create_model("local-dir:…", pretrained=True)``.
 
-    It loads after ``import octnas.nn``, and with `octnas.load`. Both are tried on random images
-    before this returns.
+    It loads after ``import octnas.nn``, and with `octnas.load`. Both are checked on random images.
 
     Args:
         architecture: of the network.
@@ -60,7 +59,7 @@ def write_timm(
         data_config: how images are prepared: ``mean``, ``std``, ``crop_pct``, ``interpolation``.
 
     Raises:
-        ExportError: what was written does not compute what its source computes.
+        ExportError: the folder loads as a network with other logits, or was never trained.
     """
     backbone = create_backbone(architecture.backbone, architecture.backbone_args, meta=True)
     stated = pretrained_cfg(backbone)
@@ -77,25 +76,18 @@ def write_timm(
     load_weights(source, weights)
     names = {"label_names": list(class_names)}
     save_for_hf(source, str(folder), model_config=names, safe_serialization=True)
-    # timm's writer leaves the weights readable for their owner alone.
+    # timm makes the weights readable for their owner only.
     (folder / WEIGHTS_FILE).chmod((folder / "config.json").stat().st_mode)
     architecture.save(folder / ARCHITECTURE_FILE)
-    _check(source, folder, architecture)
-
-
-@torch.inference_mode()
-def _check(source: nn.Module, folder: Path, architecture: Architecture) -> None:
-    """Compare what the folder gives with its source, on random images."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn((2, *architecture.input_size), generator=generator)
     expected = source.eval()(images)
-    if not expected.abs().max() > 1e-6:
-        raise ExportError(f"{folder}: the logits are all but zero; the network was not trained")
-    for loader, network in (("timm", _by_timm(folder)), ("octnas.load", load(folder))):
+    check_trained(expected)
+    for loader, network in (("timm", _load_with_timm(folder)), ("octnas.load", load(folder))):
         if not torch.equal(network(images), expected):
-            raise ExportError(f"{folder}: {loader} gives other logits than the source")
+            raise ExportError(f"{folder}: loaded with {loader}, the logits differ from the source")
 
 
-def _by_timm(folder: Path) -> nn.Module:
+def _load_with_timm(folder: Path) -> nn.Module:
     network: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
     return network.eval()

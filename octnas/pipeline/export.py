@@ -1,13 +1,7 @@
-"""Stage 6: every retrained network for others, and as an MLflow model.
-
-By a command of its own also single networks in more formats.
-
-Which of a run's retrained networks is meant.
-"""
+"""Export retrained networks: all of them as a stage, or some of them in other formats."""
 
 import re
 from collections.abc import Sequence
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +16,10 @@ from octnas.export.settings import ExportSettings
 from octnas.export.source import Source
 from octnas.io.credentials import redact_all
 from octnas.io.files import remove_tree
-from octnas.nn.supernet import build
-from octnas.nn.weights import load_weights
 from octnas.pipeline.records import begin_tracking, class_names, read_results
 from octnas.pipeline.retrain import track_network, tracking_key
 from octnas.pipeline.run import Run
-from octnas.results.networks import SEARCHED, Network, Retrained
+from octnas.results.networks import SEARCHED, Retrained
 from octnas.results.validation_log import LOOKS_FILE, log_validation
 from octnas.settings import flatten
 from octnas.tracking.models import save_model
@@ -39,12 +31,14 @@ MODELS_FOLDER = "models"
 Size = tuple[int, int, int]
 """Channels, height and width of images."""
 
-# Where the data lie on this machine is nobody else's concern.
-_PLACES = ("data.root", "data.name", "data.cache.folder")
+# Not exported: paths of this machine.
+_PATHS = ("data.root", "data.name", "data.cache.folder")
 
 
 def export(run: Run) -> None:
-    """Write each network with the weights of the first seed: no choice by val results.
+    """Export each network, as an MLflow model too, with the weights of the first seed.
+
+    The first, not the best one: val results choose nothing.
 
     Raises:
         ExportError: variants that were refused, after all others were written.
@@ -54,68 +48,54 @@ def export(run: Run) -> None:
     refused, opened = list[str](), dict[Size, Images]()
     with run.progress.bar("export", len(results)) as bar:
         for result in results:
-            network = result.network
-            folder = run.directory.stage("export") / network.slug
-            images = _images(run, result, opened)
-            made = source(run, result, settings)
-            found = export_network(made, images, settings, folder)
-            refused += found.refused
+            folder = run.directory.stage("export") / result.network.slug
+            made, images = source(run, result, settings), _images(run, result, opened)
+            refused += export_network(made, images, settings, folder).refused
             if run.tracker.enabled:
-                # Here, and not where it is sent: that knows no torch.
-                _track(run, network, folder, made.weights)
-            bar.advance(note=network.slug)
+                _track(run, made, folder)
+            bar.advance(note=result.network.slug)
     if refused:
         raise ExportError("\n".join(refused))
     run.progress.say(f"export: {len(results)} folders in {run.directory.stage('export')}")
 
 
-def _track(run: Run, network: Network, folder: Path, weights: Path) -> None:
-    """Log the folder, and the network as a model, whatever formats there are; register it."""
-    key = tracking_key(network)
-    # Here too: the run may be missing, if tracking was off or its database is gone.
+def _track(run: Run, made: Source, folder: Path) -> None:
+    """Log the exported folder, and register the network as an MLflow model."""
+    network, key = made.network, tracking_key(made.network)
+    # The run may be missing: tracking was off, or its database is gone.
     track_network(run, network, anew=False)
     run.tracker.artifact(key, folder, "model")
+    model = run.directory.path / FOLDER / MODELS_FOLDER / network.slug
+    remove_tree(model, ignore_errors=True)  # of an interrupted export, or of other weights
+    model.parent.mkdir(parents=True, exist_ok=True)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn((2, *network.architecture.input_size), generator=generator)
+    save_model(made.load(), images, model)
     aliases = {budget.name: budget.alias for budget in run.config.space.budgets}
-    with weights.open("rb") as opened:
-        digest = file_digest(opened, "sha256").hexdigest()
     run.tracker.model(
         key,
-        _mlflow_model(run, network, weights),
-        digest=digest,
+        model,
+        digest=made.weights_digest(),
         alias=aliases[network.budget] if network.role == SEARCHED else "",
         tags={"octnas.role": network.role, "octnas.budget": network.budget},
     )
     run.tracker.finish(key)
 
 
-def _mlflow_model(run: Run, network: Network, weights: Path) -> Path:
-    """Write the network as an MLflow model beside the outbox."""
-    path = run.directory.path / FOLDER / MODELS_FOLDER / network.slug
-    # Of an export that was broken off, or of other weights.
-    remove_tree(path, ignore_errors=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn((2, *network.architecture.input_size), generator=generator)
-    model = build(network.architecture, seed=0)
-    load_weights(model, weights)
-    save_model(model.eval(), images, path)
-    return path
-
-
 def export_some(
     run: Run, results: Sequence[Retrained], settings: ExportSettings, out: Path | None = None
 ) -> dict[Path, Outcome]:
-    """Write some of a run's networks, beside what the stage has written of them.
+    """Export some of a run's networks; other formats that the export stage has written are kept.
 
     Args:
-        run: whose retraining is finished.
+        run: with a finished retrain stage.
         results: the networks.
-        settings: in the place of the experiment's.
-        out: a folder for a single network, or for one folder for each of several; by default
-            the export stage's.
+        settings: replace the experiment's.
+        out: the folder for a single network, or the parent of one folder per network; the export
+            stage's folder by default.
 
     Returns:
-        What came of it, by folder.
+        The outcomes by folder.
 
     Raises:
         ExportError: ``out`` holds something else; nothing was written.
@@ -139,21 +119,21 @@ def export_some(
 
 
 def read_finished_results(run: Run) -> tuple[Retrained, ...]:
-    """The retrained networks of a run that has come so far.
+    """The retrained networks.
 
     Raises:
-        RunDirectoryError: it has not.
+        RunDirectoryError: retraining is not finished.
     """
     if run.directory.finished("retrain") is None:
         raise RunDirectoryError(
-            f"{run.directory.path}: export builds on retrain, which is not finished; run "
-            "`octnas retrain` first, or `octnas run` for everything"
+            f"{run.directory.path}: the retrain stage, which export needs, is not finished; run "
+            "`octnas retrain` first, or `octnas run` for all stages"
         )
     return read_results(run)
 
 
 def source(run: Run, result: Retrained, settings: ExportSettings) -> Source:
-    """A retrained network, and what there is to know of it."""
+    """A retrained network with the weights of the first seed."""
     seed = run.config.retrain.seeds[0]
     architecture = result.network.architecture
     folder = training_folder(run.directory.stage("retrain"), architecture.id, seed)
@@ -179,12 +159,12 @@ def _data(run: Run) -> dict[str, Any]:
         "digest": summary.digest,
         "classes": summary.classes,
         "counts": counts,
-        "settings": redact_all({k: v for k, v in settings.items() if k not in _PLACES}),
+        "settings": redact_all({k: v for k, v in settings.items() if k not in _PATHS}),
     }
 
 
 def _images(run: Run, result: Retrained, opened: dict[Size, Images]) -> Images:
-    """At the size of the network, for a look at val; those of a size are opened once."""
+    """The images at the network's size; logs that val images are used."""
     architecture, path = result.network.architecture, run.directory.path / LOOKS_FILE
     size = architecture.input_size
     log_validation(path, architecture, run.config.retrain.seeds[0], size[-1], "export")
@@ -194,10 +174,10 @@ def _images(run: Run, result: Retrained, opened: dict[Size, Images]) -> Images:
 
 
 def by_architecture(results: Sequence[Retrained], identity: str) -> Retrained:
-    """The network whose id begins so.
+    """The network whose architecture id starts with ``identity``.
 
     Raises:
-        SettingError: none does, or several do; with what there is.
+        SettingError: there is none, or there are several; lists all.
     """
     ids = {result.network.architecture.id: result for result in reversed(results)}
     found = [result for own, result in ids.items() if identity and own.startswith(identity)]
@@ -205,7 +185,7 @@ def by_architecture(results: Sequence[Retrained], identity: str) -> Retrained:
         there = ", ".join(
             f"{result.network.architecture.id} ({result.network.name})" for result in results
         )
-        raise SettingError("architecture", identity, f"the beginning of one of {there}")
+        raise SettingError("architecture", identity, f"the start of one of {there}")
     return found[0]
 
 
@@ -214,13 +194,13 @@ def by_budget(results: Sequence[Retrained], budget: str, vanilla_macs: int) -> R
 
     Args:
         results: the retrained networks.
-        budget: its name, such as ``"uniform α 0.5"`` (``"uniform-0.5"`` will do); or a share of
-            the vanilla network's MACs, such as ``"0.5x"``: of the searched networks below it the
-            one with most MACs, since val results choose nothing.
-        vanilla_macs: at α = 0.
+        budget: its name, such as ``"uniform α 0.5"`` (or ``"uniform-0.5"``); or a share of the
+            vanilla network's MACs, such as ``"0.5x"``: the searched network with the most MACs
+            below it, since val results choose nothing.
+        vanilla_macs: MACs at α = 0.
 
     Raises:
-        SettingError: there is none; with what there is.
+        SettingError: there is none; lists all.
     """
     searched = [result for result in results if result.network.role == SEARCHED]
     if share := re.fullmatch(r"(\d*\.?\d+)\s*[x×]", budget.strip()):
@@ -240,5 +220,5 @@ def by_budget(results: Sequence[Retrained], budget: str, vanilla_macs: int) -> R
 
 
 def _plain(name: str) -> str:
-    """A budget's name without what is hard to type."""
+    """A budget's name without characters that are hard to type."""
     return "-".join(re.findall(r"[a-z0-9.]+", name.lower()))

@@ -208,7 +208,7 @@ def _train(run: Run, networks: list[Network]) -> dict[tuple[str, int], SeedResul
     def on_epoch(training: Training, row: Mapping[str, float]) -> None:
         values = {f"seed_{training.seed}/{name}": row[name] for name in ("train_loss", "lr")}
         for network in by_id[training.architecture.id]:
-            run.tracker.metrics_once(tracking_key(network), values, int(row["epoch"]))
+            run.tracker.metrics(tracking_key(network), values, int(row["epoch"]))
 
     train = None
     if settings.executor == "ray":
@@ -332,8 +332,8 @@ def _track_result(run: Run, result: Retrained) -> None:
         values[metric] = result.mean(metric)
         if (std := result.std(metric)) is not None:
             values[f"{metric}_std"] = std
-    run.tracker.metrics_once(key, values, epochs)
+    run.tracker.metrics(key, values, epochs)
     run.tracker.finish(key)
     if result.network.role == SEARCHED:
         mean = result.mean("val_top1")
-        run.tracker.metrics_once(PARENT, {f"val_top1/{result.network.slug}": mean}, 0)
+        run.tracker.metrics(PARENT, {f"val_top1/{result.network.slug}": mean}, 0)

@@ -61,7 +61,7 @@ def search(run: Run) -> None:
         areas = hypervolume_curve(found, _reference(run), run.config.objective)
         rows = [(c.trial, _metrics_of(c, area)) for c, area in zip(found, areas, strict=True)]
         # A process may have been killed after it reported to the study and not yet to the tracker.
-        run.tracker.batch(KEY, rows, once=True)
+        run.tracker.batch(KEY, rows)
         candidates, weight = with_expected_losses(Features(run.space, pairs=True), found)
         chosen, failures = _choose(run, candidates), driver.failures()
     chosen = measure_chosen(run, chosen)
@@ -184,7 +184,7 @@ def _reporter(run: Run, bar: Bar, front: list[Candidate]) -> Callable[[Candidate
         found = Front.of((*front, candidate), cost=run.config.objective)
         front[:], area = found.candidates, found.hypervolume(_reference(run))
         # Once: after a kill, the study may report its last batch again.
-        run.tracker.metrics_once(KEY, _metrics_of(candidate, area), candidate.trial)
+        run.tracker.metrics(KEY, _metrics_of(candidate, area), candidate.trial)
 
     return on_reported
 

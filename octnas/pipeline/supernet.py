@@ -147,7 +147,7 @@ def _train(run: Run, images: Images, device: torch.device) -> list[dict[str, flo
         def log(row: Mapping[str, float]) -> None:
             bar.advance(0, note=f"epoch {row['epoch']:.0f}, loss {row['train_loss']:.3f}")
             values = {name: row[name] for name in ("train_loss", "lr")}
-            run.tracker.metrics_once(KEY, values, int(row["epoch"]))
+            run.tracker.metrics(KEY, values, int(row["epoch"]))
 
         def on_step(number: int) -> None:
             nonlocal done

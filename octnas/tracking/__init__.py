@@ -1,1 +1,1 @@
-"""MLflow: the runs of one run directory."""
+"""Recording runs in MLflow."""

@@ -1,7 +1,4 @@
-"""A store that answers, and what it has of one run directory.
-
-Reaching an MLflow store: quick checks first, since MLflow itself retries for minutes.
-"""
+"""Connect to an MLflow store, with quick checks first: MLflow itself retries for minutes."""
 
 import sqlite3
 import uuid
@@ -11,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from octnas.errors import TrackingError
 from octnas.io.files import DRAFT, remove_drafts
 from octnas.tracking.outbox import Entry, Outbox
-from octnas.tracking.progress import SentProgress
+from octnas.tracking.progress import Progress
 from octnas.tracking.store import (
     ARTIFACTS,
     DATABASES,
@@ -30,13 +26,75 @@ from octnas.tracking.store import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
-FIRST_ANSWER = 5  # seconds that a server may take for its first answer
-LOCK_WAIT = 20.0  # seconds; what MLflow waits itself for an SQLite file that others write to
+OUTBOX_TAG = "octnas.outbox"
+FIRST_ANSWER = 5  # seconds that a server has for its first answer
+LOCK_WAIT = 20.0  # seconds for an SQLite file that others write to; as long as MLflow waits
 
 
-def connect(store: Store, experiment: str) -> "tuple[MlflowClient, str]":
-    """A client of the store and the id of the experiment, which is created if it is new.
+@dataclass
+class Connection:
+    """A store that answers, with the outbox of one run directory.
+
+    Attributes:
+        client: MLflow's.
+        store: the store.
+        experiment_id: MLflow's.
+        outbox: the records.
+        progress: how far they were sent.
+    """
+
+    client: "MlflowClient"
+    store: Store
+    experiment_id: str
+    outbox: Outbox
+    progress: Progress
+    _steps: dict[tuple[str, str], set[int]] = field(default_factory=dict)
+
+    def find_run(self, run_id: str) -> "Run | None":
+        """A run of the store, which may be deleted; None if the store does not know it."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+        return None
+
+    def run_id(self, entry: Entry) -> str:
+        """MLflow's id of the run that a record belongs to.
+
+        Raises:
+            RefusedError: there is none.
+        """
+        if (found := self.progress.runs.get(entry.key)) is None:
+            raise RefusedError(f"its run {entry.key!r} is not in MLflow")
+        return found
+
+    def file(self, entry: Entry) -> Path:
+        """The file of a record.
+
+        Raises:
+            RefusedError: it is gone.
+        """
+        if (found := self.outbox.file(entry)) is None:
+            raise RefusedError(f"{entry.values['path']} is gone")
+        return found
+
+    def steps(self, run_id: str, metric: str) -> set[int]:
+        """The steps of a metric that a run has; the store is asked once."""
+        if (run_id, metric) not in self._steps:
+            history = self.client.get_metric_history(run_id, metric)
+            self._steps[run_id, metric] = {point.step for point in history}
+        return self._steps[run_id, metric]
+
+
+def open_connection(
+    store: Store, experiment: str, outbox: Outbox, progress_file: Path
+) -> Connection:
+    """Connect to a store; the experiment is created if it is new.
 
     Raises:
         AwayError: the store does not answer, or not now.
@@ -48,33 +106,50 @@ def connect(store: Store, experiment: str) -> "tuple[MlflowClient, str]":
     if store.kind in DATABASES:
         _check_database(store)
     with tracking_errors(store):
-        client: MlflowClient = _open(mlflow, store)
-        return client, _experiment_id(client, store, experiment)
+        client = _open(mlflow, store)
+        experiment_id = _experiment_id(client, store, experiment)
+        progress = Progress(progress_file, uri=store.shown, experiment_id=experiment_id)
+        connection = Connection(client, store, experiment_id, outbox, progress)
+        run_ids = set(progress.runs.values())
+        if run_ids and not any(connection.find_run(one) for one in run_ids):
+            progress.forget()  # another database at the same address
+    outbox.discard_until(progress.sent)
+    return connection
 
 
-def _open(mlflow: Any, store: Store) -> Any:
+def _open(mlflow: Any, store: Store) -> "MlflowClient":
     from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 
     try:
-        return mlflow.MlflowClient(tracking_uri=store.uri)
+        client: MlflowClient = mlflow.MlflowClient(tracking_uri=store.uri)
     except UnsupportedModelRegistryStoreURIException:
         known = ", ".join((*DATABASES, *SERVERS, "databricks"))
-        raise store.error("MLflow knows no such store", f"allowed: {known}") from None
+        raise store.error("unknown kind of store", f"allowed: {known}") from None
     except Exception as error:
-        by_alembic = type(error).__module__.startswith("alembic.")
-        if not by_alembic and "database schema" not in str(error):
+        from_alembic = type(error).__module__.startswith("alembic.")
+        if not from_alembic and "database schema" not in str(error):
             raise
         raise store.error(
             f"the database belongs to another version of MLflow than {mlflow.__version__}",
             "back it up and run `mlflow db upgrade` with this URI, or set another tracking.uri",
         ) from None
+    return client
 
 
 def _check_server(store: Store, experiment: str) -> None:
-    """Ask the server once, without MLflow's retries."""
+    """Ask the server once, without MLflow's retries.
+
+    Raises:
+        AwayError: it does not answer, or has a problem of its own.
+        TrackingError: it refuses access, or is not an MLflow server.
+    """
     from mlflow.exceptions import MlflowException
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
+
+    def away(problem: str) -> AwayError:
+        remedy = "start it, set another tracking.uri, or tracking.enabled: false"
+        return AwayError(str(store.error(problem, remedy)))
 
     try:
         response = http_request(
@@ -87,27 +162,19 @@ def _check_server(store: Store, experiment: str) -> None:
             params={"experiment_name": experiment},
         )
     except MlflowException as error:
-        raise _away(store, f"no MLflow server answers there ({reason(error, store)})") from None
-    _check_answer(store, response.status_code, response.text)
-
-
-def _away(store: Store, problem: str) -> AwayError:
-    remedy = "start it, set another tracking.uri, or tracking.enabled: false"
-    return AwayError(str(store.error(problem, remedy)))
-
-
-def _check_answer(store: Store, status: int, text: str) -> None:
-    said = " ".join(hide(text, store).split())[:120]
+        raise away(f"no MLflow server answers ({reason(error, store)})") from None
+    status, text = response.status_code, response.text
+    answer = f"HTTP {status}: {' '.join(hide(text, store).split())[:120]}"
     if status in (401, 403):
         raise store.error(
-            f"the server refuses access (HTTP {status}: {said})",
-            "correct user name and password in the URI, or MLFLOW_TRACKING_USERNAME and "
+            f"the server refuses access ({answer})",
+            "correct user name and password in the URI, or set MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
         )
     if status == 429 or status >= 500:
-        raise _away(store, f"the server is in trouble (HTTP {status}: {said})")
+        raise away(f"the server reports a problem ({answer})")
     if not ((status == 200 and '"experiment"' in text) or "RESOURCE_DOES_NOT_EXIST" in text):
-        raise store.error(f"what answers there is no MLflow server (HTTP {status}: {said})")
+        raise store.error(f"not an MLflow server ({answer})")
 
 
 def _check_database(store: Store) -> None:
@@ -120,7 +187,7 @@ def _check_database(store: Store) -> None:
         raise store.error(f"needs the Python package {error.name!r}", "install it") from None
     except Exception:  # noqa: BLE001  ValueError or SQLAlchemy's; may quote parts of the password
         raise store.error(
-            "is not a database's URL", "percent-encode special characters in the password"
+            "not a database URL", "percent-encode special characters in the password"
         ) from None
     if store.kind == "sqlite":
         _check_sqlite(store, engine.url.database or ":memory:")
@@ -133,8 +200,8 @@ def _check_database(store: Store) -> None:
 def _check_sqlite(store: Store, database: str) -> None:
     path = Path(database)
     if database == ":memory:":
-        raise store.error("a database in memory keeps nothing", "give sqlite:////absolute/path")
-    with tracking_errors(store, "the SQLite file cannot be used"):
+        raise store.error("an in-memory database keeps nothing", "give sqlite:////absolute/path")
+    with tracking_errors(store, "cannot use the SQLite file"):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_drafts(path, stale=True)
         if not path.exists():
@@ -142,22 +209,22 @@ def _check_sqlite(store: Store, database: str) -> None:
         with closing(sqlite3.connect(path, timeout=LOCK_WAIT)) as database_file:
             query = "SELECT name FROM sqlite_master WHERE type = 'table'"
             tables = {name for (name,) in database_file.execute(query)}
-            database_file.execute("BEGIN IMMEDIATE")  # fails if it may not be written
+            database_file.execute("BEGIN IMMEDIATE")  # fails without write permission
     if tables and "alembic_version" not in tables:
-        raise store.error("is an SQLite database, but not one of MLflow's")
+        raise store.error("an SQLite database, but not one of MLflow's")
 
 
 def _create(path: Path, artifacts: Path) -> None:
-    """Create an SQLite store under another name first.
+    """Create an SQLite store under a temporary name first.
 
-    MLflow creates tables in many steps: a process that is killed among them, or a second one that
-    starts meanwhile, would leave or find half a database.
+    MLflow creates the tables in many steps: a process that is killed meanwhile would leave half a
+    database, and a second process would find one.
     """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     temporary = path.with_name(f".{path.name}{DRAFT}{uuid.uuid4().hex}")
     try:
-        temporary.touch()  # MLflow would try for 100 seconds where it may not
+        temporary.touch()  # fails at once without write permission; MLflow tries for 100 seconds
         SqlAlchemyStore(f"sqlite:///{temporary}", artifacts.as_uri()).engine.dispose()
         _publish(temporary, path)
     finally:
@@ -190,90 +257,13 @@ def _experiment_id(client: "MlflowClient", store: Store, name: str) -> str:
         raise store.error(
             f"experiment {name!r} was deleted in MLflow", "restore it, or set tracking.experiment"
         )
-    if not store.source and found.artifact_location != location:
-        _check_moved(store, name, found.artifact_location)
+    former = str(found.artifact_location)
+    if not store.source and former != location and former.startswith("file:"):
+        # The default store was moved; MLflow would write artifacts to the former place.
+        folder = Path(unquote(urlsplit(former).path))
+        if not folder.exists():
+            raise store.error(
+                f"was moved: the artifacts of experiment {name!r} belong to {folder}",
+                "move it back, or set tracking.experiment to a new name",
+            )
     return str(found.experiment_id)
-
-
-def _check_moved(store: Store, name: str, location: str) -> None:
-    """MLflow remembers where an experiment's artifacts are; it would write to the old place."""
-    folder = Path(unquote(urlsplit(location).path))
-    if location.startswith("file:") and not folder.exists():
-        raise TrackingError(
-            f"{store.shown}: was moved: the artifacts of experiment {name!r} belong into {folder}; "
-            "move it back, or set tracking.experiment to a new name"
-        )
-
-
-@dataclass
-class Connection:
-    """A store that answers, and what it has of one run directory.
-
-    Attributes:
-        client: of MLflow.
-        store: which one.
-        experiment_id: of MLflow.
-        outbox: the records.
-        progress: how far they were sent.
-        steps: those that a run has of a metric, by run id and metric.
-    """
-
-    client: "MlflowClient"
-    store: Store
-    experiment_id: str
-    outbox: Outbox
-    progress: SentProgress
-    steps: dict[tuple[str, str], set[int]] = field(default_factory=dict)
-
-    def run_id(self, entry: Entry) -> str:
-        """MLflow's id of the run that a record belongs to.
-
-        Raises:
-            RefusedError: there is none.
-        """
-        found = self.progress.get(entry.key)
-        if found is None:
-            raise RefusedError(f"its run {entry.key!r} is not in MLflow")
-        return found
-
-    def file(self, entry: Entry) -> Path:
-        """The file of a record.
-
-        Raises:
-            RefusedError: it is gone.
-        """
-        found = self.outbox.file(entry)
-        if found is None:
-            raise RefusedError(f"{entry.values['path']} is gone")
-        return found
-
-
-def open_connection(
-    store: Store, experiment: str, outbox: Outbox, progress_file: Path
-) -> Connection:
-    """Reach the store.
-
-    Raises:
-        AwayError: it does not answer, or not now.
-        TrackingError: it cannot be used.
-    """
-    client, experiment_id = connect(store, experiment)
-    progress = SentProgress(progress_file, uri=store.shown, experiment_id=experiment_id)
-    with tracking_errors(store):
-        if progress.run_ids and not any(_exists(client, one) for one in progress.run_ids):
-            # Another database behind the same address: it is told everything.
-            progress.forget()
-    outbox.discard_all(progress.sent)
-    return Connection(client, store, experiment_id, outbox, progress)
-
-
-def _exists(client: "MlflowClient", run_id: str) -> bool:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.get_run(run_id)  # also one that was deleted, which the store still has
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""Trained networks as MLflow models: written without pickle, registered by their weights."""
+"""Trained networks as MLflow models: saved without pickle, registered once per weights."""
 
 import logging
 import re
@@ -8,14 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from octnas.tracking.connection import Connection
+from octnas.tracking.connection import OUTBOX_TAG, Connection
 from octnas.tracking.outbox import Entry
-from octnas.tracking.runs import OUTBOX_TAG, outbox_id
 from octnas.tracking.store import import_mlflow
 
 if TYPE_CHECKING:
-    from mlflow.entities import LoggedModel
-    from mlflow.entities.model_registry import ModelVersion
     from torch import Tensor, nn
 
 T = TypeVar("T")
@@ -23,30 +20,25 @@ T = TypeVar("T")
 WEIGHTS_TAG = "octnas.weights"
 
 
-_REFUSED_REGISTERED = re.compile(r"[/:'\"]")  # or what would end a search for it
-_REFUSED_LOGGED = re.compile(r"[/:.%'\"]")
-
-
 def registered_name(experiment: str) -> str:
-    """The experiment's name as a registered model may be called."""
-    return _REFUSED_REGISTERED.sub("_", experiment)
+    """The experiment's name with only characters that registered models may have."""
+    return re.sub(r"[/:'\"]", "_", experiment)  # a quote would end a filter string
 
 
 def logged_name(name: str) -> str:
-    """A name as a logged model may have it: without a point."""
-    return _REFUSED_LOGGED.sub("-", name)
+    """A name with only characters that logged models may have, which excludes dots."""
+    return re.sub(r"[/:.%'\"]", "-", name)
 
 
 def save_model(network: "nn.Module", images: "Tensor", folder: Path) -> None:
-    """Write a network as an MLflow model that needs neither pickle nor octnas to be loaded.
+    """Save a network as an MLflow model that loads without pickle and without octnas.
 
-    It is the graph that ``torch.export`` traces, of the network as it is, and for any number of
-    images; with signature and input example.
+    The model is a ``torch.export`` program for any batch size, with signature and input example.
 
     Args:
         network: in eval mode.
-        images: an example, ``(N, C, H, W)`` with N at least 2: a single one would be taken for
-            the only number that is allowed.
+        images: an example, ``(N, C, H, W)`` with N at least 2: ``torch.export`` would specialize
+            on a batch of 1.
         folder: must not exist.
     """
     import numpy as np
@@ -70,7 +62,7 @@ def save_model(network: "nn.Module", images: "Tensor", folder: Path) -> None:
             signature=ModelSignature(inputs=specs[0], outputs=specs[1]),
             input_example=images.numpy(),
             serialization_format="pt2",
-            # Else MLflow would load the model in another process to find out.
+            # Otherwise MLflow loads the model in another process to infer them.
             pip_requirements=[
                 f"mlflow=={mlflow.__version__}",
                 f"torch=={torch.__version__.partition('+')[0]}",
@@ -81,125 +73,96 @@ def save_model(network: "nn.Module", images: "Tensor", folder: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what MLflow says of its own types, and of the requirements that it is given."""
+    """Silence MLflow's warnings about its own types and about the given requirements."""
     logger = logging.getLogger("mlflow")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            warnings.simplefilter("ignore", FutureWarning)
+            for category in (UserWarning, DeprecationWarning, FutureWarning):
+                warnings.simplefilter("ignore", category)
             yield
     finally:
         logger.setLevel(level)
 
 
 def send_model(connection: Connection, entry: Entry) -> None:
-    """Log a model in its run, register it, and let its alias point to it."""
-    values = entry.values
-    logged = _logged(connection, entry)
-    _register_name(connection, values["registered"])
-    version = _version(connection, entry) or _new_version(connection, entry, logged)
-    if values["alias"]:
-        connection.client.set_registered_model_alias(
-            values["registered"], values["alias"], version.version
+    """Log a model in its run, register it, and point its alias to it; what is there stays."""
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+    from mlflow.exceptions import MlflowException
+
+    client, run_id, values = connection.client, connection.run_id(entry), entry.values
+    name, query = values["registered"], f"tags.`{WEIGHTS_TAG}` = '{values['digest']}'"
+    tags = {**values["tags"], WEIGHTS_TAG: values["digest"], OUTBOX_TAG: connection.outbox.id}
+    found = client.search_logged_models([connection.experiment_id], filter_string=query)
+    logged = next((one for one in found if one.source_run_id == run_id), None)
+    if logged is None:
+        logged = client.create_logged_model(
+            connection.experiment_id, name=values["name"], source_run_id=run_id, tags=tags
         )
+    if logged.status != LoggedModelStatus.READY:
+        client.log_model_artifacts(logged.model_id, str(connection.file(entry)))
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    versions = client.search_model_versions(f"name = '{name}' and {query}")
+    own = [one for one in versions if one.run_id == run_id]
+    version = min(own, key=lambda one: int(one.version), default=None)
+    if version is None:
+        version = client.create_model_version(
+            name,
+            # Not "models:/ID", which a database store would look up in MLflow's global store.
+            source=logged.artifact_location,
+            run_id=run_id,
+            tags=tags,
+            model_id=logged.model_id,
+            await_creation_for=0,  # the default is up to five minutes
+        )
+    if values["alias"]:
+        client.set_registered_model_alias(name, values["alias"], version.version)
 
 
-def remove_double_models(connection: Connection) -> int:
-    """Delete what a slow server has created a second time, see `remove_double_runs`."""
-    outbox, client, removed = outbox_id(connection), connection.client, 0
+def remove_duplicate_models(connection: Connection) -> int:
+    """Delete models and model versions that a slow server has created twice.
+
+    Returns:
+        The number of deletions.
+    """
+    client, removed = connection.client, 0
+    query = f"tags.`{OUTBOX_TAG}` = '{connection.outbox.id}'"
     models = [entry for entry in connection.outbox.entries() if entry.kind == "model"]
     for name in {entry.values["registered"] for entry in models}:
         if not client.search_registered_models(f"name = '{name}'"):
-            # The store has refused all that would have been registered.
-            continue
-        aliased = {str(version) for version in client.get_registered_model(name).aliases.values()}
-        versions = client.search_model_versions(
-            f"name = '{name}' and tags.`{OUTBOX_TAG}` = '{outbox}'"
-        )
-        ordered = sorted(
-            versions, key=lambda one: (str(one.version) not in aliased, int(one.version))
-        )
-        for double in _doubles(ordered, lambda one: (one.tags.get(WEIGHTS_TAG), one.run_id)):
-            client.delete_model_version(name, double.version)
+            continue  # the store has refused all its models
+        aliases = client.get_registered_model(name).aliases.values()
+        versions = client.search_model_versions(f"name = '{name}' and {query}")
+        for version in duplicates(
+            sorted(versions, key=lambda one: int(one.version)),
+            lambda one: (one.tags.get(WEIGHTS_TAG), one.run_id),
+            lambda one: str(one.version) in map(str, aliases),  # noqa: B023  called here
+        ):
+            client.delete_model_version(name, version.version)
             removed += 1
     if models:
-        logged = client.search_logged_models(
-            [connection.experiment_id], filter_string=f"tags.`{OUTBOX_TAG}` = '{outbox}'"
-        )
-        in_use = sorted(logged, key=lambda one: one.status != "READY")
-        for one in _doubles(in_use, lambda one: (one.tags.get(WEIGHTS_TAG), one.source_run_id)):
+        logged = client.search_logged_models([connection.experiment_id], filter_string=query)
+        for one in duplicates(
+            logged,
+            lambda one: (one.tags.get(WEIGHTS_TAG), one.source_run_id),
+            lambda one: one.status == "READY",
+        ):
             client.delete_logged_model(one.model_id)
             removed += 1
     return removed
 
 
-def _doubles(found: Iterable[T], record: Callable[[T], Hashable]) -> list[T]:
-    """All but the first of each record."""
-    first: dict[Hashable, T] = {}
-    return [one for one in found if first.setdefault(record(one), one) is not one]
-
-
-def _logged(connection: Connection, entry: Entry) -> "LoggedModel":
-    """The run's model, logged unless it is there."""
-    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
-
-    client, run_id = connection.client, connection.run_id(entry)
-    logged = _find_logged(connection, entry) or client.create_logged_model(
-        connection.experiment_id,
-        name=entry.values["name"],
-        source_run_id=run_id,
-        tags=_tags(connection, entry),
-    )
-    if logged.status != LoggedModelStatus.READY:
-        client.log_model_artifacts(logged.model_id, str(connection.file(entry)))
-        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-        client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
-    return logged
-
-
-def _find_logged(connection: Connection, entry: Entry) -> "LoggedModel | None":
-    run_id = connection.run_id(entry)
-    found = connection.client.search_logged_models(
-        [connection.experiment_id],
-        filter_string=f"tags.`{WEIGHTS_TAG}` = '{entry.values['digest']}'",
-    )
-    return next((one for one in found if one.source_run_id == run_id), None)
-
-
-def _register_name(connection: Connection, name: str) -> None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        connection.client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-
-
-def _version(connection: Connection, entry: Entry) -> "ModelVersion | None":
-    name, digest = entry.values["registered"], entry.values["digest"]
-    found = connection.client.search_model_versions(
-        f"name = '{name}' and tags.`{WEIGHTS_TAG}` = '{digest}'"
-    )
-    own = [one for one in found if one.run_id == connection.run_id(entry)]
-    return min(own, key=lambda one: int(one.version), default=None)
-
-
-def _new_version(connection: Connection, entry: Entry, logged: "LoggedModel") -> "ModelVersion":
-    return connection.client.create_model_version(
-        entry.values["registered"],
-        # Not "models:/ID", which a database store would look up in MLflow's global store.
-        source=logged.artifact_location,
-        run_id=connection.run_id(entry),
-        tags=_tags(connection, entry),
-        model_id=logged.model_id,
-        await_creation_for=0,  # else up to five minutes
-    )
-
-
-def _tags(connection: Connection, entry: Entry) -> dict[str, str]:
-    own = {WEIGHTS_TAG: entry.values["digest"], OUTBOX_TAG: outbox_id(connection)}
-    return {**entry.values["tags"], **own}
+def duplicates(
+    found: Iterable[T], record: Callable[[T], Hashable], in_use: Callable[[T], bool]
+) -> list[T]:
+    """All but one of what belongs to the same record; of several, one in use is kept."""
+    kept: dict[Hashable, T] = {}
+    ordered = sorted(found, key=lambda one: not in_use(one))
+    return [one for one in ordered if kept.setdefault(record(one), one) is not one]

@@ -1,11 +1,9 @@
-"""Recording a run directory in MLflow.
+"""Record a run directory in MLflow, now or later (`octnas sync`)."""
 
-Sending what a run could not send, once its store is back.
-"""
-
+import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +11,18 @@ from octnas.errors import TrackingError
 from octnas.io.credentials import redact
 from octnas.tracking.connection import open_connection
 from octnas.tracking.models import logged_name, registered_name
-from octnas.tracking.outbox import BusyError, Outbox, flat_params, flat_tags
+from octnas.tracking.outbox import BusyError, Outbox, clean_tags, flat_params
 from octnas.tracking.progress import FILE, read_progress, unsent
-from octnas.tracking.sender import METRICS, Sender, send, settle
+from octnas.tracking.records import METRICS, remove_duplicates, send
+from octnas.tracking.sender import Sender
 from octnas.tracking.settings import TrackingSettings
 from octnas.tracking.store import SERVERS, find_store, import_mlflow, view_command
 
 FOLDER = "mlflow"
-CLOSE_WAIT = 60.0  # seconds that the end of the work waits for what is not sent yet
+CLOSE_WAIT = 60.0  # seconds to send the remaining records at the end
+BUSY_WAIT = 10.0  # seconds to wait for another process that sends the same records
 
-# MLflow's tag by which its page and `mlflow.load_table` know what is a table.
+# MLflow's tag by which its page and `mlflow.load_table` recognise tables.
 _TABLES_TAG = "mlflow.loggedArtifacts"
 
 
@@ -30,11 +30,10 @@ class Tracker:
     """MLflow runs of one run directory, by key.
 
     Everything is written to an outbox in the run directory first, and sent from there by a thread:
-    a store that is away or slow neither stops nor slows the work, and what could not be sent is
-    sent by `octnas sync` or with the next record. MLflow is imported and the store reached with
-    the first record. Nothing of MLflow's global state (tracking URI, active run) is used or
-    changed, except for environment variables (`octnas.tracking.store`). One process at a
-    time may write to a run directory.
+    an unreachable or slow store neither stops nor slows the run. What could not be sent is sent
+    with the next record or by `octnas sync`. MLflow is imported and the store opened with the
+    first record. MLflow's global state (tracking URI, active run) is neither used nor changed,
+    except for environment variables (`octnas.tracking.store`). Requires the run lock.
 
     With ``enabled: false`` all methods do nothing.
     """
@@ -52,8 +51,8 @@ class Tracker:
         Args:
             settings: section ``tracking`` of the experiment.
             experiment: name of the MLflow experiment if the settings give none.
-            directory: of the run; the folder that holds it holds the default SQLite file too.
-            say: for a line about a store that is away.
+            directory: the run directory; the default SQLite file is beside it.
+            say: prints a line about an unreachable store.
 
         Raises:
             TrackingError: the tracking URI is malformed.
@@ -66,8 +65,6 @@ class Tracker:
         self._sender: Sender | None = None
         self._keys: set[str] = set()
         self._open: set[str] = set()
-        # Runs that were begun anew and have nothing yet, with what they were begun with.
-        self._empty: dict[str, Mapping[str, Any]] = {}
         self._refused = 0
         if self.enabled:
             self._store = find_store(settings, directory.resolve().parent)
@@ -82,23 +79,22 @@ class Tracker:
         parent: str | None = None,
         again: bool = False,
     ) -> None:
-        """Go on with the run known under ``key``, or create it.
+        """Resume the run known under ``key``, or create it.
 
         Args:
             key: the run's name within the run directory, such as ``"retrain/vanilla"``.
             name: the run's name in MLflow.
-            params: nested mappings are flattened with dots; what is too long for MLflow is cut.
-                MLflow never changes a parameter: if a run that goes on has another value, the new
-                one becomes the tag ``octnas.changed.<parameter>``.
+            params: nested mappings are flattened with dots. MLflow never changes a parameter: the
+                new value of a resumed run becomes the tag ``octnas.changed.<parameter>``.
             tags: text by name.
             parent: key of the run that this one is nested in.
-            again: the work is done anew: a run known under ``key`` stays, with the tag
-                ``octnas.superseded``, and a new one is created; unless that run was begun anew
-                with the same and has nothing yet, as after a process that was killed just then.
+            again: the work starts over: a run known under ``key`` is tagged
+                ``octnas.superseded``, and a new one is created; unless a process that was killed
+                has just created that run with the same arguments and nothing in it.
 
         Raises:
-            TrackingError: the store is there and cannot be used as it is, found with the first
-                record only: the password is wrong, for example.
+            TrackingError: the store is reachable but cannot be used, such as with a wrong
+                password; found with the first record only.
         """
         if not self.enabled:
             return
@@ -107,66 +103,57 @@ class Tracker:
             self._check(parent)
         self._keys.add(key)
         self._open.add(key)
-        begun: dict[str, Any] = {
+        values: dict[str, Any] = {
             "name": redact(name),
             "params": flat_params(params),
-            "tags": flat_tags(tags),
+            "tags": clean_tags(tags),
             "parent": parent,
         }
-        again = again and self._empty.get(key) != begun
-        self._note("start", key, {**begun, "again": again})
-        self._add("start", key, **begun, again=again)
+        self._add("start", key, **values, again=again and not self._is_new(key, values))
 
     def metrics(self, key: str, values: Mapping[str, float], step: int) -> None:
-        """Record metrics of one step; MLflow stores ±∞ as ±1.8e308, and NaN as it is."""
+        """Record metrics of one step, see `batch`."""
         self.batch(key, [(step, values)])
 
-    def metrics_once(self, key: str, values: Mapping[str, float], step: int) -> None:
-        """Record metrics of one step that the run does not have: work that goes on repeats some."""
-        self.batch(key, [(step, values)], once=True)
+    def batch(self, key: str, rows: Iterable[tuple[int, Mapping[str, float]]]) -> None:
+        """Record metrics of many steps; steps of a metric that the run already has are left out.
 
-    def batch(
-        self, key: str, rows: Sequence[tuple[int, Mapping[str, float]]], *, once: bool = False
-    ) -> None:
-        """Record metrics of many steps.
+        MLflow stores ±∞ as ±1.8e308, and NaN as it is.
 
         Args:
             key: of the run.
             rows: steps with metrics by name.
-            once: leave out the steps of a metric that the run has.
         """
         table = [[step, {name: _number(x) for name, x in row.items()}] for step, row in rows]
-        self._known(METRICS, key, rows=table, once=once)
+        self._record(METRICS, key, rows=table)
 
     def artifact(self, key: str, path: Path, folder: str = "") -> None:
-        """Store a file, or a directory under its name, in the run's folder ``folder``.
+        """Store a file, or a folder under its name, in the run's artifact folder ``folder``.
 
         Raises:
             FileNotFoundError: ``path`` does not exist.
         """
-        self._known("artifact", key, path, folder=folder)
+        self._record("artifact", key, path, folder=folder)
 
     def table(self, key: str, path: Path) -> None:
-        """Store a JSON table that ``mlflow.load_table`` reads: ``columns`` and ``data`` by row."""
+        """Store a JSON table for ``mlflow.load_table``: ``columns`` and ``data`` by row."""
         self.artifact(key, path)
-        tables = [{"path": path.name, "type": "table"}]
-        self._known("tags", key, tags={_TABLES_TAG: str(tables).replace("'", '"')})
+        tables = json.dumps([{"path": path.name, "type": "table"}])
+        self._record("tags", key, tags={_TABLES_TAG: tables})
 
     def model(
         self, key: str, folder: Path, *, digest: str, alias: str = "", tags: Mapping[str, str] = {}
     ) -> None:
-        """Log a model and register it under the experiment's name.
-
-        The same weights in the same run are registered once.
+        """Log a model and register it under the experiment's name, once per run and weights.
 
         Args:
             key: of the run.
             folder: an MLflow model, see `octnas.tracking.models.save_model`.
             digest: of its weights.
-            alias: that points to this version from now on.
+            alias: points to this version from now on.
             tags: text by name.
         """
-        self._known(
+        self._record(
             "model",
             key,
             folder,
@@ -174,29 +161,29 @@ class Tracker:
             registered=registered_name(self._experiment),
             digest=digest,
             alias=alias,
-            tags=flat_tags(tags),
+            tags=clean_tags(tags),
         )
 
     def finish(self, key: str, *, failed: bool = False) -> None:
-        """Set the run's status to finished or failed, and its end to now."""
-        self._known("finish", key, failed=failed)
+        """Set the run's status to finished or failed, and its end time to now."""
+        self._record("finish", key, failed=failed)
         self._open.discard(key)
 
     def close(self, *, failed: bool = False, seconds: float = CLOSE_WAIT) -> None:
-        """Finish the runs that were started here, and send what is left, for a bounded time.
+        """Finish the open runs and send the remaining records, for at most ``seconds``.
 
-        If the work has not failed, that holds for what a killed process has left, too.
+        Unless the work has failed, this includes what a killed process has left.
 
         Args:
-            failed: the work breaks off with an error. Going on later starts the runs again.
-            seconds: that it may take.
+            failed: the work was interrupted by an error; resuming it resumes its runs.
+            seconds: time limit.
         """
         if not self.enabled:
             return
         problem: TrackingError | None = None
         if self._sender is None and not failed:
             try:
-                self._take_over()
+                self._adopt()
             except TrackingError as error:
                 problem = error
         for key in sorted(self._open):
@@ -204,13 +191,29 @@ class Tracker:
         if self._sender is not None:
             self._sender.close(seconds)
             problem, self._sender = self._sender.problem, None
-        self._say_what_is_left(str(problem) if problem else "")
+        if left := unsent(self._outbox, self._progress_file, self._store.shown):
+            why = f" ({problem})" if problem else ""
+            self._say(
+                f"MLflow: {left} records are not sent yet{why}; they are kept: `octnas sync "
+                f"{self._directory}` sends them"
+            )
+        refused = read_progress(self._progress_file).get("refused", [])
+        if len(refused) > self._refused:
+            self._say(
+                f"MLflow: refused {len(refused) - self._refused} records, the last one: "
+                f"{refused[-1]['why']}; see {self._progress_file}"
+            )
+        self._refused = len(refused)
 
-    def _take_over(self) -> None:
-        """Where nothing was recorded here, go on with what a killed process has left.
+    def view_command(self) -> str:
+        """The shell command that opens the store, or its server's address; no passwords."""
+        return view_command(self._store) if self.enabled else ""
 
-        Of the runs that it has left open, those that others are nested in end here; the others are
-        those of work that is to be gone on with.
+    def _adopt(self) -> None:
+        """Take over what a killed process has left, where nothing new was recorded.
+
+        Of its open runs only those without a parent end here; the others belong to interrupted
+        work.
 
         Raises:
             TrackingError: as `start`.
@@ -225,66 +228,46 @@ class Tracker:
             self._begin()
             self._open |= left
 
-    def view_command(self) -> str:
-        """The shell command that opens the store, or the address of its server; no passwords."""
-        return view_command(self._store) if self.enabled else ""
+    def _is_new(self, key: str, values: Mapping[str, Any]) -> bool:
+        """Whether a run was started over with the same arguments and has no contents yet."""
+        new = False
+        for entry in self._outbox.entries():
+            if entry.key != key or entry.kind == "finish":
+                continue
+            if entry.kind != "start":
+                new = False
+            elif entry.values["again"]:
+                new = entry.values == {**values, "again": True}
+        return new
 
-    def _say_what_is_left(self, why: str) -> None:
-        if left := unsent(self._outbox, self._progress_file, self._store.shown):
-            self._say(
-                f"MLflow: {left} records are not sent yet{f' ({why})' if why else ''}; they are "
-                f"kept, and `octnas sync {self._directory}` sends them"
-            )
-        refused = read_progress(self._progress_file).get("refused", [])
-        if len(refused) > self._refused:
-            self._say(
-                f"MLflow: refused {len(refused) - self._refused} records, the last one: "
-                f"{refused[-1]['why']}; see {self._progress_file}"
-            )
-        self._refused = len(refused)
-
-    def _known(self, kind: str, key: str, path: Path | None = None, **values: Any) -> None:
-        """Record something of a run that was started, now or earlier."""
+    def _record(self, kind: str, key: str, path: Path | None = None, **values: Any) -> None:
+        """Record something in a run that was started, by this process or an earlier one."""
         if not self.enabled:
             return
         if path is not None and not path.exists():
             raise FileNotFoundError(path)
         self._begin()
         self._check(key)
-        self._note(kind, key, values)
         self._add(kind, key, path, **values)
-
-    def _note(self, kind: str, key: str, values: Mapping[str, Any]) -> None:
-        """Keep in mind which runs have nothing yet; that one has ended is nothing."""
-        if kind == "start" and values["again"]:
-            self._empty[key] = {name: values[name] for name in values if name != "again"}
-        elif kind not in ("start", "finish"):
-            self._empty.pop(key, None)
 
     def _add(self, kind: str, key: str, path: Path | None = None, **values: Any) -> None:
         assert self._sender is not None
-        if path is None:
-            self._outbox.add(kind, key, **values)
-        else:
-            self._outbox.add_file(kind, key, path, **values)
+        self._outbox.add(kind, key, path, **values)
         self._sender.wake()
 
     def _begin(self) -> None:
-        """Open the outbox, and begin to send."""
+        """Open the outbox, and start to send."""
         if self._sender is not None:
             return
         document = read_progress(self._progress_file)
         self._refused = len(document.get("refused", []))
         self._outbox.open()
+        self._keys |= {entry.key for entry in self._outbox.entries() if entry.kind == "start"}
         self._keys |= set(document.get("runs", {}))
-        for entry in self._outbox.entries():
-            if entry.kind == "start":
-                self._keys.add(entry.key)
-            self._note(entry.kind, entry.key, entry.values)
-        import_mlflow()  # here: two threads that import the same get in each other's way
+        import_mlflow()  # before the thread starts: concurrent imports get in each other's way
         sender = Sender(self._store, self._experiment, self._outbox, self._progress_file)
         if (away := sender.first_answer()) is not None:
-            self._say(f"MLflow: {away}. The work goes on; its records are kept")
+            self._say(f"MLflow: {away}. The run continues, and its records are kept")
         self._sender = sender
 
     def _check(self, key: str) -> None:
@@ -293,34 +276,31 @@ class Tracker:
 
 
 def _number(value: float) -> float | str:
-    """As JSON takes it, which knows neither NaN nor infinity."""
+    """As JSON can hold it, which has neither NaN nor infinity."""
     number = float(value)
     return number if math.isfinite(number) else str(number)
 
 
-BUSY_WAIT = 10.0  # seconds that another sender of the same run directory may take
-
-
 def sync_runs(settings: TrackingSettings, experiment: str, directory: Path) -> tuple[str, ...]:
-    """Send what is left in the outbox of a run directory.
+    """Send the remaining records of a run directory.
 
     Args:
         settings: section ``tracking`` of the experiment.
         experiment: name of the MLflow experiment if the settings give none.
-        directory: of the run.
+        directory: the run directory.
 
     Returns:
-        Lines that say what was sent, and what was refused.
+        Lines about what was sent and what was refused.
 
     Raises:
-        TrackingError: the store is away or cannot be used; then nothing is lost.
+        TrackingError: the store is unreachable or cannot be used; the records are kept.
     """
     if not settings.enabled:
         raise TrackingError(f"{directory}: tracking.enabled: found false, so nothing is recorded")
     store = find_store(settings, directory.resolve().parent)
     outbox, file = Outbox(directory / FOLDER), directory / FILE
     left, nothing = unsent(outbox, file, store.shown), f"nothing to send to {store.shown}"
-    # A server may have carried out something twice long after all was sent, a database does not.
+    # Unlike a database, a server may create duplicates long after everything was sent.
     if not left and not (store.kind in SERVERS and read_progress(file).get("runs")):
         return (nothing,)
     import_mlflow()
@@ -329,17 +309,17 @@ def sync_runs(settings: TrackingSettings, experiment: str, directory: Path) -> t
             connection = open_connection(store, settings.experiment or experiment, outbox, file)
             refused = len(connection.progress.refused)
             sent = send(connection)
-            doubles = settle(connection)
+            removed = remove_duplicates(connection)
     except BusyError:
         raise
     except TrackingError as error:
         if not left:
-            return (f"{nothing}; what it may have been told twice was not looked for: {error}",)
+            return (f"{nothing}; could not look for duplicates: {error}",)
         still = unsent(outbox, file, store.shown)
         raise TrackingError(f"{error}; sent {left - still} records, {still} are kept") from None
     lines = [f"sent to {store.shown}: {_counted(sent)}" if sent else nothing]
-    if doubles:
-        lines.append(f"removed {doubles} runs and models that the server had made twice")
+    if removed:
+        lines.append(f"removed {removed} duplicate runs and models that the server had created")
     if why := connection.progress.refused[refused:]:
         lines.append(f"refused {len(why)} records, see {file}; the first one: {why[0]['why']}")
     return tuple(lines)

@@ -16,7 +16,7 @@ from tests.pipeline.tiny import open_tiny
 
 @pytest.fixture
 def tiny(finished: Path, tmp_path: Path) -> Path:
-    """The run directory of a finished run that a test may write to."""
+    """A copy of the run directory of a finished run."""
     shutil.copytree(finished, tmp_path / "copy")
     return tmp_path / "copy" / "runs" / "tiny"
 
@@ -32,7 +32,7 @@ def test_by_architecture(octnas: Octnas, tiny: Path, tmp_path: Path) -> None:
     )
     assert done.code == 0
     assert str(tmp_path / "out") in done.out
-    assert "on 20 images of the val part" in done.out
+    assert "on 20 val images" in done.out
     document = json.loads((tmp_path / "out" / "export.json").read_text())
     assert document["id"] == identity
     assert [entry["format"] for entry in document["variants"]] == ["timm", "pt2"]
@@ -43,14 +43,14 @@ def test_by_architecture(octnas: Octnas, tiny: Path, tmp_path: Path) -> None:
     assert package.load(tmp_path / "out") is not None
 
 
-def test_by_budget_beside_what_the_stage_has_written(octnas: Octnas, tiny: Path) -> None:
+def test_by_budget_into_the_folder_of_the_stage(octnas: Octnas, tiny: Path) -> None:
     assert octnas("export", str(tiny), "--budget", "1x", "--to", "pt2").code == 0
     results = [r for r in read_results(open_tiny(tiny.parents[1])) if r.network.role == SEARCHED]
     largest = max(results, key=lambda result: result.network.cost.macs)
     folder = tiny / "export" / largest.network.slug
     names = {path.name for path in folder.iterdir()}
     assert {"model.pt2", "model.safetensors", "config.json", "README.md"} <= names
-    # The stage is as finished as it was.
+    # The stage is still finished.
     assert "export: skipped" in octnas("export", str(tiny)).out
 
 
@@ -69,7 +69,7 @@ def test_every_format(octnas: Octnas, tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--architecture", "xyz"], "architecture: found 'xyz', allowed: the beginning of one of"),
+        (["--architecture", "xyz"], "architecture: found 'xyz', allowed: the start of one of"),
         (["--budget", "0.001x"], "budget: found '0.001x', allowed: one of uniform α 0.75"),
         (["--budget", "1x", "--architecture", "a"], "give one of --architecture and --budget"),
         (["--to", "coreml"], "formats: found ('coreml',), allowed: one or more of timm, onnx"),
@@ -88,8 +88,8 @@ def test_mistakes_are_one_line(
     assert len(done.err.splitlines()) == 1
 
 
-def test_what_is_in_a_folder_stays(octnas: Octnas, tiny: Path, tmp_path: Path) -> None:
-    """An export goes where there is nothing, or beside another one of the same weights."""
+def test_other_files_in_the_folder_are_kept(octnas: Octnas, tiny: Path, tmp_path: Path) -> None:
+    """An export needs an empty folder, or one with an export of the same weights."""
     first, last = (
         one.network.architecture.id
         for one in (read_results(open_tiny(tiny.parents[1]))[i] for i in (0, -1))
@@ -99,7 +99,7 @@ def test_what_is_in_a_folder_stays(octnas: Octnas, tiny: Path, tmp_path: Path) -
     (tmp_path / "out" / "README.md").write_text("mine")
     done = octnas("export", str(tiny), "--architecture", first, *to)
     assert done.code == 2
-    assert "out: holds other files; give a new folder or an empty one" in done.err
+    assert "out: holds other files; give a new or an empty folder" in done.err
     assert (tmp_path / "out" / "README.md").read_text() == "mine"
     (tmp_path / "out" / "README.md").unlink()
     assert octnas("export", str(tiny), "--architecture", first, *to).code == 0
@@ -119,19 +119,19 @@ def test_fresh_is_for_all_networks(octnas: Octnas, tiny: Path) -> None:
     before = sorted(tiny.rglob("*"))
     done = octnas("export", str(tiny), "--budget", "1x", "--fresh", "export")
     assert done.code == 2
-    assert "--fresh does all networks anew" in done.err
+    assert "--fresh redoes all networks" in done.err
     assert sorted(tiny.rglob("*")) == before
 
 
-def test_what_was_not_retrained_cannot_be_exported(octnas: Octnas, tiny: Path) -> None:
+def test_export_needs_retraining(octnas: Octnas, tiny: Path) -> None:
     for stage in ("retrain", "export", "report"):
         shutil.rmtree(tiny / stage)
     done = octnas("export", str(tiny), "--budget", "0.5x")
     assert done.code == 2
-    assert "export builds on retrain, which is not finished" in done.err
+    assert "the retrain stage, which export needs, is not finished" in done.err
 
 
-def test_other_settings_are_another_stage(octnas: Octnas, tiny: Path) -> None:
+def test_changed_settings_need_a_fresh_stage(octnas: Octnas, tiny: Path) -> None:
     changed = ("--set", "export.data_license=CC0")
     done = octnas("export", str(tiny), *changed)
     assert done.code == 2
@@ -139,4 +139,4 @@ def test_other_settings_are_another_stage(octnas: Octnas, tiny: Path) -> None:
     assert "export.data_license" in done.err
     assert octnas("export", str(tiny), *changed, "--fresh", "export").code == 0
     cards = [path.read_text() for path in (tiny / "export").glob("*/README.md")]
-    assert ["Licence of the data: CC0." in card for card in cards] == 7 * [True]
+    assert ["License of the data: CC0." in card for card in cards] == 7 * [True]

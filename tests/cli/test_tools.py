@@ -290,7 +290,7 @@ def test_a_whole_run_without_its_server_and_a_sync(octnas: Octnas, tmp_path: Pat
     run = open_tiny(tmp_path, f"tracking.uri={uri}", lines=lines)
     run_stages(run)
     directory = tmp_path / "runs" / "tiny"
-    assert [line for line in lines if "no MLflow server answers there" in line]
+    assert [line for line in lines if "no MLflow server answers" in line]
     assert f"`octnas sync {directory}` sends them" in lines[-1]
     away = octnas("sync", str(directory))
     assert away.code == 2

@@ -34,7 +34,6 @@ def test_the_hub_reads_its_metadata(source: Source) -> None:
     assert card.data.pipeline_tag == "image-classification"
     (result,) = card.data.eval_results
     assert (result.metric_value, result.dataset_name) == (0.5, "digits")
-    # Whose licence it is to state is not known.
     assert card.data.license is None
 
 
@@ -42,7 +41,7 @@ def test_results_are_by_seed(source: Source) -> None:
     text = model_card(source, 0, ())
     assert "| 0 (these weights) | 50.00 | 1.2500 |" in text
     assert "| 1 | 60.00 | 1.2500 |" in text
-    # Of .5 and .6: mean .55, standard deviation .1 / √2.
+    # 0.5 and 0.6: mean 0.55, standard deviation 0.1 / √2
     assert "Mean over seeds: 55.00 ± 7.07 % top-1." in text
 
 
@@ -62,21 +61,21 @@ def test_every_site_has_its_alpha(source: Source) -> None:
     assert "| layer3.0.conv1 | 0 | 0 of 64 |" in text
 
 
-def test_variants_stand_in_it_with_the_line_for_tensorrt(source: Source) -> None:
+def test_variants_and_the_command_for_tensorrt(source: Source) -> None:
     text = model_card(source, 0, (VARIANT,))
     assert "| `model_int8.onnx` | onnx | int8 | 1.23 MB | 2.5e-01 | 97.50% | 81.25% |" in text
-    assert "1,000, of which it finds 81.10%" in text
+    assert "1,000 images, trained network 81.10% top-1" in text
     assert (
         "trtexec --onnx=model_int8.onnx --minShapes=images:1x1x16x16 "
         "--optShapes=images:8x1x16x16 --maxShapes=images:64x1x16x16 --stronglyTyped "
         "--saveEngine=model_int8.plan"
     ) in text
-    assert "multiply-adds, " not in text
+    assert "The exported graphs" not in text
     macs = source.network.cost.macs
-    assert f"{macs + 500:,} multiply-adds, 500 more" in model_card(source, 500, (VARIANT,))
+    assert f"{macs + 500:,} MACs, 500 more" in model_card(source, 500, (VARIANT,))
 
 
-def test_licences_are_unknown_unless_told(source: Source) -> None:
-    assert "Licence of the data: unknown." in model_card(source, 0, ())
+def test_an_unknown_license_is_stated(source: Source) -> None:
+    assert "License of the data: unknown." in model_card(source, 0, ())
     assert "trained from scratch" in model_card(source, 0, ())
-    assert "Licence of the data: CC0." in model_card(replace(source, data_license="CC0"), 0, ())
+    assert "License of the data: CC0." in model_card(replace(source, data_license="CC0"), 0, ())

@@ -10,13 +10,13 @@ LOGITS = torch.tensor([[4.0, 0.0], [0.0, 2.0], [1.0, 0.5]])
 BATCHES = [(LOGITS[:2], torch.tensor([0, 0])), (LOGITS[2:], torch.tensor([0]))]
 
 
-def test_what_the_source_says() -> None:
+def test_predictions_of_the_source() -> None:
     found = answers(nn.Identity(), BATCHES)
     assert torch.equal(found.logits, LOGITS)
     assert found.top1 == pytest.approx(2 / 3)
 
 
-def test_differences_are_shares_of_each_images_largest_logit() -> None:
+def test_differences_are_relative_to_the_largest_logit_of_each_image() -> None:
     changes = iter(torch.tensor([[[0.4, 0.0], [0.0, -0.5]], [[0.0, 1.0], [0.0, 0.0]]]))
 
     def run(images: Tensor) -> Tensor:
@@ -39,7 +39,10 @@ def test_logits_that_are_all_but_zero_are_refused() -> None:
         (Comparison(100, 0.1, 0.9, 0.5), ""),
         (Comparison(100, 0.11, 0.9, 0.5), "logits differ by 0.11 of an image's largest"),
         (Comparison(100, float("nan"), 0.9, 0.5), "logits differ by nan"),
-        (Comparison(100, 0.1, 0.89, 0.5), "89.00% of 100 answers are the source's, allowed: 90"),
+        (
+            Comparison(100, 0.1, 0.89, 0.5),
+            "89.00% of 100 predictions agree with the source's, allowed: 90",
+        ),
     ],
 )
 def test_refusals(found: Comparison, words: str) -> None:

@@ -1,4 +1,4 @@
-"""Exported graphs have the multiply-adds that the closed form says."""
+"""MACs of exported graphs."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,7 +29,7 @@ needs_engines = pytest.mark.skipif(
 
 @needs_engines
 @pytest.mark.parametrize("name", some("D"))
-def test_graphs_count_what_the_closed_form_says(name: str, tmp_path: Path) -> None:
+def test_macs_of_graphs_equal_the_closed_form(name: str, tmp_path: Path) -> None:
     skip_unless_exportable(name)
     model = create(name)
     alphas = random_alphas(model, 1)
@@ -50,7 +50,7 @@ def program(deployed: nn.Module, example: torch.Tensor) -> torch.export.Exported
     return torch.export.export(deployed, (example,), dynamic_shapes=({0: batch},))
 
 
-def test_what_comes_after_upsampling_is_counted_at_full_resolution() -> None:
+def test_convolutions_after_upsampling_count_at_full_resolution() -> None:
     """Stage 1 at α = .5: conv3 takes 32 low channels to 128 high ones, on 16×16 pixels."""
     model = timm.create_model("resnet50", layers=(1, 1, 1, 1))
     octnas.octavize(model, {"layer1": 0.5, "layer1.0.conv2": 0.5})

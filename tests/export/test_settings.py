@@ -4,7 +4,7 @@ from octnas.errors import SettingError
 from octnas.export.settings import ExportSettings
 
 
-def test_formats_of_one_precision_are_written_whatever_is_asked_for() -> None:
+def test_formats_with_one_precision_ignore_the_setting() -> None:
     settings = ExportSettings(formats=("timm", "onnx", "pt2"), precisions=("int8",))
     assert settings.variants == (("timm", "fp32"), ("onnx", "int8"), ("pt2", "fp32"))
 

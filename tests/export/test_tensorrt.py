@@ -7,27 +7,27 @@ import pytest
 import torch
 
 from octnas.errors import ExportError
+from octnas.export.engines import export_tensorrt, trtexec_command
 from octnas.export.formats import export_network
 from octnas.export.settings import ExportSettings
-from octnas.export.source import read_original
-from octnas.export.tensorrt_engine import export_tensorrt, trtexec_line
+from octnas.export.source import Original
 from tests.export.trained import images, make_source
 
 
-def test_the_line_names_smallest_usual_and_largest_batch() -> None:
-    assert trtexec_line("fp32", (3, 224, 224)) == (
+def test_the_command_has_the_smallest_typical_and_largest_batch() -> None:
+    assert trtexec_command("fp32", (3, 224, 224)) == (
         "trtexec --onnx=model.onnx --minShapes=images:1x3x224x224 "
         "--optShapes=images:8x3x224x224 --maxShapes=images:64x3x224x224 "
         "--saveEngine=model.plan"
     )
-    assert "--stronglyTyped" in trtexec_line("fp16", (3, 224, 224))
+    assert "--stronglyTyped" in trtexec_command("fp16", (3, 224, 224))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_without_a_gpu(tmp_path: Path) -> None:
     source = make_source(tmp_path)
-    original = read_original(source, images().batches("train", 32), tmp_path)
-    with pytest.raises(ExportError, match="built on a GPU, and there is none here"):
+    original = Original.read(source, images().batches("train", 32), tmp_path)
+    with pytest.raises(ExportError, match="building an engine needs a GPU, and none was found"):
         export_tensorrt(original, "fp32", tmp_path)
 
 
@@ -36,7 +36,7 @@ def test_without_a_gpu(tmp_path: Path) -> None:
     find_spec("tensorrt") is None or not torch.cuda.is_available(),
     reason="needs TensorRT and a GPU",
 )
-def test_engines_are_their_source(tmp_path: Path) -> None:
+def test_engines_agree_with_their_source(tmp_path: Path) -> None:
     settings = ExportSettings(formats=("tensorrt",), val_images=0, int8_agreement=0.8)
     outcome = export_network(make_source(tmp_path), images(), settings, tmp_path / "network")
     assert outcome.refused == ()

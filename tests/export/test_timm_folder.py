@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -49,8 +47,10 @@ def test_timm_and_octnas_load_the_source_network(folder: Path) -> None:
 
 
 @torch.inference_mode()
-def test_it_is_laid_out_as_the_hub_has_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With files of the folder in the place of downloads."""
+def test_the_folder_has_the_layout_of_the_hub(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the folder's files instead of downloads."""
     from timm.models import _hub
 
     def download(repo_id: str, filename: str, **_: object) -> str:
@@ -63,7 +63,7 @@ def test_it_is_laid_out_as_the_hub_has_it(folder: Path, monkeypatch: pytest.Monk
     assert torch.equal(network(images), randomised(ARCHITECTURE)(images))
 
 
-def test_the_config_says_how_images_are_prepared(folder: Path) -> None:
+def test_the_config_has_the_preprocessing(folder: Path) -> None:
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     config = timm.data.resolve_model_data_config(model)
     assert config["input_size"] == (1, 16, 16)
@@ -81,19 +81,6 @@ def test_another_number_of_classes_keeps_the_features(folder: Path) -> None:
         assert name.startswith("fc.") or torch.equal(value, weights[name])
 
 
-def test_a_fresh_process_needs_only_the_import(folder: Path) -> None:
-    program = f"""
-import timm, torch, octnas.nn, sys
-model = timm.create_model("local-dir:{folder}", pretrained=True).eval()
-print(model(torch.ones(1, 1, 16, 16)).detach().abs().max().item() > 1e-3)
-print(sorted({{"optuna", "ray", "mlflow", "pydantic"}} & set(sys.modules)))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split("\n")[:2] == ["True", "[]"]
-
-
 def test_a_network_that_was_never_trained_is_refused(tmp_path: Path) -> None:
     weights = {name: value * 0 for name, value in build(ARCHITECTURE, seed=0).state_dict().items()}
     save_file(weights, tmp_path / "weights.safetensors")
@@ -108,7 +95,7 @@ def test_a_network_that_was_never_trained_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", ["missing", "cut", "other", "no architecture"])
-def test_spoilt_folders_are_refused_in_one_line(folder: Path, tmp_path: Path, spoil: str) -> None:
+def test_damaged_folders_are_refused_in_one_line(folder: Path, tmp_path: Path, spoil: str) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()
     for name in ("architecture.json", "model.safetensors"):

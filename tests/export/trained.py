@@ -1,4 +1,4 @@
-"""A small network that was trained, as far as its logits go, with what a run would know of it."""
+"""A small network that looks trained, with the results that a run would have."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ DATA = DigitsSettings(train_images=96, search_val_images=8, read_images=8, val_i
 
 
 def randomised(architecture: Architecture) -> nn.Module:
-    """With batch norms as after training, so that logits are far from zero."""
+    """A network with batch norms as after training, so that its logits are far from zero."""
     model = build(architecture, seed=0)
     generator = torch.Generator().manual_seed(0)
     for name, value in model.state_dict().items():
@@ -43,7 +43,7 @@ CLASSES = tuple(f"class {number}" for number in range(10))
 
 
 def make_source(folder: Path, **known: str) -> Source:
-    """The network above, its weights in a folder."""
+    """The network above as a source, with its weights in a folder."""
     weights = folder / "weights.safetensors"
     save_file(randomised(ARCHITECTURE).state_dict(), weights)
     found = cost(ARCHITECTURE)

@@ -1,7 +1,4 @@
-"""The export stage: what it refuses, and what it goes on with.
-
-Which network `octnas export` means.
-"""
+"""The export stage, and how `octnas export` selects networks."""
 
 import shutil
 from importlib.util import find_spec
@@ -21,14 +18,14 @@ from tests.pipeline.tiny import open_tiny
 
 
 @pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed")
-def test_a_missing_library_is_said_before_anything_is_done(tmp_path: Path) -> None:
+def test_a_missing_package_is_reported_before_any_stage(tmp_path: Path) -> None:
     run = open_tiny(tmp_path, "export.formats=[timm, tensorrt]")
     with pytest.raises(ExportError, match="format tensorrt: tensorrt: not installed"):
         run_stages(run)
     assert not run.directory.stage("data").exists()
 
 
-def test_every_network_is_written_before_what_was_refused_is_said(
+def test_every_network_is_exported_before_refusals_are_reported(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(finished, tmp_path / "copy")
@@ -50,26 +47,26 @@ def made(role: str, budget: str, alpha: float, macs: int) -> Retrained:
     return Retrained(Network(role, budget, architecture, Cost(macs, 1, 1)), ())
 
 
-CHEAP = made(SEARCHED, "uniform α 0.75", 0.75, 30)
-DEAR = made(SEARCHED, "uniform α 0.5", 0.5, 48)
+SMALL = made(SEARCHED, "uniform α 0.75", 0.75, 30)
+LARGE = made(SEARCHED, "uniform α 0.5", 0.5, 48)
 BASELINE = made(UNIFORM, "uniform α 0.5", 0.25, 49)
-# The searched network once more, as a baseline.
+# The searched network again, as a baseline.
 AGAIN = made(UNIFORM, "uniform α 0.75", 0.75, 30)
 PLAIN = made(VANILLA, "", 0.0, 100)
-RESULTS = (CHEAP, AGAIN, DEAR, BASELINE, PLAIN)
+RESULTS = (SMALL, AGAIN, LARGE, BASELINE, PLAIN)
 
 
 @pytest.mark.parametrize(
     ("budget", "expected"),
     [
-        ("0.5x", DEAR),
-        ("0.48x", DEAR),
-        (".479x", CHEAP),
-        ("0.3×", CHEAP),
-        ("1x", DEAR),
-        ("uniform α 0.5", DEAR),
-        ("uniform-0.75", CHEAP),
-        ("Uniform 0.75", CHEAP),
+        ("0.5x", LARGE),
+        ("0.48x", LARGE),
+        (".479x", SMALL),
+        ("0.3×", SMALL),
+        ("1x", LARGE),
+        ("uniform α 0.5", LARGE),
+        ("uniform-0.75", SMALL),
+        ("Uniform 0.75", SMALL),
     ],
 )
 def test_budgets(budget: str, expected: Retrained) -> None:
@@ -77,7 +74,7 @@ def test_budgets(budget: str, expected: Retrained) -> None:
 
 
 @pytest.mark.parametrize("budget", ["0.29x", "0.5", "uniform", "", "x", "0.5y"])
-def test_what_there_is_is_said(budget: str) -> None:
+def test_unknown_budgets_list_the_known_ones(budget: str) -> None:
     with pytest.raises(SettingError) as caught:
         by_budget(RESULTS, budget, vanilla_macs=100)
     there = "uniform α 0.75 (0.300x), uniform α 0.5 (0.480x), or a share such as 0.5x"
@@ -86,7 +83,7 @@ def test_what_there_is_is_said(budget: str) -> None:
 
 
 def test_ids() -> None:
-    for result in (CHEAP, DEAR, BASELINE, PLAIN):
+    for result in (SMALL, LARGE, BASELINE, PLAIN):
         identity = result.network.architecture.id
         assert by_architecture(RESULTS, identity) is result
         assert by_architecture(RESULTS, identity[:6]) is result

@@ -1,4 +1,4 @@
-"""Exported networks as MLflow models, loaded again by who knows only their alias."""
+"""Exported networks as MLflow models, loaded by their alias."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from octnas.results.networks import SEARCHED
 from tests.pipeline.test_tracking_of_runs import runs_of
 from tests.pipeline.tiny import open_tiny
 
-# MLflow refuses what needs pickle if it is told so; octnas is not even there.
+# Without octnas, and with MLflow set to refuse pickle.
 LOAD = """
 import json, sys
 sys.modules["octnas"] = None
@@ -30,7 +30,7 @@ print(json.dumps(network(images).tolist()))
 
 
 def loaded_elsewhere(uri: str, model: str, images: torch.Tensor, folder: Path) -> torch.Tensor:
-    """Logits of a registered model in a fresh process without pickle."""
+    """Logits of a registered model, computed in a new process without pickle."""
     torch.save(images, folder / "images.pt")
     environment = {
         **{name: text for name, text in os.environ.items() if name != "PYTHONPATH"},
@@ -84,7 +84,7 @@ def test_versions_and_aliases(finished: Path) -> None:
         assert tags["octnas.budget"] == result.network.budget
 
 
-def test_signature_example_and_the_format_without_pickle(finished: Path) -> None:
+def test_signature_input_example_and_format(finished: Path) -> None:
     from mlflow.models import Model
 
     run = open_tiny(finished)
@@ -102,7 +102,7 @@ def test_signature_example_and_the_format_without_pickle(finished: Path) -> None
 
 @pytest.mark.slow
 def test_the_same_weights_are_registered_once(finished: Path) -> None:
-    """An export that is done again, since it was broken off; it ends as it was."""
+    """Also if the export is repeated after an interruption."""
     client = MlflowClient(f"sqlite:///{finished}/runs/mlflow.db")
     before = {v.version: v.run_id for v in client.search_model_versions("name = 'tiny'")}
     (finished / "runs/tiny/export/stage.json").unlink()

@@ -1,4 +1,4 @@
-"""What a run leaves in MLflow."""
+"""What a run records in MLflow."""
 
 import shutil
 from collections.abc import Mapping
@@ -106,7 +106,7 @@ def test_trials_are_one_table(
         assert found == [candidate.alphas[site] for candidate in candidates]
 
 
-def test_hypervolume_never_falls(finished: Path, runs: dict[str, MlflowRun]) -> None:
+def test_the_hypervolume_never_decreases(finished: Path, runs: dict[str, MlflowRun]) -> None:
     client = MlflowClient(f"sqlite:///{finished}/runs/mlflow.db")
     points = client.get_metric_history(runs["search"].info.run_id, "hypervolume")
     assert [point.step for point in points] == list(range(20))
@@ -139,7 +139,7 @@ def test_tracking_can_be_off(tmp_path: Path) -> None:
     assert [entry.name for entry in (tmp_path / "runs").iterdir()] == ["tiny"]
 
 
-def test_runs_that_break_off_are_failed_and_go_on_later(
+def test_interrupted_runs_are_failed_and_resumed_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import octnas.pipeline.supernet as module
@@ -162,13 +162,13 @@ def test_runs_that_break_off_are_failed_and_go_on_later(
     assert experiment is not None
     found = client.search_runs([experiment.experiment_id])
     live = {run.info.run_name: run for run in found}
-    # Nothing was recorded of what was broken off.
+    # Nothing was recorded before the interruption.
     assert len(found) == 2
     assert live["tiny"].info.status == "FINISHED"
     assert live["supernet"].info.status == "FINISHED"
 
 
-def test_the_hypervolume_goes_on_where_a_search_was_broken_off(
+def test_the_hypervolume_continues_in_a_resumed_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     volumes: dict[int, float] = {}
@@ -181,7 +181,7 @@ def test_the_hypervolume_goes_on_where_a_search_was_broken_off(
 
     given = ("search.sampler=random", "tracking.enabled=false")
     with monkeypatch.context() as patch:
-        patch.setattr(Tracker, "metrics_once", metrics)
+        patch.setattr(Tracker, "metrics", metrics)
         with pytest.raises(KeyboardInterrupt):
             run_stages(open_tiny(tmp_path, *given), ("supernet", "search"))
         volumes[-1] = 0.0
@@ -192,7 +192,7 @@ def test_the_hypervolume_goes_on_where_a_search_was_broken_off(
 
 
 @pytest.mark.parametrize("place", ["begin_tracking", "track_network", "write_json", "_train"])
-def test_retraining_that_is_done_anew_has_runs_of_its_own_wherever_it_was_killed(
+def test_retraining_again_has_new_runs_wherever_it_was_killed(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     shutil.copytree(finished / "runs", tmp_path / "runs", symlinks=True)
@@ -219,7 +219,7 @@ def test_retraining_that_is_done_anew_has_runs_of_its_own_wherever_it_was_killed
         assert len(live) == 1
         assert live[0].info.status == "FINISHED"
         assert len(own) == 2
-        # What the first training has recorded stays as it was.
+        # The records of the first training are unchanged.
         assert live[0].info.run_id not in before
         assert before & {one.info.run_id for one in own}
         history = client.get_metric_history(live[0].info.run_id, "val_top1")

@@ -14,9 +14,9 @@ Say = Callable[[str], None]
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the tester's own MLflow settings; and what octnas sets is undone."""
+    """Remove the user's MLflow settings; restore them afterwards."""
     for name in (*FORCED, *DEFAULTS):
-        monkeypatch.setenv(name, "")  # remembers the value to go back to
+        monkeypatch.setenv(name, "")  # remembers the value to restore
         monkeypatch.delenv(name)
     for name in ("URI", "USERNAME", "PASSWORD", "TOKEN"):
         monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
@@ -24,7 +24,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite file with MLflow's tables: creating one takes seconds."""
+    """An SQLite file with MLflow's tables, which take seconds to create."""
     runs = tmp_path_factory.mktemp("migrated")
     settings = TrackingSettings(uri=f"sqlite:///{runs}/mlflow.db")
     tracker = Tracker(settings, experiment="other", directory=runs / "one")
@@ -44,7 +44,7 @@ def runs(tmp_path: Path, migrated: Path) -> Path:
 
 @pytest.fixture
 def make_tracker(runs: Path) -> Iterator[MakeTracker]:
-    """A tracker as a process makes it: ``make_tracker(run="digits", **settings)``."""
+    """Create a tracker as a new process would: ``make_tracker(run="digits", **settings)``."""
     made = []
 
     def make(run: str = "digits", say: Say = print, **settings: object) -> Tracker:

@@ -1,4 +1,4 @@
-"""A run in two halves, and what a server must hold of it in the end."""
+"""A run in two halves, and what a server must contain after it."""
 
 from pathlib import Path
 
@@ -36,8 +36,8 @@ def begin(tracker: Tracker, directory: Path, name: str = "one") -> None:
 def end(tracker: Tracker, directory: Path) -> None:
     """The second half."""
     for step in range(HALF - 2, STEPS):
-        # Work that goes on repeats the last steps.
-        tracker.metrics_once("search", {"loss": 1 / (1 + step), "macs": float(step)}, step)
+        # Resumed work repeats the last steps.
+        tracker.metrics("search", {"loss": 1 / (1 + step), "macs": float(step)}, step)
     tracker.artifact("search", directory / "model", "exports")
     tracker.model("search", directory / "model", digest="5a3e" * 16, alias="best", tags={"a": "b"})
     tracker.finish("search")
@@ -45,7 +45,7 @@ def end(tracker: Tracker, directory: Path) -> None:
 
 
 def expected(*names: str, experiment: str = "digits") -> Held:
-    """What a server holds after both halves of some runs."""
+    """What a server contains after both halves of some runs."""
     searches = [f"{name} search" for name in names]
     everyone = sorted([*names, *searches])
     steps = list(range(STEPS))

@@ -1,4 +1,4 @@
-"""Reading back what was recorded."""
+"""Read back what was recorded."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ from octnas.tracking.tracker import Tracker
 
 
 def settled(runs: Path) -> None:
-    """Wait until all that was recorded is sent."""
+    """Wait until all records are sent."""
     for _ in range(600):
         if all(_sent(outbox) for outbox in runs.glob("*/mlflow/outbox.jsonl")):
             return
@@ -69,7 +69,7 @@ def assert_nowhere(secret: str, folder: Path) -> None:
 
 
 def failure(tracker: Tracker) -> str:
-    """The error of a start, which is one line."""
+    """The error of `Tracker.start`, which is one line."""
     with pytest.raises(TrackingError) as caught:
         tracker.start("a", "A")
     # A traceback would show what the message hides.

@@ -1,4 +1,4 @@
-"""A real ``mlflow server`` in a process of its own, and what it holds."""
+"""Run a real ``mlflow server`` in its own process, and read what it contains."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def free_port() -> int:
 
 @contextmanager
 def running(command: list[str], port: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A server process until it answers, and its end."""
+    """Start a server process, wait until it answers, and terminate it at the end."""
     environment = os.environ | {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -51,7 +51,7 @@ def running(command: list[str], port: int, folder: Path) -> Iterator[subprocess.
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """End a server and its workers without a word."""
+    """Kill a server and its workers."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=30)
@@ -81,7 +81,7 @@ def get(port: int, path: str) -> bytes:
 
 @contextmanager
 def mlflow_server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """On an SQLite file in a folder, which a later server goes on with."""
+    """A server with an SQLite file in a folder, which a later server can continue."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
@@ -92,12 +92,12 @@ def mlflow_server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 @dataclass(frozen=True)
 class Held:
-    """What a server holds of an experiment.
+    """What a server contains about an experiment.
 
     Attributes:
         names: of its runs, sorted.
         status: by name of the run.
-        params: how many of each run.
+        params: number of each run's parameters.
         metrics: steps of each metric in order, by run and name.
         artifacts: paths of each run, sorted.
         parents: name of each nested run's parent.
@@ -114,7 +114,7 @@ class Held:
 
 
 def held(port: int, experiment: str = "digits") -> Held:
-    """Ask a server by MLflow's own client."""
+    """Read a server with MLflow's own client."""
     from mlflow import MlflowClient
 
     client = MlflowClient(f"http://127.0.0.1:{port}")

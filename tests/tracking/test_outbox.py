@@ -15,7 +15,7 @@ def outbox(tmp_path: Path) -> Outbox:
     return found
 
 
-def test_records_come_back_in_order_from_any_position(outbox: Outbox) -> None:
+def test_records_are_read_in_order_from_any_offset(outbox: Outbox) -> None:
     for step in range(3):
         outbox.add("metrics", "a", rows=[[step, {"α": 0.5}]], once=True)
     entries = list(outbox.entries())
@@ -28,7 +28,7 @@ def test_records_come_back_in_order_from_any_position(outbox: Outbox) -> None:
     assert all(json.loads(line)["schema"] == 1 for line in outbox.path.read_text().splitlines())
 
 
-def test_a_line_that_was_cut_off_is_no_record(outbox: Outbox) -> None:
+def test_an_unfinished_line_is_not_a_record(outbox: Outbox) -> None:
     outbox.add("finish", "a", failed=False)
     whole = outbox.path.stat().st_size
     with outbox.path.open("a") as file:
@@ -40,10 +40,10 @@ def test_a_line_that_was_cut_off_is_no_record(outbox: Outbox) -> None:
     assert [entry.key for entry in outbox.entries()] == ["a", "b"]
 
 
-def test_of_a_link_among_the_kept_files_the_link_alone_is_removed(
+def test_a_link_among_the_kept_files_is_removed_but_not_its_target(
     outbox: Outbox, tmp_path: Path
 ) -> None:
-    """As of what a process that was killed has kept and not recorded."""
+    """As after a process that was killed before it added the record."""
     outbox.add("finish", "a", failed=False)
     (tmp_path / "run" / "precious").mkdir()
     (outbox.folder / "files").mkdir()
@@ -54,7 +54,7 @@ def test_of_a_link_among_the_kept_files_the_link_alone_is_removed(
 
 
 @pytest.mark.parametrize("line", ['{"schema": 2}', "[]", "{", '{"schema": 1, "id": "x"}'])
-def test_a_line_that_says_nothing_is_named(outbox: Outbox, line: str) -> None:
+def test_an_invalid_line_is_reported_by_its_offset(outbox: Outbox, line: str) -> None:
     outbox.add("finish", "a", failed=False)
     with outbox.path.open("a") as file:
         file.write(line + "\n")
@@ -67,7 +67,7 @@ def test_a_file_stays_as_it_was_recorded(outbox: Outbox, tmp_path: Path) -> None
     folder = tmp_path / "run" / "model"
     folder.mkdir()
     (folder / "weights").write_text("old")
-    outbox.add_file("artifact", "a", folder, folder="")
+    outbox.add("artifact", "a", folder, folder="")
     # As `octnas.io.files.write_bytes` replaces a file, and --fresh removes a folder.
     (folder / "new").write_text("new")
     (folder / "new").replace(folder / "weights")
@@ -85,7 +85,7 @@ def test_a_file_stays_as_it_was_recorded(outbox: Outbox, tmp_path: Path) -> None
 
 def test_a_run_directory_may_be_moved(outbox: Outbox, tmp_path: Path) -> None:
     (tmp_path / "run" / "config.yaml").write_text("x")
-    outbox.add_file("artifact", "a", tmp_path / "run" / "config.yaml", folder="")
+    outbox.add("artifact", "a", tmp_path / "run" / "config.yaml", folder="")
     (tmp_path / "run").rename(tmp_path / "moved")
     moved = Outbox(tmp_path / "moved" / "mlflow")
     [entry] = moved.entries()
@@ -93,7 +93,7 @@ def test_a_run_directory_may_be_moved(outbox: Outbox, tmp_path: Path) -> None:
     assert moved.file(entry) == tmp_path / "moved" / "config.yaml"
 
 
-def test_files_are_kept_where_there_are_no_hard_links(
+def test_files_are_copied_without_hard_links(
     outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def link(source: str, target: str) -> None:
@@ -101,7 +101,7 @@ def test_files_are_kept_where_there_are_no_hard_links(
 
     monkeypatch.setattr(os, "link", link)
     (tmp_path / "file").write_text("old")
-    outbox.add_file("artifact", "a", tmp_path / "file", folder="")
+    outbox.add("artifact", "a", tmp_path / "file", folder="")
     (tmp_path / "file").write_text("new")
     [entry] = outbox.entries()
     kept = outbox.file(entry)
@@ -109,9 +109,9 @@ def test_files_are_kept_where_there_are_no_hard_links(
     assert kept.read_text() == "old"
 
 
-def test_files_of_records_that_were_never_made_are_removed(outbox: Outbox, tmp_path: Path) -> None:
+def test_files_without_a_record_are_removed(outbox: Outbox, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    outbox.add_file("artifact", "a", tmp_path / "file", folder="")
+    outbox.add("artifact", "a", tmp_path / "file", folder="")
     (outbox.folder / "files" / "lost").mkdir()
     outbox.open()
     [entry] = outbox.entries()
@@ -120,7 +120,7 @@ def test_files_of_records_that_were_never_made_are_removed(outbox: Outbox, tmp_p
 
 def test_one_process_sends_at_a_time(outbox: Outbox) -> None:
     other = Outbox(outbox.folder)
-    sends = pytest.raises(BusyError, match="another process sends")
+    sends = pytest.raises(BusyError, match="another process is sending")
     with outbox.sending(), sends, other.sending(0.3):
         pass
     with other.sending():

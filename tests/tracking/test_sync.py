@@ -1,4 +1,4 @@
-"""A real ``mlflow server`` that is down, silent, killed or comes back: nothing is lost."""
+"""Nothing is lost with a real ``mlflow server`` that is down, silent, killed or restarted."""
 
 import socket
 import time
@@ -18,14 +18,14 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def folder(tmp_path: Path, migrated: Path) -> Path:
-    """Of a server."""
+    """The server's folder."""
     found = tmp_path / "server"
     found.mkdir()
     (found / "mlflow.db").write_bytes(migrated.read_bytes())
     return found
 
 
-def test_a_server_that_is_killed_in_mid_run_loses_nothing(folder: Path, tmp_path: Path) -> None:
+def test_a_server_that_is_killed_during_a_run_loses_nothing(folder: Path, tmp_path: Path) -> None:
     port, directory, lines = free_port(), tmp_path / "runs" / "one", list[str]()
     tracker = make_tracker(directory, port, lines)
     with mlflow_server(folder, port) as server:
@@ -35,7 +35,7 @@ def test_a_server_that_is_killed_in_mid_run_loses_nothing(folder: Path, tmp_path
         end(tracker, directory)
         assert time.perf_counter() - started < 10
     [line] = lines
-    assert f"they are kept, and `octnas sync {directory}` sends them" in line
+    assert f"they are kept: `octnas sync {directory}` sends them" in line
     assert "records are not sent yet (" in line
     with pytest.raises(TrackingError, match=r"no MLflow server answers .*; sent 0 records, \d+ ar"):
         sync(directory, port)
@@ -48,7 +48,7 @@ def test_a_server_that_is_killed_in_mid_run_loses_nothing(folder: Path, tmp_path
         assert held(port) == expected("one")
 
 
-def test_a_server_that_is_down_all_the_time_slows_nothing(folder: Path, tmp_path: Path) -> None:
+def test_a_server_that_is_always_down_does_not_slow_the_run(folder: Path, tmp_path: Path) -> None:
     port, directory, lines = free_port(), tmp_path / "runs" / "one", list[str]()
     tracker = make_tracker(directory, port, lines)
     import mlflow  # noqa: F401  takes seconds, with a server too
@@ -88,7 +88,7 @@ def test_a_server_that_never_answers(folder: Path, tmp_path: Path) -> None:
         assert held(port) == expected("one")
 
 
-def test_a_server_that_comes_back_is_told_what_it_missed(
+def test_a_server_that_comes_back_gets_what_it_missed(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sender, "LONGEST_PAUSE", 2.0)
@@ -102,7 +102,7 @@ def test_a_server_that_comes_back_is_told_what_it_missed(
     assert len(lines) == 1  # of the start
 
 
-def test_a_server_that_has_lost_everything_is_told_everything(
+def test_a_server_that_has_lost_everything_gets_everything(
     folder: Path, tmp_path: Path, migrated: Path
 ) -> None:
     port, directory = free_port(), tmp_path / "runs" / "one"

@@ -28,9 +28,7 @@ def test_a_run_with_parameters_tags_and_a_nested_run(make_tracker: MakeTracker, 
     assert nested.info.experiment_id == run.info.experiment_id
 
 
-def test_what_is_too_long_or_badly_named_is_made_to_fit(
-    make_tracker: MakeTracker, runs: Path
-) -> None:
+def test_long_values_and_invalid_names_are_adapted(make_tracker: MakeTracker, runs: Path) -> None:
     tracker = make_tracker()
     params: dict[str, object] = {f"p{i}": "α" * 7000 for i in range(250)}
     params["k" * 300] = 1
@@ -45,7 +43,7 @@ def test_what_is_too_long_or_badly_named_is_made_to_fit(
     assert run.data.metrics == {"top1_32_val_": 0.5}
 
 
-def test_a_second_process_goes_on_with_the_same_runs(make_tracker: MakeTracker, runs: Path) -> None:
+def test_a_second_process_resumes_the_same_runs(make_tracker: MakeTracker, runs: Path) -> None:
     first = make_tracker()
     first.start("experiment", "digits", params={"seed": 1, "workers": 2})
     first.metrics("experiment", {"loss": 2.0}, 0)
@@ -67,21 +65,21 @@ def test_a_second_process_goes_on_with_the_same_runs(make_tracker: MakeTracker, 
     assert len(all_runs(runs)) == 1
 
 
-def test_a_step_that_the_run_has_is_not_told_again(make_tracker: MakeTracker, runs: Path) -> None:
+def test_each_step_of_a_metric_is_sent_once(make_tracker: MakeTracker, runs: Path) -> None:
     for last in (2, 4):
         tracker = make_tracker()
         tracker.start("a", "A")
         for step in range(last):
-            tracker.metrics_once("a", {"loss[val]": float(step), "lr": 0.5}, step)
-            tracker.metrics_once("a", {"loss[val]": 9.0}, step)
-    # A value that the step lacks is added.
-    tracker.metrics_once("a", {"loss[val]": 9.0, "top1": 0.25}, 3)
+            tracker.metrics("a", {"loss[val]": float(step), "lr": 0.5}, step)
+            tracker.metrics("a", {"loss[val]": 9.0}, step)
+    # A metric that is new at this step is added.
+    tracker.metrics("a", {"loss[val]": 9.0, "top1": 0.25}, 3)
     assert history(runs, "a", "loss_val_") == [(step, float(step)) for step in range(4)]
     assert history(runs, "a", "lr") == [(step, 0.5) for step in range(4)]
     assert history(runs, "a", "top1") == [(3, 0.25)]
-    # A run that is begun anew has no steps.
+    # A run that is started over has no steps.
     tracker.start("a", "A", again=True)
-    tracker.metrics_once("a", {"lr": 0.5}, 0)
+    tracker.metrics("a", {"lr": 0.5}, 0)
     assert history(runs, "a", "lr") == [(0, 0.5)]
 
 
@@ -107,10 +105,10 @@ def test_again_keeps_the_old_run_as_superseded(make_tracker: MakeTracker, runs: 
     assert superseded.data.params == {"x": "1"}
 
 
-def test_again_goes_on_with_a_run_that_was_begun_anew_with_the_same_and_has_nothing_yet(
+def test_again_resumes_a_run_that_was_just_started_over_and_is_empty(
     make_tracker: MakeTracker, runs: Path
 ) -> None:
-    """As a process that was killed just then has left it."""
+    """As after a process that was killed just then."""
 
     def begin(x: int, *, again: bool = True, loss: float | None = None) -> int:
         tracker = make_tracker()
@@ -128,10 +126,10 @@ def test_again_goes_on_with_a_run_that_was_begun_anew_with_the_same_and_has_noth
     assert begin(2) == 4
 
 
-def test_what_was_sent_and_not_let_go_of_is_not_kept(
+def test_kept_files_of_sent_records_are_removed_later(
     make_tracker: MakeTracker, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its process was killed in between."""
+    """Their process was killed between sending and removing."""
     with monkeypatch.context() as patch:
         patch.setattr(Outbox, "discard", lambda *_: None)
         tracker = make_tracker()
@@ -147,10 +145,10 @@ def test_what_was_sent_and_not_let_go_of_is_not_kept(
 
 
 @pytest.mark.parametrize("recorded", [False, True])
-def test_what_a_killed_process_has_left_is_sent_where_nothing_more_is_recorded(
+def test_leftovers_of_a_killed_process_are_sent_without_new_records(
     make_tracker: MakeTracker, runs: Path, recorded: bool
 ) -> None:
-    """It was killed at the very end: before the end of its run was recorded, or sent."""
+    """A process was killed before the end of its run was recorded, or sent."""
     killed = make_tracker()
     killed.start("a", "A")
     killed.start("b", "B", parent="a")
@@ -171,7 +169,7 @@ def test_what_a_killed_process_has_left_is_sent_where_nothing_more_is_recorded(
     assert outbox.path.stat().st_size == size
 
 
-def test_a_run_that_was_deleted_in_mlflow_is_created_anew(
+def test_a_run_that_was_deleted_in_mlflow_is_created_again(
     make_tracker: MakeTracker, runs: Path
 ) -> None:
     make_tracker().start("a", "A")
@@ -186,7 +184,7 @@ def test_a_run_that_was_deleted_in_mlflow_is_created_anew(
     assert run_id(runs, "a") != "0" * 32
 
 
-def test_a_batch_may_be_larger_than_a_call(make_tracker: MakeTracker, runs: Path) -> None:
+def test_a_batch_larger_than_one_request(make_tracker: MakeTracker, runs: Path) -> None:
     tracker = make_tracker()
     tracker.start("search", "search")
     tracker.batch("search", [(step, {"loss": step / 2, "macs": step}) for step in range(1250)])
@@ -204,7 +202,7 @@ def test_values_that_are_not_finite(make_tracker: MakeTracker, runs: Path) -> No
     assert high == -low == pytest.approx(1.7976931348623157e308)
 
 
-def test_artifacts_lie_beside_the_store(make_tracker: MakeTracker, runs: Path) -> None:
+def test_artifacts_are_stored_beside_the_database(make_tracker: MakeTracker, runs: Path) -> None:
     tracker = make_tracker()
     tracker.start("a", "A")
     model = runs / "digits" / "model α"
@@ -241,7 +239,7 @@ def test_how_runs_end(make_tracker: MakeTracker, runs: Path) -> None:
     assert found(runs, "good").info.end_time >= found(runs, "good").info.start_time
 
 
-def test_a_key_that_was_never_started_is_a_mistake_in_the_program(
+def test_a_key_that_was_never_started_is_a_key_error(
     make_tracker: MakeTracker,
 ) -> None:
     with pytest.raises(KeyError, match="'b'"):

@@ -18,28 +18,28 @@ from tests.tracking.conftest import MakeTracker
 from tests.tracking.reading import client, failure, found, history, run_id, settled
 
 
-def test_the_environment_is_blamed_for_its_uri(
+def test_an_invalid_uri_in_the_environment(
     make_tracker: MakeTracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://[bad")
-    with pytest.raises(TrackingError, match=r"^MLFLOW_TRACKING_URI: http://\[bad: is not the"):
+    with pytest.raises(TrackingError, match=r"^MLFLOW_TRACKING_URI: http://\[bad: not the"):
         make_tracker()
 
 
 @pytest.mark.parametrize(
     ("uri", "expected"),
     [
-        ("http://", "is not the address of a server"),
-        ("http:host", "is not the address of a server"),
-        ("http://host:port", "is not the address of a server"),
-        ("https://host:70000", "is not the address of a server"),
-        ("http://me:pa55/word@host", r"http://me:\*\*\*@host: is not the address .*percent-encode"),
-        ("http://me:12/pa55word@host", "holds an '@' behind the host; percent-encode"),
+        ("http://", "not the address of a server"),
+        ("http:host", "not the address of a server"),
+        ("http://host:port", "not the address of a server"),
+        ("https://host:70000", "not the address of a server"),
+        ("http://me:pa55/word@host", r"http://me:\*\*\*@host: not the address .*percent-encode"),
+        ("http://me:12/pa55word@host", "'@' after the host; percent-encode"),
         ("mlruns", "MLflow no longer records runs in plain folders; give an SQLite file"),
         ("file:///tmp/mlruns", "MLflow no longer records runs in plain folders"),
     ],
 )
-def test_malformed_uris_are_refused_before_anything_is_done(
+def test_malformed_uris_are_refused_at_once(
     make_tracker: MakeTracker, uri: str, expected: str
 ) -> None:
     with pytest.raises(TrackingError, match=expected) as caught:
@@ -50,13 +50,13 @@ def test_malformed_uris_are_refused_before_anything_is_done(
 @pytest.mark.parametrize(
     ("uri", "expected"),
     [
-        ("ftp://host/x", "MLflow knows no such store; allowed: sqlite, postgresql"),
-        ("postgresql://me:pa:55@word@host:x/db", "is not a database's URL; percent-encode"),
-        ("mysql+nodriver://me:pa55word@host/db", "is not a database's URL"),
-        ("sqlite://", "a database in memory keeps nothing"),
+        ("ftp://host/x", "unknown kind of store; allowed: sqlite, postgresql"),
+        ("postgresql://me:pa:55@word@host:x/db", "not a database URL; percent-encode"),
+        ("mysql+nodriver://me:pa55word@host/db", "not a database URL"),
+        ("sqlite://", "an in-memory database keeps nothing"),
     ],
 )
-def test_stores_that_cannot_be(make_tracker: MakeTracker, uri: str, expected: str) -> None:
+def test_impossible_stores(make_tracker: MakeTracker, uri: str, expected: str) -> None:
     text = failure(make_tracker(uri=uri))
     assert expected in text
     assert "word" not in text.replace("password", "")
@@ -86,17 +86,17 @@ def test_a_new_database_never_replaces_that_of_another_process(
     assert (tmp_path / "mlflow.db").read_text() == expected
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     runs = tmp_path / "file" / "runs"
     database = TrackingSettings(uri=f"sqlite:///{runs}/mlflow.db")
     tracker = Tracker(database, experiment="e", directory=tmp_path / "one")
     text = failure(tracker)
     assert text.startswith(f"tracking.uri: sqlite:///{runs}/mlflow.db: ")
-    assert "the SQLite file cannot be used: Not a directory" in text
+    assert "cannot use the SQLite file: Not a directory" in text
 
 
-def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
+def test_a_folder_without_write_permission(tmp_path: Path) -> None:
     # /proc refuses root as well.
     folder = Path("/proc/self") if os.geteuid() == 0 else tmp_path
     if os.geteuid() != 0:
@@ -104,27 +104,27 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
     database = TrackingSettings(uri=f"sqlite:///{folder}/mlflow.db")
     tracker = Tracker(database, experiment="e", directory=tmp_path / "one")
     started = time.perf_counter()
-    assert "the SQLite file cannot be used: " in failure(tracker)
+    assert "cannot use the SQLite file: " in failure(tracker)
     assert time.perf_counter() - started < 5
 
 
-def test_a_path_that_sqlite_cannot_take(tmp_path: Path) -> None:
+def test_a_path_that_an_sqlite_uri_cannot_hold(tmp_path: Path) -> None:
     store = tmp_path / "100%25"
     with pytest.raises(TrackingError, match="cannot hold a path with '%'"):
         Tracker(TrackingSettings(), experiment="e", directory=store / "one")
 
 
-def test_a_file_that_is_no_database(make_tracker: MakeTracker, runs: Path) -> None:
+def test_a_file_that_is_not_a_database(make_tracker: MakeTracker, runs: Path) -> None:
     (runs / "mlflow.db").write_text("something else " * 100)
-    assert "the SQLite file cannot be used: file is not a database" in failure(make_tracker())
+    assert "cannot use the SQLite file: file is not a database" in failure(make_tracker())
     assert (runs / "mlflow.db").read_text().startswith("something else")
 
 
-def test_a_database_of_something_else(make_tracker: MakeTracker, runs: Path) -> None:
+def test_a_database_of_another_program(make_tracker: MakeTracker, runs: Path) -> None:
     (runs / "mlflow.db").unlink()
     with closing(sqlite3.connect(runs / "mlflow.db")) as database:
         database.execute("CREATE TABLE addresses (name TEXT)")
-    assert "is an SQLite database, but not one of MLflow's" in failure(make_tracker())
+    assert "an SQLite database, but not one of MLflow's" in failure(make_tracker())
 
 
 def test_a_database_of_another_mlflow(make_tracker: MakeTracker, runs: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_locked_database_is_tried_again(
     assert found(runs, "a").info.run_name == "A"
 
 
-def test_an_experiment_that_was_deleted(make_tracker: MakeTracker, runs: Path) -> None:
+def test_a_deleted_experiment(make_tracker: MakeTracker, runs: Path) -> None:
     from mlflow import MlflowClient
 
     make_tracker().start("a", "A")
@@ -167,13 +167,13 @@ def test_a_store_that_was_moved(make_tracker: MakeTracker, runs: Path, tmp_path:
     moved = runs.rename(tmp_path / "moved")
     tracker = Tracker(TrackingSettings(), experiment="digits", directory=moved / "digits")
     text = failure(tracker)
-    assert f"'digits' belong into {runs}/mlartifacts; move it back" in text
+    assert f"'digits' belong to {runs}/mlartifacts; move it back" in text
     tracker = Tracker(TrackingSettings(), experiment="new", directory=moved / "digits")
     tracker.start("a", "A")
     tracker.close()
 
 
-def test_what_mlflow_refuses_is_noted_and_holds_nothing_up(
+def test_a_refused_record_is_noted_and_blocks_nothing(
     make_tracker: MakeTracker, runs: Path
 ) -> None:
     lines: list[str] = []
@@ -194,14 +194,14 @@ def test_what_mlflow_refuses_is_noted_and_holds_nothing_up(
 
 
 def answered(status: int) -> requests.HTTPError:
-    """What MLflow raises where an artifact store answers so."""
+    """What MLflow raises for such an answer of an artifact store."""
     response = requests.Response()
     response.status_code = status
     return requests.HTTPError(f"{status} Client Error: no", response=response)
 
 
 @pytest.mark.parametrize("status", [400, 404, 413, 422])
-def test_an_artifact_that_is_refused_holds_nothing_up(
+def test_a_refused_artifact_blocks_nothing(
     make_tracker: MakeTracker,
     runs: Path,
     tmp_path: Path,
@@ -233,7 +233,7 @@ def test_an_artifact_that_is_refused_holds_nothing_up(
 @pytest.mark.parametrize(
     ("status", "away"), [(401, False), (403, False), (408, True), (429, True), (503, True)]
 )
-def test_answers_that_are_not_about_what_was_sent_refuse_nothing(
+def test_errors_that_do_not_blame_the_record_refuse_nothing(
     make_tracker: MakeTracker,
     runs: Path,
     tmp_path: Path,
@@ -263,7 +263,7 @@ def test_answers_that_are_not_about_what_was_sent_refuse_nothing(
     assert isinstance(caught.value, AwayError) == away
 
 
-def test_records_of_a_run_that_is_deleted_meanwhile(make_tracker: MakeTracker, runs: Path) -> None:
+def test_records_of_a_run_that_was_deleted_meanwhile(make_tracker: MakeTracker, runs: Path) -> None:
     tracker = make_tracker()
     tracker.start("a", "A")
     client(runs).delete_run(run_id(runs, "a"))

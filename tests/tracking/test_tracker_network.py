@@ -1,5 +1,6 @@
-"""Nothing is sent anywhere unless a server is asked for."""
+"""Nothing is sent over the network without a server in the settings."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,18 +46,22 @@ def environment(tmp_path: Path) -> dict[str, str]:
     }
 
 
-def test_a_packet_is_seen(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_a_packet_is_counted(tmp_path: Path, environment: dict[str, str]) -> None:
     assert packets_sent(("-c", PACKET), tmp_path, environment) == 1
     assert packets_sent(("-c", ""), tmp_path, environment) == 0
 
 
-def test_recording_runs_sends_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_recording_runs_sends_nothing(
+    tmp_path: Path, environment: dict[str, str], migrated: Path
+) -> None:
+    (tmp_path / "runs").mkdir()
+    shutil.copy(migrated, tmp_path / "runs" / "mlflow.db")
     assert packets_sent(("-c", TRACKED), tmp_path, environment) == 0
-    assert (tmp_path / "runs" / "mlflow.db").exists()
+    assert any((tmp_path / "runs" / "mlartifacts").rglob("resolv.conf"))
     assert not (tmp_path / ".config").exists()  # MLflow's telemetry keeps an id there
 
 
 @pytest.mark.slow
-def test_mlflow_alone_would_call_home(tmp_path: Path, environment: dict[str, str]) -> None:
-    """If this fails, the test above proves nothing any more."""
+def test_mlflow_without_octnas_phones_home(tmp_path: Path, environment: dict[str, str]) -> None:
+    """If this fails, the test above no longer proves anything."""
     assert packets_sent(("-c", PLAIN), tmp_path, environment) > 0

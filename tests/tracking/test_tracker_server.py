@@ -1,4 +1,4 @@
-"""Against a real ``mlflow server``, behind a proxy that asks for a password."""
+"""A real ``mlflow server`` behind a proxy that requires a password."""
 
 import base64
 import json
@@ -28,7 +28,7 @@ ENCODED = "pa55%40w%3Ar%2Fd%25%C3%BC"
 
 @contextmanager
 def guarded(port: int) -> Iterator[int]:
-    """A proxy to a port that demands the user ``me`` and `PASSWORD`; its own port."""
+    """A proxy that requires the user ``me`` and `PASSWORD`; yields its port."""
     wanted = "Basic " + base64.b64encode(f"me:{PASSWORD}".encode()).decode()
     latin = "Basic " + base64.b64encode(f"me:{PASSWORD}".encode("latin1")).decode()
 
@@ -134,7 +134,7 @@ def check_records(port: int, ids: dict[str, str]) -> None:
     by_name = {run["info"]["run_name"]: run for run in runs}
     assert set(by_name) == {"digits", "N"}
     assert len(runs) == 2
-    assert by_name["digits"]["info"]["status"] == "RUNNING"  # went on
+    assert by_name["digits"]["info"]["status"] == "RUNNING"  # resumed
     assert by_name["N"]["info"]["status"] == "FINISHED"
     tags = {tag["key"]: tag["value"] for tag in by_name["N"]["data"]["tags"]}
     assert tags["mlflow.parentRunId"] == ids["experiment"]

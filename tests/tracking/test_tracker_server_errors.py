@@ -18,7 +18,7 @@ from tests.tracking.reading import failure
 
 @contextmanager
 def serve(status: int, body: str) -> Iterator[str]:
-    """A server that answers everything alike; its ``host:port``."""
+    """A server that always gives the same answer; yields its ``host:port``."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -42,12 +42,12 @@ def serve(status: int, body: str) -> Iterator[str]:
 
 
 def warning(make_tracker: MakeTracker, uri: str) -> str:
-    """What is said of a server that is away at the start, which is no error."""
+    """The line about a server that is unreachable at the start, which is no error."""
     lines: list[str] = []
     make_tracker(uri=uri, say=lines.append).start("a", "A")
     [line] = lines
     assert "\n" not in line
-    assert line.endswith(". The work goes on; its records are kept")
+    assert line.endswith(". The run continues, and its records are kept")
     return line
 
 
@@ -76,7 +76,7 @@ def test_a_server_that_never_answers_is_reported_soon(
         started = time.perf_counter()
         text = warning(make_tracker, f"http://127.0.0.1:{silent.getsockname()[1]}")
     assert time.perf_counter() - started < 4
-    assert "no MLflow server answers there (timed out)" in text
+    assert "no MLflow server answers (timed out)" in text
 
 
 @pytest.mark.parametrize(
@@ -84,33 +84,31 @@ def test_a_server_that_never_answers_is_reported_soon(
     [
         (401, "You are not authenticated.", "refuses access (HTTP 401: You are not authent"),
         (403, "Invalid Host header", "refuses access (HTTP 403: Invalid Host header)"),
-        (404, "<html>Not Found</html>", "is no MLflow server (HTTP 404: <html>Not Found</html>)"),
-        (200, "<html>Please log in</html>", "is no MLflow server (HTTP 200: <html>Please log"),
+        (404, "<html>Not Found</html>", "not an MLflow server (HTTP 404: <html>Not Found</html>)"),
+        (200, "<html>Please log in</html>", "not an MLflow server (HTTP 200: <html>Please log"),
     ],
 )
-def test_servers_that_are_of_no_use(
-    make_tracker: MakeTracker, status: int, body: str, expected: str
-) -> None:
+def test_unusable_servers(make_tracker: MakeTracker, status: int, body: str, expected: str) -> None:
     with serve(status, body) as host:
         text = failure(make_tracker(uri=f"http://me:pa55word@{host}"))
     assert expected in text
     assert "pa55word" not in text
 
 
-def test_a_wrong_password_is_named_as_such(make_tracker: MakeTracker) -> None:
+def test_a_wrong_password(make_tracker: MakeTracker) -> None:
     with serve(401, "") as host:
         text = failure(make_tracker(uri=f"http://me:pa55word@{host}"))
-    assert "correct user name and password in the URI, or MLFLOW_TRACKING_USERNAME" in text
+    assert "correct user name and password in the URI, or set MLFLOW_TRACKING_USERNAME" in text
 
 
-def test_a_server_in_trouble_is_away(make_tracker: MakeTracker) -> None:
+def test_a_server_with_an_internal_error_counts_as_unreachable(make_tracker: MakeTracker) -> None:
     with serve(503, "try later") as host:
         text = warning(make_tracker, f"http://me:pa55word@{host}")
-    assert "the server is in trouble (HTTP 503: try later)" in text
+    assert "the server reports a problem (HTTP 503: try later)" in text
     assert "pa55word" not in text
 
 
-def test_a_refusal_of_the_server_is_one_line(make_tracker: MakeTracker) -> None:
+def test_an_error_of_the_server_is_one_line(make_tracker: MakeTracker) -> None:
     known = json.dumps({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no experiment"})
     with serve(404, known) as host:  # answers GET like MLflow, but has no way to create anything
         text = warning(make_tracker, f"http://me:pa55word@{host}")

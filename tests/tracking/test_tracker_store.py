@@ -54,10 +54,8 @@ def test_run_directories_share_an_experiment(make_tracker: MakeTracker, runs: Pa
     assert found(runs, "experiment", "three").info.experiment_id == mine.experiment_id
 
 
-def test_what_a_process_has_left_that_was_killed_as_it_created_the_store_goes(
-    make_tracker: MakeTracker, runs: Path
-) -> None:
-    """In an hour: another process may be creating it now."""
+def test_old_drafts_of_the_database_are_removed(make_tracker: MakeTracker, runs: Path) -> None:
+    """Only after an hour: another process may still be writing new ones."""
     runs.mkdir(exist_ok=True)
     old, new = (runs / f".mlflow.db.draft-{name}" for name in ("old", "new"))
     old.touch()
@@ -69,7 +67,7 @@ def test_what_a_process_has_left_that_was_killed_as_it_created_the_store_goes(
     assert sorted(path.name for path in runs.iterdir()) == [new.name, "digits", "mlflow.db"]
 
 
-def test_the_ids_hold_for_one_store_and_experiment(make_tracker: MakeTracker, runs: Path) -> None:
+def test_run_ids_belong_to_one_store_and_experiment(make_tracker: MakeTracker, runs: Path) -> None:
     make_tracker().start("a", "A")
     make_tracker().start("b", "B")
     old = run_id(runs, "a")
@@ -78,19 +76,19 @@ def test_the_ids_hold_for_one_store_and_experiment(make_tracker: MakeTracker, ru
     assert document["tracking_uri"] == f"sqlite:///{runs}/mlflow.db"
     assert set(document["runs"]) == {"a", "b"}
     other = run_id(runs, "b")
-    # Another store is told all that was recorded.
+    # Another experiment gets all records.
     make_tracker(experiment="another").metrics("b", {"x": 1.0}, 0)
     assert run_id(runs, "a") != old
     assert found(runs, "b").data.metrics == {"x": 1.0}
     assert run_id(runs, "b") != other
     assert {file.name for file in (runs / "digits").iterdir()} == {"mlflow", "tracking.json"}
-    # And the first one, if it comes back, what it lacks.
+    # The first one gets what it lacks once it is used again.
     make_tracker().metrics("b", {"x": 2.0}, 1)
     assert (run_id(runs, "a"), run_id(runs, "b")) == (old, other)
     assert history(runs, "b", "x") == [(0, 1.0), (1, 2.0)]
 
 
-def test_ids_of_a_time_without_an_outbox_go_on(make_tracker: MakeTracker, runs: Path) -> None:
+def test_run_ids_from_before_the_outbox_are_resumed(make_tracker: MakeTracker, runs: Path) -> None:
     make_tracker().start("a", "A")
     old = run_id(runs, "a")
     document = json.loads((runs / "digits" / "tracking.json").read_text())
@@ -125,7 +123,7 @@ def test_the_environment_names_a_store(
 @pytest.mark.parametrize(
     "content", ["{", "[]", '{"schema": 3, "runs": {}}', '{"schema": 1}', '{"schema": 1, "runs": 0}']
 )
-def test_an_unusable_ids_file(content: str, make_tracker: MakeTracker, runs: Path) -> None:
+def test_an_invalid_progress_file(content: str, make_tracker: MakeTracker, runs: Path) -> None:
     (runs / "digits").mkdir()
     (runs / "digits" / "tracking.json").write_text(content)
     with pytest.raises(TrackingError, match=r"tracking\.json: .*remove it"):
@@ -157,7 +155,7 @@ assert mlflow.telemetry.get_telemetry_client() is None
     assert artifact.read_text() == Path(__file__).read_text()
 
 
-def test_no_credentials_in_anything_that_is_written(
+def test_no_credentials_are_written(
     make_tracker: MakeTracker, runs: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     tracker = make_tracker()
@@ -177,7 +175,7 @@ def test_the_settings_do_not_show_the_uri() -> None:
     assert "pa55word" not in repr(TrackingSettings(uri="http://me:pa55word@host"))
 
 
-def test_the_command_that_shows_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_view_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def command(folder: str = "runs", uri: str = "") -> str:
         settings = TrackingSettings(uri=uri)
         directory = tmp_path / folder / "one"
