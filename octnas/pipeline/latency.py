@@ -103,7 +103,7 @@ def measure_chosen(run: Run, chosen: Mapping[str, Candidate]) -> dict[str, Candi
     settings = chosen_settings(run, table)
     if table.device != (here := machine_name(use.device)):
         run.progress.say(
-            f"search: the latency table is of {table.device}; chosen networks are measured on {here}"
+            f"search: the latency table is of {table.device}; measuring chosen networks on {here}"
         )
     alphas = [candidate.alphas for candidate in chosen.values()]
     seconds = measure_networks(run.space, alphas, settings, kept_file(run, here))
