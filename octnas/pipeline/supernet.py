@@ -116,12 +116,12 @@ def supernet(run: Run) -> None:
         allowed = "1 or more with several workers for a supernet, since each needs a GPU of its own"
         require(not (anywhere and shared), "gpus", config.ray.gpus, allowed)
     begin_tracking(run)
-    params, anew = flatten(config.supernet, KEY), run.directory.marker("supernet") is None
-    run.tracker.start(KEY, "supernet", params=params, parent=PARENT, again=anew)
-    if anew:
+    params, new = flatten(config.supernet, KEY), run.directory.marker("supernet") is None
+    run.tracker.start(KEY, "supernet", params=params, parent=PARENT, again=new)
+    if new:
         # Leftovers of an interrupted removal, perhaps of other settings.
         _checkpoints(run).remove()
-    if anew or not _is_trained(folder):
+    if new or not _is_trained(folder):
         with run.settings_of("supernet"):
             history = _train(run, images, device)
         seconds = history[-1]["seconds"]

@@ -1,7 +1,7 @@
 """Candidates, and the front of the non-dominated ones."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import isnan
 from typing import Any
 
@@ -58,15 +58,7 @@ class Candidate:
 
     def to_dict(self) -> dict[str, Any]:
         """The candidate as a JSON object."""
-        return {
-            "id": self.id,
-            "alphas": dict(self.alphas),
-            "macs": self.macs,
-            "loss": self.loss,
-            "metrics": dict(self.metrics),
-            "origin": self.origin,
-            "trial": self.trial,
-        }
+        return asdict(self)
 
     @staticmethod
     def from_dict(document: Mapping[str, Any]) -> "Candidate":

@@ -125,12 +125,7 @@ class SeedResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The result as a JSON object."""
-        return {
-            "schema": SCHEMA,
-            "seed": self.seed,
-            "metrics": dict(self.metrics),
-            "history": [dict(epoch) for epoch in self.history],
-        }
+        return {"schema": SCHEMA, **asdict(self)}
 
     @staticmethod
     def from_dict(document: Mapping[str, Any]) -> "SeedResult":
