@@ -1,4 +1,4 @@
-"""Latency tables of an experiment's search space, and the latency of what a search has chosen."""
+"""Latency tables of search spaces, and the latency of the networks that a search chooses."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,11 @@ KEPT_SUFFIX = ".measured.jsonl"
 
 
 def experiment_space(experiment: Path, overrides: tuple[str, ...] = ()) -> SearchSpace:
-    """The search space of an experiment file or a run directory, without a look at its data.
+    """The search space of an experiment file or a run directory, without reading its images.
 
     Raises:
         ConfigError: a mistake in the file.
-        RunDirectoryError: a directory that is none of a run.
+        RunDirectoryError: not a run directory.
     """
     _, config = load_experiment(experiment, overrides)
     folder = RunDirectory(experiment).stage("data")
@@ -36,7 +36,7 @@ def experiment_space(experiment: Path, overrides: tuple[str, ...] = ()) -> Searc
 
 
 def default_file(settings: LatencySettings) -> Path:
-    """Where a table goes unless the user says."""
+    """The default file of a table."""
     machine = settings.name or machine_name(settings.device)
     where = f"batch-{settings.batch}-threads-{settings.threads}"
     text = f"{machine}-{settings.backend}-{settings.precision}-{where}"
@@ -52,8 +52,7 @@ def make_table(
 ) -> LatencyTable:
     """Measure a latency table and write it; see `octnas.measure.latency.measure_table`.
 
-    What is measured is kept beside the file, so that the same command goes on where it was broken
-    off.
+    Measurements are kept beside the file, so that the same command resumes after an interruption.
     """
     table = measure_table(space, settings, out.with_name(out.name + KEPT_SUFFIX), log)
     write_json(out, table.to_dict())
@@ -61,7 +60,7 @@ def make_table(
 
 
 def with_costs(run: Run, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Candidates with their activation memory, and their predicted latency where it is known."""
+    """Candidates with their activation memory, and their predicted latency if there is a table."""
     return [replace(one, metrics={**one.metrics, **_costs(run, one)}) for one in candidates]
 
 
@@ -73,9 +72,9 @@ def _costs(run: Run, candidate: Candidate) -> dict[str, float]:
 
 
 def latency_words(candidate: Candidate, budget: Budget) -> str:
-    """The predicted latency of a candidate and the measured one; empty where none is known.
+    """The predicted and the measured latency of a candidate; empty if unknown.
 
-    It says so where what was measured is above a budget on latency.
+    Says so if the measured one exceeds a budget on latency.
     """
     if "latency" not in candidate.metrics:
         return ""
@@ -90,12 +89,12 @@ def latency_words(candidate: Candidate, budget: Budget) -> str:
 
 
 def measure_chosen(run: Run, chosen: Mapping[str, Candidate]) -> dict[str, Candidate]:
-    """The chosen candidates, with the measured latency of the whole network, in seconds.
+    """The chosen candidates with their measured latency, in seconds.
 
-    Nothing is measured without a latency table, or where the settings say so.
+    Nothing is measured without a latency table, or with ``latency.measure: false``.
 
     Args:
-        run: whose table says with what backend, precision, batch size and threads.
+        run: its table determines backend, precision, batch size and threads.
         chosen: by budget.
     """
     table, use = run.table, run.config.latency
@@ -104,7 +103,7 @@ def measure_chosen(run: Run, chosen: Mapping[str, Candidate]) -> dict[str, Candi
     settings = chosen_settings(run, table)
     if table.device != (here := machine_name(use.device)):
         run.progress.say(
-            f"search: the latency table is of {table.device}; what was chosen is measured on {here}"
+            f"search: the latency table is of {table.device}; measuring chosen networks on {here}"
         )
     alphas = [candidate.alphas for candidate in chosen.values()]
     seconds = measure_networks(run.space, alphas, settings, kept_file(run, here))
@@ -115,5 +114,5 @@ def measure_chosen(run: Run, chosen: Mapping[str, Candidate]) -> dict[str, Candi
 
 
 def kept_file(run: Run, machine: str) -> Path:
-    """What was measured of the chosen networks; by machine, since a search may go on elsewhere."""
+    """Measurements of the chosen networks; by machine, since a search may resume on another."""
     return run.directory.stage("search") / f"latency-{_slug(machine)}{KEPT_SUFFIX}"

@@ -21,17 +21,19 @@ _CONDITIONS = ("device", "backend", "precision", "batch", "threads")
 
 
 def time_retrained(run: Run, settings: LatencySettings) -> tuple[Path, Latencies]:
-    """Time every retrained network whole, and write ``latency/DEVICE-….json``.
+    """Time every retrained network, and write ``latency/DEVICE-….json``.
 
     Raises:
-        RunDirectoryError: nothing was retrained yet.
-        SettingError: a backend or device that is not there.
+        RunDirectoryError: nothing is retrained yet.
+        SettingError: a backend or device that is not available.
     """
     architectures = {
         one.network.architecture.id: one.network.architecture for one in results_so_far(run)
     }
     if not architectures:
-        raise RunDirectoryError(f"{run.directory.path}: no network was retrained yet")
+        raise RunDirectoryError(
+            f"{run.directory.path}: no network is retrained yet; run `octnas retrain`"
+        )
     times = time_networks(list(architectures.values()), settings)
     conditions = {
         "device": settings.name or machine_name(settings.device),
@@ -53,13 +55,13 @@ def latencies(
     retrained: Sequence[Retrained],
     tables: Sequence[LatencyTable] = (),
 ) -> tuple[Latencies, ...]:
-    """What is known of every device, that which knows most of the retrained networks first.
+    """Latencies by device; the device with most of the retrained networks first.
 
     Args:
-        run: whose folder ``latency`` holds what was measured.
-        candidates: of which tables say something; the chosen ones with what was measured.
-        retrained: the same.
-        tables: of the same network, beside the run's own.
+        run: measurements are in its folder ``latency``.
+        candidates: whose latency is predicted; the chosen ones with their measured latency.
+        retrained: whose latency is predicted.
+        tables: of the same network, besides the run's own.
 
     Raises:
         LatencyError: a table of another network.
@@ -92,9 +94,9 @@ def _predicted(
         try:
             predicted[identity] = cost.of(own) * 1e-9
         except ArchitectureError:
-            continue  # a control off the grid, of which the table says nothing
+            continue  # a baseline off the grid, which the table does not cover
     where = {key: getattr(table, key) for key in _CONDITIONS}
-    # The search measures what it has chosen, but perhaps on another machine than the table's.
+    # The search may have measured on another machine than the table's.
     here = table is run.table and kept_file(run, table.device).exists()
     measured = {
         one.id: Timing(one.metrics["measured_latency"])

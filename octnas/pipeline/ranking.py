@@ -1,6 +1,6 @@
-"""Whether the supernet ranks: its scores beside a ground truth of stand-alone trainings.
+"""The ranking check: scores of the supernet against a ground truth.
 
-The ground truth of a ranking check: some architectures, trained from scratch with some seeds.
+The ground truth is the accuracy of some architectures, each trained from scratch with some seeds.
 """
 
 import time
@@ -51,7 +51,7 @@ class Design:
 
 
 def truth(run: Run) -> None:
-    """Draw the architectures, train each with every seed; what is on disk is not trained again."""
+    """Draw the architectures and train each with every seed, but for finished trainings."""
     settings, directory = run.config.ranking, run.directory_of("truth")
     path = directory.stage("truth") / DESIGN_FILE
     if not path.exists():
@@ -67,10 +67,10 @@ def truth(run: Run) -> None:
 
 
 def draw(run: Run) -> list[Drawn]:
-    """Architectures spread over MACs, and some of nearly equal MACs; all of them different.
+    """Architectures spread over MACs, and some of nearly equal MACs; all different.
 
     Raises:
-        BudgetError: the search space holds too few.
+        BudgetError: the search space has too few.
     """
     settings, levels = run.config.ranking, run.levels
     rng = np.random.default_rng(settings.seed)
@@ -88,7 +88,7 @@ def draw(run: Run) -> list[Drawn]:
             failed = failed + 1 if len(found) == before else 0
             if failed == _TRIES:
                 raise BudgetError(
-                    f"ranking: {count} architectures of {low:,} to {high:,} MACs are asked for, "
+                    f"ranking: {count} architectures of {low:,} to {high:,} MACs are needed, "
                     f"found {len(found) + count - target}; lower ranking.architectures or "
                     "ranking.narrow, or raise ranking.narrow_width"
                 )
@@ -99,17 +99,17 @@ def draw(run: Run) -> list[Drawn]:
 
 
 def read_design(run: Run) -> list[Drawn]:
-    """What was drawn.
+    """Read the drawn architectures.
 
     Raises:
-        RunDirectoryError: also if it was drawn for other images than this run's.
+        RunDirectoryError: also if they were trained on other images than this run's.
     """
     path = run.directory_of("truth").stage("truth") / DESIGN_FILE
     design = read_json(path, Design, schema=TRUTH_SCHEMA)
     if design.images not in (None, own := _digest(run)):
         raise RunDirectoryError(
-            f"{path}: this ground truth was trained on other images (digest {design.images}, this "
-            f"run's is {own})"
+            f"{path}: this ground truth was trained on images of digest {design.images}, but this "
+            f"run has images of digest {own}"
         )
     return design.architectures
 
@@ -119,7 +119,7 @@ def _digest(run: Run) -> str:
 
 
 def trainings(run: Run) -> list[Training]:
-    """The trainings of the ground truth, by architecture in the order of the design, then seed."""
+    """The trainings of the ground truth, by architecture, then by seed."""
     folder = run.directory_of("truth").stage("truth")
     found = []
     for drawn in read_design(run):
@@ -139,7 +139,7 @@ SUPERNET = "supernet"
 
 
 def rank(run: Run) -> None:
-    """Score the architectures of the ground truth with the supernet, and compare."""
+    """Score the architectures of the ground truth with the supernet, and compare the rankings."""
     begin_tracking(run)
     params = flatten(run.config.ranking, "ranking") | flatten(run.config.supernet, "supernet")
     run.tracker.start(KEY, "ranking check", params=params, parent=PARENT, again=True)
@@ -162,17 +162,17 @@ def rank(run: Run) -> None:
     run.tracker.finish(KEY)
     run.progress.say(f"rank: {path.with_suffix('.html')}")
     if run.directory.finished("search") is not None:
-        run.progress.say(f"rank: `octnas report {run.directory.path}` puts it into the report")
+        run.progress.say(f"rank: `octnas report {run.directory.path}` adds it to the report")
 
 
 def read_rankings(run: Run) -> dict[str, Ranking]:
-    """What `rank` wrote, by source of the scores: ``supernet``."""
+    """Read what `rank` wrote, by source of the scores."""
     path = run.directory.stage("rank") / RANKING_FILE
     return read_json(path, dict[str, Ranking], schema=SCHEMA, key="sources")
 
 
 def table(run: Run) -> str:
-    """The check in words and numbers, as `octnas rank` prints it."""
+    """The check as text, as `octnas rank` prints it."""
     return "\n".join(ranking_text(source, one) for source, one in read_rankings(run).items())
 
 

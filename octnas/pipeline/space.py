@@ -1,9 +1,4 @@
-"""Stage 2: the search space, its costs and its budgets, before anything is trained.
-
-Stage 1: which images there are, which can be used, and what for.
-
-With what the networks that a search chooses are measured, and whether that can be done here.
-"""
+"""Stages 1 and 2: the images, and the search space with its budgets and latency table."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -29,10 +24,10 @@ from octnas.space.search_space import SearchSpace
 
 
 def chosen_settings(run: Run, table: LatencyTable) -> LatencySettings:
-    """As the table was measured, on the device of the run's settings.
+    """Settings to measure chosen networks with: those of the table, on the run's device.
 
     Raises:
-        SettingError: a backend or a precision that is not known here, or not on that device.
+        SettingError: an unknown backend or precision, or one that the device does not support.
     """
     return LatencySettings(
         backend=table.backend,
@@ -44,15 +39,15 @@ def chosen_settings(run: Run, table: LatencyTable) -> LatencySettings:
 
 
 def check_measuring(run: Run, table: LatencyTable | None) -> None:
-    """Refuse what could not be measured here in the end; the table may be another device's.
+    """Check that chosen networks can be measured here; the table may be of another device.
 
     Args:
-        run: which may go without measuring.
-        table: that it has or will have, if any.
+        run: with the settings.
+        table: of the run, if any.
 
     Raises:
-        ConfigError: a device that is not there.
-        LatencyError: a backend that is not installed, or not for the device.
+        ConfigError: a device that is not available.
+        LatencyError: a backend that is not installed, or that the device does not support.
     """
     if table is None or not run.config.latency.measure:
         return
@@ -62,20 +57,20 @@ def check_measuring(run: Run, table: LatencyTable | None) -> None:
         check_installed(chosen_settings(run, table).backend)
     except SettingError as error:
         raise LatencyError(
-            f"latency.table: what a search chooses cannot be measured here as the table of "
-            f"{table.device} was ({error}); latency.measure=false goes without"
+            f"latency.table: chosen networks cannot be measured here as for the table of "
+            f"{table.device} ({error}); set latency.measure=false to skip measuring"
         ) from None
 
 
 SCHEMA = 1
-# Where nothing says how many: the classifier is no part of what sites cost.
+# If unknown; the classifier does not count towards the costs of the sites.
 _CLASSES = 1000
 
 
 def space_without_data(config: RunConfig) -> SearchSpace:
-    """The search space of an experiment whose data is not looked at.
+    """The search space of an experiment, without reading its data.
 
-    The number of classes is a guess, unless the settings say it or the data is made here.
+    The number of classes is a guess, unless the settings give it or the data is generated.
 
     Raises:
         SettingError: see `space_of`.
@@ -92,7 +87,7 @@ def space_of(config: RunConfig, classes: int) -> SearchSpace:
         classes: of its data.
 
     Raises:
-        SettingError: a setting of the section ``space`` that turns out to be wrong.
+        SettingError: an invalid setting of the section ``space``.
     """
     settings = config.space
     args = dict(settings.backbone_args)
@@ -110,7 +105,7 @@ def space_of(config: RunConfig, classes: int) -> SearchSpace:
 
 
 def make_space(run: Run) -> None:
-    """Trace the backbone, refuse budgets that cannot be met, and write ``space.json``."""
+    """Trace the backbone, check the budgets, and write ``space.json``."""
     classes = read_summary(run.data.folder).classes
     with run.settings_of():
         choose_device(run.config.device)
@@ -120,9 +115,9 @@ def make_space(run: Run) -> None:
     write_json(folder / SPACE_FILE, space.to_dict())
     if run.config.latency.table:
         table = read_table(Path(run.config.latency.table))
-        # Now, and not after the search.
+        # Before the supernet is trained.
         check_measuring(run, table)
-        # The run goes on with what it began with, wherever the file is then.
+        # A copy, since the file may move or change.
         write_json(folder / TABLE_FILE, table.to_dict())
     levels = run.levels
     budgets = [{**asdict(budget), **_count(run, levels, budget)} for budget in run.budgets]
@@ -141,16 +136,16 @@ def make_space(run: Run) -> None:
 
 
 def read_table(path: Path) -> LatencyTable:
-    """Read a file of `octnas latency`'s.
+    """Read a latency table of `octnas latency`.
 
     Raises:
-        LatencyError: it is missing or something else; the file is named.
+        LatencyError: naming the file, if it is missing or not a latency table.
     """
     return read_json(path, LatencyTable, error=LatencyError, remedy="make it with `octnas latency`")
 
 
 def _count(run: Run, levels: CostLevels, budget: Budget) -> dict[str, Any]:
-    """How many architectures a budget admits, whether that is exact, and how costs were counted."""
+    """How many architectures a budget admits, whether that is exact, and the step of costs."""
     ends = (budget.min_macs, budget.max_macs)
     if budget.bound is not None:
         levels = CostLevels(run.space, cost=run.costs[budget.bound.cost])
@@ -166,7 +161,7 @@ def _steps(budget: Mapping[str, Any]) -> str:
 
 
 def prepare_data(run: Run) -> None:
-    """Look at every image once; build the cache; write the list."""
+    """Check every image, build the cache, and write the list of images."""
     config, folder = run.config, run.directory.stage("data")
     with run.settings_of("data"):
         prepare_images(config.data, config.space.input_size, folder, run.progress)
@@ -175,4 +170,4 @@ def prepare_data(run: Run) -> None:
     run.progress.say(f"data: {summary.classes} classes, images: {counts}")
     if summary.problems:
         count, path = len(summary.problems), folder / PROBLEMS_FILE
-        run.progress.say(f"data: images and folders that were skipped: {count}, see {path}")
+        run.progress.say(f"data: skipped {count} images and folders, see {path}")

@@ -1,7 +1,4 @@
-"""Stage 3: the weight-sharing supernet.
-
-What a supernet with ``sampling: learnable`` has learned besides its weights.
-"""
+"""Stage 3: the weight-sharing supernet, and what a learnable one has learned besides weights."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -42,7 +39,7 @@ DISTRIBUTION_FILE = "distribution.json"
 
 
 def write_distributions(run: Run, probabilities: Mapping[str, Probabilities]) -> None:
-    """Write ``supernet/distribution.json``, and say what it comes to.
+    """Write ``supernet/distribution.json``, and report its expected MACs.
 
     Args:
         run: with the budgets.
@@ -67,7 +64,7 @@ def write_distributions(run: Run, probabilities: Mapping[str, Probabilities]) ->
 
 
 def read_distributions(run: Run) -> tuple[Distribution, ...]:
-    """Read what `write_distributions` wrote, by budget; nothing where nothing was learned."""
+    """Read what `write_distributions` wrote, by budget; empty unless sampling is learnable."""
     if run.config.supernet.sampling != "learnable":
         return ()
     path = run.directory.stage("supernet") / DISTRIBUTION_FILE
@@ -75,7 +72,7 @@ def read_distributions(run: Run) -> tuple[Distribution, ...]:
 
 
 def learned_proposals(run: Run) -> Propose:
-    """Architectures drawn inside one budget after the other, by seed and number alone."""
+    """Draws inside the budgets in turn, which follow from seed and number alone."""
     found, budgets, seed = read_distributions(run), run.budgets, run.config.seed
 
     def propose(number: int, *_: object) -> dict[str, float]:
@@ -93,13 +90,13 @@ TOGETHER_FOLDER = "together"
 
 
 def supernet(run: Run) -> None:
-    """Train the supernet and write its weights and history; it goes on if it was broken off."""
+    """Train the supernet, or resume its training, and write its weights and history."""
     config, folder = run.config, run.directory.stage("supernet")
     device = choose_device(config.device)
     images = open_images(run.data, run.space.input_size, device)
     check_classes(run, len(images.classes))
     for section in ("supernet", "retrain"):
-        # Both now: retraining comes hours later.
+        # Both now, since retraining comes hours later.
         with run.settings_of(section, "recipe"):
             check_recipe(getattr(config, section).recipe, images.count("train"))
     with run.settings_of("supernet", "recipe"):
@@ -116,12 +113,12 @@ def supernet(run: Run) -> None:
         allowed = "1 or more with supernet.processes > 1: each process needs a GPU of its own"
         require(not (anywhere and shared), "gpus", config.ray.gpus, allowed)
     begin_tracking(run)
-    params, anew = flatten(config.supernet, KEY), run.directory.marker("supernet") is None
-    run.tracker.start(KEY, "supernet", params=params, parent=PARENT, again=anew)
-    if anew:
-        # What is there is of a removal that was broken off, perhaps with other settings.
+    params, new = flatten(config.supernet, KEY), run.directory.marker("supernet") is None
+    run.tracker.start(KEY, "supernet", params=params, parent=PARENT, again=new)
+    if new:
+        # Leftovers of an interrupted removal, perhaps of other settings.
         _checkpoints(run).remove()
-    if anew or not _is_trained(folder):
+    if new or not _is_trained(folder):
         with run.settings_of("supernet"):
             history = _train(run, images, device)
         seconds = history[-1]["seconds"]
@@ -134,12 +131,12 @@ def supernet(run: Run) -> None:
 
 
 def _is_trained(folder: Path) -> bool:
-    """Whether all is written of a stage that goes on; its checkpoints may be gone by then."""
+    """Whether a resumed stage has written everything; its checkpoints may be removed by then."""
     return all((folder / name).exists() for name in (HISTORY_FILE, WEIGHTS_FILE))
 
 
 def _train(run: Run, images: Images, device: torch.device) -> list[dict[str, float]]:
-    """Write the weights; the history, with a bar that counts steps."""
+    """Train, write the weights and return the history."""
     config, recipe, done = run.config, run.config.supernet.recipe, 0
     steps = recipe.epochs * len(images.train_batches(recipe.batch_size, config.seed))
     with run.progress.bar("supernet", steps) as bar:
@@ -152,16 +149,16 @@ def _train(run: Run, images: Images, device: torch.device) -> list[dict[str, flo
         def on_step(number: int) -> None:
             nonlocal done
             if not done:
-                # Not before: settings that turn out wrong can be mended without --fresh.
+                # Not before, so that invalid settings can be corrected without --fresh.
                 _begin(run)
-            # A training that goes on begins with a later step.
+            # A resumed training begins with a later step.
             bar.advance(number + 1 - done)
             done = number + 1
 
         if config.supernet.processes > 1:
-            # Here, in one line: each of them would be started again and again.
+            # Here, since failing processes would be restarted.
             check_supernet(run.space, config.supernet)
-            # Now: what those processes tell arrives later than their first checkpoint.
+            # Now, since their progress arrives later than their first checkpoint.
             _begin(run)
             history = _train_together(run, log, on_step)
             on_step(steps - 1)
@@ -187,7 +184,7 @@ def _begin(run: Run) -> None:
 
 
 def _train_together(run: Run, log: Log, on_step: Callable[[int], None]) -> list[dict[str, float]]:
-    """The same by several processes."""
+    """Train in several processes."""
     settings, folder = run.config.supernet, _folder(run)
     job = SupernetJob(
         run.space,
@@ -235,22 +232,21 @@ def _checkpoints(run: Run) -> Checkpoints:
 
 
 def _folder(run: Run) -> Path:
-    """The stage's folder by a path that other processes know, on other machines, too.
+    """The stage's folder as an absolute path, for processes on other machines.
 
-    Links within the run directory are not followed: what is removed there is never what they lead
-    to.
+    Links within the run directory are not resolved, so that removing one keeps its target.
     """
     return run.directory.path.resolve() / "supernet"
 
 
 def read_seconds(run: Run) -> float:
-    """How long the supernet was trained."""
+    """Seconds of training."""
     path = run.directory.stage("supernet") / HISTORY_FILE
     return read_json(path, float, schema=SCHEMA, key="seconds")
 
 
 def trained_supernet(run: Run) -> TrainedSupernet:
-    """The supernet that the stage has written."""
+    """The supernet that the stage wrote."""
     path = (run.directory.stage("supernet") / WEIGHTS_FILE).resolve()
     return TrainedSupernet(run.space, path, run.config.supernet.switchable)
 
@@ -259,9 +255,9 @@ def scorer(run: Run, part: str, first: float = 1.0) -> Callable[[], Scorer]:
     """A picklable function that makes a scorer in any process.
 
     Args:
-        run: whose supernet is finished.
+        run: with a trained supernet.
         part: of the data.
-        first: share of it that is scored before the rest.
+        first: share of the part that is scored before the rest.
     """
     settings = run.config.search
     return partial(
@@ -278,7 +274,7 @@ def scorer(run: Run, part: str, first: float = 1.0) -> Callable[[], Scorer]:
 
 
 def check_processes(processes: int, device: torch.device) -> None:
-    """Refuse more processes than GPUs, of which NCCL gives none to two.
+    """Check that there is a GPU for each process, as NCCL requires.
 
     Raises:
         SettingError: naming both numbers.
@@ -290,7 +286,7 @@ def check_processes(processes: int, device: torch.device) -> None:
 
 
 def check_classes(run: Run, classes: int) -> None:
-    """Refuse a classifier that does not fit the data.
+    """Check that the classifier fits the data.
 
     Raises:
         ConfigError: naming both numbers.

@@ -1,1 +1,1 @@
-"""What a search and its trainings found; without torch."""
+"""Results of searches and trainings; without torch."""

@@ -1,7 +1,7 @@
-"""Candidates, and the front of those that no other candidate beats."""
+"""Candidates, and the front of the non-dominated ones."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import isnan
 from typing import Any
 
@@ -16,11 +16,10 @@ class Candidate:
     Attributes:
         id: of the architecture.
         alphas: α by site.
-        macs: its cost for one image.
-        loss: cross-entropy on search_val, by which candidates are compared.
-        metrics: whatever else was measured, such as ``rank_top1`` or ``read_loss``.
-        origin: where it came from: ``"uniform"``, ``"spread"``, ``"learned"`` or the
-            sampler's name.
+        macs: for one image.
+        loss: cross-entropy on the search_val part, by which candidates are compared.
+        metrics: other measurements, such as ``rank_top1`` or ``read_loss``.
+        origin: ``"uniform"``, ``"spread"``, ``"learned"`` or the name of the sampler.
         trial: number of the Optuna trial.
     """
 
@@ -39,7 +38,7 @@ class Candidate:
             name: ``"macs"``, ``"activation"`` or ``"latency"``.
 
         Raises:
-            KeyError: it is not known of this candidate.
+            KeyError: it was not measured.
         """
         if name == "macs":
             return self.macs
@@ -48,26 +47,18 @@ class Candidate:
         return round(self.metrics["latency"] * 1e9)
 
     def value(self, metric: str) -> float:
-        """A metric by name; the loss where there is no name."""
+        """A metric by name; the loss for an empty name."""
         return self.metrics[metric] if metric else self.loss
 
     def fits(self, budget: Budget) -> bool:
-        """Whether the cost that the budget is about lies inside."""
+        """Whether the cost that the budget bounds lies inside."""
         if budget.bound is None:
             return budget.admits(self.macs)
         return budget.bound.admits(self.cost(budget.bound.cost))
 
     def to_dict(self) -> dict[str, Any]:
         """The candidate as a JSON object."""
-        return {
-            "id": self.id,
-            "alphas": dict(self.alphas),
-            "macs": self.macs,
-            "loss": self.loss,
-            "metrics": dict(self.metrics),
-            "origin": self.origin,
-            "trial": self.trial,
-        }
+        return asdict(self)
 
     @staticmethod
     def from_dict(document: Mapping[str, Any]) -> "Candidate":
@@ -80,8 +71,8 @@ class Front:
     """The non-dominated candidates: none costs less and has a lower loss.
 
     Attributes:
-        candidates: ascending in what they cost.
-        cost: which cost, see `Candidate.cost`.
+        candidates: ascending in cost.
+        cost: name of the cost, see `Candidate.cost`.
     """
 
     candidates: tuple[Candidate, ...]
@@ -89,14 +80,14 @@ class Front:
 
     @staticmethod
     def of(candidates: Iterable[Candidate], metric: str = "", cost: str = "macs") -> "Front":
-        """The front of any candidates; of equals, the one with the smaller id stays.
+        """The front of some candidates; of equal ones, the one with the smaller id.
 
-        A loss that is not a number is never on it.
+        Candidates whose loss is NaN are left out.
 
         Args:
             candidates: to choose from.
-            metric: that stands for the loss; empty for the loss itself.
-            cost: that none of fewer may beat, see `Candidate.cost`.
+            metric: that is compared beside the cost; empty for the loss.
+            cost: see `Candidate.cost`.
         """
         front: list[Candidate] = []
         by_cost = sorted(_scored(candidates), key=lambda c: (c.cost(cost), c.value(metric), c.id))
@@ -127,11 +118,11 @@ def hypervolume(points: Iterable[tuple[float, float]], reference: tuple[float, f
 def hypervolume_curve(
     candidates: Iterable[Candidate], reference: tuple[float, float], cost: str = "macs"
 ) -> Iterator[float]:
-    """The hypervolume of all until then, after each of the candidates.
+    """The hypervolume after each candidate, of all candidates up to it.
 
     Args:
-        candidates: as they were evaluated.
-        reference: see `Front.hypervolume`.
+        candidates: in the order of their evaluation.
+        reference: see `hypervolume`.
         cost: see `Front`.
     """
     front = Front((), cost)
@@ -148,12 +139,12 @@ def best_under(
     Args:
         candidates: to choose from.
         budget: that it has to fit.
-        metric: that is lowest of it; empty for the loss.
+        metric: of which the best has the lowest; empty for the loss.
     """
     inside = [candidate for candidate in _scored(candidates) if candidate.fits(budget)]
     return min(inside, key=lambda c: (c.value(metric), c.macs, c.id), default=None)
 
 
 def _scored(candidates: Iterable[Candidate]) -> list[Candidate]:
-    # Nothing compares with a NaN, so that one would stay wherever it comes first.
+    # NaN compares with nothing, so the first one would stay.
     return [candidate for candidate in candidates if not isnan(candidate.loss)]

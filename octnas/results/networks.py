@@ -1,10 +1,7 @@
-"""Networks to retrain, and what came of it.
-
-What one could do by hand at the same MACs: one α everywhere, or α increasing with depth.
-"""
+"""Networks to retrain, their results, and the baselines that one could design by hand."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from statistics import fmean, stdev
 from typing import Any
@@ -30,21 +27,11 @@ NARROWER = "narrower"
 SHALLOWER = "shallower"
 SMALLER_IMAGES = "smaller images"
 VANILLA = "vanilla"
-ROLES = (
-    SEARCHED,
-    FRONT,
-    UNIFORM,
-    PAPER,
-    INCREASING,
-    RANDOM,
-    WORST,
-    NARROWER,
-    SHALLOWER,
-    SMALLER_IMAGES,
-    VANILLA,
-)
 PLAIN = (NARROWER, SHALLOWER, SMALLER_IMAGES)
 """Plain networks of the same MACs."""
+ROLES = (SEARCHED, FRONT, UNIFORM, PAPER, INCREASING, RANDOM, WORST, *PLAIN, VANILLA)
+# Roles in the files of earlier versions.
+_RENAMED = {"growing": INCREASING}
 
 
 @dataclass(frozen=True)
@@ -52,16 +39,16 @@ class Network:
     """A network to retrain, and why.
 
     Attributes:
-        role: ``"searched"`` (chosen for the budget), ``"front"`` (another one of the front), or the
-            control that it is: ``"uniform"`` (one α at every searchable site), ``"paper"`` (the
-            same, but 0 in stem and last stage), ``"increasing"`` (α increasing with depth),
-            ``"random"`` (inside the budget), ``"worst"`` (what the supernet finds worst there),
+        role: ``"searched"`` (chosen for the budget), ``"front"`` (another one of the front), or a
+            baseline: ``"uniform"`` (one α at every searchable site), ``"paper"`` (the same, but 0
+            in stem and last stage), ``"increasing"`` (α increasing with depth), ``"random"``
+            (inside the budget), ``"worst"`` (predicted to be the worst inside the budget),
             ``"narrower"``, ``"shallower"``, ``"smaller images"`` (plain networks of the same
             MACs), ``"vanilla"`` (α = 0 everywhere).
-        budget: name of the budget that it belongs to; empty for vanilla and the front.
-        architecture: what to build.
+        budget: name of its budget; empty for vanilla and the front.
+        architecture: to build.
         cost: for one image.
-        number: of several of the same role and budget, counted from 1; 0 where there is one.
+        number: counts several of the same role and budget from 1; 0 where there is only one.
     """
 
     role: str
@@ -97,8 +84,9 @@ class Network:
 
     @staticmethod
     def from_dict(document: Mapping[str, Any]) -> "Network":
-        """Read what `to_dict` wrote."""
+        """Read what `to_dict` wrote, also in an earlier version."""
         found = read_as(Network, document)
+        found = replace(found, role=_RENAMED.get(found.role, found.role))
         # The name becomes that of a folder.
         if found.role not in ROLES:
             raise ValueError(f"role: found {found.role!r}, allowed: {', '.join(ROLES)}")
@@ -111,11 +99,11 @@ class SeedResult:
 
     Attributes:
         seed: of initialisation, data order and augmentation.
-        metrics: at the end of training: ``val_top1`` (0 to 1), ``val_loss``, ``seconds`` (of
-            training, interruptions left out); for the ground truth of a ranking check
-            ``read_top1`` and ``read_loss``.
+        metrics: after training: ``val_top1`` (0 to 1), ``val_loss``, ``seconds`` (of training,
+            without interruptions); for the ground truth of a ranking check ``read_top1`` and
+            ``read_loss``.
         history: per epoch: ``epoch``, ``train_loss``, ``lr``, ``time`` (seconds since 1970),
-            ``seconds`` (of training until then).
+            ``seconds`` (of training so far).
     """
 
     seed: int
@@ -124,12 +112,7 @@ class SeedResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The result as a JSON object."""
-        return {
-            "schema": SCHEMA,
-            "seed": self.seed,
-            "metrics": dict(self.metrics),
-            "history": [dict(epoch) for epoch in self.history],
-        }
+        return {"schema": SCHEMA, **asdict(self)}
 
     @staticmethod
     def from_dict(document: Mapping[str, Any]) -> "SeedResult":
@@ -172,7 +155,7 @@ class Retrained:
         return read_as(Retrained, document)
 
 
-# Steps in which a baseline's one or two parameters are tried.
+# Values tried of a baseline's one or two parameters.
 _STEPS = 101
 
 
@@ -186,11 +169,11 @@ def baseline(
     """A baseline of a budget.
 
     Args:
-        space: the search space; fixed sites stay as they are fixed.
+        space: the search space; fixed sites keep their α.
         role: ``"uniform"``, ``"paper"``, ``"increasing"`` or ``"vanilla"``.
-        budget: whose MACs the baseline should have.
-        at_least: cost of the searched network, below which a baseline would not be a fair one.
-        cost: what the budget bounds, if not MACs; then α is one of each site's choices.
+        budget: that the baseline should cost as much as.
+        at_least: cost of the searched network; a smaller baseline would be unfair.
+        cost: that the budget bounds, if not MACs; then α is one of each site's choices.
 
     Returns:
         For ``"vanilla"`` the network at α = 0; otherwise the one of its kind whose cost is
@@ -216,14 +199,13 @@ def searched(space: SearchSpace, budget: Budget, architecture: Architecture) -> 
 def _closest(
     space: SearchSpace, designs: np.ndarray, budget: Budget, at_least: int
 ) -> Architecture:
-    """The design, shape ``(n, len(searchable))``, closest to the budget and not below a bound."""
+    """The design, of shape ``(n, len(searchable))``, closest to the budget and large enough."""
     names = [site.name for site in space.searchable]
     quantized = np.array(
         [list(space.quantize(dict(zip(names, row, strict=True))).values()) for row in designs]
     )
     macs = space.macs(quantized)
-    allowed = macs >= at_least
-    distance = np.where(allowed, np.abs(macs - budget.max_macs), np.iinfo(np.int64).max)
+    distance = np.where(macs >= at_least, np.abs(macs - budget.max_macs), np.iinfo(np.int64).max)
     best = quantized[int(distance.argmin())]
     return space.architecture(dict(zip(space.site, map(float, best), strict=True)))
 
@@ -231,9 +213,9 @@ def _closest(
 def _closest_of(
     cost: AdditiveCost, designs: np.ndarray, bound: Bound, at_least: int
 ) -> Architecture:
-    """As `_closest`, with each α brought to the nearest choice of its site.
+    """As `_closest`, with each α moved to the nearest choice of its site.
 
-    Where all designs cost less than ``at_least``, the largest.
+    If all designs cost less than ``at_least``, the largest.
     """
     space = cost.space
     found = [
@@ -254,7 +236,7 @@ def _uniform_designs(space: SearchSpace) -> np.ndarray:
 
 
 def _paper_designs(space: SearchSpace) -> np.ndarray:
-    """One α but in stem and last stage, which stay at 0 (arXiv 1904.05049, §4.1)."""
+    """One α, except for stem and last stage at 0 (arXiv 1904.05049, §4.1)."""
     stages = [site.name.partition(".")[0] for site in space.searchable]
     last = space.sites[-1].name.partition(".")[0]
     free = np.array([not stage.startswith("stem") and stage != last for stage in stages])
@@ -262,10 +244,10 @@ def _paper_designs(space: SearchSpace) -> np.ndarray:
     return designs
 
 
-def _growing_designs(space: SearchSpace) -> np.ndarray:
-    """α grows in a straight line from 0 at some depth up to one of the choices at another.
+def _increasing_designs(space: SearchSpace) -> np.ndarray:
+    """α increases linearly from 0 at one depth to one of the choices at another.
 
-    Both depths and the choice are tried; each α goes to the nearest choice of its site.
+    All depths and choices are tried; each α is moved to the nearest choice of its site.
     """
     depth = np.array([site.depth for site in space.searchable])
     designs = []
@@ -281,4 +263,4 @@ def _nearest(choices: tuple[float, ...], want: float) -> float:
     return min(choices, key=lambda choice: abs(choice - want))
 
 
-_DESIGNS = {UNIFORM: _uniform_designs, PAPER: _paper_designs, INCREASING: _growing_designs}
+_DESIGNS = {UNIFORM: _uniform_designs, PAPER: _paper_designs, INCREASING: _increasing_designs}

@@ -1,11 +1,9 @@
-"""How well scores rank architectures: correlations with stand-alone training, and what bounds them.
+"""How well scores rank architectures: rank correlations with stand-alone trainings.
 
 A rank correlation alone says nothing: MACs alone rank architectures with a τ of about 0.5, and
-a ground truth of a few seeds does not even agree with itself. Hence the τ of MACs, the τ with MACs
-partialled out, and the noise ceiling beside every figure. The ceiling compares halves of the seeds,
-and a score is compared with all of them: one without any error would end somewhat above it.
-
-Rank correlations, and what of one the noise of a ground truth leaves.
+a ground truth of a few seeds does not even agree with itself. So every figure comes with the τ of
+MACs, the τ with MACs partialled out, and the noise ceiling. The ceiling compares halves of the
+seeds, while a score is compared with all of them, so a perfect score would be somewhat above it.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -20,15 +18,22 @@ from scipy.stats import spearmanr
 from octnas.io.files import read_as
 from octnas.space.costs import Budget
 
-_DIGITS = 12  # of a mean; those beyond depend on the order of the seeds
 Values = np.ndarray[Any, np.dtype[np.float64]]
+
+SCHEMA = 1
+CONFIDENCE = 0.95
+_TAILS = (50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE))
+# Architectures that an interval needs; with four, 95 % intervals cover the truth in 70 %.
+_FEWEST = 6
+# Digits of a mean; those beyond depend on the order of the seeds.
+_DIGITS = 12
 
 
 def kendall(a: Values, b: Values) -> float:
-    """Kendall's τ-b; NaN where one side is constant or holds NaN.
+    """Kendall's τ-b; NaN if one side is constant or contains NaN.
 
-    It is the cosine between the signs of all pairs' differences (Daniels, Biometrika 33, 1944):
-    ten times as fast as scipy's, and exactly ±1 where two rankings agree.
+    Computed as the cosine between the signs of all pairwise differences (Daniels, Biometrika 33,
+    1944): ten times as fast as scipy, and exactly ±1 if two rankings agree.
     """
     x, y = _signs(a), _signs(b)
     norm = sqrt(np.vdot(x, x) * np.vdot(y, y))
@@ -42,17 +47,17 @@ def _signs(a: Values) -> Values:
 
 
 def spearman(a: Values, b: Values) -> float:
-    """Spearman's ρ; NaN where one side is constant or holds NaN."""
+    """Spearman's ρ; NaN if one side is constant or contains NaN."""
     if any((side == side[0]).all() for side in (a, b)):
         return float("nan")
     return float(spearmanr(a, b).statistic)
 
 
 def partial_kendall(a: Values, b: Values, given: Values) -> float:
-    """Kendall's partial τ: of two rankings, with a third one's share in both taken out.
+    """Kendall's partial τ of two rankings, controlling for a third.
 
-    NaN where the third ranks as one of the two does, since nothing is left then.
-    Kendall, "Partial rank correlation", Biometrika 32 (1942).
+    NaN if the third agrees with one of the two. Kendall, "Partial rank correlation", Biometrika 32
+    (1942).
     """
     ab, ag, bg = kendall(a, b), kendall(a, given), kendall(b, given)
     rest = (1 - ag**2) * (1 - bg**2)
@@ -64,7 +69,7 @@ def noise_ceiling(truth: Values, given: Values | None = None) -> float:
 
     Args:
         truth: ``(architectures, seeds)``; of an odd number one half has one more.
-        given: for the partial τ, what is taken out of both.
+        given: for the partial τ, the ranking to control for.
 
     Returns:
         NaN for a single seed.
@@ -80,23 +85,17 @@ def noise_ceiling(truth: Values, given: Values | None = None) -> float:
 
 def mean_of_seeds(truth: Values, seeds: Collection[int]) -> Values:
     """Mean accuracy by architecture, shape of the truth ``(architectures, seeds)``."""
-    # Accuracies are counts of images: what ties must not be told apart by rounding.
+    # Accuracies are counts of images: rounding errors must not break ties.
     mean: Values = truth[:, sorted(seeds)].mean(axis=1).round(_DIGITS)
     return mean
-
-
-SCHEMA = 1
-CONFIDENCE = 0.95
-_TAILS = (50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE))
-_FEWEST = 6  # architectures with an interval; of four, 95 % ones held the truth in 70 % (measured)
 
 
 @dataclass(frozen=True)
 class Interval:
     """A figure with its bootstrap interval (percentiles, 95 %).
 
-    None where it is undefined; the ends also where there are fewer than six architectures, of
-    which resampling finds too little.
+    None if undefined; the ends also with fewer than six architectures, which are too few to
+    resample.
     """
 
     value: float | None
@@ -112,7 +111,7 @@ class Ranked:
         id: of the architecture.
         alphas: α by site.
         macs: for one image.
-        narrow: whether it belongs to the slice of nearly equal MACs.
+        narrow: whether it is in the slice of nearly equal MACs.
         loss, top1: the score.
         truth: top-1 accuracy (0 to 1) of its stand-alone trainings, by seed.
     """
@@ -128,13 +127,13 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Regret:
-    """What choosing by score costs inside a budget.
+    """The loss in accuracy from choosing by score inside a budget.
 
     Attributes:
         budget: its name.
-        architectures: how many of those with a ground truth the budget admits.
-        points: the best mean accuracy among them less that of the best-scored, in percent.
-        std: of one training over seeds, in percent, pooled over the architectures; None with a
+        architectures: number of architectures with a ground truth that the budget admits.
+        points: the best mean accuracy among them minus that of the best-scored one, in percent.
+        std: of a training over seeds, in percent, pooled over the architectures; None with a
             single seed.
         low, high: ends of the bootstrap interval of ``points``; None as in `Interval`.
     """
@@ -149,14 +148,14 @@ class Regret:
 
 @dataclass(frozen=True)
 class Ranking:
-    """What was found out about a score.
+    """How well a score ranks architectures.
 
     Attributes:
         architectures: all that have a ground truth.
         statistics: by name, see `statistics`.
-        regrets: one for each budget that admits two of the architectures or more.
-        seconds: what took how long: ``score`` (until there is a function that scores),
-            ``scoring``, ``truth`` (of all trainings).
+        regrets: one for each budget that admits at least two of the architectures.
+        seconds: durations: ``score`` (training of the scorer), ``scoring``, ``truth`` (all
+            trainings).
         epochs: of one training of the ground truth.
     """
 
@@ -179,12 +178,12 @@ class Ranking:
 def statistics(
     ranked: Sequence[Ranked], *, resamples: int, seed: int = 0
 ) -> Mapping[str, Interval]:
-    """All figures, with intervals over resampled architectures.
+    """All figures, with bootstrap intervals over architectures.
 
     Args:
         ranked: architectures with scores and ground truth.
-        resamples: how often architectures are drawn with replacement.
-        seed: of these draws.
+        resamples: number of bootstrap resamples.
+        seed: of the bootstrap.
 
     Returns:
         By name: ``tau_loss``, ``tau_top1``, ``rho_loss``, ``rho_top1`` (of the score with the mean
@@ -205,15 +204,15 @@ def statistics(
 def regrets(
     ranked: Sequence[Ranked], budgets: Sequence[Budget], *, resamples: int = 0, seed: int = 0
 ) -> tuple[Regret, ...]:
-    """The regret of the pick by loss for each budget that admits at least two architectures.
+    """The regret of choosing by loss, for each budget that admits at least two architectures.
 
-    The best is the best of noisy means, so that even the best architecture, picked, may have some.
+    Mean accuracies are noisy, so even the truly best architecture may have some regret.
 
     Args:
         ranked: architectures with scores and ground truth.
-        budgets: within which one is picked.
-        resamples: how often those inside a budget are drawn with replacement, for the interval.
-        seed: of these draws.
+        budgets: to choose inside.
+        resamples: bootstrap resamples for the interval.
+        seed: of the bootstrap.
     """
     found: list[Regret] = []
     rng = np.random.default_rng(seed)
@@ -221,7 +220,7 @@ def regrets(
     std = 100 * float(np.sqrt(spread.mean())) if len(spread) else None
     for budget in budgets:
         if budget.bound is not None:
-            # What else it bounds is not known of these architectures.
+            # The other cost of these architectures is unknown.
             continue
         inside = [entry for entry in ranked if budget.admits(entry.macs)]
         if len(inside) > 1:
@@ -234,7 +233,7 @@ def regrets(
 
 
 def _missed(inside: Sequence[Ranked]) -> float:
-    """By how many points the pick by loss misses the best one."""
+    """By how many points choosing by loss misses the best one."""
     pick = min(inside, key=lambda one: (isnan(one.loss), one.loss, one.id))
     best = max(float(np.mean(entry.truth)) for entry in inside)
     return 100 * (best - float(np.mean(pick.truth)))
@@ -242,7 +241,7 @@ def _missed(inside: Sequence[Ranked]) -> float:
 
 @dataclass(frozen=True)
 class _Table:
-    """The columns of some architectures; what should be high is high."""
+    """The columns of some architectures; higher is better."""
 
     loss: Values
     top1: Values
@@ -299,7 +298,7 @@ def _bootstrap(
 ) -> dict[str, Interval]:
     table = _Table.of(ranked)
     value = figures(table)
-    # A resample in which everything is one architecture says nothing.
+    # A resample of a single architecture has no ranking.
     times = resamples if len(ranked) >= _FEWEST else 0
     rows = (rng.integers(len(ranked), size=len(ranked)) for _ in range(times))
     drawn = [figures(table.take(row)) for row in rows if len(set(row)) > 1]

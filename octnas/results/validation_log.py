@@ -1,6 +1,6 @@
-"""How often the val images were looked at, in a file that is only ever added to.
+"""The log of validations, a file that is only ever appended to.
 
-A network that is chosen by val is no longer judged by it, so every look is counted.
+Choosing a network by the val images spoils them for evaluating it, so every validation is counted.
 """
 
 import json
@@ -13,28 +13,28 @@ from octnas.space.architecture import Architecture
 LOOKS_FILE = "looks.jsonl"
 """In a run directory; it stays when a stage is redone."""
 LOOKS = ("retrain", "export")
-"""What the val images are looked at for."""
+"""The purposes of a validation."""
 
 
 def log_validation(path: Path, architecture: Architecture, seed: int, size: int, why: str) -> None:
-    """Add a line, before the look.
+    """Append a line, before the validation.
 
     Args:
         path: of the file.
-        architecture: of the network that is tried.
+        architecture: of the network.
         seed: of its training.
         size: of the images, in pixels.
         why: one of `LOOKS`.
     """
-    look = {"architecture": architecture.id, "seed": seed, "size": size, "why": why}
+    entry = {"architecture": architecture.id, "seed": seed, "size": size, "why": why}
     path.parent.mkdir(parents=True, exist_ok=True)
-    append_line(path, json.dumps(look))
+    append_line(path, json.dumps(entry))
 
 
 def count_validations(path: Path) -> dict[str, int]:
-    """How many looks there were, by reason; without those that there were none for."""
+    """The number of validations by purpose; purposes without any are left out."""
     if not path.exists():
         return {}
-    # What is behind the last line break was cut off when its process died.
+    # A killed process may have left part of a last line.
     lines = path.read_bytes().split(b"\n")[:-1]
     return dict(Counter(json.loads(line)["why"] for line in lines))

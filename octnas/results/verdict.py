@@ -1,11 +1,10 @@
 """Whether one trained network is better than another, or whether that is noise.
 
-A difference of two accuracies is of some seeds and of some images. The interval covers both: other
-seeds, and other images of the same kind. With as few seeds as anybody trains, a percentile
-bootstrap over them is too narrow (of three seeds it covers about four fifths where it says 95 %),
-so seeds come in by Student's t with the degrees of freedom of Welch and Satterthwaite (Welch,
-Biometrika 34, 1947), and images by the variance that a bootstrap over them has, which for a mean is
-known without drawing.
+A difference of two accuracies depends on the seeds and on the images. The interval covers other
+seeds and other images of the same kind. With few seeds, a percentile bootstrap over them is too
+narrow (for three seeds a 95 % interval covers about four fifths), so seeds enter by Student's t
+with the degrees of freedom of Welch and Satterthwaite (Welch, Biometrika 34, 1947), and images by
+the variance of a bootstrap over them, which for a mean has a closed form.
 """
 
 from collections.abc import Sequence
@@ -20,11 +19,11 @@ from scipy.stats import t
 Matrix = np.ndarray[Any, np.dtype[np.float64]]
 
 POWER = 0.8
-"""With which probability a difference of the size called detectable would have been seen."""
+"""Probability of seeing a difference of the size called detectable."""
 
 
 class Verdict(StrEnum):
-    """What a comparison allows to say of the first network."""
+    """What a comparison says about the first network."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -39,11 +38,11 @@ class Difference:
     """A difference of two mean accuracies, in percentage points.
 
     Attributes:
-        points: of the first less the second.
-        half_width: of its interval; None where none can be given.
-        detectable: the smallest true difference that so many seeds and images would have shown
-            with a probability of `POWER`; None where there is no interval.
-        verdict: what may be said.
+        points: of the first minus the second.
+        half_width: of its interval; None if there is none.
+        detectable: the smallest true difference that these seeds and images would show with a
+            probability of `POWER`; None if there is no interval.
+        verdict: the conclusion.
     """
 
     points: float
@@ -58,9 +57,8 @@ def difference(first: Matrix, second: Matrix, confidence: float = 0.95) -> Diffe
     Args:
         first, second: whether each image was right, shape ``(trainings, images)``, of the same
             images in the same order; or each training's accuracy alone, shape ``(trainings, 1)``.
-            Instead of trainings several networks may follow each other, each with its mean over
-            seeds.
-        confidence: of the interval; higher where several comparisons are made at once.
+            Rows may also be several networks, each with its mean over seeds.
+        confidence: of the interval; higher for simultaneous comparisons.
     """
     points = 100 * float(first.mean() - second.mean())
     if min(len(first), len(second)) < 2:
@@ -97,7 +95,7 @@ def _of_seeds(correct: Matrix) -> tuple[float, int]:
 def _of_images(first: Matrix, second: Matrix) -> tuple[float, int]:
     """Variance of a difference by other images, and its degrees of freedom.
 
-    Without what single trainings do differently on single images: the trainings' variance has it.
+    Without the interaction of trainings and images, which the variance of the trainings includes.
     """
     count = first.shape[1]
     if count == 1 or first.shape[1] != second.shape[1]:

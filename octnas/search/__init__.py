@@ -1,1 +1,1 @@
-"""The search: one Optuna study, asked and told; no torch."""
+"""The search: an Optuna study, its samplers and its storage; without torch."""

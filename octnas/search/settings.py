@@ -16,33 +16,32 @@ class SearchSettings:
     """How candidates are proposed and scored.
 
     Attributes:
-        sampler: ``surrogate``, which fits a model to the scores and evaluates what that finds
-            best; Optuna's ``nsga2`` or ``tpe``; ``random``, evenly among the architectures inside
+        sampler: ``surrogate``, which evaluates the best architectures according to a model of the
+            scores; Optuna's ``nsga2`` or ``tpe``; ``random``, evenly among the architectures inside
             the budgets; or ``learned``, which draws from the distributions of a supernet with
-            ``sampling: learnable``. All begin with what such a supernet finds most probable, the
-            uniform-α architectures and a design spread over MACs.
-        objective: what the search makes small besides the loss, and what the front is over:
-            ``auto``, what all budgets bound, or MACs where they bound different costs; or by name.
-            Samplers are held to the budgets where these bound the objective; to budgets on another
-            cost they are held only as far as they leave some MACs out.
-        screening_fraction: share of the search_val images that a candidate is scored on first; it
-            is scored on the rest only if it may reach the front. 1 for all at once.
-        choose_by: what is lowest of the candidate that is chosen for a budget: its ``loss`` on the
-            search_val images, or the ``expected`` one on others, shrunk towards a model of all.
-        trials: candidates in all, the first designs included.
-        spread: size of the design spread over MACs.
-        batch_size: candidates that are asked for before the first of them is told; the same on
-            any number of workers, so that these give the same candidates.
+            ``sampling: learnable``. All begin with the most probable architectures of such a
+            supernet, the uniform-α architectures and some spread over MACs.
+        objective: the objective beside the loss, and the cost of the front: ``auto``, what all
+            budgets bound, or MACs where they bound different costs; or its name. Samplers stay
+            within budgets on the objective; budgets on another cost only limit the MACs.
+        screening_fraction: share of the search_val images that a candidate is scored on first; it is
+            scored on the others only if it may reach the front. 1 for all images at once.
+        choose_by: the candidate chosen for a budget has the lowest ``loss`` on the search_val images, or
+            the lowest ``expected`` loss on other images, shrunk towards a model of all candidates.
+        trials: number of candidates, the first ones included.
+        spread: number of first candidates spread over MACs.
+        batch_size: candidates asked for before the first of them is reported; the result does not
+            depend on the number of workers.
         population: of NSGA-II.
         calibration_batches: training batches for the batch-norm statistics of a candidate.
-        images_per_batch: of these and of scoring.
+        images_per_batch: for the statistics and for scoring.
         threads: CPU threads of one evaluation.
         executor: ``local``, in this process, or ``ray``, through Ray Tune.
-        workers: candidates evaluated at a time by Ray.
-        retries: how often a candidate is tried again after an error, a loss that is no number, or
-            the death of its worker; then it is a failed trial with its reason.
-        storage: where the study lives; empty for a journal file in the run directory, or a
-            database URL such as ``postgresql://user:password@host/name``.
+        workers: candidates that Ray evaluates at a time.
+        retries: how often a candidate is evaluated again after an error, a loss that is not
+            finite, or the death of its worker; then its trial fails, with the reason.
+        storage: of the study; empty for a journal file in the run directory, or a database URL such
+            as ``postgresql://user:password@host/name``.
     """
 
     sampler: Sampler = "surrogate"

@@ -40,7 +40,7 @@ HALF = "rank_half_loss"
 """Metric of a candidate: its loss on one half of the images, drawn evenly."""
 
 EXPECTED = "expected_loss"
-"""Metric of a candidate: its loss on other images, as far as can be told."""
+"""Metric of a candidate: an estimate of its loss on other images."""
 
 # The smallest loss whose logarithm is taken.
 _LEAST = 1e-9

@@ -66,7 +66,7 @@ def test_what_could_not_be_measured_is_said_before_anything_is_trained(
         run_stages(open_tiny(tmp_path, *settings), ("data",))
     message = str(caught.value)
     assert message.startswith("latency.table: ")
-    assert message.endswith("latency.measure=false goes without")
+    assert message.endswith("set latency.measure=false to skip measuring")
     assert "\n" not in message
     run = open_tiny(tmp_path, *settings, "latency.measure=false")
     run_stages(run, ("data",))

@@ -1,7 +1,4 @@
-"""The ranking check from the data to the table: resumed, shared, and refused in one line.
-
-The ground truth: broken off and gone on with, by Ray, and another run's.
-"""
+"""The ranking check: its ground truth, interrupted, resumed and shared; figures and messages."""
 
 import json
 import shutil
@@ -181,7 +178,9 @@ def test_a_budget_above_the_dearest_leaves_a_slice(tmp_path: Path) -> None:
 def test_more_than_there_are_is_refused(tmp_path: Path) -> None:
     many = ("ranking.architectures=302", "ranking.narrow=300", "ranking.narrow_width=0.001")
     run = with_space(tmp_path, *many)
-    with pytest.raises(BudgetError, match=r"ranking: 300 architectures of [\d,]+ to [\d,]+ MACs"):
+    with pytest.raises(
+        BudgetError, match=r"ranking: 300 architectures of [\d,]+ to [\d,]+ MACs are needed"
+    ):
         draw(run)
     small = with_space(tmp_path / "small", "space.alphas=[0]", "space.budgets=[{uniform: 0}]")
     with pytest.raises(BudgetError, match=r"found 1; lower ranking.architectures"):
@@ -232,7 +231,7 @@ def test_the_report_shows_the_ranking_once_it_is_there(spoilable: Path) -> None:
     assert "Does the supernet rank?" not in page.read_text()
     assert not any("octnas report" in line for line in lines)
     run_stages(again, STAGES)
-    assert f"rank: `octnas report {run.directory.path}` puts it into the report" in lines
+    assert f"rank: `octnas report {run.directory.path}` adds it to the report" in lines
     rewrite_report(again)
     assert "Does the supernet rank?" in page.read_text()
 
@@ -355,7 +354,7 @@ class TestShared:
         document = read_json(path)
         write_json(path, {**document, "images": "0123456789abcdef"})
         run = open_ranking(tmp_path, OFF, f"ranking.truth_from={spoilable / 'runs' / 'tiny'}")
-        with pytest.raises(RunDirectoryError, match="trained on other images, of digest 0123456"):
+        with pytest.raises(RunDirectoryError, match="trained on images of digest 0123456"):
             run_stages(run, STAGES)
 
     def test_fresh_does_not_pretend_to_redo_it(self, ranked: Path, tmp_path: Path) -> None:

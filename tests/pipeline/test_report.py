@@ -188,7 +188,7 @@ def test_times_that_cannot_be_are_one_line(copied: Path) -> None:
 def test_nothing_to_measure(copied: Path) -> None:
     unfinish(copied, "retrain")
     shutil.rmtree(copied / "retrain")
-    with pytest.raises(RunDirectoryError, match="no network was retrained yet"):
+    with pytest.raises(RunDirectoryError, match="no network is retrained yet"):
         time_retrained(look_at_run(copied), LatencySettings(repeats=4))
 
 

@@ -1,5 +1,3 @@
-"""Tests."""
-
 import json
 import math
 
@@ -60,3 +58,12 @@ def test_round_trips() -> None:
     assert Network.from_dict(json.loads(json.dumps(made.to_dict()))) == made
     retrained = trained(0.5, 0.6)
     assert Retrained.from_dict(json.loads(json.dumps(retrained.to_dict()))) == retrained
+
+
+def test_roles_of_earlier_versions_are_mapped() -> None:
+    document = {**network("increasing").to_dict(), "role": "growing"}
+    assert Network.from_dict(document) == network("increasing")
+    found = Retrained.from_dict({"network": document, "runs": [trained(0.5).runs[0].to_dict()]})
+    assert found.network.role == "increasing"
+    with pytest.raises(ValueError, match="role: found 'shrinking', allowed: searched"):
+        Network.from_dict({**document, "role": "shrinking"})
