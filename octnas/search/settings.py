@@ -24,10 +24,11 @@ class SearchSettings:
         objective: the objective beside the loss, and the cost of the front: ``auto``, what all
             budgets bound, or MACs where they bound different costs; or its name. Samplers stay
             within budgets on the objective; budgets on another cost only limit the MACs.
-        screening_fraction: share of the search_val images that a candidate is scored on first; it is
-            scored on the others only if it may reach the front. 1 for all images at once.
-        choose_by: the candidate chosen for a budget has the lowest ``loss`` on the search_val images, or
-            the lowest ``expected`` loss on other images, shrunk towards a model of all candidates.
+        screening_fraction: share of the search_val images that a candidate is scored on first; it
+            is scored on the others only if it may reach the front. 1 for all images at once.
+        choose_by: the candidate chosen for a budget has the lowest ``loss`` on the search_val
+            images, or the lowest ``expected`` loss on other images, shrunk towards a model of all
+            candidates.
         trials: number of candidates, the first ones included.
         spread: number of first candidates spread over MACs.
         batch_size: candidates asked for before the first of them is reported; the result does not
