@@ -1,4 +1,4 @@
-"""``octnas architecture``: files that people pass around."""
+"""``octnas architecture``: show, compare and validate architecture files."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,9 +23,7 @@ File = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(
-        no_args_is_help=True, help="Look at architecture files, compare and check them."
-    )
+    group = typer.Typer(no_args_is_help=True, help="Show, compare and validate architecture files.")
     for command in (show, diff, validate):
         group.command()(command)
     app.add_typer(group, name="architecture")
@@ -42,7 +40,7 @@ def show(files: Files) -> None:
 
 
 def diff(first: File, second: File) -> None:
-    """Print in what two architectures differ; exit code 1 if they do."""
+    """Print the differences between two architectures; exit with 1 if there are any."""
     from octnas.nn.load import read_architecture
 
     one, other = read_architecture(first), read_architecture(second)
@@ -58,12 +56,12 @@ def validate(
     space: Annotated[
         Path | None,
         typer.Option(
-            help="A run directory, or its space.json: each α must be among its choices.",
+            help="A run directory, or its space.json, whose choices each α must be among.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Check architecture files; a line for each, and exit code 2 if one of them is wrong."""
+    """Validate architecture files, one line each; exit with 2 if one is invalid."""
     from octnas.errors import ArchitectureError
     from octnas.nn.load import read_architecture
 

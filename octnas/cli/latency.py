@@ -113,7 +113,7 @@ def networks_of(
     """Time every retrained network of a run, for its report: median and 95th percentile."""
     from octnas.measure.settings import LatencySettings
     from octnas.pipeline.network_latency import time_retrained
-    from octnas.pipeline.run import look_at_run, owned
+    from octnas.pipeline.run import locked, look_at_run
 
     settings = LatencySettings(
         name=name,
@@ -126,7 +126,7 @@ def networks_of(
     )
     looked_at = look_at_run(run)
     # With the run lock: another process on this run would distort the times.
-    with owned(run, partial(typer.echo, err=True)):
+    with locked(run, partial(typer.echo, err=True)):
         path, found = time_retrained(looked_at, settings)
     for identity, timing in found.measured.items():
         typer.echo(f"{identity}  {1e3 * timing.median:.3f} ms, 95 %: {1e3 * (timing.p95 or 0):.3f}")

@@ -23,9 +23,9 @@ from octnas.cli import (
 from octnas.errors import OctnasError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-# What is never a mistake in the program, whatever file it was about.
+# Never a bug, whatever file it was about.
 _DISK = (*_FULL, errno.EROFS, errno.EIO, errno.ESTALE)
-# Of streams, what raises over a letter that the encoding lacks.
+# Error handlers of streams that raise for a letter the encoding lacks.
 _FAILING = ("strict", "surrogateescape")
 
 app = typer.Typer(
@@ -66,19 +66,19 @@ def _options(
 
 
 def main() -> None:
-    """Run the program; a mistake that the user can mend is a line each and exit code 2."""
-    # Python puts the working directory before all else where a process begins with -c, as those of
-    # multiprocessing do, torch's launcher's too: a random.py there would be run.
+    """Run the program; errors that the user can fix are one line each, with exit code 2."""
+    # Processes that begin with -c, as multiprocessing's and torch's launcher's do, have the working
+    # directory first in their path: a random.py there would be imported.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     for stream in (sys.stdout, sys.stderr):
-        # One that cannot hold × or α shows ? in their place; stderr has an escape by itself.
+        # A stream that cannot encode × or α shows ? instead.
         if isinstance(stream, io.TextIOWrapper) and stream.errors in _FAILING:
             stream.reconfigure(errors="replace")
     try:
         Path.cwd()
     except FileNotFoundError:
-        # Before anything is loaded, whose errors would be about something else.
-        typer.echo("octnas: the working directory is gone; go to one that is there", err=True)
+        # Later errors would be about something else.
+        typer.echo("octnas: the working directory no longer exists; change to another", err=True)
         sys.exit(2)
     try:
         app()
@@ -89,19 +89,17 @@ def main() -> None:
             typer.echo(f"octnas: {line}", err=True)
         sys.exit(2)
     except MemoryError as error:
-        # Whatever was being done: of that nothing is known here.
         reason = " ".join(str(error).split())
         typer.echo(
-            f"octnas: the memory of this machine did not suffice{reason and f' ({reason})'}; make "
-            "smaller what is largest: images, their number, batch_size, workers or the network",
+            f"octnas: out of memory{reason and f' ({reason})'}; reduce the images, "
+            "batch_size, workers or the network",
             err=True,
         )
         sys.exit(2)
     except OSError as error:
         if error.filename is None and error.errno not in _DISK:
             raise
-        # A full disk, a file in the place of a folder, a folder that may not be written to.
         place = "" if error.filename is None else f"{error.filename}: "
-        more = "; with more room the same command goes on" if error.errno in _FULL else ""
+        more = "; free some space, and the same command resumes" if error.errno in _FULL else ""
         typer.echo(f"octnas: {place}{error.strerror}{more}", err=True)
         sys.exit(2)

@@ -1,4 +1,4 @@
-"""``octnas plan``: what a whole run will need."""
+"""``octnas plan``: time, memory and disk that a run will need."""
 
 import json
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +21,7 @@ def plan(
     experiment: Experiment = None,
     overrides: Overrides = None,
     run_dir: RunDir = None,
-    steps: Annotated[int, typer.Option(help="So many of each kind are timed.")] = 10,
+    steps: Annotated[int, typer.Option(help="How many steps of each kind are timed.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Time a few steps and estimate hours, memory and disk of the whole run; writes nothing."""

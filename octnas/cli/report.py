@@ -1,4 +1,4 @@
-"""``octnas report`` and ``octnas compare``: what runs have found, as pages and files."""
+"""``octnas report`` and ``octnas compare``: the results of runs, as pages and files."""
 
 from pathlib import Path
 from typing import Annotated
@@ -23,28 +23,28 @@ def report(
     latency: Annotated[
         list[Path] | None,
         typer.Option(
-            help="A table of `octnas latency` of another device; may be repeated.",
+            help="A latency table of another device, by `octnas latency`; can be repeated.",
             show_default=False,
         ),
     ] = None,
     png: Annotated[
-        bool, typer.Option("--png", help="Draw the figures as PNG files, too, for report.md.")
+        bool, typer.Option("--png", help="Also draw the figures as PNG files, for report.md.")
     ] = False,
     watch: Annotated[
         bool,
-        typer.Option(
-            "--watch", help="Write the page again and again while the run goes on elsewhere."
-        ),
+        typer.Option("--watch", help="Keep the page up to date while the run continues elsewhere."),
     ] = False,
-    seconds: Annotated[int, typer.Option(min=1, help="Of --watch: between two pages.")] = _SECONDS,
+    seconds: Annotated[int, typer.Option(min=1, help="Between two updates of --watch.")] = _SECONDS,
 ) -> None:
-    """Write the report anew, from as much as there is."""
+    """Write the report again, from what has finished so far."""
     tables = tuple(latency or ())
     if watch:
         if png:
             from octnas.errors import ConfigError
 
-            raise ConfigError("octnas report: --png goes without --watch, which writes the page")
+            raise ConfigError(
+                "octnas report: --png cannot be combined with --watch, which writes the page only"
+            )
         _watch(experiment, overrides, run_dir, tables, seconds)
         return
     from octnas.pipeline.stages import rewrite_report
@@ -53,7 +53,7 @@ def report(
         rewrite_report(opened, tables=tables, png=png)
 
 
-@stopped_with_a_line("the page stays as it was last written")
+@stopped_with_a_line("the page stays as last written")
 def _watch(
     experiment: Path | None,
     overrides: list[str] | None,
@@ -61,7 +61,7 @@ def _watch(
     tables: tuple[Path, ...],
     seconds: int,
 ) -> None:
-    """Go on until the run is finished or the user has seen enough."""
+    """Update the page until the run is finished or the user stops it."""
     import time
 
     from octnas.pipeline.report import write_if_ready
@@ -82,7 +82,7 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run directories.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("comparison.html"),
 ) -> None:
-    """Lay the fronts of several runs over each other, and say which of them may be ranked."""
+    """Overlay the fronts of several runs, and say which of them can be ranked."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,13 +1,11 @@
-"""The commands that carry out an experiment, whole or stage by stage.
+"""The commands that run an experiment, whole or stage by stage, and what all commands share.
 
-How a command ends that a signal has stopped.
-
-Progress bars in a terminal.
+Their common options, how a command ends on Ctrl-C, and progress bars in a terminal.
 """
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,21 +21,22 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from octnas.runtime.directory import WHOLE_RUN
 from octnas.runtime.signals import Stopped, last_signal, stoppable
 
 if TYPE_CHECKING:
     from octnas.pipeline.run import Run
 
-GOES_ON = "the same command goes on from here"
-NOTHING = "nothing of it is kept"
+GOES_ON = "the same command resumes from here"
+NOTHING = "nothing is kept"
 
 
 @contextmanager
 def stopped_with_a_line(kept: str) -> Iterator[None]:
-    """Say what is kept after Ctrl-C or another signal; the exit code is the shell's for it.
+    """Print a line after Ctrl-C or another signal, and exit with the shell's code for it.
 
     Args:
-        kept: in words, or how to go on.
+        kept: the end of the line: what is kept, or how to resume.
     """
     with stoppable():
         try:
@@ -51,62 +50,89 @@ def stopped_with_a_line(kept: str) -> Iterator[None]:
 Experiment = Annotated[
     Path | None,
     typer.Argument(
-        help="A YAML file, or the directory of an earlier run; by default the shipped digits.yaml.",
+        help="A YAML file, or the directory of an earlier run; the shipped digits.yaml by default.",
         show_default=False,
     ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replace a setting; may be repeated."),
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; can be repeated."),
 ]
 
 
 def _folder(text: str) -> Path:
-    """A folder that was named; the empty path would be the working directory."""
+    """Refuse an empty path, which would be the working directory."""
     if not text:
         from octnas.errors import ConfigError
 
-        raise ConfigError("--run-dir: found '', allowed: a folder; or leave it out")
+        raise ConfigError("--run-dir: found '', allowed: a folder; or leave the option out")
     return Path(text)
 
 
 RunDir = Annotated[
     Path | None,
-    typer.Option(parser=_folder, metavar="PATH", help="Where to write; by default runs/NAME."),
+    typer.Option(parser=_folder, metavar="PATH", help="Where to write; runs/NAME by default."),
 ]
 Fresh = Annotated[
     str | None,
-    typer.Option(metavar="STAGE", help="Do a stage anew, and what depends on it."),
+    typer.Option(metavar="STAGE", help="Redo a stage and all that depend on it."),
 ]
+
+
+def _print_places(run: "Run") -> None:
+    directory = run.directory.path.resolve()
+    typer.echo(f"\nReport:    {directory / 'report' / 'index.html'}")
+    typer.echo(f"Table:     {directory / 'report' / 'networks.csv'}")
+    typer.echo(f"Networks:  {directory / 'export'}")
+    if command := run.tracker.view_command():
+        typer.echo(f"MLflow:    {command}")
+
+
+def _print_ranking(run: "Run") -> None:
+    from octnas.pipeline.ranking import table
+
+    typer.echo(table(run))
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (run, data, supernet, truth, rank, search, retrain):
-        app.command()(command)
+    add = partial(_add_stages, app)
+    add(
+        "run",
+        "Run a whole experiment: supernet, search, retraining, export and report.",
+        WHOLE_RUN,
+        _print_places,
+    )
+    add("data", "Check every image, choose the subset and its parts, and build the cache.")
+    app.command()(supernet)
+    add("truth", "Train the ground truth of `octnas rank`; share it with ranking.truth_from.")
+    add(
+        "rank",
+        "Check whether the scores rank: train some architectures from scratch and compare.",
+        ("supernet", "truth", "rank"),
+        _print_ranking,
+    )
+    app.command()(search)
+    add("retrain", "Train the chosen networks and the baselines from scratch.")
 
 
-def run(
-    experiment: Experiment = None,
-    overrides: Overrides = None,
-    run_dir: RunDir = None,
-    fresh: Fresh = None,
+def _add_stages(
+    app: typer.Typer,
+    name: str,
+    text: str,
+    stages: tuple[str, ...] = (),
+    after: Callable[["Run"], None] = lambda _: None,
 ) -> None:
-    """Carry out a whole experiment: supernet, search, retraining, export and report."""
-    from octnas.runtime.directory import WHOLE_RUN
+    """Add a command that runs some stages; by default the one of its name."""
 
-    opened = carry_out(experiment, overrides, run_dir, fresh, WHOLE_RUN)
-    _say_where(opened)
-
-
-def data(
-    experiment: Experiment = None,
-    overrides: Overrides = None,
-    run_dir: RunDir = None,
-    fresh: Fresh = None,
-) -> None:
-    """Look at every image once, choose the subset and its parts, and build the cache."""
-    carry_out(experiment, overrides, run_dir, fresh, ("data",))
+    @app.command(name, help=text)
+    def command(
+        experiment: Experiment = None,
+        overrides: Overrides = None,
+        run_dir: RunDir = None,
+        fresh: Fresh = None,
+    ) -> None:
+        after(carry_out(experiment, overrides, run_dir, fresh, stages or (name,)))
 
 
 def supernet(
@@ -129,29 +155,6 @@ def supernet(
     carry_out(experiment, [*(overrides or ()), *own], run_dir, fresh, ("supernet",))
 
 
-def truth(
-    experiment: Experiment = None,
-    overrides: Overrides = None,
-    run_dir: RunDir = None,
-    fresh: Fresh = None,
-) -> None:
-    """Train the ground truth of `octnas rank`; other runs share it with ranking.truth_from."""
-    carry_out(experiment, overrides, run_dir, fresh, ("truth",))
-
-
-def rank(
-    experiment: Experiment = None,
-    overrides: Overrides = None,
-    run_dir: RunDir = None,
-    fresh: Fresh = None,
-) -> None:
-    """Find out whether the scores rank: train some architectures from scratch and compare."""
-    opened = carry_out(experiment, overrides, run_dir, fresh, ("supernet", "truth", "rank"))
-    from octnas.pipeline.ranking import table
-
-    typer.echo(table(opened))
-
-
 def search(
     experiment: Experiment = None,
     overrides: Overrides = None,
@@ -160,25 +163,15 @@ def search(
     address: Annotated[
         str | None,
         typer.Option(
-            help="Evaluate on a Ray cluster that runs there, auto or HOST:PORT, as --set "
+            help="Evaluate on a running Ray cluster, auto or HOST:PORT; as --set "
             "search.executor=ray --set ray.address=…",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Search with a trained supernet."""
+    """Search with the trained supernet."""
     own = [] if address is None else ["search.executor=ray", f"ray.address={address}"]
     carry_out(experiment, [*(overrides or ()), *own], run_dir, fresh, ("search",))
-
-
-def retrain(
-    experiment: Experiment = None,
-    overrides: Overrides = None,
-    run_dir: RunDir = None,
-    fresh: Fresh = None,
-) -> None:
-    """Retrain the chosen networks and the baselines from scratch."""
-    carry_out(experiment, overrides, run_dir, fresh, ("retrain",))
 
 
 def carry_out(
@@ -188,7 +181,7 @@ def carry_out(
     fresh: str | None,
     stages: tuple[str, ...],
 ) -> "Run":
-    """Do some stages, and say how to go on if they are broken off."""
+    """Run some stages."""
     with opened_for(experiment, overrides, run_dir, fresh, stages) as opened:
         from octnas.pipeline.stages import run_stages
 
@@ -204,15 +197,12 @@ def opened_for(
     fresh: str | None,
     stages: tuple[str, ...],
 ) -> Iterator["Run"]:
-    """The experiment with its run directory, by default the shipped digits.
-
-    Nobody else works on it within the block, and a signal ends it with a line.
-    """
-    with stopped_with_a_line("the same command, without --fresh, goes on from here"):
+    """Open an experiment, by default the shipped digits; see `octnas.pipeline.run.open_run`."""
+    with stopped_with_a_line("the same command, without --fresh, resumes from here"):
         from octnas.config import default_experiment
-        from octnas.pipeline.run import own_run
+        from octnas.pipeline.run import open_run
 
-        with own_run(
+        with open_run(
             experiment or default_experiment(),
             overrides=overrides or (),
             run_dir=run_dir,
@@ -223,18 +213,8 @@ def opened_for(
             yield opened
 
 
-def _say_where(run: "Run") -> None:
-    """The paths and commands to look at what was made."""
-    directory = run.directory.path.resolve()
-    typer.echo(f"\nReport:    {directory / 'report' / 'index.html'}")
-    typer.echo(f"Table:     {directory / 'report' / 'networks.csv'}")
-    typer.echo(f"Networks:  {directory / 'export'}")
-    if command := run.tracker.view_command():
-        typer.echo(f"MLflow:    {command}")
-
-
 class RichProgress:
-    """Bars by rich; where the output is no terminal, only their last state is printed."""
+    """Progress bars by rich; only their last state is printed if the output is not a terminal."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False)
@@ -243,7 +223,7 @@ class RichProgress:
         """See `octnas.runtime.progress.Progress.say`."""
         self._console.print(line, markup=False, soft_wrap=True)
 
-    @contextlib.contextmanager
+    @contextmanager
     def bar(self, title: str, total: int) -> Iterator["_Bar"]:
         """See `octnas.runtime.progress.Progress.bar`."""
         columns = (

@@ -1,11 +1,4 @@
-"""``octnas doctor``: what there is on this machine, and what is missing.
-
-``octnas init``: the experiments that octnas ships, for editing.
-
-``octnas sync``: records of a run that its MLflow store does not have yet.
-
-``octnas slurm``: a run as batch files.
-"""
+"""``octnas doctor``, ``init``, ``sync`` and ``slurm``."""
 
 import shlex
 from pathlib import Path
@@ -24,13 +17,12 @@ def add_to(app: typer.Typer) -> None:
 
 def doctor(
     directory: Annotated[
-        Path, typer.Argument(help="Where runs are written: its disk is looked at.")
+        Path, typer.Argument(help="Where runs are written; its disk is checked.")
     ] = Path("runs"),
 ) -> None:
-    """Print versions, devices and disks, and what is missing with the command that installs it.
+    """Print versions, devices and disks, and how to install what is missing.
 
-    The exit code is 0 where everything that octnas needs works, and 1 where something does not;
-    what is optional never changes it.
+    Exits with 1 if something that octnas requires does not work.
     """
     from octnas.pipeline.doctor import examine
 
@@ -40,24 +32,24 @@ def doctor(
         for line in lines:
             typer.echo(f"  {line}")
     if found.problems:
-        typer.echo("Not working:")
+        typer.echo("Problems:")
         for problem in found.problems:
             typer.echo(f"  {problem}")
         raise typer.Exit(1)
-    typer.echo("Everything that octnas needs is there.")
+    typer.echo("Everything that octnas requires works.")
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="Where to write them; made if it is missing.")],
+    folder: Annotated[Path, typer.Argument(help="Where to write; created if missing.")],
 ) -> None:
-    """Write the shipped experiments as YAML files; existing files are left alone."""
+    """Write the shipped experiments as YAML files; existing files are kept."""
     from octnas.config import shipped_experiments
 
     folder.mkdir(parents=True, exist_ok=True)
     for source in shipped_experiments():
         target = folder / source.name
         if target.exists():
-            typer.echo(f"kept     {target}, which was there before")
+            typer.echo(f"kept     {target}, which exists")
             continue
         target.write_bytes(source.read_bytes())
         typer.echo(f"written  {target}")
@@ -65,10 +57,10 @@ def init(
 
 
 def sync(
-    run: Annotated[Path, typer.Argument(help="The directory of a run.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)],
     overrides: Overrides = None,
 ) -> None:
-    """Send to MLflow what a run could not send, since the server was away; nothing twice."""
+    """Send the records that MLflow does not have yet, as after an outage; none twice."""
     from octnas.pipeline.run import sync_run
 
     for line in sync_run(run, overrides or ()):
@@ -77,23 +69,25 @@ def sync(
 
 def slurm(
     experiment: Annotated[
-        Path, typer.Argument(help="A YAML file, or the directory of a run.", show_default=False)
+        Path, typer.Argument(help="A YAML file, or a run directory.", show_default=False)
     ],
     out: Annotated[
-        Path, typer.Option(help="Folder for the files; on the shared disk.", show_default=False)
+        Path, typer.Option(help="Where to write the files, on the shared disk.", show_default=False)
     ],
     overrides: Overrides = None,
     run_dir: RunDir = None,
-    partition: Annotated[str, typer.Option(help="By default the cluster's.")] = "",
-    account: Annotated[str, typer.Option(help="By default the user's.")] = "",
-    gpus: Annotated[int, typer.Option(help="Of the supernet; others get one. 0: none.")] = 0,
-    cpus: Annotated[int, typer.Option(help="Cores of a job.")] = 4,
-    mem: Annotated[str, typer.Option(help="Such as 32G; by default the cluster's.")] = "",
+    partition: Annotated[str, typer.Option(help="The cluster's by default.")] = "",
+    account: Annotated[str, typer.Option(help="The user's by default.")] = "",
+    gpus: Annotated[
+        int, typer.Option(help="For the supernet; other jobs get one. 0 for none.")
+    ] = 0,
+    cpus: Annotated[int, typer.Option(help="Cores for each job.")] = 4,
+    mem: Annotated[str, typer.Option(help="Such as 32G; the cluster's by default.")] = "",
     time: Annotated[
-        str, typer.Option(metavar="HH:MM:SS", help="Of a job, before it is requeued.")
+        str, typer.Option(metavar="HH:MM:SS", help="For each job, before it is requeued.")
     ] = "24:00:00",
 ) -> None:
-    """Write batch files for SLURM, a job for each stage, that go on where they were ended."""
+    """Write SLURM batch files, one job per stage, that resume after their time limit."""
     from octnas.cluster.slurm import SlurmSettings
     from octnas.pipeline.slurm import write_jobs
 

@@ -1,11 +1,7 @@
-"""A search whose evaluations run as trials of Ray Tune; the search itself stays in this process.
+"""A search whose evaluations run as trials of Ray Tune, while the study stays in this process.
 
-Tune is used for its workers: processes that are kept, retries, placement. What it writes is thrown
-away, since its snapshots can lose finished trials; what a search resumes from is its study.
-
-What all that runs under Ray Tune shares: settings, files, and why a trial failed.
-
-What runs in a worker process of Ray: one actor, which evaluates candidate after candidate.
+Tune provides workers that outlive a trial, retries and placement. Its own files are discarded,
+since its snapshots can lose finished trials: a search resumes from its study.
 """
 
 import logging
@@ -14,7 +10,7 @@ import signal
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -369,8 +365,18 @@ class _Search(Searcher):
         return {}
 
 
+def internals(tune_controller: Any) -> tuple[Any | None, Collection[Trial]]:
+    """Tune's cache of idle workers, and the trials for which it has started a worker.
+
+    Both are private attributes, as in Ray 2.60. Without them workers end more often than they
+    should, and the search takes longer: then the cache is None, and the trials are empty.
+    """
+    controller = getattr(tune_controller, "_tune_controller", None)
+    return getattr(controller, "_actor_cache", None), getattr(controller, "_trial_to_actor", ())
+
+
 class _Schedule(FIFOScheduler):
-    """First in, first out; and the hook by which Tune shows failures and lets us keep workers.
+    """First in, first out; also reports failures, and makes Tune keep its workers.
 
     Tune ends more workers than it should, and each that starts loads the supernet again:
 
@@ -390,15 +396,15 @@ class _Schedule(FIFOScheduler):
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         # Also called when a trial is begun again. Tune would count what was lost with a node.
         trial.max_failures = trial.num_failures + self._search.retries_left(trial.trial_id)
-        if not self._kept:
-            cache = tune_controller._tune_controller._actor_cache
+        cache, _ = internals(tune_controller)
+        if cache is not None and not self._kept:
             cache.increase_max(trial.placement_group_factory, self._workers)
             self._kept = True
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        controller = tune_controller._tune_controller
-        waiting = [trial for trial in controller.get_trials() if trial.status == Trial.PENDING]
-        new = (trial for trial in waiting if trial not in controller._trial_to_actor)
+        _, started = internals(tune_controller)
+        waiting = [one for one in tune_controller.get_trials() if one.status == Trial.PENDING]
+        new = (trial for trial in waiting if trial not in started)
         return next(new, waiting[0] if waiting else None)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:  # noqa: ARG002

@@ -26,7 +26,7 @@ from octnas.io.files import read_json
 from octnas.pipeline.network_latency import latencies
 from octnas.pipeline.ranking import read_rankings
 from octnas.pipeline.records import PARENT, begin_tracking, class_names
-from octnas.pipeline.run import CONFIG_FILE, RUN_FILE, RUN_SCHEMA, Run, check_name, look_at_run
+from octnas.pipeline.run import CONFIG_FILE, RUN_FILE, RUN_SCHEMA, Run, look_at_run
 from octnas.pipeline.search import JOURNAL_FILE
 from octnas.pipeline.search import read_seconds as search_seconds
 from octnas.pipeline.so_far import candidates_so_far, chosen_so_far, results_so_far, stages_left
@@ -393,7 +393,6 @@ def compare_runs(
     """
     if len({path.resolve() for path in paths}) < max(2, len(paths)):
         raise RunDirectoryError("octnas compare: give two or more different run directories")
-    check_name(out)
     if inside := [path for path in paths if out.resolve().is_relative_to(path.resolve())]:
         raise RunDirectoryError(
             f"{out}: lies in {inside[0]}, which is compared; give another --out"

@@ -248,8 +248,8 @@ def _with_tune(
     macs: Mapping[str, int],
 ) -> Iterable[object]:
     """Trials of Ray Tune; networks of the front that others dominate may be stopped."""
+    from octnas.cluster.signals import forwarding_signals
     from octnas.cluster.start import ray_cluster
-    from octnas.cluster.stops import telling_stops
     from octnas.cluster.tune_trainings import Halving, train_with_tune
 
     assert isinstance(settings, RetrainSettings)
@@ -273,7 +273,7 @@ def _with_tune(
     )
     with (
         ray_cluster(settings.workers * settings.processes, run.config.ray),
-        telling_stops(run.directory.path) as stops,
+        forwarding_signals(run.directory.path) as stops,
     ):
         stopped = train_with_tune(
             stops.reach(train),

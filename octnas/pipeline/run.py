@@ -1,15 +1,5 @@
-"""An experiment and its run directory, checked against each other before anything runs.
+"""Opening a run: an experiment and its run directory, checked against each other and locked."""
 
-Looking at a run directory that another process may be writing to.
-
-A run that no other process works on meanwhile.
-
-Whether a folder is the directory of a run, or may become one.
-
-Sending the records of a run directory that MLflow does not have yet.
-"""
-
-import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,24 +25,12 @@ from octnas.data.images import Data
 from octnas.device import choose_device
 from octnas.errors import ConfigError, RunDirectoryError, SettingError
 from octnas.io.credentials import redact, redact_all
-from octnas.io.files import (
-    DRAFT,
-    read_json,
-    remove_all_drafts,
-    writable,
-    write_json,
-    write_text,
-)
+from octnas.io.files import DRAFT, read_json, remove_all_drafts, write_json, write_text
 from octnas.io.yaml import Document
 from octnas.pipeline.fingerprints import fingerprint
 from octnas.report.write import PAGE_FILE
-from octnas.runtime.directory import (
-    STAGES,
-    WHOLE_RUN,
-    RunDirectory,
-    check_links,
-)
-from octnas.runtime.lock import FOLDER, held, was_held
+from octnas.runtime.directory import MARKER, STAGES, WHOLE_RUN, RunDirectory, check_links
+from octnas.runtime.lock import LOCK_FILE, held
 from octnas.runtime.progress import Progress, Quiet
 from octnas.space.budgets import Costs, check_budgets, costs_of
 from octnas.space.cost_table import CostLevels
@@ -65,60 +43,6 @@ from octnas.tracking.tracker import Tracker, sync_runs
 RUN_SCHEMA = 1
 CONFIG_FILE = "config.yaml"
 RUN_FILE = "run.json"
-# What a file system has at its root is nobody's.
-_NOBODYS = ("lost+found",)
-
-
-def check_name(path: Path) -> None:
-    """Refuse a path that no page, record or batch file could hold, before anything is written.
-
-    Args:
-        path: of a file or folder, which need not be there yet.
-
-    Raises:
-        RunDirectoryError: it is not UTF-8, or what a link there leads to is not.
-    """
-    # Unlike `Path.resolve`, it takes no offence at links in a circle.
-    for name in (str(path), os.path.realpath(path)):
-        if not writable(name):
-            raise RunDirectoryError(f"{name!r}: is not UTF-8, so no file could hold it; rename it")
-
-
-def check_place(path: Path) -> None:
-    """Refuse a folder of others' files, before anything in it is removed or written over.
-
-    Args:
-        path: of the run directory, which need not be there yet.
-
-    Raises:
-        RunDirectoryError: it holds something, and no run; the record of runs there is spoilt; or
-            as `check_name`.
-        OSError: it cannot be looked at.
-    """
-    check_name(path)
-    try:
-        names = {entry.name for entry in path.iterdir()}.difference(_NOBODYS)
-    except (FileNotFoundError, NotADirectoryError):
-        # Whoever makes it says what is wrong with its path.
-        return
-    if RUN_FILE in names:
-        read_json(path / RUN_FILE, list[dict[str, Any]], schema=RUN_SCHEMA, key="runs")
-        return
-    # The first that is made there is the lease, or a draft of the record where there is none.
-    if was_held(path) or all(_begun(path / name) for name in names):
-        return
-    raise RunDirectoryError(
-        f"{path}: is not a run directory, and holds other files; give a new folder or an empty one"
-    )
-
-
-def _begun(entry: Path) -> bool:
-    """Whether a process that was killed at the very beginning may have left it."""
-    if entry.name == FOLDER and entry.is_dir():
-        return all(inner.name.startswith(".") for inner in entry.iterdir())
-    return entry.name.startswith(f".{RUN_FILE}{DRAFT}")
-
-
 SPACE_FILE = "space.json"
 TABLE_FILE = "latency.json"
 _VERSIONS = ("octnas", "torch", "torchvision", "timm", "optuna", "ray", "mlflow", "numpy")
@@ -126,11 +50,11 @@ _VERSIONS = ("octnas", "torch", "torchvision", "timm", "optuna", "ray", "mlflow"
 
 @dataclass(frozen=True)
 class Run:
-    """An experiment that is about to run.
+    """An experiment and its run directory.
 
     Attributes:
-        document: the experiment file, by which errors name file and line.
-        config: the checked settings, passwords included; never written as they are.
+        document: the experiment file, from which errors take file and line.
+        config: the checked settings, with passwords; `redact` them before writing.
         directory: where the stages read and write.
         tracker: MLflow.
         progress: bars and lines for the user.
@@ -144,18 +68,18 @@ class Run:
 
     @cached_property
     def data(self) -> Data:
-        """The data with the image list that the data stage has written."""
+        """The data, with the image list of the data stage."""
         return Data(self.config.data, self.directory.stage("data").resolve())
 
     @cached_property
     def space(self) -> SearchSpace:
-        """The search space that the space stage has written."""
+        """The search space, as written by the space stage."""
         path = self.directory.stage("space") / SPACE_FILE
         return read_json(path, SearchSpace)
 
     @cached_property
     def budgets(self) -> tuple[Budget, ...]:
-        """The budgets in MACs, or in what else they bound.
+        """The budgets, resolved to MACs or to whatever other cost they bound.
 
         Raises:
             BudgetError: a budget on another cost that no architecture meets.
@@ -165,7 +89,7 @@ class Run:
 
     @cached_property
     def table(self) -> LatencyTable | None:
-        """The latency table that the space stage has taken over; None where there is none."""
+        """The latency table that the space stage copied; None without one."""
         path = self.directory.stage("space") / TABLE_FILE
         if not self.config.latency.table:
             return None
@@ -173,7 +97,7 @@ class Run:
 
     @cached_property
     def costs(self) -> Costs:
-        """What budgets may bound.
+        """The costs that budgets may bound.
 
         Raises:
             LatencyError: the table is of another network.
@@ -182,7 +106,7 @@ class Run:
 
     @cached_property
     def levels(self) -> CostLevels:
-        """The architectures by MACs.
+        """The architectures, by MACs.
 
         Raises:
             BudgetError: a budget that no architecture meets.
@@ -193,10 +117,10 @@ class Run:
 
     @contextmanager
     def settings_of(self, *section: str) -> Iterator[None]:
-        """Say file, line and whole key of a setting that turns out to be wrong inside.
+        """Add file, line and full key to a `SettingError` raised in the block.
 
         Raises:
-            ConfigError: in the place of a `SettingError` about a key of the section.
+            ConfigError: instead of the `SettingError` about a key of the section.
         """
         try:
             yield
@@ -205,14 +129,15 @@ class Run:
             raise ConfigError(f"{place}: found {error.found!r}, allowed: {error.allowed}") from None
 
     def directory_of(self, stage: str) -> RunDirectory:
-        """Where a stage writes: what no supernet takes part in may be another run's."""
+        """Where a stage writes; the ground truth may belong to another run."""
         return _directory_of(self.config, self.directory, stage)
 
     def fingerprint(self, stage: str) -> dict[str, Any]:
-        """What decides the results of a stage: its settings, its inputs and the schema."""
+        """The settings and inputs that decide the results of a stage."""
         return fingerprint(self.config, stage)
 
 
+@contextmanager
 def open_run(
     experiment: Path,
     *,
@@ -221,75 +146,182 @@ def open_run(
     fresh: str | None = None,
     stages: Sequence[str] = WHOLE_RUN,
     progress: Progress,
-) -> Run:
-    """Open an experiment file with its run directory, or a run directory with its own settings.
+) -> Iterator[Run]:
+    """Check an experiment against its run directory, and hold the run lock within the block.
 
     Args:
         experiment: a YAML file, or the directory of an earlier run.
         overrides: ``section.key=value``.
         run_dir: by default ``runs/NAME`` below the working directory.
-        fresh: a stage to do anew, with what depends on it; one of ``stages``.
-        stages: what is going to be done.
+        fresh: a stage to redo, with all that depend on it; one of ``stages``.
+        stages: those that are going to run.
         progress: bars and lines for the user.
 
     Raises:
         ConfigError: a mistake in the experiment file.
-        RunDirectoryError: results in the run directory that were made with other settings; or it
-            is a folder of other files.
-    """
-    document, config = read_experiment(experiment, overrides)
-    directory = RunDirectory(run_dir or default_directory(experiment, config))
-    check_fresh(fresh, stages)
-    check_place(directory.path)
-    if fresh is not None:
-        if _directory_of(config, directory, fresh) is not directory:
-            raise ConfigError(
-                f"--fresh {fresh}: its results are those of {config.ranking.truth_from}; redo "
-                "them there, or set ranking.truth_from to nothing"
-            )
-        check_stages(directory, config, upto=fresh)
-        gone = directory.forget(fresh)
-        progress.say(f"--fresh {fresh}: removed the results of {', '.join(gone)}")
-    check_stages(directory, config)
-    _write_records(directory, config, overrides)
-    tracker = Tracker(
-        config.tracking, experiment=config.name, directory=directory.path, say=progress.say
-    )
-    return Run(document, config, directory, tracker, progress)
-
-
-def check_fresh(fresh: str | None, stages: Sequence[str]) -> None:
-    """Refuse to do a stage anew that is none of those that are going to be done.
-
-    Raises:
-        ConfigError: naming those.
+        RunDirectoryError: as `locked`; or the run directory has results of other settings.
     """
     if fresh is not None and fresh not in stages:
         raise ConfigError(f"--fresh: found {fresh!r}, allowed here: {', '.join(stages)}")
+    document, config = read_experiment(experiment, overrides)
+    directory = RunDirectory(run_dir or default_directory(experiment, config))
+    if fresh is not None and _directory_of(config, directory, fresh) is not directory:
+        raise ConfigError(
+            f"--fresh {fresh}: these results belong to {config.ranking.truth_from}; redo them "
+            "there, or leave ranking.truth_from empty"
+        )
+    with locked(directory.path, progress.say):
+        if fresh is not None:
+            check_stages(directory, config, upto=fresh)
+            gone = directory.forget(fresh)
+            progress.say(f"--fresh {fresh}: removed the results of {', '.join(gone)}")
+        check_stages(directory, config)
+        _write_records(directory, config, overrides)
+        tracker = Tracker(
+            config.tracking, experiment=config.name, directory=directory.path, say=progress.say
+        )
+        yield Run(document, config, directory, tracker, progress)
+
+
+@contextmanager
+def locked(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock of a run directory, free of leftovers of killed processes.
+
+    Args:
+        directory: of the run.
+        say: see `held`.
+
+    Raises:
+        RunDirectoryError: another process is using it; it holds other files than a run's; or a
+            link leads out of it.
+    """
+    check_place(directory)
+    # Before anything is written or removed there.
+    check_links(directory)
+    with held(directory, say):
+        RunDirectory(directory).remove_forgotten()
+        _remove_drafts(directory)
+        yield
+        # Those of workers that were killed meanwhile.
+        _remove_drafts(directory)
+
+
+def _remove_drafts(directory: Path) -> None:
+    # `octnas report --watch` may be writing the page, and `octnas sync` be sending records.
+    remove_all_drafts(directory, PAGE_FILE, SENT_FILE)
+
+
+def check_place(path: Path) -> None:
+    """Refuse a folder with other files than a run's, before anything there is replaced.
+
+    Args:
+        path: of the run directory; it may be missing.
+
+    Raises:
+        RunDirectoryError: it holds other files.
+        OSError: it cannot be read.
+    """
+    try:
+        entries = list(path.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return  # whoever makes it reports what is wrong with its path
+    if (path / RUN_FILE).exists():
+        read_json(path / RUN_FILE, list[dict[str, Any]], schema=RUN_SCHEMA, key="runs")
+    elif not all(map(_is_begun, entries)):
+        raise RunDirectoryError(
+            f"{path}: not a run directory, and not empty; give a new or empty folder"
+        )
+
+
+def _is_begun(entry: Path) -> bool:
+    """Whether a run leaves it that was killed as it began, or a ground truth for other runs."""
+    return (
+        entry.name == "lost+found"
+        or entry.name.startswith((LOCK_FILE, f".{RUN_FILE}{DRAFT}"))
+        or (entry.name in STAGES and (entry / MARKER).exists())
+    )
+
+
+def look_at_run(path: Path, overrides: Sequence[str] = ()) -> Run:
+    """Open a run directory for reading, which another process may be writing to.
+
+    Args:
+        path: the run directory.
+        overrides: of settings that decide no result.
+
+    Raises:
+        RunDirectoryError: it is none, or was made with other settings than the overrides.
+    """
+    if not path.is_dir():
+        raise RunDirectoryError(f"{path}: is not a run directory")
+    document, config = read_experiment(path, overrides)
+    directory = RunDirectory(path)
+    if overrides:
+        # Without overrides a run always fits its own settings, whatever version has made it.
+        check_stages(directory, config)
+    tracker = Tracker(config.tracking, experiment=config.name, directory=path)
+    return Run(document, config, directory, tracker, Quiet())
+
+
+def sync_run(path: Path, overrides: Sequence[str] = ()) -> tuple[str, ...]:
+    """Send the records that MLflow does not have yet, with the run directory's own settings.
+
+    Args:
+        path: the run directory.
+        overrides: ``section.key=value``, such as another ``tracking.uri``.
+
+    Returns:
+        Lines that say what was sent.
+
+    Raises:
+        RunDirectoryError: it is not a run directory.
+        TrackingError: MLflow is unreachable or cannot be used.
+    """
+    if not path.is_dir():
+        raise RunDirectoryError(f"{path}: is not a run directory")
+    _, config = read_experiment(path, overrides)
+    return sync_runs(config.tracking, config.name, path)
+
+
+def where(experiment: Path | None, overrides: Sequence[str], run_dir: Path | None) -> Path:
+    """The run directory; the experiment is read only if ``run_dir`` is None.
+
+    Args:
+        experiment: by default the shipped digits.
+        overrides: ``section.key=value``.
+        run_dir: instead of the experiment's own.
+
+    Raises:
+        ConfigError: a mistake in the experiment file.
+    """
+    if run_dir is not None:
+        return run_dir
+    experiment = experiment or default_experiment()
+    return default_directory(experiment, load_experiment(experiment, overrides)[1])
 
 
 def default_directory(experiment: Path, config: RunConfig) -> Path:
-    """The run directory of an experiment: ``runs/NAME``, or that which was given in its place."""
+    """``runs/NAME``, or the run directory that was given as the experiment."""
     return experiment if experiment.is_dir() else Path("runs") / config.name
 
 
 def read_experiment(experiment: Path, overrides: Sequence[str]) -> tuple[Document, RunConfig]:
-    """As `load_experiment`, with the passwords.
+    """As `load_experiment`, with passwords from the environment.
 
     Raises:
-        ConfigError: a mistake in the file, or a password that the environment does not give.
-        RunDirectoryError: a directory that is none of a run.
+        ConfigError: a mistake in the file, or a password that the environment lacks.
+        RunDirectoryError: a folder that is not a run directory.
     """
     document, config = load_experiment(experiment, overrides)
     return document, with_passwords(config)
 
 
 def load_experiment(experiment: Path, overrides: Sequence[str]) -> tuple[Document, RunConfig]:
-    """The settings of an experiment file or a run directory, checked; its paths are absolute.
+    """The checked settings of an experiment file or a run directory, with absolute paths.
 
     Raises:
         ConfigError: a mistake in the file.
-        RunDirectoryError: a directory that is none of a run.
+        RunDirectoryError: a folder that is not a run directory.
     """
     source = experiment / CONFIG_FILE if experiment.is_dir() else experiment
     if experiment.is_dir() and not source.exists():
@@ -299,12 +331,12 @@ def load_experiment(experiment: Path, overrides: Sequence[str]) -> tuple[Documen
 
 
 def versions() -> dict[str, str]:
-    """Of octnas and what decides its results."""
+    """Versions of octnas and of the libraries that decide its results."""
     return {name: version(name) for name in _VERSIONS}
 
 
 def check_stages(directory: RunDirectory, config: RunConfig, upto: str | None = None) -> None:
-    """Refuse results that were made with other settings, see `RunDirectory.check`."""
+    """Refuse results of other settings, see `RunDirectory.check`."""
     for stage in STAGES:
         if stage == upto:
             return
@@ -313,7 +345,7 @@ def check_stages(directory: RunDirectory, config: RunConfig, upto: str | None = 
 
 
 def _directory_of(config: RunConfig, directory: RunDirectory, stage: str) -> RunDirectory:
-    """Where a stage writes: what no supernet takes part in may be another run's."""
+    """Where a stage writes; the ground truth may belong to another run."""
     other = config.ranking.truth_from
     if not other or stage != "truth" or Path(other).resolve() == directory.path.resolve():
         return directory
@@ -321,7 +353,7 @@ def _directory_of(config: RunConfig, directory: RunDirectory, stage: str) -> Run
 
 
 def _write_records(directory: RunDirectory, config: RunConfig, overrides: Sequence[str]) -> None:
-    """The resolved settings, and with what they were run, each time anew; without passwords."""
+    """Write the resolved settings without passwords, and what they were run with."""
     path = directory.path / RUN_FILE
     runs: list[dict[str, Any]] = []
     if path.exists():
@@ -338,126 +370,7 @@ def _write_records(directory: RunDirectory, config: RunConfig, overrides: Sequen
     last = {key: value for key, value in (runs or [{}])[-1].items() if key != "time"}
     if last != this:
         runs.append({"time": datetime.now(UTC).isoformat(timespec="seconds"), **this})
-    # The record first: by it the folder is known as that of a run.
+    # First the record, which makes the folder a run directory.
     write_json(path, {"schema": RUN_SCHEMA, "name": config.name, "runs": runs})
     text = yaml.safe_dump(redact_all(resolved(config)), sort_keys=False, allow_unicode=True)
     write_text(directory.path / CONFIG_FILE, text)
-
-
-def look_at_run(path: Path, overrides: Sequence[str] = ()) -> Run:
-    """A run directory that another process may be writing to; nothing of it is written.
-
-    Args:
-        path: the run directory.
-        overrides: of settings that decide no result.
-
-    Raises:
-        RunDirectoryError: it is none, was made with other settings than the overrides, or its name
-            is not UTF-8.
-    """
-    if not path.is_dir():
-        raise RunDirectoryError(f"{path}: is not a run directory")
-    check_name(path)
-    document, config = read_experiment(path, overrides)
-    directory = RunDirectory(path)
-    if overrides:
-        # By itself a run fits its settings, whatever version of octnas has made it.
-        check_stages(directory, config)
-    tracker = Tracker(config.tracking, experiment=config.name, directory=path)
-    return Run(document, config, directory, tracker, Quiet())
-
-
-def where(experiment: Path | None, overrides: Sequence[str], run_dir: Path | None) -> Path:
-    """The run directory that is meant; the experiment is not looked at where one is given.
-
-    Args:
-        experiment: by default the shipped digits.
-        overrides: ``section.key=value``.
-        run_dir: in the place of the experiment's own.
-
-    Raises:
-        ConfigError: a mistake in the experiment file.
-    """
-    if run_dir is not None:
-        return run_dir
-    experiment = experiment or default_experiment()
-    return default_directory(experiment, read_experiment(experiment, overrides)[1])
-
-
-@contextmanager
-def owned(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Be the only process that works on a run directory, rid of what killed ones were writing.
-
-    Args:
-        directory: its path; see `held`.
-        say: as of `held`.
-
-    Raises:
-        RunDirectoryError: as `held`; it is a folder of other files, or a link leads out of it.
-    """
-    check_place(directory)
-    # Before even the lease, which removes those of earlier owners.
-    check_links(directory)
-    with held(directory, say):
-        RunDirectory(directory).remove_forgotten()
-        _remove_drafts(directory)
-        yield
-        # Of workers that were killed meanwhile.
-        _remove_drafts(directory)
-
-
-def _remove_drafts(directory: Path) -> None:
-    # The page may be written by `octnas report --watch`, and records be sent by `octnas sync`.
-    remove_all_drafts(directory, PAGE_FILE, SENT_FILE)
-
-
-@contextmanager
-def own_run(
-    experiment: Path,
-    *,
-    overrides: Sequence[str] = (),
-    run_dir: Path | None = None,
-    fresh: str | None = None,
-    stages: Sequence[str] = WHOLE_RUN,
-    progress: Progress,
-) -> Iterator[Run]:
-    """Open a run, see `open_run`, and be the only one who works on it within a ``with`` block.
-
-    Raises:
-        RunDirectoryError: as `owned`; or as `open_run`.
-        ConfigError: as `open_run`.
-    """
-    # Before anything is made: a mistake leaves no folder behind.
-    check_fresh(fresh, stages)
-    config = read_experiment(experiment, overrides)[1]
-    with owned(run_dir or default_directory(experiment, config), progress.say):
-        yield open_run(
-            experiment,
-            overrides=overrides,
-            run_dir=run_dir,
-            fresh=fresh,
-            stages=stages,
-            progress=progress,
-        )
-
-
-def sync_run(path: Path, overrides: Sequence[str] = ()) -> tuple[str, ...]:
-    """Send what is left, with the run directory's own settings.
-
-    Args:
-        path: the run directory.
-        overrides: ``section.key=value``, such as another ``tracking.uri``.
-
-    Returns:
-        Lines that say what was sent.
-
-    Raises:
-        RunDirectoryError: it is none, a link leads out of it, or its name is not UTF-8.
-        TrackingError: MLflow is away or cannot be used.
-    """
-    if not path.is_dir():
-        raise RunDirectoryError(f"{path}: is not a run directory")
-    check_name(path)
-    _, config = read_experiment(path, overrides)
-    check_links(path)
-    return sync_runs(config.tracking, config.name, path)

@@ -10,7 +10,7 @@ from octnas.data.batches import Part
 from octnas.errors import RunDirectoryError
 from octnas.io.credentials import redact
 from octnas.io.files import write_text
-from octnas.pipeline.run import check_name, check_place, default_directory, load_experiment
+from octnas.pipeline.run import check_place, default_directory, load_experiment
 
 JOBS = ("data", "supernet", "search", "retrain", "export", "report")
 SUBMIT_FILE = "submit.sh"
@@ -44,15 +44,12 @@ def write_jobs(
 
     Raises:
         ConfigError: a mistake in the experiment.
-        RunDirectoryError: a directory that is none of a run, files that would be in the run
-            directory, or a path that is not UTF-8.
-        SettingError: a batch that so many GPUs cannot share evenly.
+        RunDirectoryError: not a run directory; or ``out`` is inside the run directory.
+        SettingError: a batch size that is not a multiple of the number of GPUs.
     """
     _, config = load_experiment(experiment, overrides)
     Part(0, max(1, settings.gpus)).check(config.supernet.recipe.batch_size)
     own = run_dir or default_directory(experiment, config)
-    for path in (experiment, out):
-        check_name(path)
     # Now, and not hours later in the queue.
     check_place(own)
     if out.resolve().is_relative_to(own.resolve()):

@@ -10,7 +10,7 @@ from octnas.pipeline.export import export
 from octnas.pipeline.ranking import rank, truth
 from octnas.pipeline.report import report
 from octnas.pipeline.retrain import retrain
-from octnas.pipeline.run import Run, owned
+from octnas.pipeline.run import Run, locked
 from octnas.pipeline.search import search
 from octnas.pipeline.space import make_space, prepare_data
 from octnas.pipeline.supernet import supernet
@@ -86,7 +86,7 @@ def _run_stage(run: Run, stage: str) -> None:
         _do_stage(run, stage)
         return
     run.progress.say(f"{stage}: goes to {directory.path}, where it is not finished yet")
-    with owned(directory.path, run.progress.say):
+    with locked(directory.path, run.progress.say):
         _do_stage(run, stage)
 
 

@@ -211,11 +211,11 @@ def _train_together(run: Run, log: Log, on_step: Callable[[int], None]) -> list[
 
 def _train_with_ray(run: Run, job: SupernetJob) -> None:
     from octnas.cluster.ranks import run_ranks
+    from octnas.cluster.signals import forwarding_signals
     from octnas.cluster.start import ray_cluster
-    from octnas.cluster.stops import telling_stops
 
     workers, ray = job.settings.processes, run.config.ray
-    with ray_cluster(workers, ray), telling_stops(run.directory.path) as stops:
+    with ray_cluster(workers, ray), forwarding_signals(run.directory.path) as stops:
         run_ranks(
             stops.reach(train_rank),
             job,

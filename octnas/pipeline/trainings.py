@@ -75,13 +75,13 @@ def _with_ray(
     run: Run, todo: Sequence[Training], settings: Settings, on_epoch: OnEpoch
 ) -> Iterator[tuple[Training, SeedResult]]:
     """Epochs are told when a training is finished."""
+    from octnas.cluster.signals import forwarding_signals
     from octnas.cluster.start import ray_cluster
-    from octnas.cluster.stops import telling_stops
     from octnas.cluster.tasks import run_tasks
 
     train = partial(train_one, data=run.data, settings=settings, device=run.config.device)
     workers, ray = settings.workers, run.config.ray
-    with ray_cluster(workers, ray), telling_stops(run.directory.path) as stops:
+    with ray_cluster(workers, ray), forwarding_signals(run.directory.path) as stops:
         found = run_tasks(stops.reach(train), todo, workers=workers, gpus=ray.gpus)
         for training, result in found:
             for row in result.history:

@@ -1,7 +1,7 @@
-"""SIGTERM, SIGHUP and Ctrl-C: where work is broken off, so that it can be gone on with.
+"""SIGTERM, SIGHUP and Ctrl-C: where work stops so that it can resume.
 
-Everything on disk is whole at any moment, so that most work ends where it is. A training ends
-behind the step that it is at, with a checkpoint: it defers the signal, and asks after every step.
+Files are whole at any moment, so most work stops at once. A training defers the signal, checks for
+it after every step, and then writes a checkpoint.
 """
 
 import contextlib
@@ -14,17 +14,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# Seconds for the step that a training is at; of several processes, the slowest decides.
+# Seconds for the current step of a training, and of several processes that train together.
 PATIENCE, PATIENCE_TOGETHER = 3.0, 15.0
-# Within so many seconds a signal is the same one: a scheduler may signal a group of processes, and
-# their parent each of them once more.
+# Signals within so many seconds are one: a scheduler signals a group of processes, and their parent
+# signals each of them again.
 _SAME = 2.0
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(KeyboardInterrupt):
-    """The work is to stop; raised in the main thread, as Ctrl-C is by itself.
+    """A signal stops the work; raised in the main thread, like a KeyboardInterrupt.
 
     Attributes:
         number: of the signal.
@@ -43,17 +43,17 @@ class _State:
     """What signals do in this process.
 
     Attributes:
-        leave: whether they end it at once, rather than raise.
+        leave: they end the process instead of raising.
         patience: seconds for which they are deferred; 0 for not at all.
-        asked: number of the signal that has come; 0 for none.
+        received: number of the signal that was received; 0 for none.
         when: by the monotonic clock.
         timer: ends the patience.
-        before: called in a thread with the number of the signal, and stops the work.
+        before: called in a thread with the number of the signal before the work stops.
     """
 
     leave: bool = False
     patience: float = 0.0
-    asked: int = 0
+    received: int = 0
     when: float = 0.0
     timer: threading.Timer | None = None
     before: Callable[[int], None] | None = None
@@ -64,11 +64,11 @@ _state = _State()
 
 @contextlib.contextmanager
 def stoppable(*, leave: bool = False) -> Iterator[None]:
-    """Within the block, signals stop the work by raising `Stopped`; only in a main thread.
+    """Within the block, signals raise `Stopped`; without effect outside of the main thread.
 
     Args:
-        leave: they end the process, unless they are deferred: for one that another process waits
-            for, which says what there is to say.
+        leave: they end the process instead, unless they are deferred; for child processes, whose
+            parent reports the signal.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -78,31 +78,31 @@ def stoppable(*, leave: bool = False) -> Iterator[None]:
         yield
     except Stopped as stopped:
         if leave:
-            # At once: torch's launcher waits for what other ends of a process bring.
+            # At once: torch's launcher waits for a process that ends otherwise.
             os._exit(128 + stopped.number)
         raise
     finally:
         no_hurry()
-        _state.asked = 0
+        _state.received = 0
         for one, handler in before.items():
             signal.signal(one, handler)
 
 
 def from_now_on(*, leave: bool = False) -> Mapping[signal.Signals, Any]:
-    """Let signals stop the work until the process ends, see `stoppable`; what they did before."""
-    # What is ignored stays so: nohup, a command in the background of a script.
+    """As `stoppable`, until the process ends; returns the handlers before."""
+    # Ignored signals stay ignored: nohup, or a command in the background of a script.
     mine = [one for one in _SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
     before = {one: signal.signal(one, _on_signal) for one in mine}
-    _state.leave, _state.patience, _state.asked = leave, 0.0, 0
+    _state.leave, _state.patience, _state.received = leave, 0.0, 0
     return before
 
 
 @contextlib.contextmanager
 def blocked(*numbers: signal.Signals) -> Iterator[None]:
-    """Begin processes within the block that signals never reach; here they come afterwards.
+    """Start processes within the block that never get signals; this one gets them afterwards.
 
     Args:
-        numbers: of the signals; all that stop work if none is given.
+        numbers: of the signals; by default all that stop work.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers or _SIGNALS)
     try:
@@ -113,7 +113,7 @@ def blocked(*numbers: signal.Signals) -> Iterator[None]:
 
 @contextlib.contextmanager
 def raising() -> Iterator[None]:
-    """Within the block, signals raise also in a process that they would end otherwise."""
+    """Within the block, signals raise `Stopped` even where they would end the process."""
     before, _state.leave = _state.leave, False
     try:
         yield
@@ -123,37 +123,37 @@ def raising() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred(patience: float = PATIENCE) -> Iterator[Callable[[], int]]:
-    """Within the block, a signal is noted.
+    """Defer signals within the block.
 
     Args:
-        patience: seconds after which it stops the work nevertheless, unless there is `no_hurry`.
+        patience: seconds after which a signal stops the work anyway, unless `no_hurry` is called.
 
     Yields:
-        A function that returns the number of the signal that has come; 0 for none.
+        A function that returns the number of the signal that was received; 0 for none.
     """
     before, _state.patience = _state.patience, patience
     try:
-        yield lambda: _state.asked
+        yield lambda: _state.received
     finally:
         _state.patience = before
         no_hurry()
-    if _state.asked and not before:
-        # It came too late to be asked for.
-        _stop(_state.asked)
+    if _state.received and not before:
+        # Too late for the block to see it.
+        _stop(_state.received)
 
 
 @contextlib.contextmanager
 def before_stop(act: Callable[[int], None]) -> Iterator[Callable[[], int]]:
-    """Within the block, something is done first when a signal comes, while the work goes on.
+    """On a signal within the block, call a function first, while the work continues.
 
-    Not together with `deferred`, in either order.
+    Cannot be combined with `deferred`.
 
     Args:
         act: called in a thread with the number of the signal; the work stops when it returns, or
-            when another signal comes.
+            on another signal.
 
     Yields:
-        A function that returns the number of the signal that has come; 0 for none.
+        A function that returns the number of the signal that was received; 0 for none.
     """
     ended, lock = threading.Event(), threading.Lock()
 
@@ -167,45 +167,45 @@ def before_stop(act: Callable[[int], None]) -> Iterator[Callable[[], int]]:
 
     before, _state.before = _state.before, act_and_stop
     try:
-        yield lambda: _state.asked
+        yield lambda: _state.received
     finally:
         with lock:
             ended.set()
         _state.before = before
-    if _state.asked:
-        _stop(_state.asked)
+    if _state.received:
+        _stop(_state.received)
 
 
-def ask(number: int) -> bool:
-    """Note a signal that another process has got.
+def note(number: int) -> bool:
+    """Note a signal that another process has received.
 
     Returns:
-        Whether there is work that defers signals, and so will stop by itself.
+        Whether this process is deferring signals, and so will stop.
     """
-    _state.asked, _state.when = number, time.monotonic()
+    _state.received, _state.when = number, time.monotonic()
     return _state.patience > 0
 
 
 def last_signal() -> int:
-    """The number of the signal that has come; that of Ctrl-C where none has.
+    """The number of the signal that was received; SIGINT if none was.
 
-    Libraries put a plain KeyboardInterrupt in the place of `Stopped`.
+    Some libraries replace `Stopped` by a plain KeyboardInterrupt.
     """
-    return _state.asked or signal.SIGINT
+    return _state.received or signal.SIGINT
 
 
 def no_hurry() -> None:
-    """What comes now is worth waiting for, such as a checkpoint that is being written."""
+    """Wait as long as it takes, as for a checkpoint that is being written."""
     if _state.timer is not None:
         _state.timer.cancel()
         _state.timer = None
 
 
 def _on_signal(number: int, _: object) -> None:
-    now, first = time.monotonic(), not _state.asked
+    now, first = time.monotonic(), not _state.received
     if not first and now - _state.when < _SAME:
         return
-    _state.asked, _state.when = number, now
+    _state.received, _state.when = number, now
     if first and _state.patience:
         _state.timer = threading.Timer(_state.patience, _lose_patience, (number,))
         _state.timer.daemon = True
@@ -223,8 +223,8 @@ def _stop(number: int) -> None:
 
 
 def _lose_patience(number: int) -> None:
-    """As if the signal had come again: an exception of this thread would stop nothing."""
+    """Signal again: an exception in this thread would not stop the main one."""
     _state.when = -math.inf
     main = threading.main_thread().ident
     assert main is not None
-    signal.pthread_kill(main, number)  # wakes it, too, where it waits
+    signal.pthread_kill(main, number)  # also wakes it

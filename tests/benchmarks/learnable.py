@@ -19,11 +19,12 @@ from arguments import experiment_parser
 from octnas.cli.run import RichProgress
 from octnas.pipeline import search, supernet
 from octnas.pipeline.records import read_results
-from octnas.pipeline.run import Run, open_run
+from octnas.pipeline.run import Run
 from octnas.pipeline.stages import run_stages
 from octnas.pipeline.supernet import read_distributions
 from octnas.results.networks import SEARCHED
 from octnas.space.distribution import likeliest
+from tests.pipeline.tiny import open_unlocked
 
 LEARNABLE = "learnable"
 # Overrides of each way, and how many passes a step of its supernet makes.
@@ -57,7 +58,7 @@ def _run(args: argparse.Namespace, way: str, seed: int) -> Run:
         # Nothing is evaluated but what was learned, one architecture for each budget.
         budgets = yaml.safe_load(args.experiment.read_text())["space"]["budgets"]
         overrides += ["search.spread=0", f"search.trials={len(budgets)}"]
-    run = open_run(
+    run = open_unlocked(
         args.experiment,
         overrides=overrides,
         run_dir=args.folder / f"{slug}-{seed}",

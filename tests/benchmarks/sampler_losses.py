@@ -10,13 +10,14 @@ from typing import Literal
 
 from octnas.cli.run import RichProgress
 from octnas.io.files import append_line, write_json
-from octnas.pipeline.run import Run, open_run
+from octnas.pipeline.run import Run
 from octnas.pipeline.supernet import scorer
 from octnas.results.front import Candidate, Front
 from octnas.search.settings import ChooseBy
 from octnas.search.surrogate import EXPECTED, Features, with_expected_losses
 from octnas.space.search_space import SearchSpace
 from octnas.training.scoring import Scorer
+from tests.pipeline.tiny import open_unlocked
 
 Part = Literal["search_val", "read"]
 PARTS: tuple[Part, ...] = ("search_val", "read")
@@ -44,7 +45,7 @@ class Losses:
         file = folder / "space.json"
         if path is None:
             return Losses(folder, SearchSpace.from_dict(json.loads(file.read_text())), None)
-        run = open_run(path, stages=("supernet",), progress=RichProgress())
+        run = open_unlocked(path, stages=("supernet",), progress=RichProgress())
         folder.mkdir(parents=True, exist_ok=True)
         write_json(file, run.space.to_dict())
         return Losses(folder, run.space, run)

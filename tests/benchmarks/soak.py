@@ -19,10 +19,11 @@ import numpy as np
 from arguments import experiment_parser
 
 from octnas.pipeline import search
-from octnas.pipeline.run import Run, open_run
+from octnas.pipeline.run import Run
 from octnas.pipeline.stages import run_stages
 from octnas.runtime.progress import Quiet
 from octnas.search.study import Driver, Job, Outcome
+from tests.pipeline.tiny import open_unlocked
 
 COLUMNS = ("candidates", "ask, ms", "tell, ms", "memory, MB", "open files", "threads", "disk, MB")
 
@@ -98,7 +99,9 @@ def main() -> None:
     for sampler in args.samplers:
         overrides = (*args.set, f"search.sampler={sampler}", f"search.trials={args.trials}")
         folder = args.folder / sampler
-        run = open_run(args.experiment, overrides=overrides, run_dir=folder, progress=Quiet(print))
+        run = open_unlocked(
+            args.experiment, overrides=overrides, run_dir=folder, progress=Quiet(print)
+        )
         run_stages(run, ("data", "space"))
         clock = Clock(folder, args.every)
         search.Driver = timed(clock)  # type: ignore[misc]

@@ -132,7 +132,7 @@ def test_memory_that_does_not_suffice_is_one_line(
     monkeypatch.setattr("octnas.nn.cost.cost", fail)
     result = octnas("cost", "resnet18")
     assert result.code == 2
-    assert result.err.startswith("octnas: the memory of this machine did not suffice (Unable to ")
+    assert result.err.startswith("octnas: out of memory (Unable to ")
     assert "batch_size" in result.err
     assert len(result.err.splitlines()) == 1
 
@@ -267,7 +267,7 @@ def test_reports_of_a_run_and_of_several(octnas: Octnas, finished: Path, tmp_pat
     with held(Path(one)):
         refused = octnas(*timing)
     assert refused.code == 2
-    assert "works on" in refused.err
+    assert "is using this run" in refused.err
     assert not (Path(one) / "latency").exists()
     timed = octnas(*timing)
     assert timed.code == 0

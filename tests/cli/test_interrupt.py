@@ -70,13 +70,13 @@ WATCH = ("octnas.pipeline.report.write_if_ready", ("report", str(EXPERIMENT), "-
 @pytest.mark.parametrize(
     ("command", "kept"),
     [
-        (MEASURE, "the same command goes on from here"),
-        (PACK, "the same command goes on from here"),
-        (NETWORKS, "nothing of it is kept"),
-        (PLAN, "nothing of it is kept"),
-        (BENCH, "nothing of it is kept"),
-        (IMAGES, "nothing of it is kept"),
-        (STEPS, "nothing of it is kept"),
+        (MEASURE, "the same command resumes from here"),
+        (PACK, "the same command resumes from here"),
+        (NETWORKS, "nothing is kept"),
+        (PLAN, "nothing is kept"),
+        (BENCH, "nothing is kept"),
+        (IMAGES, "nothing is kept"),
+        (STEPS, "nothing is kept"),
         (WATCH, "the page stays as it was last written"),
     ],
 )
@@ -147,7 +147,7 @@ def test_a_signal_says_how_to_go_on_leaves_a_checkpoint_and_no_process(
     finally:
         process.kill()
     assert process.returncode == 128 + number
-    said = f"octnas: {number.name}: stopped; the same command, without --fresh, goes on from here"
+    said = f"octnas: {number.name}: stopped; the same command, without --fresh, resumes from here"
     assert err.splitlines()[-1] == said
     assert "Traceback" not in err
     checkpoints = list((tmp_path / "runs" / "tiny" / stage).rglob("*.checkpoint"))

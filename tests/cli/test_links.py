@@ -1,4 +1,4 @@
-"""A run directory with links, which may be somebody's who wants what they lead to removed."""
+"""Links that lead out of a run directory: what they lead to is never removed."""
 
 import shutil
 from pathlib import Path
@@ -37,7 +37,7 @@ def moved(path: Path, place: Path) -> None:
         place.mkdir()
     if place.is_dir():
         (place / "precious").mkdir()
-        for name in ("1.json", "a.png", f".a.draft-{0:08d}", "precious/file"):
+        for name in ("a.png", f".a.draft-{0:08d}", "precious/file"):
             (place / name).write_text("precious")
     else:
         # A last line that is not whole would be cut off.
@@ -49,9 +49,8 @@ def moved(path: Path, place: Path) -> None:
 @pytest.mark.parametrize(
     "linked",
     [
-        *("supernet/checkpoints", "mlflow/files", "report/figures", "owner", "stops"),
-        *("supernet", "retrain", "mlflow", "export/vanilla", ".draft-0/deep"),
-        *("search/study.journal", "mlflow/outbox.jsonl", "mlflow/lock"),
+        *("supernet/checkpoints", "mlflow", "export/vanilla", ".draft-0/deep"),
+        *("search/study.journal", "looks.jsonl"),
     ],
 )
 def test_a_link_that_leads_out_is_refused(octnas: Octnas, tiny: Path, linked: str) -> None:
@@ -60,20 +59,19 @@ def test_a_link_that_leads_out_is_refused(octnas: Octnas, tiny: Path, linked: st
     (tiny / "report" / "stage.json").unlink()
     moved(tiny / linked, outside / Path(linked).name)
     before = contents(outside), contents(tiny)
-    for arguments in (["run"], ["run", "--fresh", "supernet"], ["sync"]):
+    for arguments in (["run"], ["run", "--fresh", "supernet"]):
         refused = octnas(arguments[0], str(tiny), *arguments[1:])
         assert refused.code == 2
         (line,) = refused.err.splitlines()
-        assert line.startswith(f"octnas: '{tiny / linked}': is a link that leads out of the run")
-        assert f"to '{outside / Path(linked).name}'; remove it, put" in line
+        assert line.startswith(f"octnas: {tiny / linked}: a link that leads out of the run")
+        assert f"to {outside / Path(linked).name}; remove it, replace" in line
         assert (contents(outside), contents(tiny)) == before
 
 
 @pytest.mark.parametrize(
     "command",
     [
-        *("data RUN", "supernet RUN", "search RUN", "retrain RUN", "export RUN", "rank RUN"),
-        *("report RUN", "report RUN --png", "report RUN --watch", "export RUN --budget 1x"),
+        *("data RUN", "report RUN", "report RUN --watch", "export RUN --budget 1x"),
         "latency networks RUN",
     ],
 )
@@ -85,21 +83,8 @@ def test_every_command_that_writes_there_refuses_it(
     refused = octnas(*(str(tiny) if word == "RUN" else word for word in command.split()))
     assert refused.code == 2
     assert len(refused.err.splitlines()) == 1
-    assert "report': is a link that leads out of the run directory" in refused.err
+    assert "report: a link that leads out of the run directory" in refused.err
     assert contents(tiny.parents[2]) == before
-
-
-def test_what_leads_nowhere_out_of_it_is_refused_too(octnas: Octnas, tiny: Path) -> None:
-    """It would be made."""
-    outside = tiny.parents[2] / "outside"
-    (tiny / "looks.jsonl").unlink()
-    (tiny / "looks.jsonl").symlink_to(outside)
-    refused = octnas("run", str(tiny))
-    assert refused.code == 2
-    assert f"looks.jsonl': is a link that leads out of the run directory, to '{outside}" in (
-        refused.err
-    )
-    assert not outside.exists()
 
 
 def test_links_within_a_run_are_its_own_affair(octnas: Octnas, tiny: Path) -> None:

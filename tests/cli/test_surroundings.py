@@ -108,5 +108,5 @@ def test_a_working_directory_that_is_gone_is_one_line(
     code = f"if __name__ == '__main__':\n    os.rmdir({str(folder)!r})\n    main()\n"
     done = program(*command.split(), code=code)
     assert done.returncode == 2
-    assert done.stderr == "octnas: the working directory is gone; go to one that is there\n"
+    assert done.stderr == "octnas: the working directory no longer exists; change to another\n"
     assert done.stdout == ""

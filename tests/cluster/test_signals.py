@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from octnas.cluster.stops import telling_stops
+from octnas.cluster.signals import forwarding_signals
 from tests.programs import begun
 
 PROGRAM = """
 import multiprocessing, os, signal, sys, time
 from pathlib import Path
-import octnas.cluster.stops as stops
+import octnas.cluster.signals as signals
 from octnas.runtime.signals import Stopped, deferred, stoppable
 
 def say(what): print(what, flush=True)
@@ -33,11 +33,11 @@ def work(how):
     else:
         time.sleep(60)
 
-stops._END, stops._DEAD = (30.0, 1.5) if sys.argv[2] == "dies" else (2.0, 30.0)
+signals._END, signals._DEAD = (30.0, 1.5) if sys.argv[2] == "dies" else (2.0, 30.0)
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 worker = None
 try:
-    with stoppable(), stops.telling_stops(Path(sys.argv[1])) as word:
+    with stoppable(), signals.forwarding_signals(Path(sys.argv[1])) as word:
         context = multiprocessing.get_context("fork")
         # No signal reaches it: Ray's workers are no children of the driver.
         worker = context.Process(target=word.reach(work), args=(sys.argv[2],))
@@ -73,7 +73,7 @@ def test_a_training_writes_its_checkpoint_and_nothing_else_is_waited_for_in_vain
 def test_what_a_killed_driver_has_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / "stops").mkdir()
     (tmp_path / "stops" / "stop").write_text("15")
-    with telling_stops(tmp_path) as word:
+    with forwarding_signals(tmp_path) as word:
         assert [path.name for path in (tmp_path / "stops").iterdir()] == [word.folder.name]
         assert word.reach(divmod)(7, 2) == (3, 1)
     assert list(tmp_path.iterdir()) == []

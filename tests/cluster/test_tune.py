@@ -9,13 +9,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 
 import pytest
+import ray
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
+from ray.tune.utils.object_cache import _ObjectCache
 
 import octnas.cluster.tune as cluster_tune
 from octnas.cluster.start import local_cluster
-from octnas.cluster.tune import LONGEST_REASON, run_with_tune
+from octnas.cluster.tune import LONGEST_REASON, internals, run_with_tune
 from octnas.errors import ClusterError, DeviceError
 from tests.cluster.batches import Batches
 
@@ -28,6 +32,24 @@ ROOT = Path(__file__).parents[2]
 def test_needs_ray(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match="Ray does not run"):
         run_with_tune(Batches(1, 1), lambda: dict, workers=1, directory=tmp_path)
+
+
+def test_the_private_attributes_of_tune_that_are_used() -> None:
+    """With another version of Ray, look whether they mean the same, and add it here."""
+    assert ray.__version__.rpartition(".")[0] in ("2.60",)
+    names = TuneController.__init__.__code__.co_names
+    assert {"_actor_cache", "_trial_to_actor"} <= set(names)
+    assert callable(_ObjectCache.increase_max)
+
+
+def test_without_them_trials_come_first_in_first_out() -> None:
+    first, second = (SimpleNamespace(status=Trial.PENDING) for _ in range(2))
+    done = SimpleNamespace(status=Trial.TERMINATED)
+    controller = SimpleNamespace(get_trials=lambda: [done, first, second])
+    assert internals(controller) == (None, ())
+    schedule = cluster_tune._Schedule(SimpleNamespace(retries_left=lambda _: 1), 2)
+    schedule.on_trial_add(controller, SimpleNamespace(num_failures=0, trial_id="a"))
+    assert schedule.choose_trial_to_run(controller) is first
 
 
 @pytest.fixture(scope="module")

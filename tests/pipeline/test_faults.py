@@ -16,7 +16,7 @@ import octnas.io.files as files
 import octnas.training.standalone as trainings
 from octnas.errors import DataError, DeviceError, SearchError, TrainingError
 from octnas.pipeline.records import read_candidates, read_chosen
-from octnas.pipeline.run import Run, open_run
+from octnas.pipeline.run import Run
 from octnas.pipeline.stages import run_stages
 from octnas.pipeline.supernet import scorer
 from octnas.runtime.lock import held
@@ -25,7 +25,7 @@ from octnas.training.loop import Backward, Step, plain
 from octnas.training.scoring import Scorer
 from tests.cli.conftest import Octnas, octnas  # noqa: F401
 from tests.data.trees import make_tree
-from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
+from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny, open_unlocked
 
 LOST = "CUDA error: unspecified launch failure\nCUDA kernel errors might be reported elsewhere"
 FULL = "CUDA out of memory. Tried to allocate 2.00 GiB."
@@ -155,7 +155,7 @@ def test_images_that_vanish_in_the_middle(tmp_path: Path, monkeypatch: pytest.Mo
         batch = ("supernet.recipe.batch_size=8", "retrain.recipe.batch_size=8")
         small = ("space.input_size=[3, 16, 16]", *batch, data, OFF)
         kept = [one for one in TINY if not one.startswith("data.")]
-        return open_run(
+        return open_unlocked(
             EXPERIMENT,
             overrides=(*kept, *small, "supernet.recipe.checkpoint_seconds=0"),
             run_dir=tmp_path / "run",
@@ -213,7 +213,9 @@ def test_a_disk_that_gets_full(
         found = octnas(first, str(EXPERIMENT), *where, *settings)
     assert found.code == 2
     assert found.err.startswith(f"octnas: {tmp_path}/runs/tiny/{first}/")
-    assert found.err.endswith("No space left on device; with more room the same command goes on\n")
+    assert found.err.endswith(
+        "No space left on device; free some space, and the same command resumes\n"
+    )
     assert found.err.count("\n") == 1
     assert octnas(first, str(EXPERIMENT), *where, *settings).code == 0
     again, expected = open_tiny(tmp_path, OFF), open_tiny(finished)
@@ -240,7 +242,7 @@ def test_a_small_disk_and_a_larger_one(mounted: Path, octnas: Octnas) -> None:  
     (mounted / "ballast").write_bytes(bytes(2**20 - 2**15))
     found = octnas(*supernet)
     assert found.code == 2
-    assert "No space left on device; with more room the same command goes on\n" in found.err
+    assert "No space left on device; free some space, and the same command resumes\n" in found.err
     assert found.err.count("\n") == 1
     (mounted / "ballast").unlink()
     assert octnas(*supernet).code == 0

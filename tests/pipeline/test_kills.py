@@ -179,6 +179,6 @@ def files(path: Path) -> set[str]:
             assert load_file(file)
         # Every life has a number there; a page's draft stays for an hour.
         draft = file.name.startswith(f".{PAGE_FILE}{DRAFT}")
-        if file.is_file() and file.parent.name != "owner" and not draft:
+        if file.is_file() and file.name != "run.lock" and not draft:
             found.add(str(file.relative_to(directory)))
     return found

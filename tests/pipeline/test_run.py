@@ -11,7 +11,7 @@ import octnas.pipeline.supernet as module
 from octnas.errors import ConfigError, RunDirectoryError, SearchError
 from octnas.io.files import read_json, write_json
 from octnas.pipeline.records import read_candidates, read_chosen, read_results
-from octnas.pipeline.run import open_run, owned
+from octnas.pipeline.run import locked
 from octnas.pipeline.stages import rewrite_report, run_stages
 from octnas.results.front import Front, best_under
 from octnas.results.networks import INCREASING, SEARCHED, UNIFORM, VANILLA
@@ -19,7 +19,7 @@ from octnas.runtime.directory import WHOLE_RUN
 from octnas.runtime.progress import Quiet
 from octnas.search.surrogate import EXPECTED
 from tests.loading import load_config
-from tests.pipeline.tiny import open_tiny
+from tests.pipeline.tiny import open_tiny, open_unlocked
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_a_second_run_skips_everything_and_says_why(finished: Path) -> None:
 
 def test_a_run_directory_can_be_opened_by_itself(finished: Path) -> None:
     lines: list[str] = []
-    run = open_run(finished / "runs" / "tiny", progress=Quiet(lines.append))
+    run = open_unlocked(finished / "runs" / "tiny", progress=Quiet(lines.append))
     run_stages(run)
     assert all("skipped" in line for line in lines)
 
@@ -170,7 +170,7 @@ def test_the_folders_of_killed_processes_go(copied: Path, name: str) -> None:
     left = copied / "runs" / "tiny" / name
     (left / "run").mkdir(parents=True)
     (left / "run" / "search_gen_state-1.json").write_bytes(b"\x80")
-    with owned(copied / "runs" / "tiny", lambda _: None):
+    with locked(copied / "runs" / "tiny", lambda _: None):
         assert not left.exists()
 
 
@@ -221,7 +221,7 @@ def test_stages_alone_and_a_report_without_retraining(tmp_path: Path) -> None:
 
 def test_a_directory_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match="is not a run directory"):
-        open_run(tmp_path, progress=Quiet())
+        open_unlocked(tmp_path, progress=Quiet())
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from octnas.errors import BudgetError, ConfigError, DataError
 from octnas.io.files import read_json
 from octnas.pipeline.records import begin_tracking
 from octnas.pipeline.report import facts
-from octnas.pipeline.run import Run, open_run
+from octnas.pipeline.run import Run
 from octnas.pipeline.stages import run_stages
 from octnas.runtime.progress import Quiet
 from tests.data.trees import make_tree
 from tests.homes import without_home
-from tests.pipeline.tiny import EXPERIMENT, open_tiny
+from tests.pipeline.tiny import EXPERIMENT, open_tiny, open_unlocked
 
 
 def test_a_budget_that_cannot_be_met_is_refused_before_training(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def open_tree(tree: Path, tmp_path: Path) -> Open:
             f"data={{source: folder, root: {tree}, search_val_per_class: 3, read_per_class: 2, "
             "workers: 0}",
         )
-        return open_run(
+        return open_unlocked(
             EXPERIMENT,
             overrides=(*common, *overrides),
             run_dir=tmp_path / "run",

@@ -8,19 +8,19 @@ from octnas.config import check_config, load_document
 from octnas.errors import ConfigError, RunDirectoryError
 from octnas.io.files import read_json, write_json
 from octnas.pipeline.records import read_candidates, read_chosen
-from octnas.pipeline.run import Run, open_run
+from octnas.pipeline.run import Run
 from octnas.pipeline.stages import run_stages
 from octnas.pipeline.supernet import DISTRIBUTION_FILE, learned_proposals, read_distributions
 from octnas.runtime.progress import Quiet
 from octnas.space.distribution import expected_macs
-from tests.pipeline.tiny import TINY
+from tests.pipeline.tiny import TINY, open_unlocked
 
 EXPERIMENT = Path(__file__).parents[2] / "search_spaces" / "digits_learnable.yaml"
 SMALL = ("supernet.recipe.epochs=4", "search.trials=24", "search.spread=2")
 
 
 def open_learnable(path: Path, *overrides: str) -> Run:
-    return open_run(
+    return open_unlocked(
         EXPERIMENT,
         overrides=(*TINY, *SMALL, "tracking.enabled=false", *overrides),
         run_dir=path / "runs" / "tiny",

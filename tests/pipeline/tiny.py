@@ -1,6 +1,7 @@
 """The shipped experiment, made tiny: the same path through the program in seconds."""
 
 from pathlib import Path
+from typing import Any
 
 from octnas.pipeline.run import Run, open_run
 from octnas.runtime.progress import Quiet
@@ -28,10 +29,16 @@ TINY = (
 )
 
 
+def open_unlocked(*args: Any, **kwargs: Any) -> Run:
+    """A run as `open_run` opens it, whose lock is released again."""
+    with open_run(*args, **kwargs) as run:
+        return run
+
+
 def open_tiny(path: Path, *overrides: str, lines: list[str] | None = None, **kwargs: object) -> Run:
     """The tiny experiment with its run directory in ``path``."""
     said = [] if lines is None else lines
-    return open_run(
+    return open_unlocked(
         EXPERIMENT,
         overrides=(*TINY, *overrides),
         run_dir=path / "runs" / "tiny",

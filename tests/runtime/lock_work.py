@@ -1,6 +1,7 @@
 """What the processes of the tests of leases do."""
 
 import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -36,8 +37,8 @@ def race(path: str, rounds: str) -> None:
 
 def elsewhere(path: str, name: str, seconds: str) -> None:
     """As if on another host, with quick heartbeats and a short lease."""
-    lease.socket.gethostname = lambda: name  # type: ignore[method-assign]
-    lease.BEAT, lease.LEASE, lease._LOOK = 0.1, 1.0, 0.05
+    socket.gethostname = lambda: name  # type: ignore[method-assign]
+    lease.BEAT, lease.LEASE, lease._POLL = 0.1, 1.0, 0.05
     hold(path, seconds)
 
 

@@ -1,11 +1,7 @@
 """Tests."""
 
-import errno
 import json
-import os
 import shutil
-from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -143,7 +139,7 @@ def test_links_that_stay_within_a_run_directory_are_let_be(tmp_path: Path) -> No
     check_links(tmp_path / "link")
     (run / "beside").symlink_to(tmp_path / "run-two")
     for path in (run, tmp_path / "link"):
-        with pytest.raises(RunDirectoryError, match=r"beside': is a link .*/run-two'; remove"):
+        with pytest.raises(RunDirectoryError, match=r"beside: a link that .*/run-two; remove"):
             check_links(path)
 
 
@@ -155,45 +151,5 @@ def test_a_link_that_leads_out_is_found_at_any_depth_and_by_way_of_others(
     place.mkdir(parents=True)
     (place / "first").symlink_to("second")
     (place / "second").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(RunDirectoryError, match=f"to '{tmp_path / 'nowhere'}';"):
+    with pytest.raises(RunDirectoryError, match=f"to {tmp_path / 'nowhere'};"):
         check_links(tmp_path / "run")
-
-
-def test_what_cannot_be_looked_at_is_not_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It could be written to all the same, unless it is gone or closed to this user altogether."""
-    (tmp_path / "run" / "gone").mkdir(parents=True)
-    looks = os.scandir
-
-    def scandir(path: str, error: OSError) -> object:
-        if path.endswith("gone"):
-            raise error
-        return looks(path)
-
-    for error in (FileNotFoundError(), OSError(errno.ESTALE, "Stale file handle")):
-        monkeypatch.setattr(os, "scandir", partial(scandir, error=error))
-        check_links(tmp_path / "run")
-    monkeypatch.setattr(os, "scandir", partial(scandir, error=PermissionError()))
-    for reachable in (True, False):
-        monkeypatch.setattr(os, "access", lambda *_, reachable=reachable: reachable)
-        with pytest.raises(PermissionError) if reachable else nullcontext():
-            check_links(tmp_path / "run")
-
-
-def test_a_pipe_is_found_at_any_depth(tmp_path: Path) -> None:
-    """Whatever reads it would wait."""
-    (tmp_path / "run" / "a" / "b").mkdir(parents=True)
-    pipe = tmp_path / "run" / "a" / "b" / "pipe"
-    os.mkfifo(pipe)
-    (tmp_path / "run" / "link").symlink_to("a/b/pipe")
-    with pytest.raises(RunDirectoryError, match=f"^'{pipe}': is a pipe or a device; remove it$"):
-        check_links(tmp_path / "run")
-
-
-def test_a_link_with_a_name_of_several_lines_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "a\n\x1b[31mred").symlink_to(tmp_path)
-    with pytest.raises(RunDirectoryError) as caught:
-        check_links(tmp_path / "run")
-    assert str(caught.value).isprintable()
