@@ -15,11 +15,11 @@ from octnas.pipeline.latency import measure_chosen
 from octnas.pipeline.ranking import trainings
 from octnas.pipeline.records import read_chosen, read_results
 from octnas.pipeline.report import gather
+from octnas.pipeline.retrain import finished
 from octnas.pipeline.run import Run, look_at_run, owned
 from octnas.pipeline.search import _driver
 from octnas.pipeline.so_far import results_so_far
 from octnas.pipeline.supernet import trained_supernet
-from octnas.pipeline.trainings import finished
 from octnas.report.page import write_page
 from octnas.search.storage import opened
 from octnas.tracking.outbox import Outbox
