@@ -19,8 +19,8 @@ from octnas.runtime.progress import Quiet
 if TYPE_CHECKING:
     from octnas.measure.bench import BenchResult
     from octnas.measure.bench_data import DataBenchResult, DataBenchSettings
-    from octnas.measure.bench_steps import StepBenchResult
     from octnas.measure.settings import AlphaChoice
+    from octnas.pipeline.bench import StepBenchResult
 
 BATCHES = "1,8"
 
@@ -284,11 +284,10 @@ def bench_steps(
         experiment: file of the experiment.
         overrides: ``section.key=value``.
         batch_size: 0 for the experiment's.
-        device, precision, threads, repeats: see `octnas.measure.bench_steps.StepBenchSettings`.
+        device, precision, threads, repeats: see `octnas.pipeline.bench.StepBenchSettings`.
         as_json: instead of a table.
     """
-    from octnas.measure.bench_steps import StepBenchSettings
-    from octnas.pipeline.bench import bench_supernet
+    from octnas.pipeline.bench import StepBenchSettings, bench_supernet
     from octnas.pipeline.run import load_experiment
 
     _, config = load_experiment(experiment, overrides)

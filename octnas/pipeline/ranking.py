@@ -59,7 +59,7 @@ def truth(run: Run) -> None:
         executor=settings.executor,
         recipe=settings.recipe,
     )
-    train_several(run, trainings(run), recipe, "ranking", "ground truth")
+    train_several(run, trainings(run), recipe, section="ranking", title="ground truth")
     run.progress.say(
         f"truth: {len(read_design(run))} architectures × {len(settings.seeds)} seeds, "
         f"{settings.recipe.epochs} epochs each"

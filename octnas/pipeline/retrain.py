@@ -3,13 +3,13 @@
 All networks are fixed before any of them is trained, so that val does not influence the choice.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from functools import partial
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import islice
 
 import numpy as np
 
-from octnas.data.images import Data, open_images
+from octnas.data.images import open_images
 from octnas.device import choose_device
 from octnas.errors import RunDirectoryError
 from octnas.io.files import write_json
@@ -223,12 +223,15 @@ def _train(run: Run, networks: list[Network]) -> dict[tuple[str, int], SeedResul
         for network in by_id[training.architecture.id]:
             run.tracker.metrics_once(tracking_key(network), values, int(row["epoch"]))
 
-    train = None
-    if settings.executor == "ray":
-        front = {one.architecture.id for one in networks if one.role == FRONT}
-        macs = {one.architecture.id: one.cost.macs for one in networks}
-        train = partial(_with_tune, front=front, macs=macs)
-    train_several(run, _not_stopped(trainings), settings, "retrain", "retrain", on_epoch, train)
+    train_several(
+        run,
+        _not_stopped(trainings),
+        settings,
+        section="retrain",
+        title="retrain",
+        on_epoch=on_epoch,
+        may_stop={one.architecture.id for one in networks if one.role == FRONT},
+    )
     return {(one.architecture.id, one.seed): finished(one) for one in _not_stopped(trainings)}
 
 
@@ -236,18 +239,15 @@ def _not_stopped(trainings: Sequence[Training]) -> list[Training]:
     return [one for one in trainings if not (one.folder / STOPPED_FILE).exists()]
 
 
-Train = Callable[[Run, Sequence[Training], RetrainSettings, OnEpoch], Iterable[object]]
-"""Runs trainings; what it yields is ignored."""
-
-
 def train_several(
     run: Run,
     trainings: Sequence[Training],
     settings: RetrainSettings,
+    *,
     section: str,
     title: str,
     on_epoch: OnEpoch | None = None,
-    train: Train | None = None,
+    may_stop: Set[str] = frozenset(),
 ) -> None:
     """Run unfinished trainings, with a progress bar that counts epochs.
 
@@ -257,8 +257,8 @@ def train_several(
         settings: recipe, processes and executor.
         section: of the experiment file that they come from.
         title: of the bar.
-        on_epoch: called after every epoch of any training, too.
-        train: how to run them; by default as the executor of the settings says.
+        on_epoch: called after every epoch of any training.
+        may_stop: ids of the architectures whose trainings halving may stop early.
 
     Raises:
         ConfigError: timm does not know something in the recipe, or it does not fit the data.
@@ -278,9 +278,10 @@ def train_several(
 
         todo = unfinished(trainings)
         bar.advance(settings.recipe.epochs * (len(trainings) - len(todo)))
-        train = train or (_with_ray if settings.executor == "ray" else _with_processes)
-        for _ in train(run, todo, settings, advance) if todo else ():
-            pass
+        if todo and settings.executor == "ray":
+            _with_tune(run, todo, settings, advance, may_stop)
+        else:
+            deque(train_all(todo, run.data, settings, run.config.device, advance), maxlen=0)
 
 
 def finished(training: Training) -> SeedResult:
@@ -297,63 +298,38 @@ def finished(training: Training) -> SeedResult:
     return result
 
 
-def _with_processes(
-    run: Run, todo: Sequence[Training], settings: RetrainSettings, on_epoch: OnEpoch
-) -> Iterable[object]:
-    return train_all(todo, run.data, settings, run.config.device, on_epoch)
-
-
-def _with_ray(
-    run: Run, todo: Sequence[Training], settings: RetrainSettings, on_epoch: OnEpoch
-) -> Iterator[object]:
-    """Tasks of Ray; the epochs of a training are reported when it is finished."""
-    from octnas.cluster.start import ray_cluster
-    from octnas.cluster.stops import telling_stops
-    from octnas.cluster.tasks import run_tasks
-
-    train = partial(train_one, data=run.data, settings=settings, device=run.config.device)
-    workers, ray = settings.workers, run.config.ray
-    with ray_cluster(workers, ray), telling_stops(run.directory.path) as stops:
-        found = run_tasks(stops.reach(train), todo, workers=workers, gpus=ray.gpus)
-        for training, result in found:
-            for row in result.history:
-                on_epoch(training, row)
-            yield result
-
-
 def _with_tune(
     run: Run,
     todo: Sequence[Training],
     settings: RetrainSettings,
     on_epoch: OnEpoch,
-    *,
-    front: Set[str],
-    macs: Mapping[str, int],
-) -> Iterable[object]:
-    """Trials of Ray Tune; dominated networks of the front may be stopped early."""
+    may_stop: Set[str],
+) -> None:
+    """Run trainings as trials of Ray Tune."""
     from octnas.cluster.start import ray_cluster
     from octnas.cluster.stops import telling_stops
     from octnas.cluster.tune_trainings import Halving, train_with_tune
 
     halving: Halving[Training] | None = None
     if settings.halving is not None:
+        ids = {one.architecture.id: one.architecture for one in todo}
+        macs = {identity: cost(one).cost.macs for identity, one in ids.items()}
         halving = Halving(
             metric="rank_top1",
             cost=lambda training: macs[training.architecture.id],
-            may_stop=lambda training: training.architecture.id in front,
+            may_stop=lambda training: training.architecture.id in may_stop,
             epochs=settings.recipe.epochs,
             grace=settings.halving.grace_epochs,
             reduction=settings.halving.reduction,
         )
-    train = partial(
-        _train_trial,
-        data=run.data,
-        settings=settings,
-        device=run.config.device,
-        watch="" if halving is None else "rank",
-    )
+    data, device, watch = run.data, run.config.device, "rank" if halving else ""
+
+    def train(training: Training, report: Log) -> None:
+        train_one(training, data, settings, device, report, watch)
+
+    processes, gpus = settings.processes, run.config.ray.gpus
     with (
-        ray_cluster(settings.workers * settings.processes, run.config.ray),
+        ray_cluster(settings.workers * processes, run.config.ray),
         telling_stops(run.directory.path) as stops,
     ):
         stopped = train_with_tune(
@@ -361,27 +337,15 @@ def _with_tune(
             todo,
             on_epoch,
             workers=settings.workers,
-            directory=(run.directory.stage("retrain") / "ray").resolve(),
-            cpus=settings.processes,
-            gpus=settings.processes * run.config.ray.gpus,
+            # Within the folder of the stage, which may be that of another run.
+            directory=(todo[0].folder.parents[1] / "ray").resolve(),
+            cpus=processes,
+            gpus=processes * gpus,
             halving=halving,
         )
     for training in stopped:
         write_json(training.folder / STOPPED_FILE, {"schema": SCHEMA, "seed": training.seed})
         training.checkpoints().remove()
-    return ()
-
-
-def _train_trial(
-    training: Training,
-    report: Log,
-    *,
-    data: Data,
-    settings: RetrainSettings,
-    device: str,
-    watch: str,
-) -> None:
-    train_one(training, data, settings, device, report, watch)
 
 
 def track_network(run: Run, network: Network, *, anew: bool) -> None:
