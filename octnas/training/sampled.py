@@ -1,6 +1,7 @@
 """Backward passes of a supernet that train sampled architectures."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 
 import numpy as np
 from torch import Tensor, nn
@@ -39,7 +40,11 @@ def sampling_steps(
     original: Teacher | None = None,
     rank: int = 0,
 ) -> Backward:
-    """The backward passes that the settings ask for.
+    """The backward passes of sampled architectures, one or several in a step.
+
+    ``sandwich`` is the sandwich rule with in-place distillation of Yu and Huang (arXiv 1903.05134,
+    §3), with any uniform architecture as the teacher, since α = 0 need not be the best one. Loss
+    and gradients are means over the architectures of a step.
 
     Args:
         supernet: its active architecture is changed.
@@ -56,88 +61,37 @@ def sampling_steps(
     draw = architecture_draw(space, settings, seed, rank)
     warmup = round(settings.alpha_warmup * steps)
     limit = rising_alphas(space, warmup) if warmup else _unlimited
+    fixed, samples, distil = list[Alphas](), 1, False
     if settings.sampling == "sandwich":
-        teacher = "largest" if settings.teacher == "original" else settings.teacher
-        return sandwich(
-            supernet,
-            space,
-            draw,
-            samples=settings.samples,
-            teacher=teacher,
-            original=original,
-            limit=limit,
-        )
-
-    def backward(step: Step) -> Tensor:
-        alphas = limit(draw(step.number), step.number)
-        return _train(supernet, alphas, step, _targets(step, original))[0]
-
-    return backward
-
-
-def sandwich(
-    supernet: nn.Module,
-    space: SearchSpace,
-    draw: Draw,
-    *,
-    samples: int,
-    teacher: float | str,
-    original: Teacher | None = None,
-    limit: Limit | None = None,
-) -> Backward:
-    """Backward passes over the largest, the smallest and some sampled architectures together.
-
-    The sandwich rule and in-place distillation of Yu and Huang (arXiv 1903.05134, §3), with any
-    uniform architecture as the teacher, since α = 0 need not be the best one.
-
-    Args:
-        supernet: its active architecture is changed.
-        space: for the largest and the smallest architecture.
-        draw: the sampled architectures.
-        samples: how many of them a step trains.
-        teacher: ``"largest"``, a uniform α, or ``"none"`` for labels everywhere.
-        original: a teacher in the place of all labels and of ``teacher``.
-        limit: applied to all architectures.
-
-    Returns:
-        Passes whose loss and gradients are means over the architectures.
-    """
-    limit = limit or _unlimited
-    ends = [{site.name: site.choices[end] for site in space.sites} for end in (0, -1)]
-    first = ends[0] if isinstance(teacher, str) else dict(space.uniform(teacher).alphas)
-    fixed = [first, *(end for end in ends if end != first)]
+        fixed, samples = _ends(space, settings.teacher), settings.samples
+        distil = original is None and settings.teacher != "none"
     share = 1 / (len(fixed) + samples)
 
     def backward(step: Step) -> Tensor:
-        drawn = [draw(step.number * samples + index) for index in range(samples)]
-        alphas = [limit(one, step.number) for one in (*fixed, *drawn)]
-        targets = _targets(step, original)
-        if len(alphas) == 1:
-            return _train(supernet, alphas[0], step, targets)[0]
-        with step.no_sync():
-            total, logits = _train(supernet, alphas[0], step, targets, share)
-            if original is None and teacher != "none":
-                targets = logits.softmax(dim=1)
-            for one in alphas[1:-1]:
-                total += _train(supernet, one, step, targets, share)[0]
-        return total + _train(supernet, alphas[-1], step, targets, share)[0]
+        numbers = range(step.number * samples, (step.number + 1) * samples)
+        several = [limit(alphas, step.number) for alphas in (*fixed, *map(draw, numbers))]
+        targets = step.labels if original is None else original(step.images).softmax(dim=1)
+        losses = []
+        for index, alphas in enumerate(several):
+            # Only the last pass averages the gradients over the processes.
+            with step.no_sync() if index < len(several) - 1 else nullcontext():
+                activate(supernet, alphas)
+                logits = step.forward(step.images)
+                loss = step.criterion(logits, targets) * share
+                loss.backward()
+            losses.append(loss.detach())
+            if distil and index == 0:
+                targets = logits.detach().softmax(dim=1)
+        return sum(losses[1:], losses[0])
 
     return backward
 
 
-def _targets(step: Step, original: Teacher | None) -> Tensor:
-    return step.labels if original is None else original(step.images).softmax(dim=1)
-
-
-def _train(
-    supernet: nn.Module, alphas: Alphas, step: Step, targets: Tensor, share: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """Add an architecture's gradients; its share of the loss, and its logits."""
-    activate(supernet, alphas)
-    logits = step.forward(step.images)
-    loss = step.criterion(logits, targets) * share
-    loss.backward()
-    return loss.detach(), logits.detach()
+def _ends(space: SearchSpace, teacher: float | str) -> list[Alphas]:
+    """The teacher of a sandwich first, then the other ends of the range of MACs."""
+    ends = [{site.name: site.choices[end] for site in space.sites} for end in (0, -1)]
+    first = ends[0] if isinstance(teacher, str) else dict(space.uniform(teacher).alphas)
+    return [first, *(end for end in ends if end != first)]
 
 
 def _unlimited(alphas: Alphas, _: int) -> Alphas:

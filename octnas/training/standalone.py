@@ -293,8 +293,14 @@ def _wait(context: ProcessContext) -> None:
     """Wait for all processes; after a signal, until they have written a checkpoint."""
     try:
         with deferred() as asked:
-            while not asked() and not _ended(context, asked):
-                pass
+            while not asked():
+                try:
+                    if context.join(_PAUSE):
+                        return
+                except (ProcessRaisedException, ProcessExitedException):
+                    # A terminal signals all processes of a command.
+                    if not asked():
+                        raise
     except KeyboardInterrupt:
         end = time.monotonic() + _END
         for process in context.processes:
@@ -302,17 +308,6 @@ def _wait(context: ProcessContext) -> None:
         for process in context.processes:
             process.join(max(0.0, end - time.monotonic()))
             process.kill()
-        raise
-
-
-def _ended(context: ProcessContext, asked: Callable[[], int]) -> bool:
-    """Whether all processes have ended, after a short wait."""
-    try:
-        return bool(context.join(_PAUSE))
-    except (ProcessRaisedException, ProcessExitedException):
-        # A terminal signals all processes of a command.
-        if asked():
-            return True
         raise
 
 
