@@ -208,12 +208,14 @@ def read_plan(run: Run) -> list[Network]:
 def _train(run: Run, networks: list[Network]) -> dict[tuple[str, int], SeedResult]:
     """Results by architecture and seed; an architecture in two roles is trained once."""
     settings, folder = run.config.retrain, run.directory.stage("retrain")
-    looks = run.directory.path.resolve() / LOOKS_FILE
+    log = run.directory.path.resolve() / LOOKS_FILE
     by_id: dict[str, list[Network]] = {}
     for network in networks:
         by_id.setdefault(network.architecture.id, []).append(network)
     trainings = [
-        Training(same[0].architecture, seed, training_folder(folder, identity, seed), looks=looks)
+        Training(
+            same[0].architecture, seed, training_folder(folder, identity, seed), validation_log=log
+        )
         for seed in settings.seeds
         for identity, same in by_id.items()
     ]

@@ -79,14 +79,14 @@ class Training:
         seed: of initialisation, data order and augmentation.
         folder: where weights and result are written.
         part: of the data, on which the trained network is evaluated.
-        looks: validation log that gets a line before every evaluation; None for no log.
+        validation_log: file that gets a line before every evaluation; None for no log.
     """
 
     architecture: Architecture
     seed: int
     folder: Path
     part: str = "val"
-    looks: Path | None = None
+    validation_log: Path | None = None
 
     @property
     def result(self) -> SeedResult | None:
@@ -238,9 +238,13 @@ def _evaluate(
     channels, _, own = training.architecture.input_size
     metrics: dict[str, float] = {}
     for size in (None, *settings.test_sizes):
-        if training.looks is not None:
+        if training.validation_log is not None:
             log_validation(
-                training.looks, training.architecture, training.seed, size or own, "retrain"
+                training.validation_log,
+                training.architecture,
+                training.seed,
+                size or own,
+                "retrain",
             )
         shown = images if size is None else open_images(data, (channels, size, size), device)
         found = evaluate(model, shown.batches(part, batch_size), device)

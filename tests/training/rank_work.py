@@ -1,4 +1,4 @@
-"""What the processes of the tests of several processes do; they import it."""
+"""Functions that the processes of `test_distributed` import and run."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def first_batch(job: SupernetJob, rank: int, ranks: int) -> Batch:
 
 
 def gradients_of(job: SupernetJob, folder: Path) -> None:
-    """One backward pass; the averaged gradients of this rank as a file."""
+    """Write the averaged gradients of one backward pass to a file."""
     torch.set_num_threads(1)
     rank, processes, rendezvous = elastic_place(folder)
     with joined("cpu", rank=rank, processes=processes, rendezvous=rendezvous) as together:
@@ -52,7 +52,7 @@ def gradients_of(job: SupernetJob, folder: Path) -> None:
 
 
 def listens(folder: Path) -> None:
-    """On which addresses this rank and what has started it listen, as a file."""
+    """Write the addresses on which this process and its launcher listen to a file."""
     rank, processes, rendezvous = elastic_place(folder)
     with joined("cpu", rank=rank, processes=processes, rendezvous=rendezvous) as together:
         found = listening([os.getpid(), os.getppid()])
@@ -61,7 +61,7 @@ def listens(folder: Path) -> None:
 
 
 def dies_once(job: SupernetJob) -> None:
-    """Rank 1 is killed in its first life, when there is a checkpoint to go on from."""
+    """Kill rank 1 once, as soon as there is a checkpoint to resume from."""
     flag = job.folder / "died"
     if os.environ["RANK"] == "1" and not flag.exists():
         import octnas.training.supernet as module

@@ -102,7 +102,7 @@ def test_another_number_of_processes_keeps_batch_and_schedule(
     with pytest.raises(TrainingError, match=r"process 1 of the training failed \(.*SIGKILL"):
         launch(rank_work.dies_once, job, processes=2, restarts=0)
     steps: list[int] = []
-    # The same checkpoint goes on in one process, with the whole batch.
+    # The same checkpoint resumes in one process, with the whole batch.
     arguments = {"seed": job.seed, "device": CPU, "on_step": steps.append}
     _, history = train_supernet(
         job.space, few_digits, job.settings, checkpoints=job.checkpoints, **arguments

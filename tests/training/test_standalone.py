@@ -81,7 +81,9 @@ def test_weights_on_disk_give_the_result_on_disk(digit_space: SearchSpace, tmp_p
 def test_predictions_are_kept_and_every_validation_is_logged(
     digit_space: SearchSpace, tmp_path: Path
 ) -> None:
-    training = Training(digit_space.uniform(0.5), 0, tmp_path / "one", looks=tmp_path / "looks")
+    training = Training(
+        digit_space.uniform(0.5), 0, tmp_path / "one", validation_log=tmp_path / "looks"
+    )
     settings = RetrainSettings(recipe=RECIPE, test_sizes=(12, 24))
     metrics = train_one(training, DATA, settings, "cpu").metrics
     predictions = load_file(training.folder / PREDICTIONS_FILE)
