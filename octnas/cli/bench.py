@@ -14,8 +14,8 @@ from octnas.runtime.progress import Quiet
 if TYPE_CHECKING:
     from octnas.measure.bench import BenchResult
     from octnas.measure.bench_data import DataBenchResult
-    from octnas.measure.bench_steps import StepBenchResult
     from octnas.measure.settings import AlphaChoice
+    from octnas.pipeline.bench import StepBenchResult
 
 BATCHES = "1,8"
 
@@ -250,8 +250,7 @@ def _print_images(found: "DataBenchResult") -> None:
 def _bench_steps(
     experiment: Path, overrides: Sequence[str], batch_size: int, common: Mapping[str, Any]
 ) -> tuple["StepBenchResult", Callable[[], None]]:
-    from octnas.measure.bench_steps import StepBenchSettings
-    from octnas.pipeline.bench import bench_supernet
+    from octnas.pipeline.bench import StepBenchSettings, bench_supernet
     from octnas.pipeline.run import load_experiment
 
     _, config = load_experiment(experiment, overrides)

@@ -45,13 +45,13 @@ def _print(plan: "Plan") -> None:
     machine = plan.machine
     console.print(f"{plan.name} on {machine.device}: {machine.name}, {machine.cores} cores")
     counts = ", ".join(f"{count:,} {part}" for part, count in plan.images.items())
-    console.print(f"images, by {plan.counted}: {counts}")
+    console.print(f"images (from {plan.counted}): {counts}")
     times = ", ".join(f"{what} {1e3 * s:,.3g} ms" for what, s in plan.measured.items() if s)
     console.print(f"timed: {times}")
     gpu = machine.device != "cpu"
     hours = ("CPU-hours", "GPU-hours") if gpu else ("CPU-hours",)
     memory = ("memory", "GPU memory") if gpu else ("memory",)
-    table = Table("stage", "wall hours", *hours, *memory, "disk", "while it works")
+    table = Table("stage", "wall hours", *hours, *memory, "disk", "while running")
     for stage in plan.stages:
         table.add_row(*_row(stage, gpu))
     table.add_section()

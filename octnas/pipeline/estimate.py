@@ -1,36 +1,32 @@
-"""What each stage of a run does, counted, and how long one of it takes, as measured.
+"""Hours, memory and disk of each stage: counted work times the measured time of one piece."""
 
-What a run will need: hours, memory and disk of its stages, by plain arithmetic.
-
-A stage repeats a few kinds of work, each so many times. How long one of each takes is measured
-elsewhere; here it is multiplied.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import ceil
 from typing import Any
 
 from octnas.config import RunConfig
 from octnas.data.settings import ImagesSettings
-from octnas.pipeline.pace import EvaluationPace, ImageCounts, TrainingPace
+from octnas.pipeline.pace import EvaluationPace, TrainingPace
 from octnas.results.networks import RANDOM, VANILLA
-from octnas.runtime.directory import RunDirectory
-from octnas.space.costs import Budget
 from octnas.space.search_space import SearchSpace
-from octnas.training.settings import Recipe, RetrainSettings
 
 SCHEMA = 1
 _HOUR = 3600.0
+# Two that are kept and the one that is being written.
+_CHECKPOINTS = 3
+# Bytes of a trial in journal, outcomes and candidates, and of each site in it.
+_TRIAL_BYTES, _SITE_BYTES = 3000, 250
+_FLOAT = 4
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a run takes place.
+    """The machine of a run.
 
     Attributes:
         device: ``cpu`` or ``cuda``.
-        name: of the processor or GPU, in words.
+        name: of the processor or GPU.
         cores: of its CPU.
     """
 
@@ -40,63 +36,38 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Work:
-    """One kind of work.
+class ImageCounts:
+    """The images of an experiment.
 
     Attributes:
-        what: in words.
-        count: how often it is done.
-        seconds: that it takes once, by one worker.
+        parts: number of images in train, search_val, read and val.
+        classes: number of classes.
+        counted: where these numbers come from.
+        seconds: for one process to read and decode an image; 0 if unknown or not needed.
+        cache: size of the cache in bytes; 0 without one.
     """
 
-    what: str
-    count: int
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageWork:
-    """What a stage does, and with what.
-
-    Attributes:
-        stage: its name.
-        on: ``cpu`` or ``cuda``.
-        work: all of it.
-        workers: processes that share it.
-        gpus: over which those are spread, on ``cuda``.
-        threads: CPU cores of one worker.
-        memory: of one worker in main memory, in bytes.
-        gpu_memory: of one worker on its GPU, in bytes.
-        disk: bytes that stay.
-        scratch: bytes beside those while it works.
-        done: whether it is finished; then nothing is to be done, but the disk is taken.
-    """
-
-    stage: str
-    on: str
-    work: tuple[Work, ...]
-    workers: int = 1
-    gpus: int = 1
-    threads: int = 1
-    memory: int = 0
-    gpu_memory: int = 0
-    disk: int = 0
-    scratch: int = 0
-    done: bool = False
+    parts: Mapping[str, int]
+    classes: int
+    counted: str
+    seconds: float = 0.0
+    cache: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageNeeds:
-    """What a stage will need; see `StageWork` for the bytes.
+    """Estimated needs of a stage.
 
     Attributes:
         stage: its name.
-        wall_hours: from its beginning to its end.
-        cpu_hours: core-hours of the CPU; 0 for what is computed on a GPU.
+        wall_hours: from begin to end.
+        cpu_hours: core-hours; 0 for what is computed on a GPU.
         gpu_hours: of all its GPUs.
-        memory, gpu_memory: of all workers, and of all that share a GPU, in bytes.
-        disk, scratch: bytes.
-        done: whether it is finished.
+        memory: of all workers, in bytes.
+        gpu_memory: of all workers that share a GPU, in bytes.
+        disk: bytes that stay.
+        scratch: further bytes while the stage is running.
+        done: whether the stage is finished and only takes disk.
     """
 
     stage: str
@@ -116,9 +87,9 @@ class Plan:
 
     Attributes:
         name: of the experiment.
-        machine: that was measured.
-        images: of each part.
-        counted: where these numbers come from, in words.
+        machine: on which it was measured.
+        images: number of images in each part.
+        counted: where these numbers come from.
         stages: in the order of the run.
         measured: seconds of what was timed, by name.
         notes: what the estimate leaves out, a sentence each.
@@ -134,63 +105,65 @@ class Plan:
 
     @property
     def total(self) -> StageNeeds:
-        """Of all stages, one after another."""
-        return total(self.stages)
+        """Sums of hours and disk; maxima of memory and scratch."""
+
+        def over(combine: Callable[[Any], Any], *keys: str) -> dict[str, Any]:
+            return {key: combine(getattr(stage, key) for stage in self.stages) for key in keys}
+
+        return StageNeeds(
+            stage="total",
+            **over(sum, "wall_hours", "cpu_hours", "gpu_hours", "disk"),
+            **over(max, "memory", "gpu_memory", "scratch"),
+            **over(all, "done"),
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures as a JSON object."""
+        """A JSON object."""
         return {"schema": SCHEMA, **asdict(self), "total": asdict(self.total)}
 
 
-def needs(stage: StageWork, machine: Machine) -> StageNeeds:
-    """What a stage needs on a machine.
+def needs(
+    stage: str,
+    machine: Machine,
+    work: Sequence[tuple[int, float]],
+    *,
+    workers: int = 1,
+    gpus: int = 1,
+    threads: int = 1,
+    memory: int = 0,
+    gpu_memory: int = 0,
+    disk: int = 0,
+    scratch: int = 0,
+) -> StageNeeds:
+    """The needs of a stage.
 
-    Workers on a CPU take turns where there are fewer cores than their threads together; workers
-    that share a GPU are taken to be no faster together than one after another.
+    Workers that share a GPU are assumed to be no faster together than one after another.
+
+    Args:
+        stage: its name.
+        machine: where it runs.
+        work: for each kind of work, how often it is done and its seconds.
+        workers: processes that share it.
+        gpus: over which they are spread.
+        threads: CPU cores of one worker.
+        memory, gpu_memory: of one worker, in bytes.
+        disk, scratch: see `StageNeeds`.
     """
-    if stage.done:
-        return StageNeeds(stage=stage.stage, disk=stage.disk, done=True)
-    # No more workers than there is work for.
-    workers = max(1, min(stage.workers, sum(one.count for one in stage.work)))
-    busy = sum(one.count * one.seconds for one in stage.work)
-    on_gpu = stage.on != "cpu"
-    threads = min(stage.threads, machine.cores)
-    side_by_side = stage.gpus if on_gpu else min(workers, machine.cores / threads)
+    workers = max(1, min(workers, sum(count for count, _ in work)))
+    hours = sum(count * seconds for count, seconds in work) / _HOUR
+    on_gpu = machine.device != "cpu"
+    threads = min(threads, machine.cores)
+    parallel = gpus if on_gpu else min(workers, machine.cores / threads)
     return StageNeeds(
-        stage=stage.stage,
-        wall_hours=busy / side_by_side / _HOUR,
-        cpu_hours=0.0 if on_gpu else busy * threads / _HOUR,
-        gpu_hours=busy / _HOUR if on_gpu else 0.0,
-        memory=workers * stage.memory,
-        gpu_memory=ceil(workers / stage.gpus) * stage.gpu_memory if on_gpu else 0,
-        disk=stage.disk,
-        scratch=stage.scratch,
+        stage=stage,
+        wall_hours=hours / parallel,
+        cpu_hours=0.0 if on_gpu else hours * threads,
+        gpu_hours=hours if on_gpu else 0.0,
+        memory=workers * memory,
+        gpu_memory=ceil(workers / gpus) * gpu_memory if on_gpu else 0,
+        disk=disk,
+        scratch=scratch,
     )
-
-
-def total(stages: Sequence[StageNeeds]) -> StageNeeds:
-    """Of stages that follow each other: hours and disk add up, memory and scratch are the most."""
-    return StageNeeds(
-        stage="total",
-        wall_hours=sum(stage.wall_hours for stage in stages),
-        cpu_hours=sum(stage.cpu_hours for stage in stages),
-        gpu_hours=sum(stage.gpu_hours for stage in stages),
-        memory=max(stage.memory for stage in stages),
-        gpu_memory=max(stage.gpu_memory for stage in stages),
-        disk=sum(stage.disk for stage in stages),
-        scratch=max(stage.scratch for stage in stages),
-        done=all(stage.done for stage in stages),
-    )
-
-
-def training_steps(images: int, batch_size: int, epochs: int) -> int:
-    """Steps of a training that leaves out the last incomplete batch of every epoch."""
-    return images // batch_size * epochs
-
-
-def batches(images: int, batch_size: int) -> int:
-    """Batches of a part, the last incomplete one included."""
-    return ceil(images / batch_size)
 
 
 def fed(step: float, images: int, image: float, loaders: int) -> float:
@@ -199,20 +172,20 @@ def fed(step: float, images: int, image: float, loaders: int) -> float:
     Args:
         step: seconds of the step alone.
         images: of a step.
-        image: seconds in which one process decodes one; 0 if they lie decoded in memory.
-        loaders: processes that decode; 0 for the training's own, which decodes in between.
+        image: seconds to decode one; 0 if they are in memory.
+        loaders: processes that decode; 0 if the training process decodes between steps.
     """
     if loaders == 0:
         return step + images * image
     return max(step, images * image / loaders)
 
 
-def between(macs: int, first: tuple[int, float], second: tuple[int, float]) -> float:
-    """Seconds at some MACs, on the line between two measurements and level outside of it.
+def interpolate(macs: int, first: tuple[int, float], second: tuple[int, float]) -> float:
+    """Seconds at some MACs, linear between two measurements and constant outside of them.
 
     Args:
-        macs: of the network in question.
-        first, second: MACs and seconds of those that were measured.
+        macs: of the network.
+        first, second: MACs and seconds that were measured.
     """
     (low, fast), (high, slow) = sorted((first, second))
     if low == high:
@@ -221,34 +194,33 @@ def between(macs: int, first: tuple[int, float], second: tuple[int, float]) -> f
     return fast + share * (slow - fast)
 
 
-# The two that are kept and the one that is being written.
-_CHECKPOINTS = 3
-# Of the journal and the candidates; so much, and so much for each site.
-_TRIAL_BYTES, _SITE_BYTES = 3000, 250
-_FLOAT = 4
+def supernet_threads(config: RunConfig, machine: Machine) -> int:
+    """CPU threads of each process that trains the supernet; 0 for torch's default."""
+    settings = config.supernet
+    if settings.threads or settings.processes == 1:
+        return settings.threads
+    return max(1, machine.cores // settings.processes)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """An experiment, and all that was counted and timed of it.
+    """What was counted and timed of an experiment.
 
     Attributes:
         config: the experiment.
-        directory: of the run, for what is finished in it.
         space: the search space.
-        budgets: in MACs.
+        budgets: by name, in MACs.
         images: how many there are.
         machine: where it was timed.
-        middle: MACs of the network of a middle budget.
+        middle: MACs of the uniform network of the middle budget.
         supernet: a step of the supernet.
-        vanilla, searched: a retraining step of the vanilla network and of that in the middle.
-        evaluation: the evaluation of that in the middle.
+        vanilla, searched: a retraining step of the vanilla and of the middle network.
+        evaluation: of the middle network.
     """
 
     config: RunConfig
-    directory: RunDirectory
     space: SearchSpace
-    budgets: tuple[Budget, ...]
+    budgets: Mapping[str, int]
     images: ImageCounts
     machine: Machine
     middle: int
@@ -257,177 +229,123 @@ class Measured:
     searched: TrainingPace
     evaluation: EvaluationPace
 
+    @property
+    def timed(self) -> dict[str, float]:
+        """Seconds by name."""
+        return {
+            "supernet step": self.supernet.seconds,
+            "candidate": self._candidate("search_val"),
+            "vanilla step": self.vanilla.seconds,
+            "mid-budget step": self.searched.seconds,
+            "image": self.images.seconds,
+        }
 
-def supernet_threads(config: RunConfig, machine: Machine) -> int:
-    """Of each process that trains the supernet; 0 for torch's own choice."""
-    settings = config.supernet
-    if settings.threads or settings.processes == 1:
-        return settings.threads
-    return max(1, machine.cores // settings.processes)
+    def data_needs(self) -> StageNeeds:
+        """Every image is decoded once, on the CPU."""
+        images, data = self.images, self.config.data
+        workers = max(1, data.workers) if isinstance(data, ImagesSettings) else 1
+        work = [(sum(images.parts.values()), images.seconds)]
+        machine = Machine("cpu", self.machine.name, self.machine.cores)
+        return needs("data", machine, work, workers=workers, disk=images.cache)
 
+    def supernet_needs(self) -> StageNeeds:
+        """Every process takes part in every step."""
+        settings, pace = self.config.supernet, self.supernet
+        recipe, processes = settings.recipe, settings.processes
+        steps = self.images.parts["train"] // recipe.batch_size * recipe.epochs
+        learns = settings.sampling == "learnable"
+        return needs(
+            "supernet",
+            self.machine,
+            [(steps * processes, self._fed(pace.seconds, recipe.batch_size // processes))],
+            workers=processes,
+            gpus=processes,
+            threads=supernet_threads(self.config, self.machine) or self.machine.cores,
+            memory=pace.memory + (self._bytes("search_val") if learns else 0),
+            gpu_memory=pace.gpu_memory,
+            disk=pace.weights,
+            scratch=_CHECKPOINTS * pace.checkpoint,
+        )
 
-def data_work(measured: Measured) -> StageWork:
-    """Every image is decoded once."""
-    images, data = measured.images, measured.config.data
-    workers = max(1, data.workers) if isinstance(data, ImagesSettings) else 1
-    return StageWork(
-        stage="data",
-        on="cpu",
-        work=(Work("images", sum(images.parts.values()), images.seconds),),
-        workers=workers,
-        disk=images.cache,
-        done=images.looked,
-    )
+    def search_needs(self) -> StageNeeds:
+        """Candidates are scored on search_val, those chosen also on read; both stay in memory."""
+        settings, pace, parts = self.config.search, self.evaluation, self.images.parts
+        images = max(self._bytes("search_val"), self._bytes("read"))
+        # Cached images are kept on the device.
+        on_gpu = self.machine.device != "cpu" and self.images.cache > 0
+        return needs(
+            "search",
+            self.machine,
+            [
+                (settings.trials, self._candidate("search_val")),
+                (len(self.budgets), self._candidate("read")),
+                (parts["search_val"] + parts["read"], self._image_seconds),
+            ],
+            workers=settings.workers if settings.executor == "ray" else 1,
+            threads=settings.threads,
+            memory=pace.memory + (0 if on_gpu else images),
+            gpu_memory=pace.gpu_memory + (images if on_gpu else 0),
+            disk=settings.trials * (_TRIAL_BYTES + _SITE_BYTES * len(self.space.searchable)),
+        )
 
+    def retrain_needs(self) -> StageNeeds:
+        """Every network is trained with every seed; the vanilla one needs the most disk."""
+        settings, largest = self.config.retrain, self.vanilla
+        seeds, each = len(settings.seeds), 1 + sum(one != VANILLA for one in settings.baselines)
+        each += (settings.randoms - 1) * (RANDOM in settings.baselines)
+        work = [(seeds * each, self._training(macs)) for macs in self.budgets.values()]
+        if VANILLA in settings.baselines:
+            work.append((seeds, self._training(self.space.vanilla_macs)))
+        count = sum(trainings for trainings, _ in work)
+        workers = min(settings.workers, count)
+        return needs(
+            "retrain",
+            self.machine,
+            work,
+            workers=workers,
+            threads=settings.threads,
+            memory=max(largest.memory, self.searched.memory),
+            gpu_memory=max(largest.gpu_memory, self.searched.gpu_memory),
+            disk=count * largest.weights,
+            scratch=workers * _CHECKPOINTS * largest.checkpoint,
+        )
 
-def supernet_work(measured: Measured) -> StageWork:
-    """Steps; every process takes part in each."""
-    settings, pace = measured.config.supernet, measured.supernet
-    recipe, machine = settings.recipe, measured.machine
-    steps = training_steps(measured.images.parts["train"], recipe.batch_size, recipe.epochs)
-    seconds = _fed(measured, pace.seconds, recipe.batch_size // settings.processes)
-    learns = settings.sampling == "learnable"
-    return StageWork(
-        stage="supernet",
-        on=machine.device,
-        work=(Work("steps", steps * settings.processes, seconds),),
-        workers=settings.processes,
-        gpus=settings.processes,
-        threads=supernet_threads(measured.config, machine) or machine.cores,
-        memory=pace.memory + (_held(measured, "search_val") if learns else 0),
-        gpu_memory=pace.gpu_memory,
-        disk=pace.weights,
-        scratch=_CHECKPOINTS * pace.checkpoint,
-        done=measured.directory.finished("supernet") is not None,
-    )
+    def _training(self, macs: int) -> float:
+        """Seconds of one training and of its evaluation on val, at all test sizes."""
+        recipe, parts, data = self.config.retrain.recipe, self.images.parts, self.config.data
+        step = interpolate(
+            macs,
+            (self.space.vanilla_macs, self.vanilla.seconds),
+            (self.middle, self.searched.seconds),
+        )
+        steps = parts["train"] // recipe.batch_size * recipe.epochs
+        side = max(self.space.input_size[1:])
+        batch = min(self.config.search.images_per_batch, parts["search_val"])
+        image = 0.0
+        for size in (side, *self.config.retrain.test_sizes):
+            # Images larger than the cached ones are read from their files.
+            read = isinstance(data, ImagesSettings) and not data.streamed and size > side
+            image += self.evaluation.score / batch * (size / side) ** 2
+            image += self.images.seconds if read else self._image_seconds
+        return steps * self._fed(step, recipe.batch_size) + parts["val"] * image
 
+    def _candidate(self, part: str) -> float:
+        """Seconds to evaluate one candidate on a part that is in memory."""
+        settings, pace = self.config.search, self.evaluation
+        scored = ceil(self.images.parts[part] / settings.images_per_batch)
+        return settings.calibration_batches * pace.calibrate + scored * pace.score
 
-def search_work(measured: Measured) -> StageWork:
-    """Evaluations of candidates on search_val, and of the chosen ones on read."""
-    settings, pace, parts = measured.config.search, measured.evaluation, measured.images.parts
-    held = max(_held(measured, "search_val"), _held(measured, "read"))
-    # Cached images lie on the device that scores them.
-    on_gpu = measured.machine.device != "cpu" and measured.images.cache > 0
-    return StageWork(
-        stage="search",
-        on=measured.machine.device,
-        work=(
-            Work("candidates", settings.trials, _evaluation(measured, "search_val")),
-            Work("chosen ones", len(measured.budgets), _evaluation(measured, "read")),
-            Work("images", parts["search_val"] + parts["read"], _image_seconds(measured)),
-        ),
-        workers=settings.workers if settings.executor == "ray" else 1,
-        threads=settings.threads,
-        memory=pace.memory + (0 if on_gpu else held),
-        gpu_memory=pace.gpu_memory + (held if on_gpu else 0),
-        disk=settings.trials * (_TRIAL_BYTES + _SITE_BYTES * len(measured.space.searchable)),
-        done=measured.directory.finished("search") is not None,
-    )
+    def _fed(self, step: float, images: int) -> float:
+        data = self.config.data
+        loaders = data.workers if isinstance(data, ImagesSettings) else 0
+        return fed(step, images, self._image_seconds, loaders)
 
+    @property
+    def _image_seconds(self) -> float:
+        """Seconds to decode an image during training; 0 with a cache."""
+        return 0.0 if self.images.cache else self.images.seconds
 
-def retrain_work(measured: Measured) -> StageWork:
-    """A training of every network with every seed."""
-    settings = measured.config.retrain
-    seeds, others = len(settings.seeds), sum(one != VANILLA for one in settings.baselines)
-    others += (settings.randoms - 1) * (RANDOM in settings.baselines)
-
-    def training(macs: int) -> float:
-        return _training(measured, macs, settings.recipe, "val") + _other_sizes(measured)
-
-    work = [
-        Work(f"trainings, {budget.name}", seeds * (1 + others), training(budget.max_macs))
-        for budget in measured.budgets
-    ]
-    if VANILLA in settings.baselines:
-        vanilla = training(measured.space.vanilla_macs)
-        work.append(Work(f"trainings, {VANILLA}", seeds, vanilla))
-    return _trainings(measured, "retrain", settings, work)
-
-
-def _other_sizes(measured: Measured) -> float:
-    """Seconds of the looks at val at other test sizes, behind one training."""
-    data, side = measured.config.data, max(measured.space.input_size[1:])
-    decoded = isinstance(data, ImagesSettings) and not data.streamed
-    seconds = 0.0
-    for size in measured.config.retrain.test_sizes:
-        # Larger images than its own come from the files even where there is a cache.
-        read = measured.images.seconds if decoded and size > side else _image_seconds(measured)
-        seconds += _score(measured) * (size / side) ** 2 + read
-    return seconds * measured.images.parts["val"]
-
-
-def _score(measured: Measured) -> float:
-    """Seconds of one image in evaluation."""
-    batch = min(measured.config.search.images_per_batch, measured.images.parts["search_val"])
-    return measured.evaluation.score / batch
-
-
-def _trainings(
-    measured: Measured, stage: str, settings: RetrainSettings, work: Sequence[Work]
-) -> StageWork:
-    """Stand-alone trainings, several at a time; each needs at most what vanilla's needs."""
-    worst = measured.vanilla
-    workers = min(settings.workers, sum(one.count for one in work))
-    return StageWork(
-        stage=stage,
-        on=measured.machine.device,
-        work=tuple(work),
-        workers=workers,
-        threads=settings.threads,
-        memory=max(worst.memory, measured.searched.memory),
-        gpu_memory=max(worst.gpu_memory, measured.searched.gpu_memory),
-        disk=sum(one.count for one in work) * worst.weights,
-        scratch=workers * _CHECKPOINTS * worst.checkpoint,
-        done=measured.directory.finished(stage) is not None,
-    )
-
-
-def _training(measured: Measured, macs: int, recipe: Recipe, part: str) -> float:
-    """Seconds of one training, and of the look at a part behind it.
-
-    A step of another batch size is taken to be as much longer as it has more images.
-    """
-    parts, batch_size = measured.images.parts, measured.config.retrain.recipe.batch_size
-    step = between(
-        macs,
-        (measured.space.vanilla_macs, measured.vanilla.seconds),
-        (measured.middle, measured.searched.seconds),
-    )
-    step = _fed(measured, step * recipe.batch_size / batch_size, recipe.batch_size)
-    steps = training_steps(parts["train"], recipe.batch_size, recipe.epochs)
-    return steps * step + parts[part] * (_score(measured) + _image_seconds(measured))
-
-
-def _evaluation(measured: Measured, part: str) -> float:
-    """Seconds of one candidate on a part that is held in memory."""
-    settings, pace = measured.config.search, measured.evaluation
-    scored = batches(measured.images.parts[part], settings.images_per_batch)
-    return settings.calibration_batches * pace.calibrate + scored * pace.score
-
-
-def _fed(measured: Measured, step: float, images: int) -> float:
-    data = measured.config.data
-    loaders = data.workers if isinstance(data, ImagesSettings) else 0
-    return fed(step, images, _image_seconds(measured), loaders)
-
-
-def _image_seconds(measured: Measured) -> float:
-    """For which something that needs an image has to wait; none with a cache."""
-    return 0.0 if measured.images.cache else measured.images.seconds
-
-
-def _held(measured: Measured, part: str) -> int:
-    """Bytes of a part that lies in memory in float32."""
-    channels, height, width = measured.space.input_size
-    return measured.images.parts[part] * channels * height * width * _FLOAT
-
-
-def timed(measured: Measured) -> dict[str, float]:
-    """What was timed, by name, in seconds."""
-    return {
-        "supernet step": measured.supernet.seconds,
-        "candidate": _evaluation(measured, "search_val"),
-        "vanilla step": measured.vanilla.seconds,
-        "mid-budget step": measured.searched.seconds,
-        "image": measured.images.seconds,
-    }
+    def _bytes(self, part: str) -> int:
+        """Size of a part in memory, in float32."""
+        channels, height, width = self.space.input_size
+        return self.images.parts[part] * channels * height * width * _FLOAT

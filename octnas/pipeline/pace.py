@@ -1,9 +1,4 @@
-"""How long steps and evaluations of an experiment take: the real ones, a few times each.
-
-Random images in the place of a data set, to time what is done with them.
-
-How many images an experiment has, before and after its data stage has looked at them.
-"""
+"""Timing of a few real steps and evaluations of an experiment, on random images."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,24 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from octnas.config import RunConfig
 from octnas.data.batches import WHOLE, Batch, Batches, Part, TrainingBatches
 from octnas.data.decode import BrokenImageError
-from octnas.data.digits import CLASSES
-from octnas.data.image_list import PARTS, read_images, read_summary
-from octnas.data.prepare import cache_resolution
-from octnas.data.settings import DigitsSettings, ImagesSettings
-from octnas.data.sources import list_images, open_reader
-from octnas.data.splits import choose_subset
+from octnas.data.settings import ImagesSettings
+from octnas.data.sources import open_reader
 from octnas.device import cpu_threads
-from octnas.errors import DataError
 from octnas.measure.backends import wait
 from octnas.measure.timing import memory_peak
 from octnas.nn.supernet import activate, build, build_supernet, recalibrate
-from octnas.pipeline.fingerprints import fingerprint
-from octnas.runtime.directory import RunDirectory
 from octnas.space.architecture import Architecture
 from octnas.space.costs import Budget
 from octnas.space.search_space import SearchSpace
@@ -40,16 +28,21 @@ from octnas.training.scoring import evaluate
 from octnas.training.settings import Recipe
 from octnas.training.supernet import train_supernet
 
+# Untimed steps, in which memory is allocated and kernels are chosen.
+WARM_UP = 2
+# Images that are decoded to time it.
+_SAMPLE = 16
+
 
 @dataclass
 class RandomImages:
-    """A few batches of random images with random labels; see `octnas.data.images.Images`.
+    """Random images with random labels; see `octnas.data.images.Images`.
 
     Attributes:
-        classes: their names, by label.
+        classes: their names.
         size: channels, height and width.
-        steps: batches of an epoch.
-        counts: images of each part, which ``count`` tells; only one batch of each is there.
+        steps: batches of a training epoch, all of them the same.
+        counts: sizes of the parts; other than in training, a part has one batch only.
     """
 
     classes: tuple[str, ...]
@@ -58,15 +51,15 @@ class RandomImages:
     counts: Mapping[str, int]
 
     def train_batches(self, batch_size: int, seed: int, part: Part = WHOLE) -> TrainingBatches:
-        """The same batch at every step."""
+        """See `octnas.data.images.Images.train_batches`."""
         return _Repeated(self._batch(batch_size // part.ranks, seed), self.steps)
 
     def batches(self, part: str, batch_size: int, most: int = 0) -> Batches:
-        """One batch, as large as the part allows."""
+        """See `octnas.data.images.Images.batches`."""
         return [self._batch(min(batch_size, most or batch_size, self.count(part)), 0)]
 
     def count(self, part: str) -> int:
-        """Images that the part would have."""
+        """See `octnas.data.images.Images.count`."""
         return self.counts[part]
 
     def _batch(self, count: int, seed: int) -> Batch:
@@ -84,13 +77,9 @@ class _Repeated:
         return self.steps
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:  # noqa: ARG002
-        """Always the same."""
+        """The same batch at every step."""
         for _ in range(start, self.steps):
             yield self.batch
-
-
-# Before those that count: memory is allocated, kernels are chosen.
-WARM_UP = 2
 
 
 @dataclass(frozen=True)
@@ -98,10 +87,9 @@ class TrainingPace:
     """One step of a training.
 
     Attributes:
-        seconds: of a step, on average.
-        memory, gpu_memory: the most that it took, see `octnas.measure.timing.Usage`.
-        weights: size of the weights, in bytes.
-        checkpoint: size of one checkpoint, in bytes.
+        seconds: mean of a step.
+        memory, gpu_memory: peak, see `octnas.measure.timing.Usage`.
+        weights, checkpoint: size in bytes.
     """
 
     seconds: float
@@ -116,8 +104,8 @@ class EvaluationPace:
     """The evaluation of a candidate.
 
     Attributes:
-        calibrate, score: seconds of one batch, medians.
-        memory, gpu_memory: the most that it took.
+        calibrate, score: median seconds of one batch.
+        memory, gpu_memory: peak.
     """
 
     calibrate: float
@@ -126,93 +114,9 @@ class EvaluationPace:
     gpu_memory: int
 
 
-def supernet_pace(
-    config: RunConfig,
-    space: SearchSpace,
-    images: RandomImages,
-    budgets: tuple[Budget, ...],
-    device: torch.device,
-    threads: int,
-) -> TrainingPace:
-    """Time steps of the experiment's supernet, with its sampling, batch and precision.
-
-    Of several processes, one with its share of a batch; what they tell each other is left out.
-
-    Args:
-        config: the experiment.
-        space: what is sampled from.
-        images: how many steps, and with what.
-        budgets: for sampling that learns.
-        device: where to train.
-        threads: of the CPU; 0 leaves it to torch.
-    """
-    settings = config.supernet
-    # Weights to begin with do not change the time, but may have to be fetched.
-    weights = settings.weights if settings.teacher == "original" else ""
-    recipe = _short(settings.recipe, settings.recipe.batch_size // settings.processes)
-    settings = replace(settings, recipe=recipe, weights=weights, processes=1, threads=threads)
-    watch, scales = _Watch(device), _Scales()
-    with memory_peak(device) as usage:
-        model, _ = train_supernet(
-            space,
-            images,
-            settings,
-            seed=config.seed,
-            device=device,
-            checkpoints=scales,
-            on_step=lambda _: watch.mark(),
-            budgets=budgets,
-        )
-        watch.mark()
-    return TrainingPace(
-        watch.seconds, usage.memory, usage.gpu_memory, _size(model.state_dict()), scales.sizes[-1]
-    )
-
-
-def training_pace(
-    config: RunConfig, architecture: Architecture, images: RandomImages, device: torch.device
-) -> TrainingPace:
-    """Time steps of a retraining of one architecture."""
-    settings = config.retrain
-    recipe = _short(settings.recipe, settings.recipe.batch_size)
-    model, watch, scales = build(architecture, seed=0), _Watch(device), _Scales()
-
-    def step(given: Step) -> Tensor:
-        watch.mark()
-        return plain(given)
-
-    with memory_peak(device) as usage, cpu_threads(settings.threads):
-        batches = images.train_batches(recipe.batch_size, 0)
-        train(model, batches, recipe, device=device, backward=step, checkpoints=scales)
-        watch.mark()
-    return TrainingPace(
-        watch.seconds, usage.memory, usage.gpu_memory, _size(model.state_dict()), scales.sizes[-1]
-    )
-
-
-def evaluation_pace(
-    config: RunConfig,
-    space: SearchSpace,
-    alphas: Mapping[str, float],
-    images: RandomImages,
-    device: torch.device,
-) -> EvaluationPace:
-    """Time the two parts of a candidate's evaluation, a batch of each."""
-    settings = config.search
-    supernet = build_supernet(space, seed=0, switchable=config.supernet.switchable).to(device)
-    activate(supernet, alphas)
-    batches = [*images.batches("search_val", settings.images_per_batch)]
-    size = min(settings.images_per_batch, images.count("train"))
-    training = [next(images.train_batches(size, 0).epoch(0))[0].to(device)]
-    with memory_peak(device) as usage, cpu_threads(settings.threads):
-        calibrate = _median(lambda: recalibrate(supernet, training), images.steps, device)
-        score = _median(lambda: evaluate(supernet, batches, device), images.steps, device)
-    return EvaluationPace(calibrate, score, usage.memory, usage.gpu_memory)
-
-
 @dataclass
 class _Watch:
-    """When each step began, once the device had done what came before."""
+    """Times at which steps begin, once the device has finished the previous ones."""
 
     device: torch.device
     marks: list[float] = field(default_factory=list)
@@ -221,31 +125,25 @@ class _Watch:
         wait(str(self.device))
         self.marks.append(time.perf_counter())
 
-    @property
-    def seconds(self) -> float:
-        """Of a step: the mean, since the architectures of the steps differ."""
-        return float(np.diff(self.marks)[WARM_UP:].mean())
+    def seconds(self) -> np.ndarray:
+        """Of every step after the warm-up."""
+        self.mark()
+        return np.diff(self.marks)[WARM_UP:]
 
 
 @dataclass(frozen=True)
-class _Scales(Checkpoints):
-    """Weighs checkpoints; none is written or read."""
+class _Weighed(Checkpoints):
+    """Measures the size of checkpoints; none is written or read."""
 
     folder: Path = Path()
     seconds: float = 0.0
     sizes: list[int] = field(default_factory=list)
 
     def write(self, step: int, state: Mapping[str, Any]) -> None:  # noqa: ARG002
-        """Weigh it."""
         self.sizes.append(_size(state))
 
     def restore(self, target: Stateful) -> None:
-        """There is nothing to go on from."""
-
-
-def _short(recipe: Recipe, batch_size: int) -> Recipe:
-    """One epoch of `RandomImages`."""
-    return replace(recipe, epochs=1, warmup_epochs=0.0, batch_size=batch_size)
+        pass
 
 
 def _size(state: Any) -> int:
@@ -257,103 +155,122 @@ def _size(state: Any) -> int:
     return sum(map(_size, state)) if isinstance(state, list | tuple) else 0
 
 
-def _median(function: Callable[[], object], repeats: int, device: torch.device) -> float:
-    watch = _Watch(device)
-    for _ in range(repeats):
-        watch.mark()
-        function()
-    watch.mark()
-    return float(np.median(np.diff(watch.marks)[WARM_UP:]))
+def supernet_pace(
+    config: RunConfig,
+    space: SearchSpace,
+    images: RandomImages,
+    budgets: tuple[Budget, ...],
+    device: torch.device,
+    threads: int,
+) -> TrainingPace:
+    """Time steps of the experiment's supernet.
 
+    With several processes, one of them with its share of a batch, without communication.
 
-_SAMPLE = 16
-
-
-@dataclass(frozen=True)
-class ImageCounts:
-    """What is known of the images of an experiment.
-
-    Attributes:
-        parts: images of train, search_val, read and val.
-        classes: how many.
-        counted: where these numbers come from, in words.
-        looked: whether the data stage is finished.
-        seconds: in which one process reads and decodes an image; 0 if they are made in memory, or
-            if this is not known.
-        cache: size of the cache of decoded images, in bytes; 0 without one.
+    Args:
+        config: the experiment.
+        space: to sample from.
+        images: how many steps, and of which size.
+        budgets: for learnable sampling.
+        device: where to train.
+        threads: of the CPU; 0 for torch's default.
     """
-
-    parts: Mapping[str, int]
-    classes: int
-    counted: str
-    looked: bool
-    seconds: float = 0.0
-    cache: int = 0
-
-
-def count_images(config: RunConfig, directory: RunDirectory) -> ImageCounts:
-    """Count the images: as the data stage has found them, or by the settings, or by listing them.
-
-    Raises:
-        RunDirectoryError: the data stage was done with other settings.
-        DataError: there is nothing to list.
-    """
-    data = config.data
-    directory.check("data", fingerprint(config, "data"))
-    looked = directory.finished("data") is not None
-    if isinstance(data, DigitsSettings):
-        parts = {part: int(getattr(data, f"{part}_images")) for part in PARTS}
-        return ImageCounts(parts, len(CLASSES), "the settings", looked)
-    size = config.space.input_size
-    if looked:
-        folder = directory.stage("data")
-        found, about = read_images(folder), read_summary(folder)
-        names = [entry.name for entry in found.entries if entry.part in PARTS]
-        parts = {part: about.counts[part] for part in PARTS}
-        words, classes, total = "the finished data stage", len(found.classes), len(found.entries)
-    else:
-        listing = choose_subset(list_images(data), data.subset, data.seed)
-        names, classes = list(listing.names["train"]), len(listing.classes)
-        parts = _cut(data, len(names), len(listing.names["val"]), classes)
-        words, total = "a list of the files, none of which was looked at", sum(parts.values())
-    return ImageCounts(
-        parts, classes, words, looked, _seconds(data, names), _cache_size(data, size, total)
+    settings = config.supernet
+    settings = replace(
+        settings,
+        recipe=_one_epoch(settings.recipe, settings.recipe.batch_size // settings.processes),
+        # Initial weights do not change the time, but may have to be downloaded.
+        weights=settings.weights if settings.teacher == "original" else "",
+        processes=1,
+        threads=threads,
     )
 
+    def run(watch: _Watch, checkpoints: Checkpoints) -> nn.Module:
+        return train_supernet(
+            space,
+            images,
+            settings,
+            seed=config.seed,
+            device=device,
+            checkpoints=checkpoints,
+            on_step=lambda _: watch.mark(),
+            budgets=budgets,
+        )[0]
 
-def _cut(settings: ImagesSettings, training: int, val: int, classes: int) -> dict[str, int]:
-    """The parts, if no image is a copy or broken.
-
-    Raises:
-        DataError: no training image is left.
-    """
-    search_val, read = settings.search_val_per_class * classes, settings.read_per_class * classes
-    if training <= search_val + read:
-        raise DataError(
-            f"{settings.root}: found {training:,} training images, allowed: more than "
-            f"{search_val + read:,}, which data.search_val_per_class and data.read_per_class take"
-        )
-    return {
-        "train": training - search_val - read,
-        "search_val": search_val,
-        "read": read,
-        "val": val,
-    }
+    return _training_pace(run, device)
 
 
-def _cache_size(settings: ImagesSettings, size: tuple[int, int, int], count: int) -> int:
-    return count * 3 * cache_resolution(settings, size) ** 2
+def training_pace(
+    config: RunConfig, architecture: Architecture, images: RandomImages, device: torch.device
+) -> TrainingPace:
+    """Time steps of a retraining of one architecture."""
+    settings, model = config.retrain, build(architecture, seed=0)
+    recipe = _one_epoch(settings.recipe, settings.recipe.batch_size)
+    batches = images.train_batches(recipe.batch_size, 0)
+
+    def run(watch: _Watch, checkpoints: Checkpoints) -> nn.Module:
+        def backward(step: Step) -> Tensor:
+            watch.mark()
+            return plain(step)
+
+        with cpu_threads(settings.threads):
+            train(model, batches, recipe, device=device, backward=backward, checkpoints=checkpoints)
+        return model
+
+    return _training_pace(run, device)
 
 
-def _seconds(settings: ImagesSettings, names: Sequence[str]) -> float:
-    """The median over a few images; the system may have them in memory."""
+def _training_pace(
+    run: Callable[[_Watch, Checkpoints], nn.Module], device: torch.device
+) -> TrainingPace:
+    watch, checkpoints = _Watch(device), _Weighed()
+    with memory_peak(device) as usage:
+        model = run(watch, checkpoints)
+        seconds = float(watch.seconds().mean())  # not the median: architectures differ
+    weights, checkpoint = _size(model.state_dict()), checkpoints.sizes[-1]
+    return TrainingPace(seconds, usage.memory, usage.gpu_memory, weights, checkpoint)
+
+
+def _one_epoch(recipe: Recipe, batch_size: int) -> Recipe:
+    return replace(recipe, epochs=1, warmup_epochs=0.0, batch_size=batch_size)
+
+
+def evaluation_pace(
+    config: RunConfig,
+    space: SearchSpace,
+    alphas: Mapping[str, float],
+    images: RandomImages,
+    device: torch.device,
+) -> EvaluationPace:
+    """Time calibration and scoring of a candidate, one batch each."""
+    settings = config.search
+    supernet = build_supernet(space, seed=0, switchable=config.supernet.switchable).to(device)
+    activate(supernet, alphas)
+    scored = [*images.batches("search_val", settings.images_per_batch)]
+    size = min(settings.images_per_batch, images.count("train"))
+    training = [next(images.train_batches(size, 0).epoch(0))[0].to(device)]
+
+    def median(function: Callable[[], object]) -> float:
+        watch = _Watch(device)
+        for _ in range(images.steps):
+            watch.mark()
+            function()
+        return float(np.median(watch.seconds()))
+
+    with memory_peak(device) as usage, cpu_threads(settings.threads):
+        calibrate = median(lambda: recalibrate(supernet, training))
+        score = median(lambda: evaluate(supernet, scored, device))
+    return EvaluationPace(calibrate, score, usage.memory, usage.gpu_memory)
+
+
+def decoding_pace(settings: ImagesSettings, names: Sequence[str]) -> float:
+    """Median seconds to read and decode an image; 0 if none can be decoded alone."""
     reader, seconds = open_reader(settings), []
     for position in np.linspace(0, len(names) - 1, min(_SAMPLE, len(names))).astype(int):
         begin = time.perf_counter()
         try:
             reader.read(names[position])
-        except BrokenImageError:
-            # Or all of them, of shards that are read from end to end.
+        except BrokenImageError:  # for a stream of shards, every image
             continue
         seconds.append(time.perf_counter() - begin)
     return float(np.median(seconds)) if seconds else 0.0

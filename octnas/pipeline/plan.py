@@ -1,32 +1,34 @@
-"""What a whole run will need, from a few steps that are timed here; nothing is written."""
+"""``octnas plan``: an estimate of a whole run, from a few timed steps. Writes nothing."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from octnas.config import RunConfig
-from octnas.data.settings import ImagesSettings
+from octnas.data.digits import CLASSES
+from octnas.data.image_list import PARTS, read_images, read_summary
+from octnas.data.prepare import cache_resolution
+from octnas.data.settings import DigitsSettings, ImagesSettings
+from octnas.data.sources import list_images
+from octnas.data.splits import choose_subset
 from octnas.device import choose_device
-from octnas.errors import require
+from octnas.errors import DataError, require
 from octnas.measure.latency import machine_name
 from octnas.pipeline.estimate import (
+    ImageCounts,
     Machine,
     Measured,
     Plan,
-    data_work,
-    needs,
-    retrain_work,
-    search_work,
+    StageNeeds,
     supernet_threads,
-    supernet_work,
-    timed,
 )
 from octnas.pipeline.fingerprints import fingerprint
 from octnas.pipeline.pace import (
     WARM_UP,
     RandomImages,
-    count_images,
+    decoding_pace,
     evaluation_pace,
     supernet_pace,
     training_pace,
@@ -40,71 +42,75 @@ from octnas.space.cost_table import CostLevels
 from octnas.space.costs import Budget
 from octnas.space.search_space import SearchSpace
 
-STEPS = 10
-
 
 def plan_run(
     experiment: Path,
     overrides: tuple[str, ...] = (),
     *,
     run_dir: Path | None = None,
-    steps: int = STEPS,
+    steps: int = 10,
 ) -> Plan:
-    """Time a few steps of an experiment, and estimate what all of it will need.
-
-    Images are random; their numbers are those of the run directory's data stage, if it is
-    finished, or of the settings, or of a list of the files.
+    """Time a few steps of an experiment, on random images, and estimate its needs.
 
     Args:
         experiment: a YAML file, or the directory of an earlier run.
         overrides: ``section.key=value``.
-        run_dir: where the run will write; by default ``runs/NAME`` or the run's own.
-        steps: of each kind that are timed.
+        run_dir: where the run would write; its finished stages are taken into account.
+        steps: timed steps of each kind.
 
     Raises:
         ConfigError: a mistake in the file.
-        RunDirectoryError: a directory that is none of a run, or one that holds stages that were
-            made with other settings.
+        RunDirectoryError: not a run directory, or one with stages of other settings.
         DataError: the images cannot be found.
-        SettingError: fewer than 2 steps, or a device that is not there.
+        SettingError: fewer than 2 steps, or an unavailable device.
         BudgetError: a budget that no architecture meets.
     """
     require(steps >= 2, "steps", steps, "2 or more")
     _, config = load_experiment(experiment, overrides)
     directory = RunDirectory(run_dir or default_directory(experiment, config))
+    for stage in ("data", "space", "supernet", "search", "retrain"):
+        directory.check(stage, fingerprint(config, stage))
     measured = _measure(config, directory, steps)
-    stages = (data_work, supernet_work, search_work, retrain_work)
+
+    def done(stage: StageNeeds) -> StageNeeds:
+        finished = directory.finished(stage.stage) is not None
+        return StageNeeds(stage=stage.stage, disk=stage.disk, done=True) if finished else stage
+
+    stages = (
+        measured.data_needs(),
+        measured.supernet_needs(),
+        measured.search_needs(),
+        measured.retrain_needs(),
+    )
     return Plan(
         config.name,
         measured.machine,
         measured.images.parts,
         measured.images.counted,
-        tuple(needs(work(measured), measured.machine) for work in stages),
-        timed(measured),
+        tuple(map(done, stages)),
+        measured.timed,
         tuple(_notes(measured)),
     )
 
 
 def _measure(config: RunConfig, directory: RunDirectory, steps: int) -> Measured:
-    for stage in ("data", "space", "supernet", "search", "retrain"):
-        directory.check(stage, fingerprint(config, stage))
     device, counts = choose_device(config.device), count_images(config, directory)
     space = space_of(config, counts.classes)
-    budgets, middle = _budgets(config, space)
+    budgets = _budgets(config, space)
+    middle = sorted(budgets, key=lambda budget: budget.max_macs)[len(budgets) // 2]
     classes = tuple(map(str, range(int(space.backbone_args["num_classes"]))))
     images = RandomImages(classes, space.input_size, WARM_UP + steps, counts.parts)
     network = baseline(space, UNIFORM, middle, 0).architecture
     vanilla = baseline(space, VANILLA, middle, 0).architecture
     machine = Machine(device.type, machine_name(str(device)), len(os.sched_getaffinity(0)))
     alphas = {site.name: network.alphas[site.name] for site in space.searchable}
-    # What takes little memory first: a process seldom gives back all that it had.
+    # First, since it needs the least memory: a process seldom gives memory back.
     evaluation = evaluation_pace(config, space, alphas, images, device)
     threads = supernet_threads(config, machine)
     return Measured(
         config,
-        directory,
         space,
-        budgets,
+        {budget.name: budget.max_macs for budget in budgets},
         counts,
         machine,
         space.cost(network).macs,
@@ -115,34 +121,70 @@ def _measure(config: RunConfig, directory: RunDirectory, steps: int) -> Measured
     )
 
 
-def _budgets(config: RunConfig, space: SearchSpace) -> tuple[tuple[Budget, ...], Budget]:
-    """All budgets, and the middle one by MACs."""
+def _budgets(config: RunConfig, space: SearchSpace) -> tuple[Budget, ...]:
     path = config.latency.table
     costs = costs_of(space, read_table(Path(path)) if path else None)
     budgets = tuple(entry.resolve(space, costs) for entry in config.space.budgets)
     check_budgets(budgets, CostLevels(space))
-    ordered = sorted(budgets, key=lambda budget: budget.max_macs)
-    return budgets, ordered[len(ordered) // 2]
+    return budgets
+
+
+def count_images(config: RunConfig, directory: RunDirectory) -> ImageCounts:
+    """Count the images: from the finished data stage, the settings, or a listing of the files.
+
+    Raises:
+        DataError: no images are found, or too few for the parts.
+    """
+    data = config.data
+    if isinstance(data, DigitsSettings):
+        parts = {part: int(getattr(data, f"{part}_images")) for part in PARTS}
+        return ImageCounts(parts, len(CLASSES), "the settings")
+    if directory.finished("data") is not None:
+        folder = directory.stage("data")
+        found, about = read_images(folder), read_summary(folder)
+        names = [entry.name for entry in found.entries if entry.part in PARTS]
+        parts = {part: about.counts[part] for part in PARTS}
+        counts = ImageCounts(parts, len(found.classes), "the finished data stage")
+        cached = len(found.entries)
+    else:
+        listing = choose_subset(list_images(data), data.subset, data.seed)
+        names = list(listing.names["train"])
+        parts = _split(data, len(names), len(listing.names["val"]), len(listing.classes))
+        counts = ImageCounts(parts, len(listing.classes), "a listing of the unopened files")
+        cached = sum(parts.values())
+    cache = cached * 3 * cache_resolution(data, config.space.input_size) ** 2
+    return replace(counts, seconds=decoding_pace(data, names), cache=cache)
+
+
+def _split(settings: ImagesSettings, training: int, val: int, classes: int) -> dict[str, int]:
+    """Sizes of the parts if no image is broken or a copy of another."""
+    search_val, read = settings.search_val_per_class * classes, settings.read_per_class * classes
+    if training <= search_val + read:
+        raise DataError(
+            f"{settings.root}: found {training:,} training images, allowed: more than "
+            f"{search_val + read:,}, which data.search_val_per_class and data.read_per_class take"
+        )
+    train = training - search_val - read
+    return {"train": train, "search_val": search_val, "read": read, "val": val}
 
 
 def _notes(measured: Measured) -> list[str]:
     """What the estimate leaves out."""
-    config = measured.config
+    config, processes = measured.config, measured.config.supernet.processes
     notes = [
-        "An estimate: a few steps were timed here and multiplied; a machine that is busy or hot, "
-        "or a network file system, takes longer.",
-        "Images were random; augmentation is not in it.",
-        "Export, report and MLflow are not in it: minutes, and the disk of the networks once more.",
+        "This is an estimate from a few steps timed here. A busy or hot machine, or a network file "
+        "system, takes longer.",
+        "Not included: augmentation, since the images were random.",
+        "Not included: export, report and MLflow. They take minutes, and about as much disk as the "
+        "networks.",
     ]
-    if config.supernet.processes > 1:
-        notes.append("What the supernet's processes tell each other is not in it.")
+    if processes > 1:
+        notes.append("Not included: communication between the supernet's processes.")
     if config.retrain.select == "front":
-        notes.append("How many networks the front will have is not known, and not in it.")
+        notes.append("Not included: networks of the front, whose number is unknown.")
     gpus = torch.cuda.device_count()
-    if measured.machine.device == "cuda" and config.supernet.processes > gpus:
-        notes.append(
-            f"supernet.processes: {config.supernet.processes}, but this machine's GPUs: {gpus}."
-        )
+    if measured.machine.device == "cuda" and processes > gpus:
+        notes.append(f"supernet.processes is {processes}, but this machine has {gpus} GPUs.")
     if isinstance(config.data, ImagesSettings) and not measured.images.seconds:
-        notes.append("How long images take to decode is not known, and not in it.")
+        notes.append("Not included: decoding of images, whose time is unknown.")
     return notes

@@ -14,13 +14,14 @@ from octnas.device import cpu_threads
 from octnas.errors import BudgetError, RunDirectoryError
 from octnas.io.files import read_json, write_json
 from octnas.pipeline.records import PARENT, begin_tracking
+from octnas.pipeline.retrain import finished, train_several
 from octnas.pipeline.run import Run
 from octnas.pipeline.supernet import read_seconds, scorer
-from octnas.pipeline.trainings import finished, train_several
 from octnas.report.page import write_ranking_page
 from octnas.report.ranking import ranking_text, write_ranking_csv
 from octnas.results.ranking import Ranked, Ranking, regrets, statistics
 from octnas.settings import flatten
+from octnas.training.settings import RetrainSettings
 from octnas.training.standalone import Training, training_folder
 
 TRUTH_SCHEMA = 1
@@ -59,7 +60,13 @@ def truth(run: Run) -> None:
         directory.begin("truth", run.fingerprint("truth"))
         document = {"schema": TRUTH_SCHEMA, "images": _digest(run), "architectures": design}
         write_json(path, document)
-    train_several(run, trainings(run), settings, "ranking", "ground truth")
+    recipe = RetrainSettings(
+        threads=settings.threads,
+        workers=settings.workers,
+        executor=settings.executor,
+        recipe=settings.recipe,
+    )
+    train_several(run, trainings(run), recipe, section="ranking", title="ground truth")
     run.progress.say(
         f"truth: {len(read_design(run))} architectures × {len(settings.seeds)} seeds, "
         f"{settings.recipe.epochs} epochs each"

@@ -46,7 +46,7 @@ from octnas.runtime.directory import check_links, digest
 from octnas.search.surrogate import Features, fit_candidates
 from octnas.settings import flatten
 from octnas.space.search_space import SearchSpace
-from octnas.training.standalone import JUDGED_FILE, training_folder
+from octnas.training.standalone import PREDICTIONS_FILE, training_folder
 
 _DRAWS = 200
 _FEWEST = 10  # candidates of which a model says something
@@ -331,7 +331,7 @@ def _judged(
     for one in retrained:
         identity = one.network.architecture.id
         files = [
-            training_folder(folder, identity, result.seed) / JUDGED_FILE for result in one.runs
+            training_folder(folder, identity, result.seed) / PREDICTIONS_FILE for result in one.runs
         ]
         if all(file.exists() for file in files):
             yield identity, [_answers(file) for file in files]

@@ -1,17 +1,17 @@
-"""Stage 5: the chosen networks and the baselines, trained from scratch.
+"""Stage 5: the chosen networks and their baselines, trained from scratch.
 
-What is retrained: the searched networks, and the controls that they are held against.
-
-All of it is fixed before any of it is trained, so that nothing is chosen by what val shows.
+All networks are fixed before any of them is trained, so that val does not influence the choice.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from functools import partial
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import islice
 
 import numpy as np
 
-from octnas.data.images import Data
+from octnas.data.images import open_images
+from octnas.device import choose_device
+from octnas.errors import RunDirectoryError
 from octnas.io.files import read_json, write_json
 from octnas.nn.cost import cost
 from octnas.nn.plain import plain_network
@@ -24,7 +24,7 @@ from octnas.pipeline.records import (
 )
 from octnas.pipeline.run import Run
 from octnas.pipeline.search import chosen_by
-from octnas.pipeline.trainings import finished, train_several
+from octnas.pipeline.supernet import check_classes
 from octnas.results.front import Candidate, Front
 from octnas.results.networks import (
     FRONT,
@@ -46,22 +46,33 @@ from octnas.space.architecture import Architecture
 from octnas.space.cost_table import AdditiveCost, CostLevels
 from octnas.space.costs import Budget
 from octnas.space.optimum import best_within
+from octnas.training.loop import Log, check_recipe
 from octnas.training.settings import RetrainSettings
-from octnas.training.standalone import OnEpoch, Settings, Training, train_one, training_folder
+from octnas.training.standalone import (
+    OnEpoch,
+    Training,
+    train_all,
+    train_one,
+    training_folder,
+    unfinished,
+)
 
-# Draws for different random architectures; and by how much the bounds are then widened.
+SCHEMA = 1
+PLAN_FILE = "plan.json"
+STOPPED_FILE = "stopped.json"
+# Draws of random architectures before the upper bound is widened, and by how much.
 _TRIES, _WIDER = 50, 1.02
 _STREAM = 3
 
 
 def plan(run: Run) -> list[Network]:
-    """What is trained: for each budget the searched network and its controls, then the rest."""
+    """The networks to train: each budget's searched one and its baselines, then the others."""
     networks: list[Network] = []
     chosen = read_chosen(run)
     for budget in run.budgets:
         found = searched(run.space, budget, run.space.architecture(chosen[budget.name].alphas))
         networks.append(found)
-        networks += _controls(run, budget, chosen[budget.name], found)
+        networks += _baselines(run, budget, chosen[budget.name], found)
     if run.config.retrain.select == "front":
         networks += _front(run, {network.architecture.id for network in networks})
     if VANILLA in run.config.retrain.baselines:
@@ -69,8 +80,8 @@ def plan(run: Run) -> list[Network]:
     return networks
 
 
-def _controls(run: Run, budget: Budget, chosen: Candidate, found: Network) -> Iterator[Network]:
-    """The controls of one budget, in the order of the settings."""
+def _baselines(run: Run, budget: Budget, chosen: Candidate, found: Network) -> Iterator[Network]:
+    """The baselines of one budget, in the order of the settings."""
     bounded = None if budget.bound is None else run.costs[budget.bound.cost]
     at_least = found.cost.macs if bounded is None else bounded.of(chosen.alphas)
     for role in run.config.retrain.baselines:
@@ -91,7 +102,7 @@ def _plain(run: Run, role: str, budget: Budget, found: Network) -> Iterator[Netw
     if architecture is None:
         run.progress.say(
             f"retrain: {budget.name}: no {role} {found.architecture.backbone} has at least "
-            f"{found.cost.macs / 1e6:,.3f} M MACs and fewer than the whole; left out"
+            f"{found.cost.macs / 1e6:,.3f} M MACs but fewer than vanilla; left out"
         )
         return
     yield Network(role, budget.name, architecture, cost(architecture).cost)
@@ -100,7 +111,7 @@ def _plain(run: Run, role: str, budget: Budget, found: Network) -> Iterator[Netw
 def _random(
     run: Run, budget: Budget, bounded: AdditiveCost | None, at_least: int, found: Network
 ) -> Iterator[Network]:
-    """Different architectures, drawn evenly among those that cost no less than the searched one."""
+    """Distinct architectures, drawn uniformly from those that cost at least the searched one."""
     space, settings = run.space, run.config.retrain
     levels, upper = _levels(run, bounded), _upper(budget)
     rng = np.random.default_rng((_STREAM, settings.seed, run.budgets.index(budget)))
@@ -116,7 +127,7 @@ def _random(
 
 
 def _worst(run: Run, budget: Budget, bounded: AdditiveCost | None, at_least: int) -> Network:
-    """What a model of all scores finds worst inside the budget, exactly."""
+    """The exact minimum, within the budget, of a surrogate fitted to all scores."""
     model = fit_candidates(Features(run.space, pairs=True), read_candidates(run)).mean
     levels = _levels(run, bounded)
     architecture = run.space.architecture(
@@ -126,7 +137,7 @@ def _worst(run: Run, budget: Budget, bounded: AdditiveCost | None, at_least: int
 
 
 def _front(run: Run, known: set[str]) -> Iterator[Network]:
-    """The candidates that no other beats, by expected loss and the objective, in any budget."""
+    """The candidates within any budget that are non-dominated in expected loss and objective."""
     candidates = [
         one for one in read_candidates(run) if any(one.fits(budget) for budget in run.budgets)
     ]
@@ -138,7 +149,7 @@ def _front(run: Run, known: set[str]) -> Iterator[Network]:
 
 
 def _levels(run: Run, bounded: AdditiveCost | None) -> CostLevels:
-    """The architectures by what a budget bounds."""
+    """The architectures by the cost that a budget bounds."""
     return run.levels if bounded is None else CostLevels(run.space, cost=bounded)
 
 
@@ -146,35 +157,35 @@ def _upper(budget: Budget) -> int:
     return budget.max_macs if budget.bound is None else budget.bound.upper
 
 
-SCHEMA = 1
-PLAN_FILE = "plan.json"
-STOPPED_FILE = "stopped.json"
-
-
 def tracking_key(network: Network) -> str:
-    """The key of a retrained network's MLflow run."""
+    """The key of a network's MLflow run."""
     return f"retrain/{network.slug}"
 
 
 def retrain(run: Run) -> None:
-    """Train every network with every seed; what is on disk already is not trained again."""
+    """Train every network with every seed, but for finished trainings."""
     path = run.directory.stage("retrain") / PLAN_FILE
-    anew = not path.exists()
-    networks = plan(run) if anew else read_plan(run)
+    new = not path.exists()
+    networks = plan(run) if new else read_plan(run)
     begin_tracking(run)
     for network in networks:
-        track_network(run, network, anew=anew)
-    if anew:
-        # After MLflow's runs: a stage that goes on goes on with those that it finds.
+        track_network(run, network, anew=new)
+    if new:
+        # After MLflow's runs have started: a resumed stage looks for them.
         run.directory.begin("retrain", run.fingerprint("retrain"))
         document = {"schema": SCHEMA, "networks": [network.to_dict() for network in networks]}
         write_json(path, document)
-    found = _train(run, networks)
+    found, seeds = _train(run, networks), run.config.retrain.seeds
     results = []
-    for network in _whole(run, networks, found):
-        runs = tuple(found[network.architecture.id, seed] for seed in run.config.retrain.seeds)
-        results.append(Retrained(network, runs))
-        _track_result(run, results[-1])
+    for network in networks:
+        keys = [(network.architecture.id, seed) for seed in seeds]
+        if all(key in found for key in keys):
+            results.append(Retrained(network, tuple(found[key] for key in keys)))
+            _track_result(run, results[-1])
+        else:
+            run.tracker.finish(tracking_key(network), failed=True)
+    if stopped := len(networks) - len(results):
+        run.progress.say(f"retrain: {stopped} of the front were stopped early and are left out")
     write_results(run, results)
     for result in results:
         std = result.std("val_top1")
@@ -186,7 +197,7 @@ def retrain(run: Run) -> None:
 
 
 def read_plan(run: Run) -> list[Network]:
-    """The networks that are retrained."""
+    """The networks of the stage."""
     path = run.directory.stage("retrain") / PLAN_FILE
     return read_json(path, list[Network], schema=SCHEMA, key="networks")
 
@@ -194,85 +205,130 @@ def read_plan(run: Run) -> list[Network]:
 def _train(run: Run, networks: list[Network]) -> dict[tuple[str, int], SeedResult]:
     """Results by architecture and seed; an architecture in two roles is trained once."""
     settings, folder = run.config.retrain, run.directory.stage("retrain")
-    architectures = {network.architecture.id: network.architecture for network in networks}
-    looks = run.directory.path.resolve() / LOOKS_FILE
-    trainings = [
-        Training(architecture, seed, training_folder(folder, identity, seed), looks=looks)
-        for seed in settings.seeds
-        for identity, architecture in architectures.items()
-    ]
+    log = run.directory.path.resolve() / LOOKS_FILE
     by_id: dict[str, list[Network]] = {}
     for network in networks:
         by_id.setdefault(network.architecture.id, []).append(network)
+    trainings = [
+        Training(
+            same[0].architecture, seed, training_folder(folder, identity, seed), validation_log=log
+        )
+        for seed in settings.seeds
+        for identity, same in by_id.items()
+    ]
 
     def on_epoch(training: Training, row: Mapping[str, float]) -> None:
         values = {f"seed_{training.seed}/{name}": row[name] for name in ("train_loss", "lr")}
         for network in by_id[training.architecture.id]:
             run.tracker.metrics(tracking_key(network), values, int(row["epoch"]))
 
-    train = None
-    if settings.executor == "ray":
-        front = {one.architecture.id for one in networks if one.role == FRONT}
-        macs = {one.architecture.id: one.cost.macs for one in networks}
-        train = partial(_with_tune, front=front, macs=macs)
-    train_several(run, trainings, settings, "retrain", "retrain", on_epoch, train)
-    kept = [one for one in trainings if not (one.folder / STOPPED_FILE).exists()]
-    return {(one.architecture.id, one.seed): finished(one) for one in kept}
+    train_several(
+        run,
+        _not_stopped(trainings),
+        settings,
+        section="retrain",
+        title="retrain",
+        on_epoch=on_epoch,
+        may_stop={one.architecture.id for one in networks if one.role == FRONT},
+    )
+    return {(one.architecture.id, one.seed): finished(one) for one in _not_stopped(trainings)}
 
 
-def _whole(
-    run: Run, networks: list[Network], found: Mapping[tuple[str, int], SeedResult]
-) -> list[Network]:
-    """The networks of which no training was stopped early."""
-    seeds = run.config.retrain.seeds
-    whole = [
-        network
-        for network in networks
-        if all((network.architecture.id, seed) in found for seed in seeds)
-    ]
-    if gone := len(networks) - len(whole):
-        run.progress.say(f"retrain: {gone} of the front were stopped early, and are left out")
-    for network in networks:
-        if network not in whole:
-            run.tracker.finish(tracking_key(network), failed=True)
-    return whole
+def _not_stopped(trainings: Sequence[Training]) -> list[Training]:
+    return [one for one in trainings if not (one.folder / STOPPED_FILE).exists()]
+
+
+def train_several(
+    run: Run,
+    trainings: Sequence[Training],
+    settings: RetrainSettings,
+    *,
+    section: str,
+    title: str,
+    on_epoch: OnEpoch | None = None,
+    may_stop: Set[str] = frozenset(),
+) -> None:
+    """Run unfinished trainings, with a progress bar that counts epochs.
+
+    Args:
+        run: with the data and the device.
+        trainings: what to train.
+        settings: recipe, processes and executor.
+        section: of the experiment file that they come from.
+        title: of the bar.
+        on_epoch: called after every epoch of any training.
+        may_stop: ids of the architectures whose trainings halving may stop early.
+
+    Raises:
+        ConfigError: timm does not know something in the recipe, or it does not fit the data.
+    """
+    images = open_images(run.data, run.space.input_size)
+    check_classes(run, len(images.classes))
+    with run.settings_of(section, "recipe"):
+        check_recipe(settings.recipe, images.count("train"))
+    with run.settings_of():
+        choose_device(run.config.device)
+    with run.progress.bar(title, len(trainings) * settings.recipe.epochs) as bar:
+
+        def advance(training: Training, row: Mapping[str, float]) -> None:
+            bar.advance(note=f"{training.architecture.id}, loss {row['train_loss']:.3f}")
+            if on_epoch is not None:
+                on_epoch(training, row)
+
+        todo = unfinished(trainings)
+        bar.advance(settings.recipe.epochs * (len(trainings) - len(todo)))
+        if todo and settings.executor == "ray":
+            _with_tune(run, todo, settings, advance, may_stop)
+        else:
+            deque(train_all(todo, run.data, settings, run.config.device, advance), maxlen=0)
+
+
+def finished(training: Training) -> SeedResult:
+    """The result of a training.
+
+    Raises:
+        RunDirectoryError: it is missing.
+    """
+    if (result := training.result) is None:
+        raise RunDirectoryError(
+            f"{training.folder}: this training is missing; redo its stage with --fresh in the run "
+            "directory that it belongs to"
+        )
+    return result
 
 
 def _with_tune(
     run: Run,
     todo: Sequence[Training],
-    settings: Settings,
+    settings: RetrainSettings,
     on_epoch: OnEpoch,
-    *,
-    front: Set[str],
-    macs: Mapping[str, int],
-) -> Iterable[object]:
-    """Trials of Ray Tune; networks of the front that others dominate may be stopped."""
+    may_stop: Set[str],
+) -> None:
+    """Run trainings as trials of Ray Tune."""
     from octnas.cluster.signals import forwarding_signals
     from octnas.cluster.start import ray_cluster
     from octnas.cluster.tune_trainings import Halving, train_with_tune
 
-    assert isinstance(settings, RetrainSettings)
-    todo = [one for one in todo if not (one.folder / STOPPED_FILE).exists()]
     halving: Halving[Training] | None = None
     if settings.halving is not None:
+        ids = {one.architecture.id: one.architecture for one in todo}
+        macs = {identity: cost(one).cost.macs for identity, one in ids.items()}
         halving = Halving(
             metric="search_val_top1",
             cost=lambda training: macs[training.architecture.id],
-            may_stop=lambda training: training.architecture.id in front,
+            may_stop=lambda training: training.architecture.id in may_stop,
             epochs=settings.recipe.epochs,
             grace=settings.halving.grace_epochs,
             reduction=settings.halving.reduction,
         )
-    train = partial(
-        _report_epochs,
-        data=run.data,
-        settings=settings,
-        device=run.config.device,
-        watch="" if halving is None else "search_val",
-    )
+    data, device, watch = run.data, run.config.device, "search_val" if halving else ""
+
+    def train(training: Training, report: Log) -> None:
+        train_one(training, data, settings, device, report, watch)
+
+    processes, gpus = settings.processes, run.config.ray.gpus
     with (
-        ray_cluster(settings.workers * settings.processes, run.config.ray),
+        ray_cluster(settings.workers * processes, run.config.ray),
         forwarding_signals(run.directory.path) as stops,
     ):
         stopped = train_with_tune(
@@ -280,32 +336,19 @@ def _with_tune(
             todo,
             on_epoch,
             workers=settings.workers,
-            directory=(run.directory.stage("retrain") / "ray").resolve(),
-            cpus=settings.processes,
-            gpus=settings.processes * run.config.ray.gpus,
+            # Within the folder of the stage, which may be that of another run.
+            directory=(todo[0].folder.parents[1] / "ray").resolve(),
+            cpus=processes,
+            gpus=processes * gpus,
             halving=halving,
         )
     for training in stopped:
         write_json(training.folder / STOPPED_FILE, {"schema": SCHEMA, "seed": training.seed})
         training.checkpoints().remove()
-    return ()
-
-
-def _report_epochs(
-    training: Training,
-    report: Callable[[Mapping[str, float]], None],
-    *,
-    data: Data,
-    settings: RetrainSettings,
-    device: str,
-    watch: str,
-) -> None:
-    """Train in a trial of Tune."""
-    train_one(training, data, settings, device, lambda _, row: report(row), watch)
 
 
 def track_network(run: Run, network: Network, *, anew: bool) -> None:
-    """Start the network's MLflow run, or go on with it."""
+    """Start the network's MLflow run, or resume it."""
     params = flatten(run.config.retrain, "retrain") | {
         "architecture": network.architecture.id,
         "macs": network.cost.macs,
@@ -320,7 +363,7 @@ def track_network(run: Run, network: Network, *, anew: bool) -> None:
 
 
 def _track_result(run: Run, result: Retrained) -> None:
-    """Final metrics by seed, their mean and spread, and the architecture."""
+    """Log the final metrics of every seed, and their mean and spread."""
     key = tracking_key(result.network)
     epochs = run.config.retrain.recipe.epochs
     values: dict[str, float] = {}

@@ -20,7 +20,7 @@ from octnas.search.samplers import Propose
 from octnas.settings import flatten
 from octnas.space.distribution import Distribution, Probabilities, draw_within
 from octnas.training.checkpoint import Checkpoints
-from octnas.training.distributed import launch
+from octnas.training.distributed import launch, reported
 from octnas.training.loop import Log, check_recipe
 from octnas.training.scoring import Scorer, make_scorer
 from octnas.training.standalone import CHECKPOINTS_FOLDER, WEIGHTS_FILE
@@ -28,7 +28,6 @@ from octnas.training.supernet import (
     SupernetJob,
     check_supernet,
     read_result,
-    told,
     train_elastic_rank,
     train_rank,
     train_supernet,
@@ -197,9 +196,11 @@ def _train_together(run: Run, log: Log, on_step: Callable[[int], None]) -> list[
         _checkpoints(run),
         folder / TOGETHER_FOLDER,
     )
-    with told(job.folder, log, on_step):
+    with reported(job.folder, log, on_step):
         if settings.executor == "local":
-            launch(train_elastic_rank, job, workers=settings.processes, restarts=settings.restarts)
+            launch(
+                train_elastic_rank, job, processes=settings.processes, restarts=settings.restarts
+            )
         else:
             _train_with_ray(run, job)
     result = read_result(job)

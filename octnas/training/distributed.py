@@ -1,20 +1,16 @@
-"""Several processes that train one network together, each with its own share of every batch.
+"""Several processes that train one network together, each on its share of every batch.
 
 Torch's DistributedDataParallel averages the gradients. Every weight takes part in every step,
-whatever α the ranks have drawn, so that nothing has to look for unused parameters.
+whatever α a process has drawn, so there are no unused parameters to look for.
 
-Batch norms are the ranks' own: a step normalises by the statistics of the rank's share of the
-batch, since those of ranks that train other subnets are of other distributions. Running statistics
-are not averaged either: the checkpoint and the result hold those of rank 0, and scoring estimates
-them anew for every architecture.
-
-Starting ranks on this machine, under torch's elastic launcher.
-
-Processes that end with the one that started them, however that ends.
+Batch norms stay local: a step normalises by the statistics of a process's own share of the batch,
+since other processes may train other subnets. Running statistics are not averaged either: the
+checkpoint and the result hold those of rank 0, and scoring re-estimates them per architecture.
 """
 
 import contextlib
 import inspect
+import json
 import logging
 import multiprocessing
 import os
@@ -22,6 +18,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -39,11 +36,12 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
 from octnas.data.batches import WHOLE, Part
+from octnas.device import choose_device
 from octnas.errors import TrainingError
 from octnas.runtime.signals import Stopped
 from octnas.runtime.temporary import environment, level
 
-# Torch 2.15 has given it another name.
+# Renamed in torch 2.15.
 _SYNC_BUFFERS = next(
     name
     for name in ("forward_sync_buffers", "broadcast_buffers")
@@ -52,29 +50,34 @@ _SYNC_BUFFERS = next(
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """This process among those that train together; alone by default.
+class Processes:
+    """The processes of one training, as seen from this one.
 
     Attributes:
-        part: its number, and how many there are.
+        part: rank of this process, and their number.
     """
 
     part: Part = field(default=WHOLE)
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes and reports."""
+        """Whether this is rank 0, which writes and reports."""
         return self.part.rank == 0
 
+    @property
+    def several(self) -> bool:
+        """Whether there are others."""
+        return self.part.ranks > 1
+
     def wrap(self, model: nn.Module) -> nn.Module:
-        """A module whose backward pass averages gradients over the ranks."""
-        if self.part.ranks == 1:
+        """A module whose backward pass averages gradients over the processes."""
+        if not self.several:
             return model
-        # Statistics of batch norms stay the ranks' own.
+        # Batch-norm statistics stay local.
         return DistributedDataParallel(model, **{_SYNC_BUFFERS: False})  # type: ignore[arg-type]
 
-    def alone(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Within it, gradients of a wrapped module are summed up on each rank, not averaged.
+    def no_sync(self, model: nn.Module) -> AbstractContextManager[None]:
+        """A context in which gradients of a wrapped module are accumulated without averaging.
 
         The next backward pass outside of it averages the sums.
         """
@@ -84,93 +87,97 @@ class Ranks:
         return contextlib.nullcontext()
 
     def average(self, values: Tensor) -> None:
-        """Replace values by their mean over the ranks."""
-        if self.part.ranks > 1:
+        """Replace values by their mean over the processes."""
+        if self.several:
             dist.all_reduce(values)
             values /= self.part.ranks
 
-    def any(self, number: int) -> int:
-        """The largest of the ranks' numbers, on every rank."""
-        if self.part.ranks == 1:
+    def max(self, number: int) -> int:
+        """The largest of the processes' numbers, on all of them."""
+        if not self.several:
             return number
-        # On the CPU, so that no GPU is waited for.
+        # On the CPU: no need to wait for a GPU.
         largest = torch.tensor(number)
         dist.all_reduce(largest, dist.ReduceOp.MAX)
         return int(largest)
 
-    def share(self, value: Any) -> Any:
-        """Rank 0's value, on every rank."""
-        if self.part.ranks == 1:
-            return value
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value, on all processes."""
         values = [value]
-        dist.broadcast_object_list(values)
+        if self.several:
+            dist.broadcast_object_list(values)
         return values[0]
 
 
-ALONE = Ranks()
+ALONE = Processes()
 
-# NCCL takes no tensor of the CPU, and the logits of learnable sampling are there.
+# NCCL takes no CPU tensors, and the logits of learnable sampling are on the CPU.
 BACKEND = {False: "gloo", True: "cpu:gloo,cuda:nccl"}
 
 
 @contextlib.contextmanager
-def joined(device: str, *, rank: int, ranks: int, meeting: str) -> Iterator[Ranks]:
-    """Meet the other processes, and leave them at the end.
+def joined(device: str, *, rank: int, processes: int, rendezvous: str) -> Iterator[Processes]:
+    """Join the process group of a training, and leave it at the end of the block.
 
     Args:
-        device: ``cuda`` for NCCL, a GPU for each rank; otherwise gloo.
-        rank, ranks: this process among all.
-        meeting: path of a file of their own, in which they find each other.
+        device: ``cuda`` for NCCL with a GPU per process, anything else for gloo.
+        rank: of this process.
+        processes: how many there are.
+        rendezvous: path of a file of this training alone, in which they find each other.
     """
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if cuda:
-        # A rank of Ray sees its own GPU alone, or all ranks are on this machine.
+        # A worker of Ray sees its own GPU only; otherwise all processes are on this machine.
         torch.cuda.set_device(rank % torch.cuda.device_count())
-    # Gloo would look the machine's name up and listen on that address, NCCL on any but this one.
-    # Unless who starts the ranks says otherwise, all of them are on this machine.
+    # Gloo would resolve the host name and listen on that address, NCCL on any but loopback. All
+    # processes are on this machine unless their launcher has set the interface.
     if "GLOO_SOCKET_IFNAME" not in os.environ:
         loopback = "lo" if sys.platform == "linux" else "lo0"
         os.environ["GLOO_SOCKET_IFNAME"] = loopback
         os.environ.setdefault("NCCL_SOCKET_IFNAME", loopback)
-    # Not as a URL, which would end at a # or ? in the name of a folder.
-    store = dist.FileStore(meeting, ranks)  # type: ignore[attr-defined]
-    dist.init_process_group(BACKEND[cuda], store=store, rank=rank, world_size=ranks)
+    # Not a file:// URL, which would end at a # or ? in the path.
+    store = dist.FileStore(rendezvous, processes)  # type: ignore[attr-defined]
+    dist.init_process_group(BACKEND[cuda], store=store, rank=rank, world_size=processes)
     try:
-        yield Ranks(Part(rank, ranks))
+        yield Processes(Part(rank, processes))
     finally:
         dist.destroy_process_group()
+
+
+def own_device(name: str) -> torch.device:
+    """The device of this process within `joined`."""
+    device = choose_device(name)
+    return torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" else device
 
 
 _LOOPBACK = "127.0.0.1"
 _LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-# Seconds for the ranks' last step and checkpoint, behind which they are killed. Torch 2.11 knows no
-# such setting and gives them 30.
+# Seconds for the last step and checkpoint of a stopped process before it is killed. Torch 2.11 has
+# no such setting and waits for 30.
 _SETTABLE = {setting.name for setting in fields(LaunchConfig)}
 _END: Mapping[str, Any] = {"shutdown_timeout": 25} if "shutdown_timeout" in _SETTABLE else {}
-# Else the launcher would start a store for the ranks, which listens on all interfaces; they have a
-# file.
+# Otherwise the launcher starts a store that listens on all interfaces; a file does as well.
 _NO_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
-def launch(function: Callable[..., None], *args: Any, workers: int, restarts: int) -> None:
-    """Call a function in several processes, and wait for them.
+def launch(function: Callable[..., None], *args: Any, processes: int, restarts: int) -> None:
+    """Call a function in several processes under torch's elastic launcher, and wait for them.
 
-    If one dies, the others are ended and all are started again.
+    If one dies, all of them are restarted.
 
     Args:
-        function: of a module, called with ``args`` in every process; torch's ``RANK`` and
-            ``WORLD_SIZE`` are in the environment.
-        *args: picklable.
-        workers: how many processes.
-        restarts: how often they are started again.
+        function: module-level; finds its place with `elastic_place`.
+        *args: of the function, picklable.
+        processes: how many.
+        restarts: how often they are restarted at most.
 
     Raises:
-        TrainingError: they died more often than that; with the reason of the first.
-        Stopped: a signal, when the ranks have written a checkpoint and ended.
+        TrainingError: they failed more often than that; with the first reason.
+        Stopped: by a signal, after the processes have written a checkpoint.
     """
     with (
-        tempfile.TemporaryDirectory(prefix="octnas-ranks-") as folder,
+        tempfile.TemporaryDirectory(prefix="octnas-processes-") as folder,
         environment(_NO_STORE),
         _quiet(),
         _signals(),
@@ -178,10 +185,10 @@ def launch(function: Callable[..., None], *args: Any, workers: int, restarts: in
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
-            nproc_per_node=workers,
+            nproc_per_node=processes,
             run_id=uuid.uuid4().hex,
             rdzv_backend="c10d",
-            # A file, where a port would be everybody's.
+            # A file: any user of the machine could connect to a port.
             rdzv_endpoint=str(Path(folder) / "rendezvous"),
             rdzv_configs={"store_type": "file"},
             local_addr=_LOOPBACK,
@@ -202,17 +209,16 @@ def _reason(error: ChildFailedError) -> str:
     message = failure.message
     if isinstance(message, dict):
         message = message.get("message", message)
-    # Behind the type stands what it said.
     said = " ".join(str(message).split()).removeprefix("TrainingError: ")
     return (
-        f"rank {rank} of the training failed ({said[:500]}); the same command goes on from the "
+        f"process {rank} of the training failed ({said[:500]}); the same command resumes from the "
         "last checkpoint"
     )
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's log of every restart; each of its modules has a level of its own."""
+    """Silence torch's log of every restart; each of its modules has a level of its own."""
     with contextlib.ExitStack() as levels:
         for name in list(logging.root.manager.loggerDict):
             if name.startswith(_LOGGERS):
@@ -222,7 +228,7 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """The launcher replaces these handlers."""
+    """Restore the signal handlers that the launcher replaces."""
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         yield
@@ -231,14 +237,116 @@ def _signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def elastic_place(folder: Path) -> tuple[int, int, str]:
+    """Rank, number of processes and rendezvous file of a process under the elastic launcher.
+
+    Not torch's ``env://``, whose store keeps the addresses of dead processes (torch 2.15), at which
+    restarted ones would look for each other.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    attempt = f"{os.environ['TORCHELASTIC_RUN_ID']}-{os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    rendezvous = str(folder.absolute() / f"rendezvous-{attempt}")
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), rendezvous
+
+
 def exit_with_parent() -> None:
-    """From now on end this process when its parent does."""
-    threading.Thread(target=_wait_and_exit, daemon=True).start()
-
-
-def _wait_and_exit() -> None:
+    """End this process as soon as its parent has ended, even by SIGKILL."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    wait([parent.sentinel])
-    # A killed parent cannot wait for anything, and results are written whole or not at all.
-    os._exit(1)
+
+    def wait_and_exit(sentinel: int) -> None:
+        wait([sentinel])
+        # Nobody waits for this process, and results are written whole or not at all.
+        os._exit(1)
+
+    threading.Thread(target=wait_and_exit, args=(parent.sentinel,), daemon=True).start()
+
+
+PROGRESS_FILE = "progress.jsonl"
+# Seconds between two reports of a step, and between two reads.
+_PAUSE = 0.3
+
+
+class ProgressWriter:
+    """Reports the progress of a training in a file: rows of its history, and now and then a step.
+
+    Args:
+        folder: of the training.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path, self._reported = folder / PROGRESS_FILE, 0.0
+
+    def row(self, row: Mapping[str, float]) -> None:
+        """Report an epoch."""
+        self._write({"row": dict(row)})
+
+    def step(self, number: int) -> None:
+        """Report a step, unless another one was reported just now."""
+        if time.monotonic() - self._reported >= _PAUSE:
+            self._reported = time.monotonic()
+            self._write({"step": number})
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+@contextlib.contextmanager
+def reported(
+    folder: Path,
+    log: Callable[[Mapping[str, float]], None],
+    on_step: Callable[[int], None] = lambda _: None,
+) -> Iterator[None]:
+    """Within the block, call back from a thread as the `ProgressWriter` of a folder reports.
+
+    Args:
+        folder: of the training.
+        log: called once with every row of the history; after a restart, rows are reported again.
+        on_step: called with the number of a step.
+
+    Raises:
+        BaseException: what a callback raised, at the end of the block.
+    """
+    path = folder / PROGRESS_FILE
+    path.unlink(missing_ok=True)
+    stop, failures = threading.Event(), list[BaseException]()
+
+    def follow() -> None:
+        position, epoch, last = 0, 0.0, False
+        while not last:
+            last = stop.wait(_PAUSE)
+            lines, position = _lines(path, position)
+            for line in lines:
+                if "step" in line:
+                    on_step(line["step"])
+                elif line["row"]["epoch"] > epoch:
+                    epoch = line["row"]["epoch"]
+                    log(line["row"])
+
+    def guarded() -> None:
+        try:
+            follow()
+        except BaseException as error:  # noqa: BLE001 - raised where the block ends
+            failures.append(error)
+
+    thread = threading.Thread(target=guarded, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def _lines(path: Path, position: int) -> tuple[list[dict[str, Any]], int]:
+    """The complete lines after a position, and the position after them."""
+    if not path.exists():
+        return [], position
+    with path.open("rb") as file:
+        file.seek(position)
+        content = b"".join(file.read().rpartition(b"\n")[:2])
+    return [json.loads(line) for line in content.splitlines()], position + len(content)

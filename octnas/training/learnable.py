@@ -1,15 +1,15 @@
-"""Steps of a supernet that learn a distribution over α for each budget beside the weights.
+"""Supernet training that learns a distribution over α for each budget along with the weights.
 
-Per budget and site there are logits of the choices. A step trains the weights on one architecture,
-drawn from one budget's distribution or, so that weights do not come to know only what was found
-good early, from all architectures. Every few steps the logits then learn, from images that the
-weights never see, with one hard sample (straight-through Gumbel softmax, arXiv 1611.01144, §2) of
-the network in `octnas.nn.relaxation`, by the augmented Lagrangian
+Each budget has logits over the choices of every site. A step trains the weights on one
+architecture, drawn from a budget's distribution or, so that the weights do not only learn early
+favourites, from all architectures. Every few steps the logits learn on images that the weights
+never see, with one hard sample (straight-through Gumbel softmax, arXiv 1611.01144, §2) of the
+network in `octnas.nn.relaxation`, by the augmented Lagrangian
 
     loss + λ·v + ρ/2·v²,  v = E[MACs] / budget − 1
 
-where the expectation is exact. λ grows by η·v after every step (Nocedal and Wright, Numerical
-Optimization, §17.3), so that the expectation ends at the budget whatever a MAC is worth.
+with the exact expectation. λ increases by η·v after every step (Nocedal and Wright, Numerical
+Optimization, §17.3), so the expectation ends at the budget whatever the scale of the loss.
 """
 
 import math
@@ -36,19 +36,19 @@ _WEIGHTS, _LOGITS, _EXPLORES = 0, 1, 2
 
 
 class Learner:
-    """The logits of one budget. They begin at expected MACs that meet it.
+    """The logits of one budget, initialised so that the expected MACs meet it.
 
     Args:
         space: of the sites.
-        budget: the expectation's target is its upper bound.
-        settings: rates and penalty.
+        budget: its upper bound is the target of the expected MACs.
+        settings: learning rates and penalty.
     """
 
     def __init__(self, space: SearchSpace, budget: Budget, settings: LearnableSettings) -> None:
         self.budget, self.multiplier = budget, 0.0
         self._space, self._settings = space, settings
         start = tilted(space, budget.max_macs)
-        # Differences of small numbers decide; and there are few of them.
+        # float64: small differences matter, and there are few logits.
         self._logits = {
             site.name: torch.tensor(start[site.name], dtype=torch.float64).log().requires_grad_()
             for site in space.searchable
@@ -63,7 +63,7 @@ class Learner:
         return {name: tuple(p.tolist()) for name, p in self._shares().items()}
 
     def sample(self, rng: np.random.Generator, temperature: float) -> dict[str, Tensor]:
-        """One choice at every searchable site, as ``(choices,)`` of 0 and 1 with a gradient."""
+        """A one-hot choice at every searchable site, shape ``(choices,)``, with a gradient."""
         sample = {}
         for name, logits in self._logits.items():
             noise = torch.from_numpy(rng.gumbel(size=len(logits)))
@@ -74,12 +74,12 @@ class Learner:
         return sample
 
     def learn(self, loss: Tensor, lr: float, average: Callable[[Tensor], None]) -> None:
-        """One step of the logits, and one of the multiplier.
+        """Update the logits and the multiplier once.
 
         Args:
             loss: of a sample.
             lr: of this step.
-            average: replaces a gradient by its mean over the ranks, each of which has its sample.
+            average: replaces a gradient by its mean over the processes and their samples.
         """
         violation = expected_macs(self._space, self._shares()) / self.budget.max_macs - 1
         penalty = self.multiplier * violation + self._settings.penalty / 2 * violation**2
@@ -93,7 +93,7 @@ class Learner:
         self.multiplier += self._settings.multiplier_lr * float(violation.detach())
 
     def state_dict(self) -> dict[str, Any]:
-        """What a training needs to go on."""
+        """See `octnas.training.checkpoint.Stateful`."""
         return {
             "logits": {name: logits.detach().clone() for name, logits in self._logits.items()},
             "optimizer": self._optimizer.state_dict(),
@@ -101,7 +101,7 @@ class Learner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """See `octnas.training.checkpoint.Stateful`."""
         with torch.no_grad():
             for name, logits in self._logits.items():
                 logits.copy_(state["logits"][name])
@@ -113,17 +113,17 @@ class Learner:
 
 
 class LearnableSteps:
-    """The steps of a training, as `octnas.training.loop.Backward`, with a state of their own.
+    """The backward passes of a training (`octnas.training.loop.Backward`), with a state.
 
-    Step i serves budget i modulo their number. All draws follow from seed and step alone.
+    Step i is for budget i modulo their number. Seed and step decide all draws.
 
     Args:
-        supernet: whose active architecture is changed.
-        space: what it holds.
+        supernet: its active architecture is changed.
+        space: of the sites.
         budgets: one distribution is learned for each.
         images: the logits learn on search_val, which is held in memory.
-        settings: how.
-        explore: α by site for the number of a step that draws from no distribution.
+        settings: schedule and rates.
+        explore: α by site for the number of a step that does not draw from a distribution.
         seed: of all draws.
         steps: of the whole training.
     """
@@ -150,7 +150,7 @@ class LearnableSteps:
         self._masks: dict[str, Tensor] = {}
 
     def __call__(self, step: Step) -> Tensor:
-        """Train the weights on a draw, and where it is their turn the logits; the former's loss."""
+        """Train the logits when it is their turn, then the weights; the loss of the latter."""
         turn, index = divmod(step.number, len(self.learners))
         learner = self.learners[index]
         if step.number >= self._warmup and turn % self._settings.every == 0:
@@ -166,16 +166,16 @@ class LearnableSteps:
         return {learner.budget.name: learner.probabilities for learner in self.learners}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a training needs to go on."""
+        """See `octnas.training.checkpoint.Stateful`."""
         return {learner.budget.name: learner.state_dict() for learner in self.learners}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """See `octnas.training.checkpoint.Stateful`."""
         for learner in self.learners:
             learner.load_state_dict(state[learner.budget.name])
 
     def _draw(self, learner: Learner, step: Step) -> Mapping[str, float]:
-        """What the weights are trained on; all ranks explore, or none."""
+        """α by site to train the weights on; either all processes explore or none."""
         chance = np.random.default_rng((self._seed, step.number, _EXPLORES)).random()
         if chance < self._settings.explore:
             return self._explore(step.number)
@@ -189,7 +189,7 @@ class LearnableSteps:
 
     def _learn(self, learner: Learner, step: Step) -> None:
         if self._relaxed is None:
-            # Not before the supernet is on its device.
+            # Only now is the supernet on its device.
             self._relaxed = Relaxed(self._supernet)
             self._masks = choice_masks(self._supernet, self._space)
         rng = np.random.default_rng((self._seed, step.number, _LOGITS, step.rank))
@@ -207,10 +207,10 @@ class LearnableSteps:
         )
 
     def _temperature(self, done: float) -> float:
-        """From start to end in equal ratios."""
+        """Geometric decay from start to end."""
         start, end = self._settings.temperature
         return start * math.exp(done * math.log(end / start))
 
     def _lr(self, done: float) -> float:
-        """Along half a cosine down to zero, so that the distributions come to rest."""
+        """Cosine decay to zero, so that the distributions settle."""
         return self._settings.lr * (1 + math.cos(math.pi * done)) / 2

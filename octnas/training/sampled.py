@@ -1,6 +1,7 @@
-"""Steps of a supernet that train sampled architectures."""
+"""Backward passes of a supernet that train sampled architectures."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 
 import numpy as np
 from torch import Tensor, nn
@@ -12,112 +13,21 @@ from octnas.space.search_space import SearchSpace
 from octnas.training.loop import Backward, Step
 from octnas.training.settings import SupernetSettings
 
-# Streams of random numbers: what draws the cost must not draw the architecture, too. They stand in
-# front, since to numpy (seed, number) and (seed, number, 0) are the same.
+# Streams of random numbers for costs and architectures. They come first in the seed, since numpy
+# treats (seed, number) and (seed, number, 0) alike.
 _COST, _ARCHITECTURE = 1, 2
-# Draws of a rank, of which it takes one.
+# Architectures among which a process chooses the one of the wanted MACs.
 _TRIES = 8
 
 Alphas = Mapping[str, float]
 Draw = Callable[[int], Alphas]
-"""α by site for a number of a draw, and always the same for the same number."""
+"""α by site for the number of a draw, decided by the number alone."""
 
 Limit = Callable[[Alphas, int], Alphas]
-"""What becomes of α by site at a step, by its number."""
+"""α by site, limited according to the number of the step."""
 
 Teacher = Callable[[Tensor], Tensor]
-"""Images to the logits of a network that does not learn."""
-
-
-def _as_drawn(alphas: Alphas, _: int) -> Alphas:
-    return alphas
-
-
-def sampled(
-    supernet: nn.Module, draw: Draw, *, original: Teacher | None = None, limit: Limit = _as_drawn
-) -> Backward:
-    """Steps that train one architecture each.
-
-    Args:
-        supernet: whose active architecture is changed.
-        draw: called with the number of the step.
-        original: whose output is learned in the place of the labels.
-        limit: what becomes of α.
-    """
-
-    def backward(step: Step) -> Tensor:
-        alphas = limit(draw(step.number), step.number)
-        return _train(supernet, alphas, step, _targets(step, original))[0]
-
-    return backward
-
-
-def sandwich(
-    supernet: nn.Module,
-    space: SearchSpace,
-    draw: Draw,
-    *,
-    samples: int,
-    teacher: float | str,
-    original: Teacher | None = None,
-    limit: Limit = _as_drawn,
-) -> Backward:
-    """Steps that train the largest, the smallest and some sampled architectures together.
-
-    The sandwich rule and in-place distillation of Yu and Huang (arXiv 1903.05134, §3), with any
-    uniform architecture as the teacher, since α = 0 need not be the best one.
-
-    Args:
-        supernet: whose active architecture is changed.
-        space: with the ends of the range of MACs.
-        draw: called for every sampled architecture, with a number of its own.
-        samples: how many a step trains besides the two ends.
-        teacher: ``"largest"``, a uniform α, or ``"none"`` for labels everywhere.
-        original: whose output all of them learn, in the place of labels and teacher.
-        limit: what becomes of α.
-
-    Returns:
-        Steps whose loss is the mean over their architectures, and so are their gradients.
-    """
-    ends = [{site.name: site.choices[end] for site in space.sites} for end in (0, -1)]
-    first = ends[0] if isinstance(teacher, str) else dict(space.uniform(teacher).alphas)
-    fixed = [end for end in ends if end != first]
-
-    def backward(step: Step) -> Tensor:
-        drawn = [draw(step.number * samples + index) for index in range(samples)]
-        share = 1 / (1 + len(fixed) + samples)
-        targets = _targets(step, original)
-        if not fixed and not drawn:
-            return _train(supernet, limit(first, step.number), step, targets)[0]
-        *others, last = (limit(alphas, step.number) for alphas in (*fixed, *drawn))
-        with step.alone():
-            total, logits = _train(supernet, limit(first, step.number), step, targets, share)
-            if original is None and teacher != "none":
-                targets = logits.softmax(dim=1)
-            for alphas in others:
-                total += _train(supernet, alphas, step, targets, share)[0]
-        return total + _train(supernet, last, step, targets, share)[0]
-
-    return backward
-
-
-def _targets(step: Step, original: Teacher | None) -> Tensor:
-    return step.labels if original is None else original(step.images).softmax(dim=1)
-
-
-def _train(
-    supernet: nn.Module,
-    alphas: Mapping[str, float],
-    step: Step,
-    targets: Tensor,
-    share: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """Add an architecture's gradients; its share of the loss, and its logits."""
-    activate(supernet, alphas)
-    logits = step.forward(step.images)
-    loss = step.criterion(logits, targets) * share
-    loss.backward()
-    return loss.detach(), logits.detach()
+"""Images to the logits of a frozen network."""
 
 
 def sampling_steps(
@@ -130,42 +40,70 @@ def sampling_steps(
     original: Teacher | None = None,
     rank: int = 0,
 ) -> Backward:
-    """The steps that the settings ask for.
+    """The backward passes of sampled architectures, one or several in a step.
+
+    ``sandwich`` is the sandwich rule with in-place distillation of Yu and Huang (arXiv 1903.05134,
+    §3), with any uniform architecture as the teacher, since α = 0 need not be the best one. Loss
+    and gradients are means over the architectures of a step.
 
     Args:
-        supernet: whose active architecture is changed.
-        space: what it holds.
+        supernet: its active architecture is changed.
+        space: to sample from.
         settings: which architectures a step trains.
         seed: of the draws.
-        steps: of the whole training.
-        original: the network that the supernet began with, if it teaches.
-        rank: of this process among those that train together.
+        steps: of the whole training, for the warm-up of α.
+        original: a teacher in the place of all labels.
+        rank: of this process.
 
     Raises:
-        SettingError: no architecture lies in the range of MACs.
+        SettingError: no architecture has MACs in the sampled range.
     """
     draw = architecture_draw(space, settings, seed, rank)
     warmup = round(settings.alpha_warmup * steps)
-    limit = rising_alphas(space, warmup) if warmup else _as_drawn
+    limit = rising_alphas(space, warmup) if warmup else _unlimited
+    fixed, samples, distil = list[Alphas](), 1, False
     if settings.sampling == "sandwich":
-        return sandwich(
-            supernet,
-            space,
-            draw,
-            samples=settings.samples,
-            teacher="largest" if settings.teacher == "original" else settings.teacher,
-            original=original,
-            limit=limit,
-        )
-    return sampled(supernet, draw, original=original, limit=limit)
+        fixed, samples = _ends(space, settings.teacher), settings.samples
+        distil = original is None and settings.teacher != "none"
+    share = 1 / (len(fixed) + samples)
+
+    def backward(step: Step) -> Tensor:
+        numbers = range(step.number * samples, (step.number + 1) * samples)
+        several = [limit(alphas, step.number) for alphas in (*fixed, *map(draw, numbers))]
+        targets = step.labels if original is None else original(step.images).softmax(dim=1)
+        losses = []
+        for index, alphas in enumerate(several):
+            # Only the last pass averages the gradients over the processes.
+            with step.no_sync() if index < len(several) - 1 else nullcontext():
+                activate(supernet, alphas)
+                logits = step.forward(step.images)
+                loss = step.criterion(logits, targets) * share
+                loss.backward()
+            losses.append(loss.detach())
+            if distil and index == 0:
+                targets = logits.detach().softmax(dim=1)
+        return sum(losses[1:], losses[0])
+
+    return backward
+
+
+def _ends(space: SearchSpace, teacher: float | str) -> list[Alphas]:
+    """The teacher of a sandwich first, then the other ends of the range of MACs."""
+    ends = [{site.name: site.choices[end] for site in space.sites} for end in (0, -1)]
+    first = ends[0] if isinstance(teacher, str) else dict(space.uniform(teacher).alphas)
+    return [first, *(end for end in ends if end != first)]
+
+
+def _unlimited(alphas: Alphas, _: int) -> Alphas:
+    return alphas
 
 
 def rising_alphas(space: SearchSpace, steps: int) -> Limit:
-    """No α above a limit that rises in a straight line from 0 to the largest choice.
+    """Limit α to a maximum that rises linearly from 0 to the largest choice.
 
     Args:
-        space: with the choices of the sites, of which the largest below the limit is taken.
-        steps: after which nothing is limited any more.
+        space: the largest choice of each site below the maximum is taken.
+        steps: length of the rise.
     """
     largest = max(site.choices[-1] for site in space.sites)
 
@@ -185,45 +123,42 @@ def rising_alphas(space: SearchSpace, steps: int) -> Limit:
 def architecture_draw(
     space: SearchSpace, settings: SupernetSettings, seed: int, rank: int = 0
 ) -> Draw:
-    """Draws of α by site, each decided by the seed and its number alone.
+    """Draws of α by site.
 
     Args:
-        space: what to draw from.
-        settings: ``uniform``: every site's α evenly; else a cost, evenly, then an architecture of
-            that cost, evenly (uniform α would crowd a narrow band of cost).
+        space: to sample from.
+        settings: ``uniform`` draws every site's α uniformly; other samplings draw a cost uniformly,
+            then an architecture of that cost (uniform α would crowd a narrow band of costs).
         seed: of the draws.
-        rank: of several processes that train together: with the same seed and number they draw
-            the same cost, and architectures of their own.
+        rank: of this process. With the same seed and number, all processes draw the same cost but
+            different architectures.
 
     Raises:
-        SettingError: no architecture lies in the range of MACs.
+        SettingError: no architecture has MACs in the sampled range.
     """
     if settings.sampling == "uniform":
 
-        def evenly(rng: np.random.Generator) -> dict[str, float]:
+        def uniform(rng: np.random.Generator) -> Alphas:
             return {site.name: float(rng.choice(site.choices)) for site in space.sites}
 
         def draw(number: int) -> Alphas:
-            first = evenly(np.random.default_rng((seed, number, 0)))
-            if not rank:
-                return first
+            first = uniform(np.random.default_rng((seed, number, 0)))
             own = np.random.default_rng((seed, number, rank))
-            return of_about_equal_macs(space, first, lambda: evenly(own))
+            return of_about_equal_macs(space, first, lambda: uniform(own)) if rank else first
 
         return draw
     levels = CostLevels(space)
     low, high = (round(share * space.vanilla_macs) for share in settings.macs)
-    # Now, and not after an hour.
     require(
         levels.count(low, high) > 0,
         "macs",
         settings.macs,
-        f"a range that holds architectures: {low:,} to {high:,} MACs hold none, the search space "
+        f"a range with architectures: none has {low:,} to {high:,} MACs, the search space has "
         f"{levels.smallest:,} to {levels.largest:,}",
     )
     low, high = max(low, levels.smallest), min(high, levels.largest)
 
-    def by_macs(number: int) -> dict[str, float]:
+    def by_macs(number: int) -> Alphas:
         costs = np.random.default_rng((_COST, seed, number))
         rng = np.random.default_rng((_ARCHITECTURE, seed, number, rank))
         return levels.sample(rng, low, high, costs=costs)
@@ -232,15 +167,12 @@ def architecture_draw(
 
 
 def of_about_equal_macs(space: SearchSpace, first: Alphas, draw: Callable[[], Alphas]) -> Alphas:
-    """Of several draws the one whose MACs are nearest to those of another architecture.
-
-    For ranks that train together, of which none shall wait for another.
+    """The best match in MACs of several draws, so that no process waits long for another.
 
     Args:
         space: for the costs.
-        first: α by site of rank 0's architecture.
-        draw: α by site, another one with each call.
+        first: α by site, to match.
+        draw: called several times for α by site.
     """
     macs = space.cost(first).macs
-    several = [draw() for _ in range(_TRIES)]
-    return min(several, key=lambda alphas: abs(space.cost(alphas).macs - macs))
+    return min((draw() for _ in range(_TRIES)), key=lambda one: abs(space.cost(one).macs - macs))

@@ -1,7 +1,4 @@
-"""Scores of candidates: a trained supernet, BN statistics of the candidate, loss on a part.
-
-Loss and accuracy of a network on images.
-"""
+"""Evaluation of networks, and scores of candidates with a trained supernet's weights."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -22,14 +19,14 @@ _TOP = 5
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
-    """What a network makes of some images, one by one.
+class Predictions:
+    """A network's predictions, one per image.
 
     Attributes:
-        loss: cross-entropy of each, shape ``(images,)``, float64.
-        target: its class, int64.
-        predicted: the class of the largest logit, int64.
-        in_top5: whether the class is among the five largest, bool.
+        loss: cross-entropy, shape ``(images,)``, float64.
+        target: true class, int64.
+        predicted: class of the largest logit, int64.
+        in_top5: whether the true class is among the five largest logits, bool.
     """
 
     loss: Tensor
@@ -39,12 +36,12 @@ class Judged:
 
     @property
     def correct(self) -> Tensor:
-        """Whether the class was found, shape ``(images,)``, bool."""
+        """Whether the largest logit is that of the true class, bool."""
         return self.predicted == self.target
 
     @property
     def metrics(self) -> dict[str, float]:
-        """``loss``, ``top1`` and ``top5`` (0 to 1) over all images."""
+        """Means over all images: ``loss``, ``top1`` and ``top5`` (0 to 1)."""
         return {
             "loss": float(self.loss.mean()),
             "top1": float(self.correct.double().mean()),
@@ -52,7 +49,7 @@ class Judged:
         }
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """As a safetensors file holds it, on the CPU and small."""
+        """Compact tensors on the CPU, for a safetensors file."""
         return {
             "loss": self.loss.float().cpu(),
             "target": self.target.int().cpu(),
@@ -62,8 +59,8 @@ class Judged:
 
 
 @torch.inference_mode()
-def judge(model: nn.Module, batches: Iterable[Batch], device: torch.device) -> Judged:
-    """Look at images one by one, in eval mode; the model's training mode is left as it was."""
+def evaluate(model: nn.Module, batches: Iterable[Batch], device: torch.device) -> Predictions:
+    """Evaluate a network in eval mode; its training mode is restored afterwards."""
     was_training = model.training
     model.eval()
     rows: list[tuple[Tensor, ...]] = []
@@ -80,29 +77,22 @@ def judge(model: nn.Module, batches: Iterable[Batch], device: torch.device) -> J
             )
         )
     model.train(was_training)
-    return Judged(*map(torch.cat, zip(*rows, strict=True)))
-
-
-def evaluate(model: nn.Module, batches: Iterable[Batch], device: torch.device) -> dict[str, float]:
-    """Mean cross-entropy and top-1 accuracy (0 to 1) over all images, in eval mode."""
-    metrics = judge(model, batches, device).metrics
-    return {name: metrics[name] for name in ("loss", "top1")}
+    return Predictions(*map(torch.cat, zip(*rows, strict=True)))
 
 
 class Scorer:
-    """Scores architectures with a supernet's weights.
+    """Scores architectures on one part of the data, with a supernet's weights.
 
-    Calling it with α by site returns ``loss`` and ``top1`` on one part of the data, after the
-    batch-norm statistics were averaged anew over some training batches.
+    Each score re-estimates the batch-norm statistics of the architecture first.
 
     Args:
-        supernet: trained; this object changes its active architecture and BN statistics.
-        images: BN statistics come from shuffled training batches, as in a training of its own.
+        supernet: trained; its active architecture and batch-norm statistics are changed.
+        images: batch-norm statistics come from shuffled training batches.
         part: ``"search_val"`` or ``"read"``; held in memory.
-        calibration_batches: training batches for the BN statistics.
-        batch_size: of these and of scoring.
+        calibration_batches: number of training batches for the batch-norm statistics.
+        batch_size: for calibration and scoring.
         device: where to compute.
-        first: share of the part, drawn evenly, that is scored before the rest.
+        first: share of the part, drawn at random, that is scored before the rest.
     """
 
     def __init__(
@@ -116,71 +106,66 @@ class Scorer:
         device: torch.device,
         first: float = 1.0,
     ) -> None:
-        self._supernet = supernet.to(device)
-        self._device = device
-        scored = [*images.batches(part, batch_size)]
+        self._supernet, self._device = supernet.to(device), device
         order = torch.randperm(images.count(part), generator=torch.Generator().manual_seed(0))
-        self._first, self._rest = _divided(scored, order, first)
+        self._first, self._rest = _split([*images.batches(part, batch_size)], order, first)
         self._share = sum(len(labels) for _, labels in self._first) / len(order)
         half = len(order) // 2
-        # In the order in which the images are scored: that of the part, or the drawn one.
+        # Positions of a random half, in the order in which the images are scored.
         self._half = (torch.arange(half) if self._rest else order[:half]).to(device)
         training = images.train_batches(min(batch_size, images.count("train")), seed=0)
-        batches = training.epoch(0)
-        self._calibration = [some.to(device) for some, _ in islice(batches, calibration_batches)]
+        batches = islice(training.epoch(0), calibration_batches)
+        self._calibration = [some.to(device) for some, _ in batches]
 
     def __call__(self, alphas: Mapping[str, float], limit: float = math.inf) -> dict[str, float]:
-        """Loss and top-1 accuracy (0 to 1) of α by site.
+        """Score one architecture.
 
         Args:
             alphas: by site.
-            limit: a loss on the first images above which the others are left out.
+            limit: the rest of the images is skipped if the loss on the first ones exceeds it.
 
         Returns:
-            Besides, where all images were scored, ``half_loss`` on one half of them, drawn evenly;
-            where some images come first, their ``first_loss`` and the ``share`` of all images that
-            were scored.
+            ``loss`` and ``top1`` (0 to 1) over the scored images; ``half_loss`` over a random half
+            of the part if all of it was scored; with ``first`` below 1 also ``first_loss`` and the
+            ``share`` of the part that was scored.
 
         Raises:
-            TrainingError: the loss is no number.
-            DeviceError: the device has failed; memory that is too small for this candidate is
-                torch's own error.
+            TrainingError: the loss is not finite.
+            DeviceError: the device has failed. Out of memory stays torch's own error.
         """
         try:
             return self._scored(alphas, limit)
         except torch.AcceleratorError:
-            # Not the candidate's fault: whatever this process asks of the device fails from now on.
+            # Not the candidate's fault: the device fails for every later call of this process.
             with device_errors():
                 raise
 
     def _scored(self, alphas: Mapping[str, float], limit: float) -> dict[str, float]:
         activate(self._supernet, alphas)
         recalibrate(self._supernet, self._calibration)
-        first = judge(self._supernet, self._first, self._device)
-        loss, correct = first.loss, first.correct
+        first = evaluate(self._supernet, self._first, self._device)
+        loss, correct, share = first.loss, first.correct, self._share
         extra: dict[str, float] = {}
         if self._rest:
-            extra = {"first_loss": float(loss.mean()), "share": self._share}
+            extra["first_loss"] = float(loss.mean())
             if extra["first_loss"] <= limit:
-                rest = judge(self._supernet, self._rest, self._device)
-                loss = torch.cat([loss, rest.loss])
-                correct = torch.cat([correct, rest.correct])
-                extra["share"] = 1.0
-        found = {"loss": float(loss.mean()), "top1": float(correct.double().mean())} | extra
-        if extra.get("share", 1.0) == 1.0 and len(self._half):
-            found["half_loss"] = float(loss[self._half].mean())
+                rest = evaluate(self._supernet, self._rest, self._device)
+                loss, correct = torch.cat([loss, rest.loss]), torch.cat([correct, rest.correct])
+                share = 1.0
+            extra["share"] = share
+        if share == 1 and len(self._half):
+            extra["half_loss"] = float(loss[self._half].mean())
+        found = {"loss": float(loss.mean()), "top1": float(correct.double().mean()), **extra}
         if not math.isfinite(found["loss"]):
             raise TrainingError(
-                f"the supernet's loss for an architecture is {found['loss']}; train it anew with "
-                "a lower supernet.recipe.lr or with supernet.recipe.clip_grad"
+                f"the supernet's loss for an architecture is {found['loss']}; retrain it with a "
+                "lower supernet.recipe.lr or with supernet.recipe.clip_grad"
             )
         return found
 
 
-def _divided(
-    batches: list[Batch], order: torch.Tensor, share: float
-) -> tuple[list[Batch], list[Batch]]:
-    """Batches of as many images each; the first of the images by an order, and the rest."""
+def _split(batches: list[Batch], order: Tensor, share: float) -> tuple[list[Batch], list[Batch]]:
+    """Batches of the first images in an order, and of the others."""
     if share == 1:
         return batches, []
     images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
@@ -192,28 +177,18 @@ def _divided(
 
 
 def make_scorer(
-    trained: TrainedSupernet,
-    data: Data,
-    part: str,
-    *,
-    calibration_batches: int,
-    batch_size: int,
-    device: str,
-    threads: int,
-    first: float = 1.0,
+    trained: TrainedSupernet, data: Data, part: str, *, device: str, threads: int, **settings: float
 ) -> Scorer:
-    """A scorer from files and settings alone, so that any process can make its own.
+    """A scorer from picklable values, for any process.
 
-    Sets the CPU threads of this process: they are part of a score's last digits.
+    Sets the CPU threads of this process, since they change the last digits of a score.
+
+    Args:
+        trained, data, part, device: by file and name; see `Scorer`.
+        threads: of the CPU.
+        **settings: further arguments of `Scorer`.
     """
     torch.set_num_threads(threads)
     place = choose_device(device)
-    return Scorer(
-        trained.load(),
-        open_images(data, trained.space.input_size, place),
-        part,
-        calibration_batches=calibration_batches,
-        batch_size=batch_size,
-        device=place,
-        first=first,
-    )
+    images = open_images(data, trained.space.input_size, place)
+    return Scorer(trained.load(), images, part, device=place, **settings)  # type: ignore[arg-type]

@@ -1,23 +1,15 @@
-"""Training of the weight-sharing supernet.
+"""Training of the weight-sharing supernet, by one process or by several."""
 
-A supernet that several processes train together, and what they tell the one that waits.
-"""
-
-import json
 import os
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from octnas.data.images import Data, Images, open_images
-from octnas.device import choose_device, cpu_threads
+from octnas.device import cpu_threads
 from octnas.errors import require
 from octnas.io.files import read_json, write_json
 from octnas.nn.supernet import build, build_supernet
@@ -26,12 +18,21 @@ from octnas.runtime.signals import stoppable
 from octnas.space.costs import Budget
 from octnas.space.distribution import Probabilities
 from octnas.space.search_space import SearchSpace
-from octnas.training.checkpoint import Checkpoints, Stateful
-from octnas.training.distributed import ALONE, Ranks, joined
+from octnas.training.checkpoint import Checkpoints
+from octnas.training.distributed import (
+    ALONE,
+    Processes,
+    ProgressWriter,
+    elastic_place,
+    joined,
+    own_device,
+)
 from octnas.training.learnable import LearnableSteps
 from octnas.training.loop import Log, Step, train
 from octnas.training.sampled import Teacher, architecture_draw, sampling_steps
 from octnas.training.settings import SupernetSettings
+
+RESULT_FILE = "together.json"
 
 
 def train_supernet(
@@ -41,31 +42,31 @@ def train_supernet(
     *,
     seed: int,
     device: torch.device,
-    ranks: Ranks = ALONE,
+    processes: Processes = ALONE,
     checkpoints: Checkpoints | None = None,
     log: Log | None = None,
     on_step: Callable[[int], None] | None = None,
     budgets: Sequence[Budget] = (),
     on_learned: Callable[[Mapping[str, Probabilities]], None] | None = None,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
-    """Train a fresh supernet of a search space.
+    """Train a supernet from its initial weights, or resume it from its last checkpoint.
 
     Args:
-        space: what is sampled from.
-        images: trained on their training part.
+        space: to sample architectures from.
+        images: its training part is used; for learnable sampling also the one that ranks.
         settings: sampling and recipe.
         seed: of initialisation, data order and sampling.
         device: where to train.
-        ranks: this process among those that train together; each trains architectures of its own
-            on its share of every batch, of the same MACs where those are drawn first.
-        checkpoints: from which the training goes on if it was broken off.
+        processes: that train together. Each trains its own architectures on its share of every
+            batch, of equal MACs where the sampling draws these first.
+        checkpoints: where to write and read them.
         log: called after every epoch.
-        on_step: called with the number of every step, for progress.
-        budgets: with ``sampling: learnable``, for each of which a distribution is learned.
-        on_learned: called at the end with their probabilities, by the budgets' names.
+        on_step: called with the number of every step before it is done.
+        budgets: a distribution is learned for each, with ``sampling: learnable``.
+        on_learned: called at the end with the learned probabilities, by name of the budget.
 
     Returns:
-        The supernet, on ``device``, and its history per epoch.
+        The supernet, on ``device``, and its history by epoch.
 
     Raises:
         SettingError: see `check_supernet`.
@@ -74,8 +75,10 @@ def train_supernet(
     supernet = build_supernet(
         space, seed=seed, switchable=settings.switchable, weights=settings.weights
     )
-    batches = images.train_batches(settings.recipe.batch_size, seed, ranks.part)
-    learned, total = None, settings.recipe.epochs * len(batches)
+    rank = processes.part.rank
+    batches = images.train_batches(settings.recipe.batch_size, seed, processes.part)
+    total = settings.recipe.epochs * len(batches)
+    learned = None
     if settings.sampling == "learnable":
         learned = LearnableSteps(
             supernet,
@@ -83,7 +86,7 @@ def train_supernet(
             budgets,
             images,
             settings.learnable,
-            explore=architecture_draw(space, settings, seed, ranks.part.rank),
+            explore=architecture_draw(space, settings, seed, rank),
             seed=seed,
             steps=total,
         )
@@ -94,7 +97,7 @@ def train_supernet(
         seed=seed,
         steps=total,
         original=_original(space, settings, device),
-        rank=ranks.part.rank,
+        rank=rank,
     )
 
     def backward(step: Step) -> Tensor:
@@ -109,9 +112,9 @@ def train_supernet(
             settings.recipe,
             device=device,
             seed=seed,
-            ranks=ranks,
+            processes=processes,
             backward=backward,
-            state=steps if isinstance(steps, Stateful) else None,
+            state=learned,
             checkpoints=checkpoints,
             log=log,
         )
@@ -121,15 +124,11 @@ def train_supernet(
 
 
 def check_supernet(space: SearchSpace, settings: SupernetSettings) -> None:
-    """Refuse settings that no training can begin with, for who starts processes that would.
-
-    Args:
-        space: what is sampled from.
-        settings: sampling, teacher and weights.
+    """Check settings here, before several processes fail on them.
 
     Raises:
-        SettingError: no architecture lies in the range of MACs that is to be sampled, the weights
-            to begin with cannot be had or cannot teach, or there is nothing to learn.
+        SettingError: no architecture has MACs in the sampled range, the initial weights are
+            missing or cannot teach, or there is nothing to learn.
     """
     _check_sites(space, settings)
     architecture_draw(space, settings, seed=0)
@@ -147,14 +146,15 @@ def _check_sites(space: SearchSpace, settings: SupernetSettings) -> None:
 def _original(
     space: SearchSpace, settings: SupernetSettings, device: torch.device
 ) -> Teacher | None:
-    """The network that the supernet begins with, as it was, if it is to teach.
+    """The frozen network of the initial weights, if it is the teacher.
 
     Raises:
-        SettingError: its classifier is not that of the weights but a new one.
+        SettingError: the file lacks some weights, such as a classifier of this size.
     """
     if settings.teacher != "original":
         return None
     vanilla = space.architecture({site.name: 0.0 for site in space.sites})
+    # Weights that depend on the seed are not those of the file.
     network, other = (build(vanilla, seed=seed, weights=settings.weights) for seed in (0, 1))
     pairs = zip(network.state_dict().items(), other.state_dict().values(), strict=True)
     new = ", ".join(name for (name, value), again in pairs if not torch.equal(value, again))
@@ -162,30 +162,24 @@ def _original(
     require(not new, "teacher", settings.teacher, allowed)
     network.to(device).eval().requires_grad_(False)
 
+    @torch.no_grad()
     def teach(images: Tensor) -> Tensor:
-        with torch.no_grad():
-            logits: Tensor = network(images)
+        logits: Tensor = network(images)
         return logits.float()
 
     return teach
 
 
-PROGRESS_FILE = "progress.jsonl"
-RESULT_FILE = "together.json"
-# Seconds between two lines of progress, and between two looks at them.
-_PAUSE = 0.3
-
-
 @dataclass(frozen=True)
 class SupernetJob:
-    """All that each of several processes needs to train a supernet with the others; picklable.
+    """What each of several processes needs to train one supernet; picklable.
 
     Attributes:
-        space, budgets, data, settings, seed: see `octnas.training.supernet.train_supernet`.
+        space, budgets, data, settings, seed: see `train_supernet`.
         device: name of the device.
         weights: file that rank 0 writes at the end.
-        checkpoints: from which they go on.
-        folder: for what rank 0 tells the process that waits.
+        checkpoints: where rank 0 writes them.
+        folder: for progress and result.
     """
 
     space: SearchSpace
@@ -201,39 +195,24 @@ class SupernetJob:
 
 @dataclass(frozen=True)
 class Together:
-    """What came of it: the history per epoch, and the distributions that were learned, if any."""
+    """The result of several processes: history by epoch, and learned distributions if any."""
 
     history: list[dict[str, float]]
     learned: Mapping[str, Probabilities] | None
 
 
 def train_elastic_rank(job: SupernetJob) -> None:
-    """One process under torch's elastic launcher."""
+    """One of several processes, under torch's elastic launcher."""
     with stoppable(leave=True):
         train_rank(job, *elastic_place(job.folder))
 
 
-def elastic_place(folder: Path) -> tuple[int, int, str]:
-    """Rank, number of ranks and meeting place of a process under torch's elastic launcher.
-
-    Not torch's ``env://``, whose store keeps the addresses of processes that have died (torch
-    2.15), so that those that are started again would look for them.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    attempt = f"{os.environ['TORCHELASTIC_RUN_ID']}-{os.environ['TORCHELASTIC_RESTART_COUNT']}"
-    meeting = str(folder.absolute() / f"meeting-{attempt}")
-    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), meeting
-
-
-def train_rank(job: SupernetJob, rank: int, ranks: int, meeting: str) -> None:
-    """Train with the others; rank 0 writes weights, checkpoints, progress and result."""
-    threads = job.settings.threads or max(1, (os.cpu_count() or 1) // ranks)
-    torch.set_num_threads(threads)
-    with joined(job.device, rank=rank, ranks=ranks, meeting=meeting) as together:
-        device = choose_device(job.device)
-        if device.type == "cuda":
-            device = torch.device("cuda", torch.cuda.current_device())
-        tell = ProgressWriter(job.folder / PROGRESS_FILE) if together.first else None
+def train_rank(job: SupernetJob, rank: int, processes: int, rendezvous: str) -> None:
+    """One of several processes; rank 0 writes weights, checkpoints, progress and result."""
+    torch.set_num_threads(job.settings.threads or max(1, (os.cpu_count() or 1) // processes))
+    with joined(job.device, rank=rank, processes=processes, rendezvous=rendezvous) as together:
+        device = own_device(job.device)
+        writer = ProgressWriter(job.folder) if together.first else None
         learned: dict[str, Probabilities] = {}
         supernet, history = train_supernet(
             job.space,
@@ -241,10 +220,10 @@ def train_rank(job: SupernetJob, rank: int, ranks: int, meeting: str) -> None:
             job.settings,
             seed=job.seed,
             device=device,
-            ranks=together,
+            processes=together,
             checkpoints=job.checkpoints,
-            log=tell.row if tell else None,
-            on_step=tell.step if tell else None,
+            log=writer.row if writer else None,
+            on_step=writer.step if writer else None,
             budgets=job.budgets,
             on_learned=learned.update,
         )
@@ -255,87 +234,5 @@ def train_rank(job: SupernetJob, rank: int, ranks: int, meeting: str) -> None:
 
 
 def read_result(job: SupernetJob) -> Together:
-    """What rank 0 has written at the end."""
+    """The result that rank 0 has written."""
     return read_json(job.folder / RESULT_FILE, Together)
-
-
-class ProgressWriter:
-    """Lines of progress in a file: the rows of the history, and now and then the step."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._told = path, 0.0
-
-    def row(self, row: Mapping[str, float]) -> None:
-        """Tell an epoch."""
-        self._write({"row": dict(row)})
-
-    def step(self, number: int) -> None:
-        """Tell a step, unless one was told just now."""
-        if time.monotonic() - self._told >= _PAUSE:
-            self._told = time.monotonic()
-            self._write({"step": number})
-
-    def _write(self, line: Mapping[str, Any]) -> None:
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-
-
-@contextmanager
-def told(
-    folder: Path,
-    log: Callable[[Mapping[str, float]], None],
-    on_step: Callable[[int], None],
-) -> Iterator[None]:
-    """Call back, in a thread, as rank 0 makes progress.
-
-    Args:
-        folder: of what is being trained within the block.
-        log: with every row of the history, once.
-        on_step: with the number of the step, now and then.
-    """
-    path = folder / PROGRESS_FILE
-    path.unlink(missing_ok=True)
-    stop, failures = threading.Event(), list[BaseException]()
-
-    def follow() -> None:
-        position, seen = 0, 0
-        while True:
-            last = stop.is_set()
-            lines, position = _lines(path, position)
-            for line in lines:
-                if "step" in line:
-                    on_step(line["step"])
-                elif line["row"]["epoch"] > seen:
-                    seen = line["row"]["epoch"]
-                    log(line["row"])
-            if last:
-                return
-            stop.wait(_PAUSE)
-
-    def guarded() -> None:
-        try:
-            follow()
-        except BaseException as error:  # noqa: BLE001 - raised where the block ends
-            failures.append(error)
-
-    thread = threading.Thread(target=guarded, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-    if failures:
-        raise failures[0]
-
-
-def _lines(path: Path, position: int) -> tuple[list[dict[str, Any]], int]:
-    """The whole lines behind a position, and the position behind them."""
-    if not path.exists():
-        return [], position
-    with path.open("rb") as file:
-        file.seek(position)
-        whole = file.read().rpartition(b"\n")
-    content = whole[0] + whole[1]
-    return [json.loads(line) for line in content.splitlines()], position + len(content)

@@ -239,7 +239,7 @@ def test_a_table_for_a_reader_of_steps(octnas: Octnas) -> None:
     assert "training steps of 4 images, cpu, float32, threads: 1, medians of 6 × 4" in result.out
     rows = [line for line in result.out.splitlines() if line.startswith("│")]
     names = [row.split("│")[1].strip() for row in rows]
-    assert names == ["vanilla", *WAYS, *(f"{way}, by role" for way in WAYS)]
+    assert names == ["vanilla", *WAYS, *(f"{way}, switchable" for way in WAYS)]
 
 
 def test_json_and_the_experiments_batch(octnas: Octnas) -> None:
@@ -250,9 +250,9 @@ def test_json_and_the_experiments_batch(octnas: Octnas) -> None:
     document = json.loads(result.out)
     assert document["settings"]["batch_size"] == 6
     networks = {row["what"]: row["networks"] for row in document["rows"]}
-    assert networks["vanilla"] == networks["uniform"] == networks["by_macs, by role"] == 1
+    assert networks["vanilla"] == networks["uniform"] == networks["by_macs, switchable"] == 1
     # Both ends and one that is drawn; the teacher is the largest whatever the experiment says.
-    assert networks["sandwich"] == networks["sandwich, by role"] == 3
+    assert networks["sandwich"] == networks["sandwich, switchable"] == 3
     for row in document["rows"]:
         assert row["images_per_second"] == pytest.approx(6 * row["steps_per_second"])
 

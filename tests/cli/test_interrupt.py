@@ -13,7 +13,6 @@ import pytest
 from octnas.runtime.lock import held
 from tests.cli.conftest import Octnas
 from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
-from tests.pipeline.tiny_ranking import TINY_RANKING
 
 # A process that is started in the background ignores Ctrl-C, and so would its children.
 PROGRAM = """
@@ -24,7 +23,6 @@ main()
 """
 LONG = {
     "supernet": "supernet.recipe.epochs=3000",
-    "truth": "ranking.recipe.epochs=3000",
     "search": "search.trials=3000",
     "retrain": "retrain.recipe.epochs=3000",
 }
@@ -37,19 +35,12 @@ BEGUN = {
     "processes": "retrain/*/*",
     "retrain together": "retrain/*/*/together/progress.jsonl",
     "by Ray together": "supernet/together/progress.jsonl",
-    "by Ray": WORKERS,
     "by Tune": WORKERS,
 }
-STAGES = {"by Ray": "truth", "by Tune": "retrain"}
+STAGES = {"by Tune": "retrain"}
 CHANGES = {
     "together": ("supernet.processes=2",),
     "by Ray together": ("supernet.processes=2", "supernet.executor=ray"),
-    "by Ray": (
-        *TINY_RANKING,
-        "supernet.recipe.epochs=2",
-        "ranking.workers=2",
-        "ranking.executor=ray",
-    ),
     "by Tune": ("retrain.workers=2", "retrain.executor=ray"),
     "processes": ("retrain.workers=2",),
     "retrain together": ("retrain.processes=2",),
@@ -115,9 +106,8 @@ def test_what_takes_long_says_what_is_kept(
         ("retrain together", signal.SIGTERM, False),
         ("retrain together", signal.SIGINT, True),
         ("by Ray together", signal.SIGTERM, False),
-        ("by Ray", signal.SIGTERM, False),
-        ("by Ray", signal.SIGINT, True),
         ("by Tune", signal.SIGTERM, False),
+        ("by Tune", signal.SIGINT, True),
     ],
 )
 def test_a_signal_says_how_to_go_on_leaves_a_checkpoint_and_no_process(
@@ -126,8 +116,7 @@ def test_a_signal_says_how_to_go_on_leaves_a_checkpoint_and_no_process(
     """Between two checkpoints of every minute; a terminal signals all processes of a command."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     stage = STAGES.get(what) or BEGUN[what].split("/")[0]
-    if stage != "truth":
-        open_tiny(tmp_path, fresh=stage)
+    open_tiny(tmp_path, fresh=stage)
     changes = (*TINY, *CHANGES.get(what, ()), LONG[stage], "tracking.enabled=false")
     settings = [part for one in changes for part in ("--set", one)]
     process = subprocess.Popen(

@@ -18,11 +18,11 @@ def test_a_table_for_a_reader(
     monkeypatch.chdir(tmp_path)
     result = octnas(*COMMAND)
     assert result.code == 0
-    assert "images, by the settings: 256 train, 64 rank, 64 read, 64 val" in result.out
+    assert "images (from the settings): 256 train, 64 rank, 64 read, 64 val" in result.out
     rows = [line for line in result.out.splitlines() if line.startswith("│")]
     names = [row.split("│")[1].strip() for row in rows]
     assert names == ["data", "supernet", "search", "retrain", "total"]
-    assert "An estimate" in result.out
+    assert "This is an estimate" in result.out
     assert not list(tmp_path.iterdir())
 
 

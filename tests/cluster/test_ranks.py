@@ -24,10 +24,10 @@ def cluster() -> Iterator[None]:
 
 def meet(folder: Path, rank: int, ranks: int, meeting: str) -> None:
     """Write the mean of the ranks' numbers, as every rank sees it."""
-    with joined("cpu", rank=rank, ranks=ranks, meeting=meeting) as together:
+    with joined("cpu", rank=rank, processes=ranks, rendezvous=meeting) as together:
         mean = torch.tensor([float(rank), 10.0 * rank])
         together.average(mean)
-        told = together.share({"from": rank})
+        told = together.broadcast({"from": rank})
         (folder / f"{rank}").write_text(f"{mean.tolist()} {told}")
 
 

@@ -85,7 +85,7 @@ def make_evaluate(begun: Path) -> Evaluate:
 
 def meet(folder: Path, rank: int, ranks: int, meeting: str) -> None:
     """Write the mean of the ranks' numbers, and where this one is."""
-    with joined("cpu", rank=rank, ranks=ranks, meeting=meeting) as together:
+    with joined("cpu", rank=rank, processes=ranks, rendezvous=meeting) as together:
         mean = torch.tensor([float(rank)])
         together.average(mean)
         found = {"mean": mean.item(), "node": this_node()}

@@ -1,4 +1,4 @@
-"""The counts are formulas; no test looks at how long anything takes."""
+"""Plans of whole runs: counts are checked, not times."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def plan_tiny(path: Path, *overrides: str, run_dir: Path | None = None) -> Plan:
 
 @pytest.fixture
 def paced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Known times in the place of measured ones."""
+    """Fixed times instead of measured ones."""
     monkeypatch.setattr(planning, "supernet_pace", lambda *_: TRAINING)
     monkeypatch.setattr(planning, "training_pace", lambda *_: TRAINING)
     monkeypatch.setattr(planning, "evaluation_pace", lambda *_: EVALUATION)
@@ -52,15 +52,17 @@ def test_the_real_steps_are_timed_and_nothing_is_written(tmp_path: Path, samplin
 
 @pytest.mark.usefixtures("paced")
 def test_counts_of_the_tiny_experiment(tmp_path: Path) -> None:
-    data, supernet, search, retrain = plan_tiny(tmp_path).stages
+    # Training leaves out the last incomplete batch of every epoch, evaluation does not.
+    data, supernet, search, retrain = plan_tiny(
+        tmp_path, "data.train_images=300", "data.rank_images=65", "search.images_per_batch=64"
+    ).stages
     assert data.wall_hours == data.disk == 0
-    # 256 images in batches of 64, two epochs.
+    # 300 images in batches of 64, two epochs.
     assert supernet.wall_hours * 3600 == pytest.approx(4 * 2 * STEP)
     assert (supernet.disk, supernet.scratch) == (WEIGHTS, 3 * CHECKPOINT)
-    # One batch to calibrate with, one to score; 20 candidates, and one chosen for each budget.
-    assert search.wall_hours * 3600 == pytest.approx((20 + 2) * (3.0 + 5.0))
-    held = 64 * 16 * 16 * 4
-    assert search.memory == 70 + held
+    # One batch to calibrate with; 20 candidates on two batches, two chosen ones on one.
+    assert search.wall_hours * 3600 == pytest.approx(20 * (3.0 + 2 * 5.0) + 2 * (3.0 + 5.0))
+    assert search.memory == 70 + 65 * 16 * 16 * 4
     # Two budgets with two baselines each, and vanilla; two seeds; then 64 images of val.
     training = 4 * 2 * STEP + 64 * 5.0 / 64
     assert retrain.wall_hours * 3600 == pytest.approx((2 * 3 + 1) * 2 * training)
@@ -78,12 +80,12 @@ def test_processes_of_a_supernet_share_its_steps(
     assert found[1].memory == 4 * TRAINING.memory
     assert (found[3].memory, found[3].scratch) == (3 * TRAINING.memory, 9 * CHECKPOINT)
     assert any(
-        "tell each other" in note for note in plan_tiny(tmp_path, "supernet.processes=2").notes
+        "communication" in note for note in plan_tiny(tmp_path, "supernet.processes=2").notes
     )
 
 
 @pytest.mark.usefixtures("paced")
-def test_a_run_directory_says_what_is_finished(tmp_path: Path) -> None:
+def test_finished_stages_only_take_disk(tmp_path: Path) -> None:
     run = open_tiny(tmp_path, "device=cpu", "tracking.enabled=false")
     run_stages(run, ("data", "space"))
     files = sorted(run.directory.path.rglob("*"))
@@ -119,7 +121,7 @@ def of_folder(folder: Path, *overrides: str) -> tuple[str, ...]:
 def test_files_are_counted_and_a_few_decoded(tmp_path: Path, folder: Path) -> None:
     found = plan_tiny(tmp_path, *of_folder(folder))
     assert found.images == {"train": 2 * 5, "search_val": 2 * 2, "read": 2 * 1, "val": 2 * 2}
-    assert "none of which was looked at" in found.counted
+    assert found.counted == "a listing of the unopened files"
     image = found.measured["image"]
     assert image > 0
     wall = 20 * image / min(2, found.machine.cores)
@@ -137,8 +139,8 @@ def test_a_cache_takes_disk(tmp_path: Path, folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("paced")
-def test_looks_at_other_test_sizes_are_counted(tmp_path: Path, folder: Path) -> None:
-    """Each of the four val images once more for every training; larger ones from their files."""
+def test_validation_at_other_sizes_is_counted(tmp_path: Path, folder: Path) -> None:
+    """Every val image once more for every training; larger ones from their files."""
     plain, looked = (
         plan_tiny(tmp_path, f"retrain.test_sizes={sizes}").stages[3] for sizes in ("[]", "[8, 32]")
     )
@@ -155,7 +157,7 @@ def test_looks_at_other_test_sizes_are_counted(tmp_path: Path, folder: Path) -> 
 
 
 @pytest.mark.usefixtures("paced")
-def test_the_data_stage_knows_better_than_a_list(tmp_path: Path, folder: Path) -> None:
+def test_the_data_stage_replaces_the_listing(tmp_path: Path, folder: Path) -> None:
     image = folder / "val" / "a" / "copy.png"
     image.write_bytes((folder / "train" / "a" / "atrain0.png").read_bytes())
     overrides = of_folder(folder, "device=cpu", "tracking.enabled=false")

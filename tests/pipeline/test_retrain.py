@@ -1,4 +1,4 @@
-"""Tests."""
+"""The networks that are retrained."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +43,7 @@ def networks(run: Run, role: str, budget: str) -> list[Network]:
     return [one for one in plan(run) if (one.role, one.budget) == (role, budget)]
 
 
-def test_no_control_costs_less_than_what_it_is_held_against(searched: Path) -> None:
+def test_no_baseline_costs_less_than_the_searched_network(searched: Path) -> None:
     lines: list[str] = []
     run = open_tiny(searched, ALL, "retrain.randoms=3", lines=lines)
     found = plan(run)
@@ -66,7 +66,7 @@ def test_no_control_costs_less_than_what_it_is_held_against(searched: Path) -> N
     assert [one.role for one in found].count(VANILLA) == 1
 
 
-def test_random_ones_differ_and_come_again_by_their_seed(searched: Path) -> None:
+def test_random_architectures_differ_and_depend_on_the_seed(searched: Path) -> None:
     run = open_tiny(searched, ALL, "retrain.randoms=4")
     budget = run.budgets[0].name
     own = networks(run, SEARCHED, budget)[0].architecture.id

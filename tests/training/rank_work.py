@@ -1,4 +1,4 @@
-"""What the processes of the tests of ranks do; they import it."""
+"""Functions that the processes of `test_distributed` import and run."""
 
 import json
 import os
@@ -11,10 +11,10 @@ from torch import Tensor
 from octnas.data.batches import Batch
 from octnas.data.images import open_images
 from octnas.nn.supernet import build_supernet
-from octnas.training.distributed import joined
+from octnas.training.distributed import elastic_place, joined
 from octnas.training.loop import Step
 from octnas.training.sampled import sampling_steps
-from octnas.training.supernet import SupernetJob, elastic_place, train_elastic_rank
+from octnas.training.supernet import SupernetJob, train_elastic_rank
 from tests.network import listening
 
 
@@ -27,14 +27,14 @@ def first_batch(job: SupernetJob, rank: int, ranks: int) -> Batch:
 
 
 def gradients_of(job: SupernetJob, folder: Path) -> None:
-    """One backward pass; the averaged gradients of this rank as a file."""
+    """Write the averaged gradients of one backward pass to a file."""
     torch.set_num_threads(1)
-    rank, ranks, meeting = elastic_place(folder)
-    with joined("cpu", rank=rank, ranks=ranks, meeting=meeting) as together:
+    rank, processes, rendezvous = elastic_place(folder)
+    with joined("cpu", rank=rank, processes=processes, rendezvous=rendezvous) as together:
         supernet = build_supernet(job.space, seed=job.seed, switchable=True)
         wrapped = together.wrap(supernet)
         backward = sampling_steps(supernet, job.space, job.settings, seed=job.seed, rank=rank)
-        images, labels = first_batch(job, rank, ranks)
+        images, labels = first_batch(job, rank, processes)
         backward(
             Step(
                 0,
@@ -43,7 +43,7 @@ def gradients_of(job: SupernetJob, folder: Path) -> None:
                 wrapped,
                 torch.nn.functional.cross_entropy,
                 rank,
-                lambda: together.alone(wrapped),
+                lambda: together.no_sync(wrapped),
                 together.average,
             )
         )
@@ -52,16 +52,16 @@ def gradients_of(job: SupernetJob, folder: Path) -> None:
 
 
 def listens(folder: Path) -> None:
-    """On which addresses this rank and what has started it listen, as a file."""
-    rank, ranks, meeting = elastic_place(folder)
-    with joined("cpu", rank=rank, ranks=ranks, meeting=meeting) as together:
+    """Write the addresses on which this process and its launcher listen to a file."""
+    rank, processes, rendezvous = elastic_place(folder)
+    with joined("cpu", rank=rank, processes=processes, rendezvous=rendezvous) as together:
         found = listening([os.getpid(), os.getppid()])
-        assert together.any(rank) == ranks - 1
+        assert together.max(rank) == processes - 1
         (folder / f"{rank}.json").write_text(json.dumps(found))
 
 
 def dies_once(job: SupernetJob) -> None:
-    """Rank 1 is killed in its first life, when there is a checkpoint to go on from."""
+    """Kill rank 1 once, as soon as there is a checkpoint to resume from."""
     flag = job.folder / "died"
     if os.environ["RANK"] == "1" and not flag.exists():
         import octnas.training.supernet as module

@@ -1,4 +1,4 @@
-"""Trainings that are broken off after some steps, and go on."""
+"""Interrupted and resumed trainings."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,11 +11,11 @@ CPU = torch.device("cpu")
 
 
 class BrokenOffError(Exception):
-    """What ends a training in a test, before anything of a step is done."""
+    """Interrupts a training before a step."""
 
 
 def until(steps: int, backward: Backward = plain) -> Backward:
-    """Steps that end the training when so many are done."""
+    """Interrupt a training after some steps."""
 
     def broken(step: Step) -> Tensor:
         if step.number == steps:
@@ -34,5 +34,5 @@ def assert_equal_weights(first: nn.Module, second: nn.Module) -> None:
 
 
 def timeless(history: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
-    """What must be equal in two histories."""
+    """A history without times."""
     return [{k: v for k, v in row.items() if k not in ("time", "seconds")} for row in history]

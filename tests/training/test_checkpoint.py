@@ -1,4 +1,4 @@
-"""Files of checkpoints: what is written, what is kept, and what is not believed."""
+"""Files of checkpoints."""
 
 import os
 import pickle
@@ -58,12 +58,12 @@ def test_what_was_written_comes_back(checkpoints: Checkpoints) -> None:
     assert restored(checkpoints) == 7
 
 
-def test_nothing_there_is_a_beginning(checkpoints: Checkpoints) -> None:
+def test_without_checkpoints_a_training_begins(checkpoints: Checkpoints) -> None:
     assert restored(checkpoints) == 0
     assert not checkpoints.folder.exists()
 
 
-def test_those_in_a_folder_that_is_a_link_are_never_gone_on_with_once_removed(
+def test_removing_a_linked_folder_keeps_its_target(
     checkpoints: Checkpoints, tmp_path: Path
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
@@ -96,7 +96,7 @@ def flip(content: bytes) -> bytes:
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
-SPOILT: dict[str, Callable[[bytes], bytes]] = {
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda _: b"",
     "short": lambda content: content[:20],
     "half": cut,
@@ -107,19 +107,21 @@ SPOILT: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("how", SPOILT)
-def test_one_that_is_spoilt_is_left_for_the_one_before(checkpoints: Checkpoints, how: str) -> None:
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_checkpoint_falls_back_to_the_previous_one(
+    checkpoints: Checkpoints, how: str
+) -> None:
     write(checkpoints, 1, 2)
     newest = checkpoints.folder / "step-0000000002.checkpoint"
-    newest.write_bytes(SPOILT[how](newest.read_bytes()))
+    newest.write_bytes(DAMAGE[how](newest.read_bytes()))
     with pytest.warns(UserWarning, match=r"step-0000000002\.checkpoint: cannot be read"):
         assert restored(checkpoints) == 1
-    # And is not in the way of those to come.
+    # It does not block later ones.
     write(checkpoints, 2)
     assert restored(checkpoints) == 2
 
 
-def test_all_spoilt_is_a_beginning_with_warnings(checkpoints: Checkpoints) -> None:
+def test_a_training_begins_again_if_all_are_damaged(checkpoints: Checkpoints) -> None:
     write(checkpoints, 1, 2)
     for path in checkpoints.folder.iterdir():
         path.write_bytes(cut(path.read_bytes()))
@@ -139,19 +141,15 @@ class Malicious:
         return (os.mkdir, (str(self.path),))
 
 
-@pytest.mark.parametrize("by", ["torch", "pickle"])
 def test_code_in_a_checkpoint_is_refused_and_does_not_run(
-    checkpoints: Checkpoints, tmp_path: Path, by: str
+    checkpoints: Checkpoints, tmp_path: Path
 ) -> None:
-    """Also with the right digest."""
+    """Even with the right digest."""
     write(checkpoints, 1)
     made = tmp_path / "made"
     path = checkpoints.folder / "step-0000000002.checkpoint"
     document = {"schema": 1, "step": 2, "state": Malicious(made)}
-    if by == "torch":
-        torch.save(document, path)
-    else:
-        path.write_bytes(pickle.dumps(document))
+    torch.save(document, path)
     content = path.read_bytes()
     path.write_bytes(content + sha256(content).digest())
     with pytest.warns(UserWarning, match="cannot be read"):
@@ -174,11 +172,10 @@ def test_another_schema_and_another_training_are_refused(
     monkeypatch.setattr(module, "SCHEMA", 2)
     with pytest.raises(TrainingError, match="schema: found 1, allowed: 2"):
         checkpoints.restore(Weights())
-    # Nothing of it is lost.
     assert len(names(checkpoints.folder)) == 2
 
 
-def test_a_write_that_breaks_off_leaves_what_was_there(
+def test_a_failed_write_keeps_the_previous_checkpoint(
     checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(checkpoints, 1)

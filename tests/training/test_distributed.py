@@ -1,4 +1,4 @@
-"""Tests."""
+"""Several processes that train one network."""
 
 import json
 from dataclasses import replace
@@ -17,14 +17,13 @@ from octnas.nn.supernet import build_supernet
 from octnas.nn.weights import load_weights
 from octnas.space.search_space import SearchSpace
 from octnas.training.checkpoint import Checkpoints
-from octnas.training.distributed import BACKEND, joined, launch
+from octnas.training.distributed import BACKEND, joined, launch, reported
 from octnas.training.loop import Step
 from octnas.training.sampled import architecture_draw, sampling_steps
 from octnas.training.settings import Recipe, Sampling, SupernetSettings
 from octnas.training.supernet import (
     SupernetJob,
     read_result,
-    told,
     train_elastic_rank,
     train_supernet,
 )
@@ -52,13 +51,13 @@ def job(digit_space: SearchSpace, tmp_path: Path) -> SupernetJob:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampling", ["by_macs", "sandwich"])
-def test_gradients_are_the_mean_of_the_ranks_own(
+def test_gradients_are_the_mean_over_the_processes(
     job: SupernetJob, tmp_path: Path, sampling: Sampling
 ) -> None:
     """Of different architectures of the same MACs, each on its own half of the batch."""
     settings = replace(job.settings, sampling=sampling, samples=1)
     job = replace(job, settings=settings)
-    launch(rank_work.gradients_of, job, tmp_path, workers=2, restarts=0)
+    launch(rank_work.gradients_of, job, tmp_path, processes=2, restarts=0)
     found = [torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1)]
     drawn = [architecture_draw(job.space, settings, job.seed, rank)(0) for rank in (0, 1)]
     assert drawn[0] != drawn[1]
@@ -80,14 +79,14 @@ def test_gradients_are_the_mean_of_the_ranks_own(
 
 
 @pytest.mark.slow
-def test_a_rank_that_dies_is_started_again_from_the_checkpoint(job: SupernetJob) -> None:
-    launch(train_elastic_rank, job, workers=2, restarts=0)
+def test_a_dead_process_is_restarted_from_the_checkpoint(job: SupernetJob) -> None:
+    launch(train_elastic_rank, job, processes=2, restarts=0)
     unbroken, expected = weights_of(job), read_result(job).history
     job.checkpoints.remove()
     job.weights.unlink()
     rows: list[float] = []
-    with told(job.folder, lambda row: rows.append(row["train_loss"]), lambda _: None):
-        launch(rank_work.dies_once, job, workers=2, restarts=1)
+    with reported(job.folder, lambda row: rows.append(row["train_loss"])):
+        launch(rank_work.dies_once, job, processes=2, restarts=1)
     assert (job.folder / "died").exists()
     assert [row["train_loss"] for row in read_result(job).history] == rows
     assert rows == [row["train_loss"] for row in expected]
@@ -97,13 +96,13 @@ def test_a_rank_that_dies_is_started_again_from_the_checkpoint(job: SupernetJob)
 
 
 @pytest.mark.slow
-def test_another_number_of_ranks_keeps_batch_and_schedule(
+def test_another_number_of_processes_keeps_batch_and_schedule(
     job: SupernetJob, few_digits: DigitImages
 ) -> None:
-    with pytest.raises(TrainingError, match=r"rank 1 of the training failed \(.*SIGKILL"):
-        launch(rank_work.dies_once, job, workers=2, restarts=0)
+    with pytest.raises(TrainingError, match=r"process 1 of the training failed \(.*SIGKILL"):
+        launch(rank_work.dies_once, job, processes=2, restarts=0)
     steps: list[int] = []
-    # The same checkpoint goes on in one process, with the whole batch.
+    # The same checkpoint resumes in one process, with the whole batch.
     arguments = {"seed": job.seed, "device": CPU, "on_step": steps.append}
     _, history = train_supernet(
         job.space, few_digits, job.settings, checkpoints=job.checkpoints, **arguments
@@ -118,34 +117,34 @@ def test_another_number_of_ranks_keeps_batch_and_schedule(
 
 
 @pytest.mark.slow
-def test_what_a_rank_refuses_is_one_line(job: SupernetJob) -> None:
-    with pytest.raises(TrainingError, match=r"rank \d of the training failed \(.*no images here"):
-        launch(rank_work.refuses, job, workers=2, restarts=0)
+def test_an_error_of_a_process_is_one_line(job: SupernetJob) -> None:
+    with pytest.raises(TrainingError, match=r"process \d of the .* failed .*no images"):
+        launch(rank_work.refuses, job, processes=2, restarts=0)
 
 
 def test_nothing_listens_but_on_the_loopback_interface(tmp_path: Path) -> None:
-    launch(rank_work.listens, tmp_path, workers=2, restarts=0)
+    launch(rank_work.listens, tmp_path, processes=2, restarts=0)
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert found == [["127.0.0.1"]] * 2
 
 
-def test_the_meeting_place_may_have_any_name(tmp_path: Path) -> None:
-    """A URL would end at the #, and the ranks of another training meet in the same file."""
+def test_the_rendezvous_file_may_have_any_name(tmp_path: Path) -> None:
+    """A URL would end at the #, and processes of another training would share the file."""
     folder = tmp_path / "C# or not? 100%"
     folder.mkdir()
-    with joined("cpu", rank=0, ranks=1, meeting=str(folder / "meeting")):
-        assert (folder / "meeting").exists()
+    with joined("cpu", rank=0, processes=1, rendezvous=str(folder / "rendezvous")):
+        assert (folder / "rendezvous").exists()
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_ranks_with_gpus_also_average_what_lies_on_the_cpu() -> None:
+def test_processes_with_gpus_also_average_cpu_tensors() -> None:
     """The logits of learnable sampling."""
     devices = BackendConfig(Backend(BACKEND[True])).get_device_backend_map()
     assert devices == {"cpu": "gloo", "cuda": "nccl"}
 
 
 @pytest.mark.parametrize(("rank", "gpus", "expected"), [(0, 4, 0), (3, 4, 3), (3, 2, 1)])
-def test_every_rank_has_a_gpu_of_its_own(
+def test_every_process_has_its_own_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, gpus: int, expected: int
 ) -> None:
     """Also in Ray's workers, where no launcher counts them."""
@@ -154,11 +153,11 @@ def test_every_rank_has_a_gpu_of_its_own(
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
-    with joined("cuda", rank=rank, ranks=4, meeting=str(tmp_path / "meeting")):
+    with joined("cuda", rank=rank, processes=4, rendezvous=str(tmp_path / "rendezvous")):
         assert chosen == [expected]
 
 
-def test_batches_that_the_ranks_cannot_share(job: SupernetJob, few_digits: DigitImages) -> None:
+def test_batches_that_processes_cannot_share_evenly(few_digits: DigitImages) -> None:
     from octnas.data.batches import Part
 
     with pytest.raises(SettingError, match="batch_size: found 32, allowed: a multiple of the 3"):

@@ -1,4 +1,4 @@
-"""Trainings whose process is killed at random moments, with no time to say goodbye."""
+"""Trainings that are killed at random moments."""
 
 import subprocess
 import sys
@@ -55,7 +55,7 @@ def images() -> DigitImages:
 
 
 def whole_training(folder: Path | None) -> dict[str, torch.Tensor]:
-    """Train, writing checkpoints and weights where a folder is given."""
+    """Train a network, with checkpoints and weights in a folder if there is one."""
     torch.set_num_threads(1)
     batches = images().train_batches(64, 3)
     model = network()
@@ -67,7 +67,7 @@ def whole_training(folder: Path | None) -> dict[str, torch.Tensor]:
 
 
 def whole_supernet(folder: Path | None) -> dict[str, torch.Tensor]:
-    """The same with a supernet and the distributions that it learns, which count as weights."""
+    """The same for a supernet; learned distributions count as weights."""
     torch.set_num_threads(1)
     space = search_space(
         "thumbnail_resnet",
@@ -114,9 +114,7 @@ WHOLE = {"network": whole_training, "supernet": whole_supernet}
         *(pytest.param("supernet", n, marks=pytest.mark.slow) for n in (0, 1)),
     ],
 )
-def test_a_killed_training_gives_what_it_would_have_given(
-    tmp_path: Path, whole: str, seed: int
-) -> None:
+def test_a_killed_training_gives_the_same_bits(tmp_path: Path, whole: str, seed: int) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", PROGRAM, str(tmp_path), str(seed), whole],
         cwd=Path(__file__).parents[2],

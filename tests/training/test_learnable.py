@@ -1,4 +1,4 @@
-"""Distributions that are learned under a price on MACs: on made-up losses, then on a network."""
+"""Learned distributions over α: with synthetic losses, then with a network."""
 
 import io
 from collections.abc import Callable
@@ -58,10 +58,10 @@ def off(space: SearchSpace, learner: Learner) -> float:
 
 @pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize("slope", [-1.0, 1.0, 4.0])
-def test_the_expectation_meets_the_budget_whatever_a_mac_is_worth(
+def test_the_expected_macs_meet_the_budget_at_any_scale_of_the_loss(
     digit_space: SearchSpace, share: float, slope: float
 ) -> None:
-    """The loss rises or falls with α everywhere; without the price all sites went to one end."""
+    """The loss depends on α linearly; without the penalty all sites would go to one end."""
 
     def loss(sample: dict[str, Tensor]) -> Tensor:
         return slope * torch.stack([alpha_of(digit_space, sample, s) for s in sample]).mean()
@@ -74,7 +74,7 @@ def test_the_expectation_meets_the_budget_whatever_a_mac_is_worth(
     assert abs(off(digit_space, learn(digit_space, budget, loss, free))) > 0.1
 
 
-def test_alpha_goes_where_it_costs_nothing(digit_space: SearchSpace) -> None:
+def test_alpha_is_high_where_it_does_not_matter(digit_space: SearchSpace) -> None:
     def loss(sample: dict[str, Tensor]) -> Tensor:
         return 3 * alpha_of(digit_space, sample, "layer3") - alpha_of(digit_space, sample, "layer1")
 
@@ -87,7 +87,7 @@ def test_alpha_goes_where_it_costs_nothing(digit_space: SearchSpace) -> None:
     assert (found.alphas["layer1"], found.alphas["layer3"]) == (1.0, 0.0)
 
 
-def test_a_sample_is_hard_and_its_gradient_soft(digit_space: SearchSpace) -> None:
+def test_samples_are_one_hot_and_their_gradient_soft(digit_space: SearchSpace) -> None:
     learner = Learner(digit_space, budget_of(digit_space, 0.5), SETTINGS)
     counts = dict.fromkeys(learner.probabilities, 0.0)
     for seed in range(400):
@@ -130,10 +130,10 @@ def advance(
 QUICK = LearnableSettings(warmup=0.25, every=2, batch_size=16)
 
 
-def test_each_budget_has_its_turn_after_the_warm_up(
+def test_budgets_take_turns_after_the_warm_up(
     digit_space: SearchSpace, few_digits: DigitImages
 ) -> None:
-    """24 steps, 6 of them warm-up; of every second round of three, each teaches one budget."""
+    """24 steps, 6 of them warm-up; three budgets, each learning every second time."""
     supernet, steps = make(digit_space, few_digits, QUICK)
     learned = []
     for number in range(24):
@@ -161,10 +161,10 @@ def test_a_share_of_the_steps_explores(
     assert found / 200 == pytest.approx(share, abs=0.1)
 
 
-def test_ranks_draw_different_architectures_of_about_one_cost(
+def test_processes_draw_different_architectures_of_about_the_same_cost(
     digit_space: SearchSpace, few_digits: DigitImages
 ) -> None:
-    """Of what the distribution holds, whose MACs spread by a fifth."""
+    """The MACs of the distribution itself spread by a fifth."""
     _, steps = make(digit_space, few_digits, replace(QUICK, explore=0.0))
     some, labels = next(few_digits.train_batches(16, 0).epoch(0))
     costs, different = [], 0
@@ -185,7 +185,7 @@ def test_ranks_draw_different_architectures_of_about_one_cost(
 def test_weights_and_logits_learn_from_disjoint_parts(
     digit_space: SearchSpace, few_digits: DigitImages
 ) -> None:
-    """The logits' step leaves no gradient in the weights, and sees images of search_val."""
+    """A step of the logits adds no gradient to the weights, and uses images of search_val."""
     seen: list[str] = []
 
     class Watched(DigitImages):
@@ -204,10 +204,10 @@ def test_weights_and_logits_learn_from_disjoint_parts(
     assert all(parameter.grad is None for parameter in supernet.parameters())
 
 
-def test_a_training_that_goes_on_is_the_same(
+def test_a_resumed_training_gives_the_same_bits(
     digit_space: SearchSpace, few_digits: DigitImages
 ) -> None:
-    """State through a file that is read without running what it holds."""
+    """With the state in a file that is read without running code."""
     supernet, steps = make(digit_space, few_digits, QUICK)
     advance(supernet, steps, few_digits, range(14))
     file = io.BytesIO()
@@ -256,6 +256,6 @@ def test_settings_out_of_range(key: str, value: object) -> None:
         ("alpha_warmup", {"alpha_warmup": 0.1}),
     ],
 )
-def test_what_other_sampling_begins_with_is_refused(key: str, values: dict[str, object]) -> None:
+def test_settings_of_other_samplings_are_refused(key: str, values: dict[str, object]) -> None:
     with pytest.raises(SettingError, match=rf"{key}: .* sampling: learnable"):
         SupernetSettings(sampling="learnable", **values)  # type: ignore[arg-type]

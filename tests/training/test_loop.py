@@ -1,4 +1,4 @@
-"""Trainings that are broken off and go on give what they would have given, bit for bit."""
+"""Training, and resumed trainings that give the same bits as uninterrupted ones."""
 
 import contextlib
 import math
@@ -73,7 +73,7 @@ def test_the_same_seeds_give_the_same_network(few_digits: DigitImages) -> None:
         assert torch.equal(first, second)
 
 
-def test_a_lost_loss_is_an_error(few_digits: DigitImages) -> None:
+def test_an_infinite_loss_is_an_error(few_digits: DigitImages) -> None:
     with pytest.raises(TrainingError, match=r"lower recipe\.lr"):
         train(linear(), few_digits.train_batches(32, 0), Recipe(epochs=9, lr=1e30), device=CPU)
 
@@ -86,9 +86,7 @@ def test_a_lost_loss_is_an_error(few_digits: DigitImages) -> None:
         ({"scheduler": "none"}, "scheduler"),
     ],
 )
-def test_names_that_timm_does_not_know(
-    few_digits: DigitImages, change: dict[str, str], key: str
-) -> None:
+def test_names_unknown_to_timm(few_digits: DigitImages, change: dict[str, str], key: str) -> None:
     with pytest.raises(SettingError, match=key):
         train(linear(), few_digits.train_batches(32, 0), Recipe(**change), device=CPU)  # type: ignore[arg-type]
 
@@ -239,12 +237,12 @@ def test_how_often_checkpoints_are_written_is_no_part_of_a_fingerprint() -> None
     assert {"recipe.amp", "recipe.channels_last", "recipe.ema"} <= keys
 
 
-def test_evaluate_counts_every_image_alike() -> None:
+def test_evaluation_weighs_all_images_equally() -> None:
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
     labels = torch.tensor([0, 1, 1])
     batches = [(logits[:2], labels[:2]), (logits[2:], labels[2:])]
     network = nn.Identity().train()
-    measured = evaluate(network, batches, CPU)
+    measured = evaluate(network, batches, CPU).metrics
     losses = [math.log(1 + math.exp(-2)), math.log(1 + math.exp(-1)), math.log(1 + math.exp(3))]
     assert measured["top1"] == pytest.approx(2 / 3)
     assert measured["loss"] == pytest.approx(sum(losses) / 3, rel=1e-6)
@@ -259,7 +257,7 @@ def test_devices() -> None:
             choose_device(name)
 
 
-def test_threads_are_given_back() -> None:
+def test_threads_are_restored() -> None:
     before = torch.get_num_threads()
     with cpu_threads(1):
         assert torch.get_num_threads() == 1
@@ -286,13 +284,13 @@ def network(seed: int = 0, channels: int = 1, width: int = 6) -> nn.Module:
 def compare(
     batches: TrainingBatches, recipe: Recipe, folder: Path, breaks: list[int], **settings: Any
 ) -> None:
-    """Train without and with breaks, and with a checkpoint after every step."""
+    """Train without and with interruptions, checkpointing after every step."""
     shape = next(batches.epoch(0))[0].shape
     whole = network(channels=shape[1])
     expected = train(whole, batches, recipe, device=CPU, seed=5, **settings)
     checkpoints = Checkpoints(folder / "checkpoints", 0)
     for index, steps in enumerate(breaks):
-        # With what it is initialised does not matter once there is a checkpoint.
+        # Its initialisation does not matter once there is a checkpoint.
         broken = network(seed=index, channels=shape[1])
         with pytest.raises(BrokenOffError):
             train(
@@ -324,7 +322,7 @@ def test_other_recipes(few_digits: DigitImages, tmp_path: Path, recipe: Recipe) 
 
 @pytest.mark.parametrize(("cached", "workers"), [(False, 0), (False, 2), (True, 0)])
 def test_files_and_caches(tmp_path: Path, cached: bool, workers: int) -> None:
-    """With augmentation and mixing, whose draws come again as they would have been."""
+    """With augmentation and mixing, with the same draws."""
     settings = ImagesSettings(
         root=str(make_tree(tmp_path / "tree")),
         search_val_per_class=2,
@@ -387,7 +385,7 @@ def test_a_finished_training_gives_the_same_again(few_digits: DigitImages, tmp_p
     assert_equal_weights(first, second)
 
 
-def test_epochs_that_were_done_are_told_again_and_seconds_add_up(
+def test_epochs_that_were_done_are_reported_again_and_seconds_add_up(
     few_digits: DigitImages, tmp_path: Path
 ) -> None:
     checkpoints, batches = Checkpoints(tmp_path / "c", 0), few_digits.train_batches(64, 3)
@@ -409,7 +407,7 @@ def test_epochs_that_were_done_are_told_again_and_seconds_add_up(
 
 
 class Counter:
-    """Steps that keep something of their own."""
+    """Backward passes with a state."""
 
     def __init__(self) -> None:
         self.seen = torch.zeros(())
@@ -426,7 +424,7 @@ class Counter:
         self.seen = state["seen"]
 
 
-def test_what_the_steps_keep_goes_on(few_digits: DigitImages, tmp_path: Path) -> None:
+def test_the_state_of_backward_passes_is_restored(few_digits: DigitImages, tmp_path: Path) -> None:
     batches, checkpoints = few_digits.train_batches(64, 3), Checkpoints(tmp_path / "c", 0)
     whole, broken, resumed = Counter(), Counter(), Counter()
     train(network(), batches, SGD, device=CPU, backward=whole, state=whole)
@@ -464,7 +462,7 @@ def test_a_truncated_checkpoint_costs_steps_and_changes_nothing(
     assert_equal_weights(whole, resumed)
 
 
-def test_randomness_is_the_trainings_own(few_digits: DigitImages) -> None:
+def test_training_has_its_own_random_state(few_digits: DigitImages) -> None:
     """The seed decides dropout; what the caller draws does not change it, nor is it changed."""
     found = []
     for before, seed in ((0, 1), (5, 1), (0, 2)):
@@ -478,7 +476,7 @@ def test_randomness_is_the_trainings_own(few_digits: DigitImages) -> None:
     assert not torch.equal(found[0], found[2])
 
 
-def test_randomness_is_given_back_after_an_error() -> None:
+def test_randomness_is_restored_after_an_error() -> None:
     state = torch.get_rng_state()
     with contextlib.suppress(KeyError), own_randomness(CPU):
         torch.rand(3)
@@ -488,7 +486,7 @@ def test_randomness_is_given_back_after_an_error() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_goes_on_from_the_same_bits(
+def test_a_gpu_resumes_from_the_same_bits(
     few_digits: DigitImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With kernels that add in one order, also what follows is the same."""

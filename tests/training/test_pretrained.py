@@ -1,4 +1,4 @@
-"""A supernet that begins with the weights of a trained network."""
+"""Supernets with the initial weights of a trained network."""
 
 from dataclasses import replace
 from pathlib import Path

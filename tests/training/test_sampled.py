@@ -14,12 +14,7 @@ from octnas.space.cost_table import CostLevels
 from octnas.space.costs import conv_macs
 from octnas.space.search_space import SearchSpace
 from octnas.training.loop import Step
-from octnas.training.sampled import (
-    architecture_draw,
-    rising_alphas,
-    sampling_steps,
-    sandwich,
-)
+from octnas.training.sampled import architecture_draw, rising_alphas, sampling_steps
 from octnas.training.settings import SupernetSettings
 
 UNIFORM = SupernetSettings(sampling="uniform")
@@ -62,7 +57,7 @@ def test_a_draw_depends_on_seed_number_and_rank_alone(
 
 
 @pytest.mark.parametrize("settings", [BY_MACS, UNIFORM])
-def test_ranks_draw_different_architectures_of_about_one_cost(
+def test_processes_draw_different_architectures_of_about_the_same_cost(
     digit_space: SearchSpace, settings: SupernetSettings
 ) -> None:
     assert CostLevels(digit_space).exact
@@ -79,7 +74,7 @@ def test_ranks_draw_different_architectures_of_about_one_cost(
     assert np.mean(spread) <= (0.3 if settings is UNIFORM else 0) * np.std(everything)
 
 
-def test_uniform_sampling_is_uniform_on_every_rank(digit_space: SearchSpace) -> None:
+def test_uniform_sampling_is_uniform_in_every_process(digit_space: SearchSpace) -> None:
     draw = architecture_draw(digit_space, UNIFORM, 0, rank=1)
     drawn = [draw(number) for number in range(1000)]
     for site in digit_space.searchable:
@@ -88,7 +83,7 @@ def test_uniform_sampling_is_uniform_on_every_rank(digit_space: SearchSpace) -> 
 
 
 def test_a_space_with_one_architecture_can_be_trained(digit_space: SearchSpace) -> None:
-    """Its ends are the same, and there may be no draws beside them."""
+    """The largest and the smallest one are the same; there may be no samples."""
     single = replace(
         digit_space, sites=tuple(replace(site, choices=(0.5,)) for site in digit_space.sites)
     )
@@ -99,7 +94,7 @@ def test_a_space_with_one_architecture_can_be_trained(digit_space: SearchSpace) 
     assert max(float(grad.abs().max()) for grad in gradients(supernet)) > 1e-3
 
 
-def test_the_cost_that_is_drawn_says_nothing_else_of_the_architecture(
+def test_the_drawn_cost_and_architecture_are_independent(
     digit_space: SearchSpace,
 ) -> None:
     # Inside a narrow range of costs, as if the architectures were drawn with numbers of their own.
@@ -127,12 +122,12 @@ def test_draws_stay_in_the_range_of_macs(digit_space: SearchSpace) -> None:
 def test_a_range_without_architectures_is_an_error_at_once(digit_space: SearchSpace) -> None:
     share = digit_space.smallest_macs / digit_space.vanilla_macs
     assert all(conv_macs(conv, 1.0, 1.0) > 0 for conv in digit_space.convs)
-    with pytest.raises(SettingError, match=r"macs: found \(0.0, .*: 0 to [\d,]+ MACs hold none"):
+    with pytest.raises(SettingError, match=r"macs: found \(0.0, .*: none has 0 to [\d,]+ MACs"):
         architecture_draw(digit_space, SupernetSettings(macs=(0.0, 0.9 * share)), seed=0)
 
 
-def test_a_sandwich_adds_up_its_architectures_gradients(digit_space: SearchSpace) -> None:
-    """The mean over the largest, the smallest and those drawn, each against its own targets."""
+def test_a_sandwich_averages_the_gradients_of_its_architectures(digit_space: SearchSpace) -> None:
+    """The largest one learns the labels; the others learn its output."""
     supernet = build_supernet(digit_space, seed=0, switchable=True)
     draw = architecture_draw(digit_space, BY_MACS, seed=3)
     drawn = [draw(2 * 5), draw(2 * 5 + 1)]
@@ -149,7 +144,8 @@ def test_a_sandwich_adds_up_its_architectures_gradients(digit_space: SearchSpace
             targets = logits.detach().softmax(1)
     expected = gradients(supernet)
     supernet.zero_grad()
-    steps = sandwich(supernet, digit_space, draw, samples=2, teacher="largest")
+    settings = SupernetSettings(sampling="sandwich", samples=2)
+    steps = sampling_steps(supernet, digit_space, settings, seed=3)
     loss = steps(step_of(supernet, digit_space, 5))
     assert float(loss) == pytest.approx(total)
     assert max(float(grad.abs().max()) for grad in expected) > 1e-3

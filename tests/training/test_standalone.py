@@ -1,4 +1,4 @@
-"""One network that two processes train: the same steps as one process that adds up both halves."""
+"""Trainings of single architectures."""
 
 import json
 import multiprocessing
@@ -24,12 +24,13 @@ from octnas.training.scoring import evaluate
 from octnas.training.settings import Recipe, RetrainSettings
 from octnas.training.standalone import (
     CHECKPOINTS_FOLDER,
-    JUDGED_FILE,
+    PREDICTIONS_FILE,
     RESULT_FILE,
     WEIGHTS_FILE,
     Training,
     train_all,
     train_one,
+    unfinished,
 )
 from tests.data.trees import make_tree, prepared
 from tests.training.resuming import BrokenOffError, timeless, until
@@ -49,15 +50,18 @@ def trainings(space: SearchSpace, folder: Path) -> list[Training]:
 
 
 def run(found: list[Training], settings: RetrainSettings) -> dict[str, dict[str, float]]:
+    """Metrics of all trainings, by folder; what is unfinished is trained."""
     epochs: list[str] = []
-    results = {
-        training.folder.name: dict(result.metrics)
-        for training, result in train_all(
-            found, DATA, settings, "cpu", lambda training, _: epochs.append(training.folder.name)
-        )
-    }
+    for training, result in train_all(
+        unfinished(found),
+        DATA,
+        settings,
+        "cpu",
+        lambda training, _: epochs.append(training.folder.name),
+    ):
+        assert training.result == result
     assert len(epochs) % settings.recipe.epochs == 0
-    return results
+    return {one.folder.name: dict(one.result.metrics) for one in found if one.result}
 
 
 def test_weights_on_disk_give_the_result_on_disk(digit_space: SearchSpace, tmp_path: Path) -> None:
@@ -68,26 +72,28 @@ def test_weights_on_disk_give_the_result_on_disk(digit_space: SearchSpace, tmp_p
     network.load_state_dict(load_file(training.folder / WEIGHTS_FILE))
     measured = evaluate(
         network, open_images(DATA, (1, 16, 16)).batches("val", 128), torch.device("cpu")
-    )
+    ).metrics
     assert measured["loss"] == pytest.approx(result.metrics["val_loss"], rel=1e-5)
     assert measured["top1"] == result.metrics["val_top1"]
     assert [row["epoch"] for row in result.history] == [1, 2]
 
 
-def test_what_is_made_of_every_image_is_kept_and_every_look_is_counted(
+def test_predictions_are_kept_and_every_validation_is_logged(
     digit_space: SearchSpace, tmp_path: Path
 ) -> None:
-    training = Training(digit_space.uniform(0.5), 0, tmp_path / "one", looks=tmp_path / "looks")
+    training = Training(
+        digit_space.uniform(0.5), 0, tmp_path / "one", validation_log=tmp_path / "looks"
+    )
     settings = RetrainSettings(recipe=RECIPE, test_sizes=(12, 24))
     metrics = train_one(training, DATA, settings, "cpu").metrics
-    judged = load_file(training.folder / JUDGED_FILE)
-    correct = judged["predicted"] == judged["target"]
+    predictions = load_file(training.folder / PREDICTIONS_FILE)
+    correct = predictions["predicted"] == predictions["target"]
     assert len(correct) == 80
     assert correct.double().mean() == metrics["val_top1"] <= metrics["val_top5"]
-    assert judged["in_top5"].double().mean() == metrics["val_top5"]
-    assert judged["loss"].mean().item() == pytest.approx(metrics["val_loss"], rel=1e-5)
+    assert predictions["in_top5"].double().mean() == metrics["val_top5"]
+    assert predictions["loss"].mean().item() == pytest.approx(metrics["val_loss"], rel=1e-5)
     assert torch.equal(
-        judged["target"].long(),
+        predictions["target"].long(),
         torch.cat([labels for _, labels in open_images(DATA, (1, 16, 16)).batches("val", 99)]),
     )
     looks = [json.loads(line) for line in (tmp_path / "looks").read_text().splitlines()]
@@ -99,12 +105,12 @@ def test_what_is_made_of_every_image_is_kept_and_every_look_is_counted(
     for size in (12, 24):
         batches = open_images(DATA, (1, size, size)).batches("val", 128)
         assert batches[0][0].shape[2:] == (size, size)
-        measured = evaluate(network, batches, torch.device("cpu"))
+        measured = evaluate(network, batches, torch.device("cpu")).metrics
         assert measured["top1"] == metrics[f"val_top1@{size}"]
 
 
-def test_other_sizes_of_images_that_lie_in_a_cache(tmp_path: Path) -> None:
-    """Of the network that the cache was made for, and of one on smaller images."""
+def test_other_image_sizes_with_a_cache(tmp_path: Path) -> None:
+    """For the network that the cache was made for, and for one with smaller images."""
     cache = CacheSettings(enabled=True, folder=str(tmp_path / "cache"))
     tree = str(make_tree(tmp_path / "tree"))
     data = prepared(
@@ -128,11 +134,11 @@ def test_other_sizes_of_images_that_lie_in_a_cache(tmp_path: Path) -> None:
         for size in (12, 24):
             batches = open_images(data, (3, size, size)).batches("val", 16)
             assert next(iter(batches))[0].shape == (8, 3, size, size)
-            measured = evaluate(network, batches, torch.device("cpu"))
+            measured = evaluate(network, batches, torch.device("cpu")).metrics
             assert measured["top1"] == metrics[f"val_top1@{size}"]
 
 
-def test_finished_trainings_are_not_done_again(digit_space: SearchSpace, tmp_path: Path) -> None:
+def test_finished_trainings_are_not_repeated(digit_space: SearchSpace, tmp_path: Path) -> None:
     settings = RetrainSettings(workers=1, recipe=RECIPE)
     found = trainings(digit_space, tmp_path)[:1]
     first = run(found, settings)
@@ -141,7 +147,7 @@ def test_finished_trainings_are_not_done_again(digit_space: SearchSpace, tmp_pat
     assert (found[0].folder / RESULT_FILE).stat().st_mtime_ns == before
 
 
-def test_a_training_that_was_broken_off_goes_on(
+def test_an_interrupted_training_resumes(
     digit_space: SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = RetrainSettings(recipe=replace(RECIPE, checkpoint_seconds=0))
@@ -157,7 +163,7 @@ def test_a_training_that_was_broken_off_goes_on(
         assert broken.result is None
         assert len(list((broken.folder / CHECKPOINTS_FOLDER).iterdir())) == 2
     epochs: list[float] = []
-    found = train_one(broken, DATA, settings, "cpu", lambda _, row: epochs.append(row["epoch"]))
+    found = train_one(broken, DATA, settings, "cpu", lambda row: epochs.append(row["epoch"]))
     assert epochs == [1, 2]
     assert timeless(found.history) == timeless(expected.history)
     assert timeless([found.metrics]) == timeless([expected.metrics])
@@ -165,13 +171,13 @@ def test_a_training_that_was_broken_off_goes_on(
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     for training in (whole, broken):
         assert sorted(path.name for path in training.folder.iterdir()) == [
-            JUDGED_FILE,
+            PREDICTIONS_FILE,
             RESULT_FILE,
             WEIGHTS_FILE,
         ]
 
 
-def test_a_process_that_dies_as_it_finishes_leaves_no_checkpoints(
+def test_leftover_checkpoints_of_a_finished_training_are_removed(
     digit_space: SearchSpace, tmp_path: Path
 ) -> None:
     settings = RetrainSettings(workers=1, recipe=RECIPE)
@@ -183,7 +189,7 @@ def test_a_process_that_dies_as_it_finishes_leaves_no_checkpoints(
 
 
 @pytest.mark.slow
-def test_side_by_side_gives_what_one_after_another_gives(
+def test_side_by_side_gives_the_same_as_one_after_another(
     digit_space: SearchSpace, tmp_path: Path
 ) -> None:
     alone = run(trainings(digit_space, tmp_path / "a"), RetrainSettings(workers=1, recipe=RECIPE))
@@ -210,7 +216,7 @@ def test_an_error_in_one_process_ends_the_others_and_keeps_what_is_finished(
 
 
 @pytest.mark.slow
-def test_a_killed_process_is_one_clear_error(digit_space: SearchSpace, tmp_path: Path) -> None:
+def test_a_killed_process_is_one_line(digit_space: SearchSpace, tmp_path: Path) -> None:
     found = trainings(digit_space, tmp_path)
 
     def kill(*_: object) -> None:
@@ -224,7 +230,7 @@ def test_a_killed_process_is_one_clear_error(digit_space: SearchSpace, tmp_path:
 
 @pytest.mark.slow
 def test_trainings_end_with_a_killed_parent(digit_space: SearchSpace, tmp_path: Path) -> None:
-    """SIGKILL leaves no time to end them; they see for themselves that nobody waits."""
+    """After a SIGKILL nobody ends them; they notice it themselves."""
     context = multiprocessing.get_context("spawn")
     begun = context.Queue()
     parent = context.Process(target=_train_long, args=(digit_space, tmp_path, begun))
@@ -248,7 +254,7 @@ def _train_long(space: SearchSpace, folder: Path, begun: "Queue[list[int]]") -> 
     list(train_all(trainings(space, folder), DATA, settings, "cpu", on_epoch))
 
 
-SETTINGS = RetrainSettings(ranks=2, recipe=Recipe(epochs=3, batch_size=32, warmup_epochs=0.5))
+SETTINGS = RetrainSettings(processes=2, recipe=Recipe(epochs=3, batch_size=32, warmup_epochs=0.5))
 
 
 @pytest.mark.slow
@@ -256,7 +262,7 @@ def test_two_processes_train_one_network(digit_space: SearchSpace, tmp_path: Pat
     training = Training(digit_space.uniform(0.5), 0, tmp_path / "two")
     rows: list[dict[str, float]] = []
     result = train_one(
-        training, DATA, SETTINGS, "cpu", lambda _, row: rows.append(dict(row)), watch="search_val"
+        training, DATA, SETTINGS, "cpu", lambda row: rows.append(dict(row)), watch="search_val"
     )
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert all(0 <= row["search_val_top1"] <= 1 for row in rows)
@@ -270,11 +276,11 @@ def test_two_processes_train_one_network(digit_space: SearchSpace, tmp_path: Pat
     network = build(training.architecture, seed=9)
     network.load_state_dict(load_file(training.folder / WEIGHTS_FILE))
     batches = open_images(DATA, (1, 16, 16)).batches("val", 80)
-    measured = evaluate(network, batches, torch.device("cpu"))
+    measured = evaluate(network, batches, torch.device("cpu")).metrics
     assert measured["loss"] == pytest.approx(result.metrics["val_loss"], rel=1e-5)
-    # Each process sees half of every batch: near one process that sees all, but for batch norms.
+    # Close to one process with the whole batch; only batch norms differ.
     alone = Training(training.architecture, 0, tmp_path / "one")
-    whole = train_one(alone, DATA, replace(SETTINGS, ranks=1), "cpu")
+    whole = train_one(alone, DATA, replace(SETTINGS, processes=1), "cpu")
     for one, other in zip(whole.history, result.history, strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=0.1)
     again = train_one(Training(training.architecture, 0, tmp_path / "again"), DATA, SETTINGS, "cpu")
