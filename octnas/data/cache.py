@@ -14,8 +14,9 @@ import os
 import shutil
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from octnas.data.batches import Asked, Shape
 from octnas.data.decode import BrokenImageError, pixel_digest
 from octnas.errors import DataError
 from octnas.io.files import read_as, write_json
@@ -129,16 +131,10 @@ class Cache:
         return everything
 
     @cached_property
-    def pixels(self) -> Tensor:
-        """All images, memory-mapped to be read: ``(count, resolution, resolution, 3)`` uint8."""
-        side = self.resolution
-        # Copy on write would be refused for a file that is larger than the memory.
-        mapped = np.memmap(
-            self.folder / PIXELS_FILE, np.uint8, mode="r", shape=(self.count, side, side, 3)
-        )
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            return torch.from_numpy(mapped)
+    def pixels(self) -> np.ndarray:
+        """All images, memory-mapped: ``(count, resolution, resolution, 3)`` uint8."""
+        shape = (self.count, self.resolution, self.resolution, 3)
+        return np.memmap(self.folder / PIXELS_FILE, np.uint8, mode="r", shape=shape)
 
     def check_room(self) -> None:
         """Say how large the rest of the cache will be, and refuse it if the disk is too small.
@@ -223,6 +219,56 @@ class Cache:
 
     def _file(self, shard: int) -> Path:
         return self.folder / f"shard-{shard:06d}.json"
+
+
+class CachedImages:
+    """Some images of a cache with their labels.
+
+    Args:
+        pixels: of the whole cache, ``(count, side, side, 3)`` uint8.
+        positions: of these images in it.
+        labels: of these images.
+    """
+
+    def __init__(self, pixels: np.ndarray, positions: Iterable[int], labels: Sequence[int]) -> None:
+        self._pixels = pixels
+        self._positions = np.fromiter(positions, np.int64)
+        self._labels = torch.tensor(labels, dtype=torch.long)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def some(self, chosen: Sequence[int]) -> "CachedImages":
+        """Those at some positions."""
+        return CachedImages(self._pixels, self._positions[chosen], self._labels[chosen].tolist())
+
+    def shaped(self, asked: Asked, shape: Shape, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `octnas.data.batches.StoredImages`."""
+        # One batch ahead, in a thread: reading and resampling release the interpreter. Torch would
+        # start more threads there, which take the cores from the training; PIL and numpy do not.
+        with ThreadPoolExecutor(1) as pool:
+            waiting: deque[Future[tuple[Tensor, Tensor]]] = deque()
+            for batch in range(start, len(asked)):
+                waiting.append(pool.submit(self._shape, *asked[batch], shape))
+                if len(waiting) > 1:
+                    yield waiting.popleft().result()
+            if waiting:
+                yield waiting.popleft().result()
+
+    def _shape(self, indices: Tensor, draws: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:
+        places = self._positions[indices.numpy()]
+        pixels = torch.from_numpy(
+            np.stack(
+                [
+                    shape(Image.fromarray(self._pixels[place]), row)
+                    for place, row in zip(places, draws.tolist(), strict=True)
+                ]
+            )
+        )
+        labels = self._labels[indices]
+        if torch.cuda.is_available():
+            return pixels.pin_memory(), labels.pin_memory()
+        return pixels, labels
 
 
 def gigabytes(size: int) -> str:

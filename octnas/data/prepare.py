@@ -21,7 +21,7 @@ from octnas.data.digits import digest_of_digits
 from octnas.data.from_files import load
 from octnas.data.image_list import ABOUT_FILE, PARTS, ImageList, write_images
 from octnas.data.image_list import SCHEMA as LIST_SCHEMA
-from octnas.data.settings import CACHE, DataSettings, DigitsSettings, ImagesSettings
+from octnas.data.settings import DataSettings, DigitsSettings, ImagesSettings, cache_folder
 from octnas.data.sources import (
     SPLITS,
     Problem,
@@ -33,7 +33,7 @@ from octnas.data.sources import (
 )
 from octnas.data.splits import broken_classes, choose_subset, sort_out
 from octnas.errors import DataError, SettingError
-from octnas.io.files import expand_home, write_json, write_text
+from octnas.io.files import write_json, write_text
 from octnas.runtime.progress import Progress, Quiet
 
 
@@ -143,9 +143,7 @@ class _Shards(Dataset[bool | str]):
         return True
 
     def of(self, shards: list[int], workers: int) -> Iterator[bool | str]:
-        if not shards:
-            return
-        yield from load(self, workers, batch_size=None, sampler=shards)
+        yield from load(self, workers, shards) if shards else ()
 
 
 def _fill_from_stream(
@@ -277,31 +275,6 @@ def cache_resolution(settings: ImagesSettings, input_size: tuple[int, int, int])
     if not side <= resolution <= 2 * side:
         raise SettingError("cache.resolution", resolution, f"{side} to {2 * side}, or 0")
     return resolution
-
-
-def cached_squares(images: ImageList, settings: ImagesSettings, side: int) -> int:
-    """Side of the squares that networks are trained on whose images have this side.
-
-    0 where their images come from the files: without a cache, and where they are larger than those
-    that it was made for, as at other test sizes. Smaller ones, of plain networks beside a search,
-    come from the cache, whose squares shrink as the images do: so all networks of a run see the
-    same share of an image, by the same augmentation.
-    """
-    if not settings.cache.enabled or not images.resolution:
-        return 0
-    if side > images.side:
-        # Shards have an order that batches cannot follow.
-        return images.resolution if settings.streamed else 0
-    return images.resolution * side // images.side
-
-
-def cache_folder(settings: ImagesSettings) -> Path:
-    """Where the caches of this node lie.
-
-    Raises:
-        ConfigError: in the home of a user who has none.
-    """
-    return expand_home(settings.cache.folder or CACHE, "data.cache.folder").absolute()
 
 
 def build_missing(cache: Cache, images: ImageList, settings: ImagesSettings) -> None:

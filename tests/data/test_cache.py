@@ -53,7 +53,7 @@ def test_it_holds_every_image_and_every_reason(names: list[str], tmp_path: Path)
     # The shorter side of 18 to 16, and of the other the middle.
     with Image.open(tmp_path / "images" / "3.png") as image:
         expected = np.asarray(image.resize((17, 16), Image.Resampling.BILINEAR))[:, :16]
-    assert np.array_equal(cache.pixels[3].numpy(), expected)
+    assert np.array_equal(cache.pixels[3], expected)
     found = cache.found()
     assert found[7].reason == "no image, or of an unknown format"
     assert not cache.pixels[7].any()
