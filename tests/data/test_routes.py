@@ -157,7 +157,7 @@ def error_of_std(values: Tensor) -> Tensor:
     return ((fourth - second**2).clamp(min=0) / (4 * second.clamp(min=1e-12) * len(values))).sqrt()
 
 
-@pytest.mark.parametrize("name", ["crops", "RandAugment"])
+@pytest.mark.parametrize("name", ["crops", "colour jitter"])
 def test_a_cache_of_lower_resolution_costs_detail_alone(tmp_path: Path, name: str) -> None:
     """Crops, flips and colours are the same; what is smaller than its pixels is lost."""
     augment = replace(SETTINGS[name], scale=0.08)
