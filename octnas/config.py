@@ -19,8 +19,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from octnas.cluster.settings import RaySettings
-from octnas.data.prepare import cache_folder
-from octnas.data.settings import SOURCES, DigitsSettings, ImagesSettings
+from octnas.data.settings import SOURCES, DigitsSettings, ImagesSettings, cache_folder
 from octnas.errors import ConfigError, OctnasError, SettingError, require, require_seed
 from octnas.export.settings import ExportSettings
 from octnas.io.credentials import HIDDEN, redact_all

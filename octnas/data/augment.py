@@ -1,178 +1,196 @@
-"""Augmentation of whole batches, on the device that trains."""
+"""Augmentation: crops where images are decoded, colours in batches on the device.
+
+Images from files and from a cache go through the same functions. Every image has random numbers
+of its own, uniform on [0, 1), so that nothing depends on which process crops it or on its batch.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from PIL import Image
 from timm.data import Mixup
 from torch import Tensor
-from torchvision.transforms import v2
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
 
-from octnas.data.batches import seeded
 from octnas.data.settings import AugmentSettings
 
 RATIO = (3 / 4, 4 / 3)
 _TRIES = 10
-# A batch is cut into so many groups, each with its own draw of the colour operations.
-_GROUPS = 8
+# Random numbers of a crop: place (2), flip, then area and aspect ratio of every try.
+CROP_DRAWS = 3 + 2 * _TRIES
+# Of colour jitter: three factors and the order of their operations.
+_JITTER_DRAWS = 6
+_LUMA = (0.2989, 0.587, 0.114)
 
 
-class BatchAugment:
-    """Random crop and flip of every image, then colour operations; uint8 in, normalised out.
-
-    Crops are those of `torchvision.transforms.v2.RandomResizedCrop`, drawn for each image and read
-    bilinearly. RandAugment and colour jitter are torchvision's, which change a whole batch alike,
-    and so work on eighths of the batch.
+def random_box(
+    size: tuple[int, int], smallest: float, draws: Sequence[float]
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a crop, distributed as by `RandomResizedCrop`.
 
     Args:
-        settings: what to do.
+        size: height and width of the image.
+        smallest: smallest share of its area.
+        draws: `CROP_DRAWS` random numbers.
+    """
+    height, width = size
+    low, high = map(math.log, RATIO)
+    for share, shape in zip(draws[3:CROP_DRAWS:2], draws[4:CROP_DRAWS:2], strict=True):
+        area = height * width * (smallest + (1 - smallest) * share)
+        ratio = math.exp(low + (high - low) * shape)
+        box_height, box_width = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if 0 < box_height <= height and 0 < box_width <= width:
+            top, left = (height - box_height + 1) * draws[0], (width - box_width + 1) * draws[1]
+            return int(top), int(left), box_height, box_width
+    # The largest central crop within the limits of the aspect ratio.
+    box_height = min(height, round(width / RATIO[0]))
+    box_width = min(width, round(height * RATIO[1]))
+    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """Random resized crop and horizontal flip of one image, antialiased as in evaluation.
+
+    Attributes:
+        settings: ``scale`` and ``hflip``.
         size: height and width of the result.
-        mean, std: of the pixel values as a share of the brightest, by channel.
-        device: where to work.
     """
 
-    def __init__(
-        self,
-        settings: AugmentSettings,
-        size: tuple[int, int],
-        mean: Sequence[float],
-        std: Sequence[float],
-        device: torch.device,
-    ) -> None:
-        self._settings, self._size, self._device = settings, size, device
-        self._normalise = Normalise(mean, std, device)
-        self._colour = _colour(settings)
-        self._memory = Memory()
+    settings: AugmentSettings
+    size: tuple[int, int]
 
-    def __call__(self, images: Tensor, seed: int) -> Tensor:
-        """Augment ``(N, H, W, 3)`` uint8, by a seed alone; ``(N, 3, *size)`` float32."""
-        generator = torch.Generator().manual_seed(seed)
-        boxes = random_boxes(len(images), images.shape[1:3], self._settings.scale, generator)
-        flips = torch.rand(len(images), generator=generator) < self._settings.hflip
-        moved = images.to(self._device, non_blocking=True)
-        pixels = crop(moved, boxes, flips, self._size, self._memory)
-        if self._colour is not None:
-            with seeded(seed):
-                pixels = self._recolour(pixels.round().clamp(0, 255).to(torch.uint8)).float()
-        return self._normalise(pixels)
-
-    def _recolour(self, pixels: Tensor) -> Tensor:
-        assert self._colour is not None
-        groups = pixels.chunk(min(_GROUPS, len(pixels)))
-        return torch.cat([self._colour(group) for group in groups])
+    def __call__(self, image: Image.Image, draws: Sequence[float]) -> np.ndarray:
+        """``(3, *size)`` uint8 of an RGB image, by the first `CROP_DRAWS` random numbers."""
+        box = random_box((image.height, image.width), self.settings.scale, draws)
+        top, left, height, width = box
+        crop = image.crop((left, top, left + width, top + height))
+        pixels = np.asarray(crop.resize(self.size[::-1], Image.Resampling.BILINEAR))
+        if draws[2] < self.settings.hflip:
+            pixels = pixels[:, ::-1]
+        return pixels.transpose(2, 0, 1)
 
 
 class Normalise:
-    """Pixels of 0 to 255 by mean and standard deviation, in place."""
+    """uint8 pixels to normalised float32, on a device.
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
+    Args:
+        mean, std: of pixel values scaled to [0, 1], by channel.
+        device: of the result.
+    """
+
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], device: torch.device | str
+    ) -> None:
+        self._device = device
         self._mean = torch.tensor(mean, device=device)[:, None, None] * 255
         self._scale = 1 / (torch.tensor(std, device=device)[:, None, None] * 255)
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """``(N, C, H, W)`` float32."""
-        return pixels.sub_(self._mean).mul_(self._scale)
+        """``(N, C, H, W)``."""
+        return self.moved(pixels).to(torch.float32, copy=True).sub_(self._mean).mul_(self._scale)
+
+    def moved(self, tensor: Tensor) -> Tensor:
+        """Any tensor on the device."""
+        return tensor.to(self._device, non_blocking=True)
 
 
-def random_boxes(
-    count: int, size: Sequence[int], smallest: float, generator: torch.Generator
-) -> Tensor:
-    """Boxes of crops as `RandomResizedCrop` draws them: ``(count, 4)``, top, left, height, width.
+class Recolour:
+    """RandAugment (arXiv 1909.13719), then colour jitter, with parameters of every image's own.
+
+    RandAugment has torchvision's 14 operations, one of which is the identity. Images that
+    draw the same operation are changed together.
 
     Args:
-        count: how many.
-        size: height and width of the image.
-        smallest: share of its area that a crop keeps at least.
-        generator: of the draws.
+        settings: ``rand_augment``, ``magnitude`` and ``color_jitter``.
+        mean: pixel values scaled to [0, 1] that fill what is moved into the image, by channel.
     """
+
+    def __init__(self, settings: AugmentSettings, mean: Sequence[float]) -> None:
+        self._settings = settings
+        self._fill = [255 * value for value in mean]
+        self.draws = 2 * settings.rand_augment + (_JITTER_DRAWS if settings.color_jitter else 0)
+
+    def __call__(self, pixels: Tensor, draws: Tensor) -> Tensor:
+        """Change ``(N, 3, H, W)`` uint8 by ``(N, self.draws)`` random numbers on the CPU."""
+        for step in range(self._settings.rand_augment):
+            pixels = self._rand_augment(pixels, draws[:, 2 * step : 2 * step + 2])
+        if self._settings.color_jitter:
+            factors = 1 + self._settings.color_jitter * (2 * draws[:, -6:-3] - 1)
+            pixels = _jitter(pixels, factors, draws[:, -3:].argsort(dim=1))
+        return pixels
+
+    def _rand_augment(self, pixels: Tensor, draws: Tensor) -> Tensor:
+        result, strength = pixels.clone(), self._settings.magnitude / 10
+        for half, signed in enumerate((strength, -strength)):
+            operations = _operations(signed, self._fill, pixels.shape[2:])
+            kinds = (draws[:, 0] * len(operations)).long()
+            for kind, operation in enumerate(operations):
+                chosen = (kinds == kind) & ((draws[:, 1] >= 0.5) == half)
+                if operation is not None and chosen.any():
+                    index = chosen.nonzero()[:, 0].to(pixels.device)
+                    result[index] = operation(pixels[index])
+        return result
+
+
+def _operations(
+    strength: float, fill: list[float], size: Sequence[int]
+) -> tuple[Callable[[Tensor], Tensor] | None, ...]:
+    """RandAugment's operations; the sign of the strength, −1 to 1, is that of a direction."""
     height, width = size
-    shape = (_TRIES, count)
-    area = height * width * torch.empty(shape).uniform_(smallest, 1, generator=generator)
-    low, high = (math.log(ratio) for ratio in RATIO)
-    ratio = torch.empty(shape).uniform_(low, high, generator=generator).exp()
-    widths, heights = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
-    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
-    # The first that fits; where none does, as much of the middle as the ratios allow.
-    first = fits.int().argmax(0, keepdim=True)
-    none = ~fits.any(0)
-    widest = round(min(width, height * RATIO[1]))
-    highest = round(min(height, width / RATIO[0]))
-    chosen_w = widths.gather(0, first)[0].masked_fill(none, widest)
-    chosen_h = heights.gather(0, first)[0].masked_fill(none, highest)
-    room = torch.stack([height - chosen_h, width - chosen_w])
-    place = (torch.rand((2, count), generator=generator) * (room + 1)).floor().minimum(room)
-    top, left = torch.where(none, (room / 2).floor(), place)
-    return torch.stack([top, left, chosen_h, chosen_w], dim=1)
+    bilinear = InterpolationMode.BILINEAR
+    warp = partial(
+        F.affine,
+        angle=0.0,
+        translate=[0.0, 0.0],
+        scale=1.0,
+        shear=[0.0, 0.0],
+        interpolation=bilinear,
+        fill=fill,
+    )
+    slope = math.degrees(math.atan(0.3 * strength))
+    shift, factor = 150 / 331 * strength, 1 + 0.9 * strength
+    return (
+        None,
+        partial(warp, shear=[slope, 0.0], center=[0.0, 0.0]),
+        partial(warp, shear=[0.0, slope], center=[0.0, 0.0]),
+        partial(warp, translate=[int(shift * width), 0.0]),
+        partial(warp, translate=[0.0, int(shift * height)]),
+        partial(F.rotate, angle=30 * strength, interpolation=bilinear, fill=fill),
+        partial(F.adjust_brightness, brightness_factor=factor),
+        partial(F.adjust_saturation, saturation_factor=factor),
+        partial(F.adjust_contrast, contrast_factor=factor),
+        partial(F.adjust_sharpness, sharpness_factor=factor),
+        partial(F.posterize, bits=8 - round(4 * abs(strength))),
+        partial(F.solarize, threshold=255 * (1 - abs(strength))),
+        F.autocontrast,
+        F.equalize,
+    )
 
 
-class Memory:
-    """Tensors that are written to again and again.
-
-    Where a batch takes some megabytes, the system needs longer to hand out fresh memory than a
-    crop takes (four times as long on a virtual machine).
-    """
-
-    def __init__(self) -> None:
-        self._tensors: dict[str, Tensor] = {}
-
-    def of(self, name: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
-        """The float32 tensor of a name, of whatever it held; another one for another shape."""
-        there = self._tensors.get(name)
-        if there is None or there.shape != shape or there.device != device:
-            there = self._tensors[name] = torch.empty(shape, device=device)
-        return there
-
-
-def crop(
-    images: Tensor,
-    boxes: Tensor,
-    flips: Tensor,
-    size: tuple[int, int],
-    memory: Memory | None = None,
-) -> Tensor:
-    """Every image's box at another size, bilinearly; mirrored where asked for.
+def _jitter(pixels: Tensor, factors: Tensor, order: Tensor) -> Tensor:
+    """Change brightness, contrast and saturation of every image, in an order of its own.
 
     Args:
-        images: ``(N, H, W, C)`` uint8.
-        boxes: ``(N, 4)``: top, left, height and width in pixels.
-        flips: ``(N,)`` bool.
-        size: height and width of the result.
-        memory: for what is needed on the way; fresh memory without it.
-
-    Returns:
-        ``(N, C, *size)`` float32, 0 to 255.
+        pixels: ``(N, 3, H, W)`` uint8.
+        factors: ``(N, 3)``, of the three operations.
+        order: ``(N, 3)``, their numbers.
     """
-    memory, device = memory or Memory(), images.device
-    pixels = memory.of("pixels", tuple(images.shape), device).copy_(images)
-    top, left, height, width = boxes.unbind(1)
-    # Where in the image each row and column of the result is read, −1 and 1 being its borders.
-    # That is `affine_grid` for boxes, at a fifth of its time.
-    rows = _places(top, height, images.shape[1], size[0])
-    columns = _places(left, width, images.shape[2], size[1])
-    columns = torch.where(flips[:, None], columns.flip(1), columns)
-    grid = memory.of("grid", (len(boxes), *size, 2), device)
-    grid[..., 0] = columns[:, None, :].to(device, non_blocking=True)
-    grid[..., 1] = rows[:, :, None].to(device, non_blocking=True)
-    pixels = pixels.permute(0, 3, 1, 2)
-    return F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
-
-
-def _places(begin: Tensor, length: Tensor, side: int, count: int) -> Tensor:
-    """The middles of ``count`` equal steps along each box, ``(N, count)``."""
-    steps = (torch.arange(count) + 0.5) / count
-    return (begin[:, None] + length[:, None] * steps) * (2 / side) - 1
-
-
-def _colour(settings: AugmentSettings) -> v2.Transform | None:
-    strength = settings.color_jitter
-    wanted: list[v2.Transform] = []
-    if settings.rand_augment:
-        # timm's scale has 10 steps, torchvision's 31.
-        wanted.append(v2.RandAugment(settings.rand_augment, 3 * settings.magnitude))
-    if strength:
-        wanted.append(v2.ColorJitter(strength, strength, strength))
-    return v2.Compose(wanted) if wanted else None
+    result, luma = pixels.float(), torch.tensor(_LUMA, device=pixels.device)[:, None, None]
+    for step in order.T:
+        for kind in range(3):
+            chosen = (step == kind).nonzero()[:, 0]
+            index, factor = chosen.to(pixels.device), factors[chosen, kind].to(pixels.device)
+            own = result[index]
+            gray = (own * luma).sum(1, keepdim=True)
+            base = (0 * gray, gray.mean((2, 3), keepdim=True), gray)[kind]
+            result[index] = (base + factor[:, None, None, None] * (own - base)).clamp_(0, 255)
+    return result.round_()
 
 
 class BatchMixup:
@@ -190,6 +208,11 @@ class BatchMixup:
 
     def __call__(self, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Images mixed in pairs, ``(N, C, H, W)`` of even N, and shares of classes, ``(N, C)``."""
-        with seeded(seed):
+        # timm draws from numpy's global generator.
+        before = np.random.get_state()
+        np.random.seed(seed)
+        try:
             mixed, targets = self._mixup(images, labels)
+        finally:
+            np.random.set_state(before)
         return mixed, targets

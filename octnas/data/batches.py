@@ -1,18 +1,12 @@
-"""Batches of images and labels, as training and scoring take them.
+"""Batches of images and labels: their types, their order, and the share of each process."""
 
-In which order training shows images, and which of them a rank sees.
-
-The global random generators, for libraries that draw from them.
-"""
-
-import contextlib
-import random
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from octnas.errors import require
@@ -22,6 +16,28 @@ Batch = tuple[Tensor, Tensor]
 
 With Mixup or CutMix, labels are shares of the classes, ``(n, classes)`` float32.
 """
+
+
+Shape = Callable[[Image.Image, Sequence[float]], np.ndarray]
+"""What makes ``(3, H, W)`` uint8 of an RGB image, by the image's random numbers; picklable."""
+
+
+class Asked(Sized, Protocol):
+    """Indices ``(n,)`` of the images of each batch, and their random numbers ``(n, draws)``."""
+
+    def __getitem__(self, batch: int, /) -> tuple[Tensor, Tensor]: ...
+
+
+class StoredImages(Sized, Protocol):
+    """Images with labels, from files or from a cache."""
+
+    def some(self, chosen: Sequence[int]) -> Self:
+        """Those at some positions."""
+        ...
+
+    def shaped(self, asked: Asked, shape: Shape, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images ``(n, 3, H, W)`` uint8 and labels ``(n,)``, prepared ahead, from a batch on."""
+        ...
 
 
 class Batches(Sized, Protocol):
@@ -34,18 +50,18 @@ class TrainingBatches(Sized, Protocol):
     """Batches of any epoch; an epoch has ``len`` of them."""
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch, decided by the seed and the epoch's number alone.
+        """The batches of one epoch, which depend on the seed and the epoch's number alone.
 
         Args:
-            number: of the epoch, from 0; each has an order and augmentation of its own.
-            start: how many of its batches are left out; their images are not decoded.
+            number: of the epoch, from 0; each has its own order and augmentation.
+            start: batches to skip; their images are not decoded.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Part:
-    """The share of every batch that one of several ranks trains with.
+    """The share of every batch that one of several ranks trains on.
 
     Attributes:
         rank: of this process, from 0.
@@ -59,7 +75,7 @@ class Part:
         require(0 <= self.rank < self.ranks, "rank", self.rank, f"0 to {self.ranks - 1}")
 
     def of(self, batch: Tensor) -> Tensor:
-        """This rank's entries of a batch: together, the ranks have each entry once."""
+        """This rank's entries of a batch; every entry belongs to exactly one rank."""
         return batch[self.rank :: self.ranks]
 
     def check(self, batch_size: int) -> None:
@@ -76,47 +92,52 @@ WHOLE = Part()
 
 
 def spread(count: int, most: int) -> list[int]:
-    """The positions of ``most`` of ``count`` images, evenly spread; of all where ``most`` is 0.
+    """At most ``most`` of ``count`` positions, evenly spread; all where ``most`` is 0.
 
-    A part may be in the order of its classes, so that its beginning is no sample of it.
+    Images may be sorted by class, so that the first ones are no sample.
     """
     most = min(most or count, count)
     return [index * count // most for index in range(most)]
 
 
-def epoch_order(count: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
-    """Indices in an order of this epoch's own and a seed for each, whole batches only.
+def epoch_order(count: int, batch_size: int, seed: int, epoch: int) -> Tensor:
+    """Shuffled indices ``(batches, batch_size)`` int64, whole batches only.
 
-    Decided by the arguments alone, so that a training can go on in the middle of an epoch, and
-    the same on all ranks, whatever their number.
-
-    Returns:
-        Both ``(batches, batch_size)`` int64.
+    They depend on the arguments alone, so that a training can resume in the middle of an epoch.
     """
-    generator = epoch_generator(seed, epoch)
     batches = count // batch_size
-    order = torch.randperm(count, generator=generator)[: batches * batch_size]
-    seeds = torch.randint(2**31, (batches, batch_size), generator=generator)
-    return order.view(batches, batch_size), seeds
+    order = torch.randperm(count, generator=epoch_generator(seed, epoch))
+    return order[: batches * batch_size].view(batches, batch_size)
 
 
-def epoch_generator(seed: int, epoch: int, stream: int = 0) -> torch.Generator:
-    """A generator of one epoch's draws; streams with other numbers are independent."""
-    mixed = np.random.SeedSequence((seed, epoch, stream)).generate_state(1)
+def epoch_generator(seed: int, epoch: int, *stream: int) -> torch.Generator:
+    """A generator for one epoch; other numbers of a stream make an independent one."""
+    mixed = np.random.SeedSequence((seed, epoch, *stream)).generate_state(1)
     return torch.Generator().manual_seed(int(mixed[0]))
 
 
-@contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Python's, numpy's and torch's generators by a seed, and as they were afterwards."""
-    before = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            random.seed(seed)
-            np.random.seed(seed)
-            # Not `torch.manual_seed`, which seeds accelerators too, and they would stay so.
-            torch.default_generator.manual_seed(seed)
-            yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
+@dataclass(frozen=True)
+class Epoch:
+    """Which images the batches of an epoch hold, with random numbers for each.
+
+    Attributes:
+        order: of the images, by batch.
+        draws: random numbers of an image.
+        seed, number: of the training, and of the epoch.
+        part: of this rank.
+    """
+
+    order: Tensor
+    draws: int
+    seed: int
+    number: int
+    part: Part
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Indices ``(n,)`` and random numbers ``(n, draws)`` of this rank."""
+        generator = epoch_generator(self.seed, self.number, 2, batch)
+        draws = torch.rand((self.order.shape[1], self.draws), generator=generator)
+        return self.part.of(self.order[batch]), self.part.of(draws)

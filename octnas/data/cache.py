@@ -1,12 +1,11 @@
 """Decoded images in one memory-mapped file, filled a shard at a time by any number of processes.
 
 The folder of a cache holds ``pixels.u8``, all images one after another, and one JSON file for each
-shard that is whole. A shard's pixels are on disk before its JSON file is there, which is written
-under another name and renamed; so a cache that was broken off is gone on with, and what is there
-is right. What a shard holds depends on nothing but the images, so that two processes that fill
-the same one write the same bytes: there are no locks, only claims (symbolic links that name their
-owner, whose making is atomic on network file systems too) that spare the work of doing it twice.
-Shards begin on pages of their own, so that two hosts never write to the same page.
+complete shard, which is renamed into place after the pixels are on disk. So an interrupted cache
+can be resumed. A shard depends on the images alone, and processes that fill the same one write the
+same bytes: there are no locks, only claims (symbolic links that name their owner, which are atomic
+on network file systems too) that avoid doing the work twice. Shards begin on page boundaries, so
+that two hosts never write to the same page.
 """
 
 import math
@@ -14,8 +13,9 @@ import os
 import shutil
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +28,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from octnas.data.batches import Asked, Shape
 from octnas.data.decode import BrokenImageError, pixel_digest
 from octnas.errors import DataError
 from octnas.io.files import read_json, write_json
@@ -35,9 +36,9 @@ from octnas.io.files import read_json, write_json
 SCHEMA = 1
 PIXELS_FILE = "pixels.u8"
 _PAGE = 4096
-# Images of a shard, as nearly as pages allow: some seconds of decoding.
+# Images of a shard, rounded to whole pages: some seconds of decoding.
 _SHARD = 512
-# Seconds after which another process may do a shard that was claimed.
+# Seconds after which another process may take over a claimed shard.
 _PATIENCE = 120.0
 
 ReadImage = Callable[[int], Image.Image]
@@ -46,7 +47,7 @@ ReadImage = Callable[[int], Image.Image]
 
 @dataclass(frozen=True)
 class Found:
-    """What is known of an image: the digest of its pixels, or the reason why it has none."""
+    """The digest of an image's pixels, or the reason why it cannot be used."""
 
     digest: str = ""
     reason: str = ""
@@ -59,8 +60,7 @@ class Cache:
     Attributes:
         folder: of this cache alone.
         count: images.
-        resolution: side of the squares in pixels; 0 to keep no pixels, only what is known of
-            the images.
+        resolution: side of the squares in pixels; 0 to keep digests and reasons only.
     """
 
     folder: Path
@@ -74,7 +74,7 @@ class Cache:
 
     @cached_property
     def shard_images(self) -> int:
-        """Images of a shard, such that its bytes are whole pages."""
+        """Images of a shard, which fills whole pages."""
         whole = _PAGE // math.gcd(_PAGE, self.image_bytes) if self.resolution else 1
         return whole * max(1, round(_SHARD / whole))
 
@@ -89,33 +89,25 @@ class Cache:
         return range(begin, min(begin + self.shard_images, self.count))
 
     def missing(self) -> list[int]:
-        """Shards that are not whole yet.
+        """Shards that are not complete.
 
         Raises:
-            DataError: there are whole ones, but their pixels are gone.
+            DataError: some are, but the file of the pixels is missing or truncated.
         """
-        try:
-            there = {entry.name for entry in os.scandir(self.folder)}
-        except (FileNotFoundError, NotADirectoryError):
-            # The second is said where writing fails.
-            there = set()
+        there = {path.name for path in self.folder.glob("shard-*.json")}
         found = [shard for shard in range(self.shards) if self._file(shard).name not in there]
-        if len(found) < self.shards:
-            self._check_pixels()
-        return found
-
-    def _check_pixels(self) -> None:
         path = self.folder / PIXELS_FILE
         size = path.stat().st_size if path.exists() else 0
-        # The file has its size before the first shard is whole.
-        if size != self.count * self.image_bytes:
+        # The file has its full size before the first shard is complete.
+        if len(found) < self.shards and size != self.count * self.image_bytes:
             raise DataError(
-                f"data.cache: {path} was cut off or removed; remove the whole of {self.folder}, "
-                "and the same command builds it anew"
+                f"data.cache: {path} is truncated or missing; remove {self.folder}, "
+                "and the same command rebuilds it"
             )
+        return found
 
     def found(self) -> list[Found]:
-        """What is known of every image; the cache must be whole."""
+        """The digest or reason of every image of a complete cache."""
         everything: list[Found] = []
         for shard in range(self.shards):
             path = self._file(shard)
@@ -126,19 +118,13 @@ class Cache:
         return everything
 
     @cached_property
-    def pixels(self) -> Tensor:
-        """All images, memory-mapped to be read: ``(count, resolution, resolution, 3)`` uint8."""
-        side = self.resolution
-        # Copy on write would be refused for a file that is larger than the memory.
-        mapped = np.memmap(
-            self.folder / PIXELS_FILE, np.uint8, mode="r", shape=(self.count, side, side, 3)
-        )
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            return torch.from_numpy(mapped)
+    def pixels(self) -> np.ndarray:
+        """All images, memory-mapped: ``(count, resolution, resolution, 3)`` uint8."""
+        shape = (self.count, self.resolution, self.resolution, 3)
+        return np.memmap(self.folder / PIXELS_FILE, np.uint8, mode="r", shape=shape)
 
     def check_room(self) -> None:
-        """Say how large the rest of the cache will be, and refuse it if the disk is too small.
+        """Refuse to fill the cache if the disk is too small.
 
         Raises:
             DataError: naming both sizes.
@@ -153,21 +139,21 @@ class Cache:
             )
 
     def claim(self, shard: int) -> bool:
-        """Whether this process shall fill a shard: nobody else has begun, or not finished."""
+        """Whether this process is to fill a shard, since no other has or does."""
         if self._file(shard).exists():
             return False
-        # Where links cannot be made, work may be done twice; `fill` says what is wrong, if any.
+        # Without links, work may be done twice; whatever else is wrong, `fill` reports.
         with suppress(OSError):
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._claim(shard).symlink_to(f"{os.uname().nodename} {os.getpid()}")
             except FileExistsError:
-                # A claim goes after its shard has come.
+                # A claim is removed after its shard has been written.
                 return self.unclaimed(shard) and not self._file(shard).exists()
         return True
 
     def unclaimed(self, shard: int) -> bool:
-        """Whether nobody is at work on a shard, or only seems to be."""
+        """Whether no live process has claimed a shard."""
         try:
             host, pid = str(self._claim(shard).readlink()).split()
             if host == os.uname().nodename and not _alive(int(pid)):
@@ -188,7 +174,7 @@ class Cache:
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.folder / PIXELS_FILE, os.O_RDWR | os.O_CREAT, 0o666)
             with os.fdopen(handle, "r+b") as file:
-                # The same size for whoever comes first; what is not written yet takes no room.
+                # The full size at once; a sparse file.
                 os.ftruncate(file.fileno(), self.count * self.image_bytes)
                 for position in self.positions(shard):
                     try:
@@ -222,20 +208,70 @@ class Cache:
         return self.folder / f"shard-{shard:06d}.json"
 
 
+class CachedImages:
+    """Some images of a cache with their labels.
+
+    Args:
+        pixels: of the whole cache, ``(count, side, side, 3)`` uint8.
+        positions: of these images in it.
+        labels: of these images.
+    """
+
+    def __init__(self, pixels: np.ndarray, positions: Iterable[int], labels: Sequence[int]) -> None:
+        self._pixels = pixels
+        self._positions = np.fromiter(positions, np.int64)
+        self._labels = torch.tensor(labels, dtype=torch.long)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def some(self, chosen: Sequence[int]) -> "CachedImages":
+        """Those at some positions."""
+        return CachedImages(self._pixels, self._positions[chosen], self._labels[chosen].tolist())
+
+    def shaped(self, asked: Asked, shape: Shape, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `octnas.data.batches.StoredImages`."""
+        # One batch ahead, in a thread: reading and resampling release the interpreter. Torch would
+        # start more threads there, which take the cores from the training; PIL and numpy do not.
+        with ThreadPoolExecutor(1) as pool:
+            waiting: deque[Future[tuple[Tensor, Tensor]]] = deque()
+            for batch in range(start, len(asked)):
+                waiting.append(pool.submit(self._shape, *asked[batch], shape))
+                if len(waiting) > 1:
+                    yield waiting.popleft().result()
+            if waiting:
+                yield waiting.popleft().result()
+
+    def _shape(self, indices: Tensor, draws: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:
+        places = self._positions[indices.numpy()]
+        pixels = torch.from_numpy(
+            np.stack(
+                [
+                    shape(Image.fromarray(self._pixels[place]), row)
+                    for place, row in zip(places, draws.tolist(), strict=True)
+                ]
+            )
+        )
+        labels = self._labels[indices]
+        if torch.cuda.is_available():
+            return pixels.pin_memory(), labels.pin_memory()
+        return pixels, labels
+
+
 def gigabytes(size: int) -> str:
-    """A size in words."""
+    """A size with its unit."""
     return f"{size / 1e9:,.1f} GB" if size >= 5e7 else f"{size / 1e6:,.1f} MB"
 
 
 def _square(side: int) -> Callable[[Image.Image], Image.Image]:
-    """As timm prepares images for evaluation: the shorter side to a length, then the middle."""
+    """As timm prepares images for evaluation: resize the shorter side, then crop the centre."""
     resize = v2.Resize(side, interpolation=v2.InterpolationMode.BILINEAR)
     shape: Any = v2.Compose([resize, v2.CenterCrop(side)])
     return shape  # type: ignore[no-any-return]
 
 
 def _write_at(handle: int, content: bytes, place: int) -> None:
-    """All of it: on a disk that is nearly full the system may write less than it is given."""
+    """Write everything; on a nearly full disk a single call may write less."""
     while content:
         written = os.pwrite(handle, content, place)
         content, place = content[written:], place + written
@@ -248,7 +284,7 @@ def _existing(folder: Path) -> Path:
 
 
 def _alive(pid: int) -> bool:
-    """Whether a process of this host is there."""
+    """Whether a process of this host exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -259,6 +295,6 @@ def _alive(pid: int) -> bool:
 
 
 def _now(folder: Path) -> float:
-    """The time by the clock of the file system, which may be another machine's."""
+    """The time by the clock of the file system, which may be remote."""
     with tempfile.NamedTemporaryFile(dir=folder) as file:
         return os.fstat(file.fileno()).st_mtime

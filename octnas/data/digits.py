@@ -139,8 +139,8 @@ class _Shuffled:
 
     def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """See `octnas.data.batches.TrainingBatches.epoch`."""
-        order, _ = epoch_order(len(self._labels), self._batch_size, self._seed, number)
-        generator = epoch_generator(self._seed, number, stream=1)
+        order = epoch_order(len(self._labels), self._batch_size, self._seed, number)
+        generator = epoch_generator(self._seed, number, 1)
         corners = torch.randint(self._shifts, (*order.shape, 2), generator=generator)
         for chosen, corner in zip(order[start:], corners[start:], strict=True):
             mine = self._part.of(chosen)

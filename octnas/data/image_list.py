@@ -17,7 +17,7 @@ ABOUT_FILE = "images.json"
 PARTS = ("train", "search_val", "read", "val")
 # The name that search_val had first; digests keep it, so that they compare across versions.
 _FORMERLY = {"search_val": "rank"}
-# What is in the list but in no part: what cannot be used, and copies of val images.
+# Listed but in no part: unusable images, and copies of val images.
 SKIPPED, COPY = "skipped", "copy"
 
 
@@ -40,7 +40,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class ImageList:
-    """All images that were looked at, and what each is for.
+    """All images that were decoded, and the part of each.
 
     Attributes:
         classes: their names, by label.
@@ -69,7 +69,7 @@ class ImageList:
         return state.hexdigest()[:16]
 
     def positions(self, part: str) -> list[int]:
-        """Where the images of a part stand in the list."""
+        """Positions of a part's images in the list."""
         return [index for index, entry in enumerate(self.entries) if entry.part == part]
 
     def summary(self) -> dict[str, Any]:

@@ -1,37 +1,39 @@
 """The four parts of a data set as batches: train, search_val, read and val."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from PIL.Image import Image
+from timm.data import create_transform
 
-from octnas.data.augment import BatchAugment, BatchMixup, Normalise
+from octnas.data.augment import CROP_DRAWS, BatchMixup, Normalise, RandomCrop, Recolour
 from octnas.data.batches import (
     WHOLE,
     Batch,
     Batches,
+    Epoch,
     Part,
+    Shape,
+    StoredImages,
     TrainingBatches,
     epoch_generator,
+    epoch_order,
     spread,
 )
-from octnas.data.cache import Cache
+from octnas.data.cache import Cache, CachedImages
 from octnas.data.digits import MEAN, STD, DigitImages
-from octnas.data.from_cache import CachedEvaluation, CachedImages, CachedTraining
-from octnas.data.from_files import (
-    INTERPOLATION,
-    FileEvaluation,
-    Files,
-    FileTraining,
-    transforms,
-)
+from octnas.data.from_files import FileImages
 from octnas.data.image_list import PARTS, ImageList, read_images
-from octnas.data.prepare import build_missing, cache_folder, cached_squares
-from octnas.data.settings import DataSettings, DigitsSettings, ImagesSettings
+from octnas.data.prepare import build_missing
+from octnas.data.settings import DataSettings, DigitsSettings, ImagesSettings, cache_folder
 from octnas.data.sources import open_reader
 from octnas.errors import require
+
+INTERPOLATION = "bilinear"
 
 
 class Images(Protocol):
@@ -49,7 +51,7 @@ class Images(Protocol):
         Args:
             batch_size: images of a step, of all ranks together.
             seed: of order and augmentation.
-            part: which of them this rank reads.
+            part: the share of this rank.
         """
         ...
 
@@ -59,7 +61,7 @@ class Images(Protocol):
         Args:
             part: ``"train"``, ``"search_val"``, ``"read"`` or ``"val"``.
             batch_size: images of a batch; the last may have fewer.
-            most: so many images, evenly spread over the part; 0 for all. Others are not decoded.
+            most: at most so many images, evenly spread over the part; 0 for all.
         """
         ...
 
@@ -70,7 +72,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class Data:
-    """A data set that was prepared; picklable, so that any process can open it.
+    """A prepared data set; picklable, so that any process can open it.
 
     Attributes:
         settings: of the data.
@@ -91,14 +93,14 @@ def open_images(
     Args:
         data: settings and image list.
         input_size: channels, height and width.
-        device: where cached images are augmented and handed out; others come on the CPU.
+        device: where images are augmented and normalised; digits stay on the CPU.
 
     Raises:
-        DataError: images that cannot be found, or are others than those of the list.
+        DataError: images that cannot be found, or differ from those of the list.
     """
     if isinstance(data.settings, DigitsSettings):
         return DigitImages(data.settings, input_size[-1])
-    return ListedImages(data.settings, data.folder, input_size, torch.device(device))
+    return ListedImages(data.settings, data.folder, input_size, device)
 
 
 class ListedImages:
@@ -109,109 +111,152 @@ class ListedImages:
         settings: ImagesSettings,
         folder: Path,
         input_size: tuple[int, int, int],
-        device: torch.device,
+        device: torch.device | str,
     ) -> None:
-        self._settings, self._input_size, self._device = settings, input_size, device
-        # Half a gigabyte for ImageNet; where images come from a cache only numbers of it are kept.
+        self._settings, self._size, self._device = settings, input_size[1:], device
+        self._normalise = Normalise(settings.mean, settings.std, device)
+        # Half a gigabyte for ImageNet, which is not kept.
         found = read_images(folder)
         self.classes = found.classes
-        self._squares = cached_squares(found, settings, max(input_size[1:]))
         cache = None
-        if self._squares:
+        # Images larger than those that the cache was made for come from the files; but shards have
+        # an order that batches cannot follow.
+        enough = max(self._size) <= found.side or settings.streamed
+        if settings.cache.enabled and found.resolution and enough:
             cache = Cache(cache_folder(settings) / found.key, len(found.entries), found.resolution)
             build_missing(cache, found, settings)
         self._parts = {part: self._part(found, part, cache) for part in PARTS}
 
-    def _part(self, found: ImageList, part: str, cache: Cache | None) -> "CachedImages | _Named":
+    def _part(self, found: ImageList, part: str, cache: Cache | None) -> StoredImages:
         positions = found.positions(part)
         labels = [found.entries[position].label for position in positions]
         if cache is not None:
-            return CachedImages(cache.pixels, positions, labels, self._device)
-        return _Named([found.entries[position].name for position in positions], labels)
+            return CachedImages(cache.pixels, positions, labels)
+        names = [found.entries[position].name for position in positions]
+        return FileImages(names, labels, open_reader(self._settings), self._settings.workers)
 
     def train_batches(self, batch_size: int, seed: int, part: Part = WHOLE) -> TrainingBatches:
         """See `Images.train_batches`."""
         part.check(batch_size)
-        plain = self._train_batches(batch_size, seed, part)
-        augment = self._settings.augment
-        if augment.mixup or augment.cutmix:
+        settings = self._settings.augment
+        mixup = None
+        if settings.mixup or settings.cutmix:
             pairs = batch_size // part.ranks % 2 == 0
             allowed = f"even on each of the {part.ranks} ranks, with mixup or cutmix"
             require(pairs, "batch_size", batch_size, allowed)
-            return _Mixed(plain, BatchMixup(augment, len(self.classes)), seed)
-        return plain
-
-    def _train_batches(self, batch_size: int, seed: int, part: Part) -> TrainingBatches:
-        images, settings = self._parts["train"], self._settings
-        if isinstance(images, _Named):
-            files = self._files(images, training=True)
-            return FileTraining(files, settings.workers, batch_size, seed, part)
-        size = self._input_size[1:]
-        augment = BatchAugment(settings.augment, size, settings.mean, settings.std, self._device)
-        return CachedTraining(
-            images, augment, batch_size, seed, part, self._device, squares=self._squares
+            mixup = BatchMixup(settings, len(self.classes))
+        return AugmentedBatches(
+            images=self._parts["train"],
+            crop=RandomCrop(settings, self._size),
+            recolour=Recolour(settings, self._settings.mean),
+            normalise=self._normalise,
+            mixup=mixup,
+            batch_size=batch_size,
+            seed=seed,
+            part=part,
         )
 
     def batches(self, part: str, batch_size: int, most: int = 0) -> Batches:
         """See `Images.batches`."""
-        images, settings = self._parts[part], self._settings
+        images = self._parts[part]
         if most:
             images = images.some(spread(len(images), most))
-        if isinstance(images, _Named):
-            files = self._files(images, training=False)
-            return FileEvaluation(files, settings.workers, batch_size)
-        normalise = Normalise(settings.mean, settings.std, self._device)
-        size = self._input_size[1:]
-        # What evaluation resizes images to before it crops, as timm does.
-        resize = int(max(size) / settings.crop_pct)
-        return CachedEvaluation(images, batch_size, resize, size, normalise, self._device)
+        shape = CentreCrop(self._size, self._settings.crop_pct)
+        return PlainBatches(images, shape, self._normalise, batch_size)
 
     def count(self, part: str) -> int:
         """See `Images.count`."""
         return len(self._parts[part])
 
-    def _files(self, images: "_Named", *, training: bool) -> Files:
-        transform = transforms(self._settings, self._input_size)[0 if training else 1]
-        return Files(images.names, images.labels, open_reader(self._settings), transform)
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentedBatches:
+    """Training batches; shuffled and augmented differently in each epoch.
+
+    Attributes:
+        images: of the training part.
+        crop, recolour, normalise, mixup: what the images go through.
+        batch_size: of all ranks together.
+        seed: of order and augmentation.
+        part: the share of this rank.
+    """
+
+    images: StoredImages
+    crop: RandomCrop
+    recolour: Recolour
+    normalise: Normalise
+    mixup: BatchMixup | None
+    batch_size: int
+    seed: int
+    part: Part
+
+    def __len__(self) -> int:
+        return len(self.images) // self.batch_size
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """See `octnas.data.batches.TrainingBatches.epoch`."""
+        order = epoch_order(len(self.images), self.batch_size, self.seed, number)
+        asked = Epoch(order, CROP_DRAWS + self.recolour.draws, self.seed, number, self.part)
+        mixing = epoch_generator(self.seed, number, 1)
+        seeds = torch.randint(2**31, (len(self),), generator=mixing).tolist()
+        shaped = self.images.shaped(asked, self.crop, start)
+        for batch, (crops, labels) in enumerate(shaped, start):
+            coloured = self.recolour(self.normalise.moved(crops), asked[batch][1][:, CROP_DRAWS:])
+            images, labels = self.normalise(coloured), self.normalise.moved(labels)
+            if self.mixup is not None:
+                images, labels = self.mixup(images, labels, seeds[batch])
+            yield images, labels
 
 
 @dataclass(frozen=True)
-class _Named:
-    """Images of a part that are read by name."""
+class PlainBatches:
+    """A part in its order.
 
-    names: Sequence[str]
-    labels: Sequence[int]
+    Attributes:
+        images: of the part.
+        shape: of evaluation.
+        normalise: on the device.
+        batch_size: images of a batch.
+    """
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def some(self, chosen: Sequence[int]) -> "_Named":
-        """Those at some positions."""
-        return _Named([self.names[i] for i in chosen], [self.labels[i] for i in chosen])
-
-
-class _Mixed:
-    """Training batches whose images are mixed in pairs."""
-
-    def __init__(self, batches: TrainingBatches, mixup: BatchMixup, seed: int) -> None:
-        self._batches, self._mixup, self._seed = batches, mixup, seed
+    images: StoredImages
+    shape: Shape
+    normalise: Normalise
+    batch_size: int
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return -(-len(self.images) // self.batch_size)
 
-    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """See `TrainingBatches.epoch`."""
-        generator = epoch_generator(self._seed, number, stream=1)
-        seeds = torch.randint(2**31, (len(self),), generator=generator)[start:].tolist()
-        batches = self._batches.epoch(number, start)
-        for (images, labels), seed in zip(batches, seeds, strict=True):
-            yield self._mixup(images, labels, seed)
+    def __iter__(self) -> Iterator[Batch]:
+        indices = torch.arange(len(self.images)).split(self.batch_size)
+        asked = [(some, torch.empty(len(some), 0)) for some in indices] if len(self) else []
+        for pixels, labels in self.images.shaped(asked, self.shape):
+            yield self.normalise(pixels), self.normalise.moved(labels)
+
+
+class CentreCrop:
+    """timm's preparation of an image for evaluation.
+
+    Args:
+        size: height and width.
+        crop_pct: share of the side that the crop keeps.
+    """
+
+    def __init__(self, size: tuple[int, int], crop_pct: float) -> None:
+        self._transform = create_transform(
+            (3, *size), crop_pct=crop_pct, interpolation=INTERPOLATION, use_prefetcher=True
+        )
+
+    def __call__(self, image: Image, _: object) -> np.ndarray:
+        """``(3, *size)`` uint8 of an RGB image."""
+        shaped: np.ndarray = self._transform(image)
+        return shaped
 
 
 def preparation(settings: DataSettings) -> dict[str, Any]:
     """How images are prepared for evaluation, in the terms of a timm pretrained config."""
     if isinstance(settings, DigitsSettings):
-        return {"mean": MEAN, "std": STD, "crop_pct": 1.0, "interpolation": "bilinear"}
+        return {"mean": MEAN, "std": STD, "crop_pct": 1.0, "interpolation": INTERPOLATION}
     return {
         "mean": settings.mean,
         "std": settings.std,

@@ -1,7 +1,4 @@
-"""Before anything is trained: which images there are, which can be used, and what for.
-
-Looking at every image once: decoding it, and keeping what a cache needs.
-"""
+"""The data stage: decode every image once, fill the cache, assign images to the four parts."""
 
 import json
 import math
@@ -21,7 +18,7 @@ from octnas.data.digits import digest_of_digits
 from octnas.data.from_files import load
 from octnas.data.image_list import ABOUT_FILE, PARTS, ImageList, write_images
 from octnas.data.image_list import SCHEMA as LIST_SCHEMA
-from octnas.data.settings import CACHE, DataSettings, DigitsSettings, ImagesSettings
+from octnas.data.settings import DataSettings, DigitsSettings, ImagesSettings, cache_folder
 from octnas.data.sources import (
     SPLITS,
     Problem,
@@ -33,7 +30,7 @@ from octnas.data.sources import (
 )
 from octnas.data.splits import broken_classes, choose_subset, sort_out
 from octnas.errors import DataError, SettingError
-from octnas.io.files import expand_home, write_json, write_text
+from octnas.io.files import write_json, write_text
 from octnas.runtime.progress import Progress, Quiet
 
 
@@ -47,21 +44,20 @@ def build(
     title: str = "images",
     digests: Sequence[str] = (),
 ) -> None:
-    """Make a cache whole; other processes may be doing the same.
+    """Fill the missing shards of a cache; other processes may be doing the same.
 
     Args:
-        cache: what is there already is kept.
+        cache: to fill.
         names: of all images, in the order of the cache.
         reader: opens them.
         workers: processes that decode; 0 for this one.
         progress: shows the shards.
-        title: of the bar.
-        digests: that the images must have, by position; where empty, or without any, each is
-            taken as it is. A shard with another image is not written, so that whoever comes later
-            is refused too.
+        title: of the progress bar.
+        digests: expected, by position; an empty one accepts any image. A shard with another image
+            is not written.
 
     Raises:
-        DataError: the disk is full or too small for what is missing, or an image is another.
+        DataError: the disk is full or too small, or an image has another digest.
     """
     if not (missing := cache.missing()):
         return
@@ -73,28 +69,23 @@ def build(
                 bar.advance(note=f"shard {shard}")
             return
         work = _Shards(cache, names, reader, digests)
-        # Several processes begin in different places, and so seldom meet.
+        # In a random order, so that several processes seldom claim the same shard.
         random.Random(f"{os.uname().nodename} {os.getpid()}").shuffle(missing)  # noqa: S311
         while missing:
             own = 0
-            for result in work.of([s for s in missing if cache.unclaimed(s)], workers):
-                if isinstance(result, str):
-                    raise DataError(result)
-                own += result
-                bar.advance(int(result))
+            free = [shard for shard in missing if cache.unclaimed(shard)]
+            for filled in load(work, workers, free) if free else ():
+                own += filled
+                bar.advance(int(filled))
             before, missing = len(missing), cache.missing()
             bar.advance(before - len(missing) - own)
             cache.wait(missing)
 
 
 def look_again(cache: Cache, names: Sequence[str], reader: Reader) -> list[Found]:
-    """What is known of all images, after another look at those that could not be read.
+    """The results of a complete cache, after a second attempt at images that could not be read.
 
-    A file that nobody was allowed to read, or on a disk that was away, looks as it did before.
-
-    Args:
-        cache: whole.
-        names, reader: as for `build`.
+    Their files may have lacked permission, or their disk may have been unreachable.
     """
     found = cache.found()
     if isinstance(reader, StreamReader):
@@ -118,34 +109,23 @@ def _reason(reader: Reader, name: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Shards(Dataset[bool | str]):
-    """Shards that are filled as they are asked for: whether that was done, or why it cannot be.
-
-    An exception would come out of a loader's process with its traceback as its text.
-    """
+class _Shards(Dataset[bool]):
+    """Fills a shard when it is indexed; False if another process does."""
 
     cache: Cache
     names: Sequence[str]
     reader: Reader
     digests: Sequence[str]
 
-    def __getitem__(self, shard: int) -> bool | str:
+    def __getitem__(self, shard: int) -> bool:
         if not self.cache.claim(shard):
             return False
 
         def read(position: int) -> Image.Image:
             return self.reader.read(self.names[position])
 
-        try:
-            self.cache.fill(shard, _as_listed(read, self.names, self.digests))
-        except DataError as error:
-            return str(error)
+        self.cache.fill(shard, _as_listed(read, self.names, self.digests))
         return True
-
-    def of(self, shards: list[int], workers: int) -> Iterator[bool | str]:
-        if not shards:
-            return
-        yield from load(self, workers, batch_size=None, sampler=shards)
 
 
 def _fill_from_stream(
@@ -155,12 +135,11 @@ def _fill_from_stream(
     missing: Sequence[int],
     digests: Sequence[str],
 ) -> Iterator[int]:
-    """Fill shards in order, from images that come in order."""
+    """Fill shards in order, without holding the images of a whole shard in memory."""
     stream = _named(names, reader)
     images = _as_listed(lambda _: read_rgb(next(stream)), names, digests)
     for shard in range(cache.shards):
         if shard in cache.missing():
-            # Images of a shard are asked for in order; many would not fit into memory.
             cache.fill(shard, images)
         else:
             for _ in cache.positions(shard):
@@ -170,7 +149,7 @@ def _fill_from_stream(
 
 
 def _as_listed(images: ReadImage, names: Sequence[str], digests: Sequence[str]) -> ReadImage:
-    """The same images, each refused if it is not the one that a list has."""
+    """The same images; those with another digest than the list's are refused."""
     if not digests:
         return images
 
@@ -187,14 +166,14 @@ def _as_listed(images: ReadImage, names: Sequence[str], digests: Sequence[str]) 
                 return image
         raise DataError(
             f"{names[position]}: differs from the image that the experiment began with{reason}; "
-            "restore it below data.root, or begin anew with --fresh data"
+            "restore it below data.root, or start over with --fresh data"
         )
 
     return checked
 
 
 def _named(names: Sequence[str], reader: StreamReader) -> Iterator[Image.Image]:
-    """The images of the names, which are in the order of the streams."""
+    """The named images, in the order of the streams."""
     splits = dict.fromkeys(name.split("/")[0] for name in names)
     wanted = iter(names)
     name = next(wanted, None)
@@ -204,7 +183,7 @@ def _named(names: Sequence[str], reader: StreamReader) -> Iterator[Image.Image]:
                 yield image
                 name = next(wanted, None)
     if name is not None:
-        raise DataError(f"{name}: is not in the shards any more")
+        raise DataError(f"{name}: is no longer in the shards")
 
 
 SCHEMA = 1
@@ -215,23 +194,21 @@ CHECKED_FOLDER = "checked"
 def prepare_images(
     settings: DataSettings, input_size: tuple[int, int, int], folder: Path, progress: Progress
 ) -> None:
-    """Look at every image once, and write down which are used and what for.
+    """Decode every image once, and list which are used for which part.
 
     Args:
         settings: of the data.
         input_size: channels, height and width of the networks' images.
-        folder: where the list goes; a broken-off look at images is gone on with.
+        folder: of the list; an interrupted preparation resumes.
         progress: bars and lines for the user.
 
     Raises:
-        DataError: data that cannot be found or do not fit, images that cannot be used (all of
-            them listed in ``problems.txt``), or a disk that is too small for the cache.
+        DataError: missing or unsuitable data, broken images (all of them listed in
+            ``problems.txt``), or a disk that is too small for the cache.
         SettingError: a setting that does not fit the input size.
     """
     if isinstance(settings, DigitsSettings):
-        counts = {
-            p: getattr(settings, f"{p}_images") for p in ("train", "search_val", "read", "val")
-        }
+        counts = {part: getattr(settings, f"{part}_images") for part in PARTS}
         about = {"digest": digest_of_digits(settings), "classes": 10, "counts": counts}
         write_json(folder / ABOUT_FILE, {"schema": LIST_SCHEMA, **about, "problems": []})
         return
@@ -242,7 +219,7 @@ def prepare_images(
     names = [name for split in SPLITS for name in listing.names[split]]
     resolution = cache_resolution(settings, input_size)
     key = _key(settings, names, resolution)
-    # Without a cache it is noted here what was looked at.
+    # Without a cache, only digests and reasons are kept, beside the list.
     where = cache_folder(settings) if resolution else folder / CHECKED_FOLDER
     cache = Cache(where / key, len(names), resolution)
     if cache.resolution:
@@ -268,7 +245,7 @@ def cache_resolution(settings: ImagesSettings, input_size: tuple[int, int, int])
     """Side of the cached squares; 0 without a cache.
 
     Raises:
-        SettingError: too small for the networks, or so large that crops would alias.
+        SettingError: below the side of the networks' images, or above twice that.
     """
     if not settings.cache.enabled:
         return 0
@@ -279,39 +256,12 @@ def cache_resolution(settings: ImagesSettings, input_size: tuple[int, int, int])
     return resolution
 
 
-def cached_squares(images: ImageList, settings: ImagesSettings, side: int) -> int:
-    """Side of the squares that networks are trained on whose images have this side.
-
-    0 where their images come from the files: without a cache, and where they are larger than those
-    that it was made for, as at other test sizes. Smaller ones, of plain networks beside a search,
-    come from the cache, whose squares shrink as the images do: so all networks of a run see the
-    same share of an image, by the same augmentation.
-    """
-    if not settings.cache.enabled or not images.resolution:
-        return 0
-    if side > images.side:
-        # Shards have an order that batches cannot follow.
-        return images.resolution if settings.streamed else 0
-    return images.resolution * side // images.side
-
-
-def cache_folder(settings: ImagesSettings) -> Path:
-    """Where the caches of this node lie.
-
-    Raises:
-        ConfigError: in the home of a user who has none.
-    """
-    return expand_home(settings.cache.folder or CACHE, "data.cache.folder").absolute()
-
-
 def build_missing(cache: Cache, images: ImageList, settings: ImagesSettings) -> None:
-    """Make a cache whole on a node that does not have it yet.
+    """Fill a cache on a node that does not have it yet.
 
     Raises:
-        DataError: images that are not those of the list.
+        DataError: images that differ from those of the list.
     """
-    if not cache.missing():
-        return
     entries = images.entries
     build(
         cache,
@@ -319,13 +269,13 @@ def build_missing(cache: Cache, images: ImageList, settings: ImagesSettings) -> 
         open_reader(settings),
         workers=settings.workers,
         progress=Quiet(),
-        # What was left out may differ elsewhere.
+        # Images that were left out may differ between nodes.
         digests=[entry.digest if entry.part in PARTS else "" for entry in entries],
     )
 
 
 def _key(settings: ImagesSettings, names: Sequence[str], resolution: int) -> str:
-    """A name for a cache: other files, or the same at another size, get another."""
+    """The name of a cache; it depends on the files and the resolution."""
     reader = open_reader(settings)
     state = sha256(json.dumps([SCHEMA, PIXELS_FILE, resolution]).encode())
     where = (settings.source, settings.root, settings.name, settings.train, settings.val)
@@ -336,10 +286,10 @@ def _key(settings: ImagesSettings, names: Sequence[str], resolution: int) -> str
 
 
 def _report_problems(settings: ImagesSettings, problems: Sequence[Problem], folder: Path) -> None:
-    """Write the list of what cannot be used.
+    """Write the list of problems.
 
     Raises:
-        DataError: there is something in it, and it shall not be skipped.
+        DataError: there are some, and ``on_error`` is ``fail``.
     """
     path = folder / PROBLEMS_FILE
     path.unlink(missing_ok=True)
@@ -352,7 +302,6 @@ def _report_problems(settings: ImagesSettings, problems: Sequence[Problem], fold
         first = problems[0]
         raise DataError(
             f"{settings.root}: images or folders that cannot be used: {len(problems)}, the first: "
-            f"{first.name}: "
-            f"{first.reason}; all are listed in {path}; mend or remove them, or set "
-            "data.on_error=skip"
+            f"{first.name}: {first.reason}; all are listed in {path}; repair or remove them, or "
+            "set data.on_error=skip"
         )

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, field
 from math import inf, isfinite
+from pathlib import Path
 from typing import Literal, get_args
 
 from octnas.errors import require, require_seed
+from octnas.io.files import expand_home
 from octnas.settings import HOW
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -19,9 +21,6 @@ DOWNLOADED = ("imagenette", "cifar10", "cifar100")
 
 # Of one part; they are made one after another and held in memory.
 _MOST_DIGITS = 1_000_000
-
-CACHE = "~/.cache/octnas"
-"""Where caches of images lie unless told otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +77,17 @@ class SubsetSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentSettings:
-    """What training images go through.
+    """How training images are augmented, each by random numbers of its own.
+
+    Crops are resized with antialiasing, as in evaluation. The cache changes nothing but the images
+    that are cropped, see `CacheSettings`.
 
     Attributes:
         scale: smallest share of an image's area that a crop keeps.
         hflip: probability of a horizontal flip.
         color_jitter: largest relative change of brightness, contrast and saturation.
-        rand_augment: operations of RandAugment per image (arXiv 1909.13719); 0 for none.
+        rand_augment: operations of RandAugment per image (arXiv 1909.13719), before color_jitter;
+            0 for none.
         magnitude: of these, 0 to 10.
         mixup: α of Mixup's Beta distribution; 0 for none.
         cutmix: α of CutMix's; with both, each batch gets one of the two.
@@ -112,13 +115,14 @@ class AugmentSettings:
 class CacheSettings:
     """Images decoded once, as a memory-mapped file of squares.
 
-    Smaller plain networks beside a search have theirs from it, too; at larger test sizes images
-    come from the files.
+    Of an image the central square is kept, at this resolution. So training crops show nothing
+    beyond it, and small crops fewer details than those of a large file. Networks at larger test
+    sizes get their images from the files.
 
     Attributes:
-        enabled: whether there is one; then augmentation works on batches, on the device.
+        enabled: whether to make and use a cache.
         resolution: side of the squares; 0 for what evaluation resizes images to.
-        folder: where caches lie, one for every node; by default ``~/.cache/octnas``.
+        folder: of the caches, on every node; by default ``~/.cache/octnas``.
     """
 
     enabled: bool = False
@@ -199,6 +203,20 @@ class ImagesSettings:
     def streamed(self) -> bool:
         """Whether images can be read from end to end alone."""
         return self.name.startswith("wds/")
+
+
+CACHE = "~/.cache/octnas"
+"""Default folder of image caches."""
+
+
+def cache_folder(settings: ImagesSettings) -> Path:
+    """The folder with the caches of this node.
+
+    Raises:
+        ConfigError: it is in the home of a user who has none.
+    """
+    folder = settings.cache.folder or CACHE
+    return expand_home(folder, "data.cache.folder").absolute()
 
 
 DataSettings = DigitsSettings | ImagesSettings

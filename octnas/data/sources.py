@@ -1,9 +1,4 @@
-"""What lies on disk: the images of both splits by name, and how to open one of them.
-
-Images in ImageFolder layout, read by torchvision, and what of it cannot be read.
-
-The images of a source by name, and what is wrong with it.
-"""
+"""Sources of images: the images of both splits by name, and how to open one of them."""
 
 import logging
 import os
@@ -30,11 +25,11 @@ SPLITS = ("train", "val")
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that cannot be used.
+    """An image or folder that cannot be used.
 
     Attributes:
         name: of the image or folder, below the data's root.
-        reason: in words.
+        reason: why.
     """
 
     name: str
@@ -140,10 +135,10 @@ def _walk_without(folder: Path, strange: Set[Path]) -> dict[str, list[str]]:
 
 
 def _strange(folder: Path) -> Iterator[tuple[Path, str]]:
-    """What below a folder cannot be walked through, with the reasons.
+    """Paths below a folder that cannot be walked, with the reasons.
 
-    A folder is walked through once: links among classes would give their images wrong labels, and
-    some links among some folders make more paths than anyone has time for.
+    Each folder is walked once: links among classes would give their images wrong labels, and
+    nested links can make exponentially many paths.
     """
     seen: set[str] = set()
     links = deque([folder])
@@ -159,7 +154,7 @@ def _strange(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _walk_once(place: Path, seen: set[str], links: deque[Path]) -> Iterator[tuple[Path, str]]:
-    """What cannot be read below a folder; notes the folders there, and the links to others."""
+    """Unreadable paths below a folder; collects its folders, and the links to others."""
     waiting = [place]
     while waiting:
         here = waiting.pop()
@@ -195,7 +190,7 @@ class Reader(Protocol):
         ...
 
     def stamp(self, name: str) -> str:
-        """What changes when the image on disk does, as far as that is known without reading it."""
+        """A text that changes with the image on disk, as far as known without reading it."""
         ...
 
 
@@ -278,7 +273,7 @@ def list_images(settings: ImagesSettings) -> Listing:
     if not settings.root or not (root.is_dir() or settings.download):
         raise DataError(
             f"data.root: found {settings.root!r}, which is no folder; "
-            "set it to where the data lies, such as --set data.root=PATH"
+            "set it to the folder of the data, such as --set data.root=PATH"
         )
     if (folders := _folders(settings)) is None:
         with _explained(settings):

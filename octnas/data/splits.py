@@ -1,7 +1,4 @@
-"""Which images are used, and for what: subsets and stratified cuts, by seed.
-
-What every image is for, once all have been looked at.
-"""
+"""Subsets of the images, and their stratified assignment to the four parts, by seed."""
 
 import difflib
 import random
@@ -16,10 +13,10 @@ from octnas.errors import DataError
 
 
 def choose_subset(listing: Listing, subset: SubsetSettings, seed: int) -> Listing:
-    """The images of a subset; of the val split only classes are left out.
+    """The images of a subset; the val split is reduced by class only.
 
-    The order of a class's images does not matter, nor do other classes: what is drawn of a class
-    depends on its name and the seed alone, and a smaller subset is part of a larger one.
+    A class's draw depends on its name and images and the seed, not on other classes; a smaller
+    subset is part of a larger one.
 
     Raises:
         DataError: an unknown class, or more classes than there are.
@@ -39,7 +36,7 @@ def choose_subset(listing: Listing, subset: SubsetSettings, seed: int) -> Listin
         drawn = {name: label_of[c] for c, found in by_class.items() for name in found}
         names[split] = tuple(name for name in listing.names[split] if name in drawn)
         labels[split] = tuple(drawn[name] for name in names[split])
-    # What is wrong with classes that nobody asked for does not matter.
+    # Problems of classes outside the subset do not matter.
     problems = tuple(
         problem
         for problem in listing.problems
@@ -94,10 +91,10 @@ def cut(
     val_digests: Iterable[str],
     settings: ImagesSettings,
 ) -> list[str]:
-    """What each training image is for: ``train``, ``search_val``, ``read``, or ``copy``.
+    """The part of each training image: ``train``, ``search_val``, ``read``, or ``copy``.
 
-    A ``copy`` has the pixels of a val image and is left out. Images that are there more than once
-    all go to ``train``, so that no two parts share an image under two names.
+    A ``copy`` has the pixels of a val image and is left out. Duplicates within the training images
+    all go to ``train``, so that no two parts share an image.
 
     Args:
         names, labels, digests: of the training images that can be used.
@@ -143,11 +140,11 @@ _NONE = -1
 
 
 def broken_classes(listing: Listing, found: Sequence[Found]) -> tuple[Problem, ...]:
-    """Classes of which a split has no image that can be used; named as the listing names them.
+    """Classes without any usable image in a split.
 
     Args:
         listing: the images.
-        found: what is known of each, in the order of the splits.
+        found: the result for each, in the order of the splits.
     """
     entries = [(split, label) for split in SPLITS for label in listing.labels[split]]
     usable = {entry for entry, one in zip(entries, found, strict=True) if not one.reason}
@@ -165,12 +162,12 @@ def sort_out(
     found: Sequence[Found],
     left_out: Container[str],
 ) -> tuple[tuple[str, ...], tuple[Entry, ...]]:
-    """The classes that are used, and what every image is for.
+    """The classes that are used, and the part of every image.
 
     Args:
         settings: of the cuts.
         listing: the images.
-        found: what is known of each, in the order of the splits.
+        found: the result for each, in the order of the splits.
         left_out: classes whose images are all skipped.
 
     Raises:

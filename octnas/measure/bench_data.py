@@ -35,7 +35,7 @@ _TIMES = {CACHE: 8}
 
 @dataclass(frozen=True, kw_only=True)
 class DataBenchSettings(TrainingBenchSettings):
-    """How long a benchmark of the data looks.
+    """Length of a benchmark of the data.
 
     Attributes:
         batches: of one turn; many more than a loader's processes keep ready.
@@ -73,8 +73,7 @@ class DataBenchResult:
         settings: what was asked for.
         rows: by way.
         speed_up: images per second of the cache over those of the files.
-        held_back: time of a training step fed by the cache over that of the step alone; the
-            decoded images are still cropped, flipped and normalised on the device that trains.
+        held_back: time of a training step fed by the cache over that of the step alone.
     """
 
     settings: DataBenchSettings
@@ -93,7 +92,7 @@ def bench_data(
     settings: DataBenchSettings,
     progress: Progress,
 ) -> DataBenchResult:
-    """Time loaders and the training of a network, taking turns.
+    """Time loaders and the training of a network, interleaved.
 
     Args:
         data: images; the cache is built if it is not there.
@@ -112,7 +111,7 @@ def bench_data(
     with ExitStack() as stack:
         stack.enter_context(cpu_threads(settings.threads))
         folder = stack.enter_context(_folder())
-        # One look at the images is enough: both ways use the same list.
+        # Both ways use the same list.
         prepare_images(ways[CACHE], input_size, folder, progress)
         # Of those that can be used.
         architecture = network(read_summary(folder).classes)

@@ -1,15 +1,11 @@
 """Orders of epochs, and the ranks' shares of them."""
 
-import contextlib
-import random
-
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octnas.data.batches import Part, epoch_generator, epoch_order, seeded, spread
+from octnas.data.batches import Epoch, Part, epoch_generator, epoch_order, spread
 from octnas.errors import SettingError
 
 COUNTS = st.integers(0, 40)
@@ -20,12 +16,11 @@ def test_an_epoch_has_every_image_at_most_once_in_whole_batches(
     count: int, batch: int, seed: int
 ) -> None:
     for epoch in range(3):
-        order, seeds = epoch_order(count, batch, seed, epoch)
-        assert order.shape == seeds.shape == (count // batch, batch)
+        order = epoch_order(count, batch, seed, epoch)
+        assert order.shape == (count // batch, batch)
         shown = order.flatten().tolist()
         assert len(set(shown)) == len(shown)
         assert set(shown) <= set(range(count))
-        assert all(0 <= value < 2**31 for value in seeds.flatten().tolist())
 
 
 def test_epochs_depend_on_seed_and_number_alone() -> None:
@@ -33,11 +28,8 @@ def test_epochs_depend_on_seed_and_number_alone() -> None:
     asked = [(seed, epoch) for seed in range(3) for epoch in range(3)]
     orders = {key: epoch_order(50, 10, *key) for key in asked}
     for key in reversed(asked):
-        again = epoch_order(50, 10, *key)
-        assert torch.equal(orders[key][0], again[0])
-        assert torch.equal(orders[key][1], again[1])
-    for part in range(2):
-        assert len({tuple(found[part].flatten().tolist()) for found in orders.values()}) == 9
+        assert torch.equal(orders[key], epoch_order(50, 10, *key))
+    assert len({tuple(found.flatten().tolist()) for found in orders.values()}) == 9
 
 
 def test_streams_of_an_epoch_differ() -> None:
@@ -79,53 +71,13 @@ def test_positions_are_evenly_spread(count: int, most: int, expected: list[int])
     assert spread(count, most) == expected
 
 
-def states() -> tuple[object, ...]:
-    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-
-
-def draws() -> tuple[float, ...]:
-    return random.random(), float(np.random.rand()), float(torch.rand(()))
-
-
-def test_the_seed_decides_what_is_drawn() -> None:
-    found = []
-    for seed in (0, 0, 1):
-        draws()
-        with seeded(seed):
-            found.append(draws())
-    assert found[0] == found[1]
-    assert all(a != b for a, b in zip(found[0], found[2], strict=True))
-
-
-def test_generators_are_as_before_also_after_an_error() -> None:
-    before = states()
-    with contextlib.suppress(KeyError), seeded(5):
-        draws()
-        raise KeyError
-    assert states() == before
-
-
-def test_accelerators_keep_their_generators(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network's dropout there goes on as it would."""
-
-    def refuse(*_: object) -> None:
-        raise AssertionError("an accelerator was seeded")
-
-    for place in (
-        "torch.cuda.manual_seed_all",
-        "torch.mps.manual_seed",
-        "torch.xpu.manual_seed_all",
-    ):
-        monkeypatch.setattr(place, refuse)
-    with seeded(5):
-        draws()
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_keeps_its_generator() -> None:
-    torch.rand((), device="cuda")
-    before = torch.cuda.get_rng_state()
-    with seeded(5):
-        draws()
-    assert torch.equal(torch.cuda.get_rng_state(), before)
+def test_every_image_has_its_own_random_numbers() -> None:
+    """In each epoch and on one rank only, whatever the number of ranks."""
+    whole = [Epoch(epoch_order(20, 4, 7, epoch), 3, 7, epoch, Part()) for epoch in range(2)]
+    rows = [tuple(row) for epoch in whole for batch in range(5) for row in epoch[batch][1].tolist()]
+    assert len(set(rows)) == 40
+    for ranks in (1, 2, 4):
+        shares = [Epoch(whole[1].order, 3, 7, 1, Part(rank, ranks))[3] for rank in range(ranks)]
+        for position, expected in enumerate(whole[1][3]):
+            found = torch.stack([share[position] for share in shares], dim=1)
+            assert torch.equal(found.flatten(0, 1), expected)

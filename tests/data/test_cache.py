@@ -51,7 +51,7 @@ def test_it_holds_every_image_and_every_reason(names: list[str], tmp_path: Path)
     # The shorter side of 18 to 16, and of the other the middle.
     with Image.open(tmp_path / "images" / "3.png") as image:
         expected = np.asarray(image.resize((17, 16), Image.Resampling.BILINEAR))[:, :16]
-    assert np.array_equal(cache.pixels[3].numpy(), expected)
+    assert np.array_equal(cache.pixels[3], expected)
     found = cache.found()
     assert found[7].reason == "no image, or of an unknown format"
     assert not cache.pixels[7].any()
@@ -167,5 +167,5 @@ def test_a_cache_may_be_larger_than_the_memory(tmp_path: Path) -> None:
 def test_pixels_that_are_gone(names: list[str], tmp_path: Path, size: int | None) -> None:
     path = fill(tmp_path / "cache", names, tmp_path / "images").folder / "pixels.u8"
     path.unlink() if size is None else os.truncate(path, size)
-    with pytest.raises(DataError, match=r"pixels.u8 was cut off or removed; remove the whole of"):
+    with pytest.raises(DataError, match=r"pixels.u8 is truncated or missing; remove "):
         fill(tmp_path / "cache", names, tmp_path / "images")

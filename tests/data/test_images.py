@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from octnas.data.batches import Part
-from octnas.data.from_cache import CachedEvaluation, CachedTraining
-from octnas.data.from_files import FileEvaluation, FileTraining
+from octnas.data.cache import CachedImages
+from octnas.data.from_files import FileImages
 from octnas.data.image_list import Entry
-from octnas.data.images import ListedImages, open_images, preparation
+from octnas.data.images import AugmentedBatches, Images, ListedImages, open_images, preparation
 from octnas.data.settings import AugmentSettings, CacheSettings, DigitsSettings, ImagesSettings
 from octnas.errors import DataError, SettingError
 from tests.data.trees import make_tree, prepared
@@ -35,6 +35,12 @@ def opened(settings: ImagesSettings, folder: Path) -> ListedImages:
     images = open_images(prepared(settings, folder, SIZE), SIZE)
     assert isinstance(images, ListedImages)
     return images
+
+
+def source(images: Images) -> type:
+    batches = images.train_batches(4, 0)
+    assert isinstance(batches, AugmentedBatches)
+    return type(batches.images)
 
 
 def test_batches_are_normalised_images(either: ImagesSettings, tmp_path: Path) -> None:
@@ -70,8 +76,7 @@ def test_images_of_other_sizes_than_the_cache_was_made_for(
     assert len(images.batches("val", 8)) == 1
     training = images.train_batches(4, 0)
     # What is larger than the cache was made for keeps its sharpness: it comes from the files.
-    assert isinstance(images.batches("val", 8), FileEvaluation if side > 16 else CachedEvaluation)
-    assert isinstance(training, FileTraining if side > 16 else CachedTraining)
+    assert source(images) is (FileImages if side > 16 else CachedImages)
     (found, labels), *_ = images.batches("val", 8)
     (expected, others), *_ = other.batches("val", 8)
     assert found.shape == expected.shape == (8, *shape)
@@ -112,26 +117,8 @@ def test_a_cache_that_is_switched_off_is_not_used(own: ImagesSettings, tmp_path:
     """As `octnas bench --data` does, which holds one against the other."""
     data = prepared(own, tmp_path / "data", SIZE)
     off = replace(data, settings=replace(own, cache=replace(own.cache, enabled=False)))
-    assert isinstance(open_images(data, SIZE).train_batches(4, 0), CachedTraining)
-    assert isinstance(open_images(off, SIZE).train_batches(4, 0), FileTraining)
-
-
-@pytest.mark.parametrize("crop_pct", [0.8, 1.0, 0.7])
-def test_evaluation_from_the_cache_is_that_from_files(
-    settings: ImagesSettings, tmp_path: Path, crop_pct: float
-) -> None:
-    """But for the order in which normalisation is computed.
-
-    Where an odd number of pixels is cut off, the crop may stand a pixel beside timm's.
-    """
-    found = []
-    for enabled in (False, True):
-        cache = CacheSettings(enabled=enabled, folder=str(tmp_path / "cache"))
-        changed = replace(settings, cache=cache, crop_pct=crop_pct)
-        images = opened(changed, tmp_path / str(enabled))
-        found.append(torch.cat([pixels for pixels, _ in images.batches("val", 3)]))
-    assert found[0].std() > 0.5
-    assert torch.allclose(found[0], found[1], rtol=0, atol=2e-6)
+    assert source(open_images(data, SIZE)) is CachedImages
+    assert source(open_images(off, SIZE)) is FileImages
 
 
 def test_training_batches_are_shuffled_by_seed(either: ImagesSettings, tmp_path: Path) -> None:

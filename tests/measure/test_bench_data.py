@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from octnas.data import sources
-from octnas.data.batches import TrainingBatches
-from octnas.data.from_cache import CachedTraining
-from octnas.data.from_files import FileTraining
+from octnas.data.cache import CachedImages
+from octnas.data.from_files import FileImages
+from octnas.data.images import AugmentedBatches
 from octnas.data.settings import AugmentSettings, CacheSettings, ImagesSettings
 from octnas.errors import DataError, MeasureError, SettingError
 from octnas.measure import bench_data as module
@@ -145,17 +145,17 @@ def test_the_cache_is_built_by_one_look_at_every_image(
         return read(source)
 
     monkeypatch.setattr(sources, "read_rgb", counted)
-    ways: dict[str, TrainingBatches] = {}
+    ways: dict[str, AugmentedBatches] = {}
 
-    def turns(loaders: Mapping[str, TrainingBatches], *_: object) -> dict[str, Any]:
+    def turns(loaders: Mapping[str, AugmentedBatches], *_: object) -> dict[str, Any]:
         ways.update(loaders)
         return dict.fromkeys(SECONDS, lambda: None)
 
     monkeypatch.setattr(module, "_turns", turns)
     measured(replace(images, cache=replace(images.cache, enabled=enabled)))
-    assert {what: type(way) for what, way in ways.items()} == {
-        "files": FileTraining,
-        "cache": CachedTraining,
+    assert {what: type(way.images) for what, way in ways.items()} == {
+        "files": FileImages,
+        "cache": CachedImages,
     }
     assert len(looks) == 32
     assert set(looks.values()) == {1}
