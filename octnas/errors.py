@@ -29,6 +29,10 @@ class ConfigError(OctnasError):
     """An experiment file (or ``--set`` override) that cannot be used; may hold several lines."""
 
 
+class SettingWarning(FutureWarning):
+    """A setting under a former name, or one that is no longer used."""
+
+
 class ArchitectureError(OctnasError):
     """An architecture or its file does not fit: unknown site, α outside [0, 1], unknown schema."""
 

@@ -3,7 +3,7 @@
 The settings of retraining, without torch.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Literal
 
@@ -71,6 +71,12 @@ class Recipe:
         require(0 <= self.ema < 1, "ema", self.ema, "0 to below 1")
         seconds = self.checkpoint_seconds
         require(0 <= seconds < inf, "checkpoint_seconds", seconds, "0 or more")
+
+
+# The paper's for a batch of 256 (arXiv 1904.05049, §4.1).
+RETRAIN_RECIPE = Recipe(epochs=110, batch_size=256, weight_decay=1e-4, warmup_epochs=5)
+RANKING_RECIPE = replace(RETRAIN_RECIPE, epochs=30)
+SUPERNET_RECIPE = replace(RETRAIN_RECIPE, epochs=60, clip_grad=5.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +157,7 @@ class SupernetSettings:
     workers: int = field(default=1, metadata=HOW)
     executor: Executor = field(default="local", metadata=HOW)
     restarts: int = field(default=3, metadata=HOW)
-    recipe: Recipe = field(default_factory=Recipe)
+    recipe: Recipe = SUPERNET_RECIPE
     learnable: LearnableSettings = field(default_factory=LearnableSettings)
 
     def __post_init__(self) -> None:
@@ -201,7 +207,7 @@ class RankingSettings:
     seeds: tuple[int, ...] = (0, 1, 2)
     seed: int = 0
     threads: int = 1
-    recipe: Recipe = field(default_factory=Recipe)
+    recipe: Recipe = RANKING_RECIPE
     resamples: int = field(default=1000, metadata=HOW)
     workers: int = field(default=2, metadata=HOW)
     executor: Executor = field(default="local", metadata=HOW)
@@ -294,7 +300,7 @@ class RetrainSettings:
     workers: int = field(default=2, metadata=HOW)
     ranks: int = field(default=1, metadata=LATER)
     executor: Executor = field(default="local", metadata=HOW)
-    recipe: Recipe = field(default_factory=Recipe)
+    recipe: Recipe = RETRAIN_RECIPE
 
     def __post_init__(self) -> None:
         require_seeds(self.seeds)
