@@ -114,15 +114,18 @@ def supernet(
     overrides: Overrides = None,
     run_dir: RunDir = None,
     fresh: Fresh = None,
-    workers: Annotated[
+    processes: Annotated[
         int | None,
         typer.Option(
-            help="Processes that train together, as --set supernet.workers=N.", show_default=False
+            "--processes",
+            "--workers",
+            help="Processes that train together, as --set supernet.processes=N.",
+            show_default=False,
         ),
     ] = None,
 ) -> None:
     """Train the supernet."""
-    own = [] if workers is None else [f"supernet.workers={workers}"]
+    own = [] if processes is None else [f"supernet.processes={processes}"]
     carry_out(experiment, [*(overrides or ()), *own], run_dir, fresh, ("supernet",))
 
 

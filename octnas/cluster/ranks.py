@@ -139,7 +139,7 @@ def _wait_for(room: PlacementGroup, workers: int, gpus: float) -> None:
         if time.monotonic() > end:
             there = ray.cluster_resources()
             raise ClusterError(
-                f"supernet.workers: found {workers}, each with a CPU and {gpus:g} GPUs, but the "
+                f"supernet.processes: found {workers}, each with a CPU and {gpus:g} GPUs, but the "
                 f"cluster has {there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs, and "
                 f"had no room for all of them within {_ROOM:.0f} s"
             )

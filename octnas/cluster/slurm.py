@@ -63,7 +63,7 @@ def batch_file(
     *,
     folder: str,
     gpus: int = 0,
-    workers: bool = False,
+    processes: bool = False,
 ) -> str:
     """The batch file of one job.
 
@@ -73,7 +73,7 @@ def batch_file(
         settings: what the job asks for.
         folder: in which the command runs.
         gpus: of this job.
-        workers: whether the command is told how many GPUs it has got, with ``--workers``.
+        processes: whether the command is told how many GPUs it has got, with ``--processes``.
 
     Returns:
         A bash script.
@@ -84,7 +84,7 @@ def batch_file(
     require(bool(_WORD.fullmatch(name)), "name", name, "letters, digits and _ . -")
     lines = ["#!/bin/bash", *(f"#SBATCH --{option}" for option in _options(name, settings, gpus))]
     words = " ".join(map(shlex.quote, command))
-    told = f'command+=(--workers "${{SLURM_GPUS_ON_NODE:-{gpus}}}")\n' if workers else ""
+    told = f'command+=(--processes "${{SLURM_GPUS_ON_NODE:-{gpus}}}")\n' if processes else ""
     return "\n".join(lines) + _BODY.format(
         folder=shlex.quote(folder), words=words, told=told, put_back=_PUT_BACK
     )

@@ -261,9 +261,9 @@ class Measured:
 def supernet_threads(config: RunConfig, machine: Machine) -> int:
     """Of each process that trains the supernet; 0 for torch's own choice."""
     settings = config.supernet
-    if settings.threads or settings.workers == 1:
+    if settings.threads or settings.processes == 1:
         return settings.threads
-    return max(1, machine.cores // settings.workers)
+    return max(1, machine.cores // settings.processes)
 
 
 def data_work(measured: Measured) -> StageWork:
@@ -285,14 +285,14 @@ def supernet_work(measured: Measured) -> StageWork:
     settings, pace = measured.config.supernet, measured.supernet
     recipe, machine = settings.recipe, measured.machine
     steps = training_steps(measured.images.parts["train"], recipe.batch_size, recipe.epochs)
-    seconds = _fed(measured, pace.seconds, recipe.batch_size // settings.workers)
+    seconds = _fed(measured, pace.seconds, recipe.batch_size // settings.processes)
     learns = settings.sampling == "learnable"
     return StageWork(
         stage="supernet",
         on=machine.device,
-        work=(Work("steps", steps * settings.workers, seconds),),
-        workers=settings.workers,
-        gpus=settings.workers,
+        work=(Work("steps", steps * settings.processes, seconds),),
+        workers=settings.processes,
+        gpus=settings.processes,
         threads=supernet_threads(measured.config, machine) or machine.cores,
         memory=pace.memory + (_held(measured, "rank") if learns else 0),
         gpu_memory=pace.gpu_memory,

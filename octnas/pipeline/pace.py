@@ -149,8 +149,8 @@ def supernet_pace(
     settings = config.supernet
     # Weights to begin with do not change the time, but may have to be fetched.
     weights = settings.weights if settings.teacher == "original" else ""
-    recipe = _short(settings.recipe, settings.recipe.batch_size // settings.workers)
-    settings = replace(settings, recipe=recipe, weights=weights, workers=1, threads=threads)
+    recipe = _short(settings.recipe, settings.recipe.batch_size // settings.processes)
+    settings = replace(settings, recipe=recipe, weights=weights, processes=1, threads=threads)
     watch, scales = _Watch(device), _Scales()
     with memory_peak(device) as usage:
         model, _ = train_supernet(

@@ -134,14 +134,14 @@ def _notes(measured: Measured) -> list[str]:
         "Images were random; augmentation is not in it.",
         "Export, report and MLflow are not in it: minutes, and the disk of the networks once more.",
     ]
-    if config.supernet.workers > 1:
+    if config.supernet.processes > 1:
         notes.append("What the supernet's processes tell each other is not in it.")
     if config.retrain.select == "front":
         notes.append("How many networks the front will have is not known, and not in it.")
     gpus = torch.cuda.device_count()
-    if measured.machine.device == "cuda" and config.supernet.workers > gpus:
+    if measured.machine.device == "cuda" and config.supernet.processes > gpus:
         notes.append(
-            f"supernet.workers: {config.supernet.workers}, but this machine's GPUs: {gpus}."
+            f"supernet.processes: {config.supernet.processes}, but this machine's GPUs: {gpus}."
         )
     if isinstance(config.data, ImagesSettings) and not measured.images.seconds:
         notes.append("How long images take to decode is not known, and not in it.")

@@ -166,7 +166,8 @@ def recipe_digest(run: Run) -> str:
     settings["preparation"] = preparation(data)
     settings["padding"] = getattr(data, "padding", None)
     settings["input_size"] = list(run.space.input_size)
-    settings["ranks"] = run.config.retrain.ranks  # batch-norm statistics are each process's own
+    # Each process has batch-norm statistics of its own.
+    settings["ranks"] = run.config.retrain.processes
     if isinstance(data, ImagesSettings):
         # What training crops are cut from.
         settings["cache"] = data.cache.resolution if data.cache.enabled else None
@@ -180,9 +181,9 @@ def stage_times(run: Run, retrained: Sequence[Retrained]) -> dict[str, StageTime
     if run.directory.finished("data") is not None:
         found["data"] = StageTime(None, "1 process")
     if run.directory.finished("supernet") is not None:
-        workers = config.supernet.workers
-        hours = workers * supernet_seconds(run) / _HOUR
-        found["supernet"] = StageTime(hours, _processes(workers, config.supernet.threads, device))
+        processes = config.supernet.processes
+        hours = processes * supernet_seconds(run) / _HOUR
+        found["supernet"] = StageTime(hours, _processes(processes, config.supernet.threads, device))
     if run.directory.stage("search").exists():
         workers = config.search.workers if config.search.executor == "ray" else 1
         seconds = workers * search_seconds(run)
@@ -193,10 +194,10 @@ def stage_times(run: Run, retrained: Sequence[Retrained]) -> dict[str, StageTime
         runs = {one.network.architecture.id: one.runs for one in retrained}
         seconds = sum(result.metrics["seconds"] for several in runs.values() for result in several)
         trainings = sum(map(len, runs.values()))
-        ranks = config.retrain.ranks
-        each = _processes(ranks, config.retrain.threads, device)
+        processes = config.retrain.processes
+        each = _processes(processes, config.retrain.threads, device)
         what = f"{plural(trainings, 'training')}, {each} each"
-        found["retrain"] = StageTime(ranks * seconds / _HOUR, what)
+        found["retrain"] = StageTime(processes * seconds / _HOUR, what)
     if run.directory.finished("rank") is not None:
         ranking = next(iter(read_rankings(run).values()))
         what = "ground truth of the ranking check"

@@ -275,7 +275,7 @@ def _with_tune(
         watch="" if halving is None else "rank",
     )
     with (
-        ray_cluster(settings.workers * settings.ranks, run.config.ray),
+        ray_cluster(settings.workers * settings.processes, run.config.ray),
         telling_stops(run.directory.path) as stops,
     ):
         stopped = train_with_tune(
@@ -284,8 +284,8 @@ def _with_tune(
             on_epoch,
             workers=settings.workers,
             directory=(run.directory.stage("retrain") / "ray").resolve(),
-            cpus=settings.ranks,
-            gpus=settings.ranks * run.config.ray.gpus,
+            cpus=settings.processes,
+            gpus=settings.processes * run.config.ray.gpus,
             halving=halving,
         )
     for training in stopped:

@@ -67,7 +67,7 @@ def write_jobs(
             settings,
             folder=str(Path.cwd()),
             gpus=_gpus(settings, stage),
-            workers=stage == "supernet" and settings.gpus > 0,
+            processes=stage == "supernet" and settings.gpus > 0,
         )
         write_text(out / f"{stage}.sbatch", text)
     write_text(out / SUBMIT_FILE, submit_file(JOBS))

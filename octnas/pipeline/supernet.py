@@ -106,17 +106,17 @@ def supernet(run: Run) -> None:
         with run.settings_of(section, "recipe"):
             check_recipe(getattr(config, section).recipe, images.count("train"))
     with run.settings_of("supernet", "recipe"):
-        Part(0, config.supernet.workers).check(config.supernet.recipe.batch_size)
+        Part(0, config.supernet.processes).check(config.supernet.recipe.batch_size)
     with run.settings_of("supernet"):
         weights = config.supernet.weights
         fits = not weights or config.space.stride_mode == "timm"
         require(fits, "weights", weights, "empty, or with space.stride_mode: timm")
         anywhere = config.supernet.executor == "ray" and bool(config.ray.address)
         if not anywhere:
-            check_workers(config.supernet.workers, device)
+            check_processes(config.supernet.processes, device)
     with run.settings_of("ray"):
-        shared = device.type == "cuda" and config.supernet.workers > 1 and config.ray.gpus < 1
-        allowed = "1 or more with several workers for a supernet, of which each needs its own"
+        shared = device.type == "cuda" and config.supernet.processes > 1 and config.ray.gpus < 1
+        allowed = "1 or more with supernet.processes > 1: each process needs a GPU of its own"
         require(not (anywhere and shared), "gpus", config.ray.gpus, allowed)
     begin_tracking(run)
     params, anew = flatten(config.supernet, KEY), run.directory.marker("supernet") is None
@@ -161,7 +161,7 @@ def _train(run: Run, images: Images, device: torch.device) -> list[dict[str, flo
             bar.advance(number + 1 - done)
             done = number + 1
 
-        if config.supernet.workers > 1:
+        if config.supernet.processes > 1:
             # Here, in one line: each of them would be started again and again.
             check_supernet(run.space, config.supernet)
             # Now: what those processes tell arrives later than their first checkpoint.
@@ -205,7 +205,7 @@ def _train_together(run: Run, log: Log, on_step: Callable[[int], None]) -> list[
     )
     with told(job.folder, log, on_step):
         if settings.executor == "local":
-            launch(train_elastic_rank, job, workers=settings.workers, restarts=settings.restarts)
+            launch(train_elastic_rank, job, workers=settings.processes, restarts=settings.restarts)
         else:
             _train_with_ray(run, job)
     result = read_result(job)
@@ -220,7 +220,7 @@ def _train_with_ray(run: Run, job: SupernetJob) -> None:
     from octnas.cluster.start import ray_cluster
     from octnas.cluster.stops import telling_stops
 
-    workers, ray = job.settings.workers, run.config.ray
+    workers, ray = job.settings.processes, run.config.ray
     with ray_cluster(workers, ray), telling_stops(run.directory.path) as stops:
         run_ranks(
             stops.reach(train_rank),
@@ -281,15 +281,16 @@ def scorer(run: Run, part: str, first: float = 1.0) -> Callable[[], Scorer]:
     )
 
 
-def check_workers(workers: int, device: torch.device) -> None:
+def check_processes(processes: int, device: torch.device) -> None:
     """Refuse more processes than GPUs, of which NCCL gives none to two.
 
     Raises:
         SettingError: naming both numbers.
     """
-    if device.type == "cuda" and workers > 1:
+    if device.type == "cuda" and processes > 1:
         gpus = torch.cuda.device_count()
-        require(workers <= gpus, "workers", workers, f"at most {gpus}, the GPUs of this machine")
+        allowed = f"at most {gpus}, the GPUs of this machine"
+        require(processes <= gpus, "processes", processes, allowed)
 
 
 def check_classes(run: Run, classes: int) -> None:

@@ -139,8 +139,8 @@ class SupernetSettings:
         switchable: batch-norm values by a channel's use as high or low, and a learned scale on each
             path of a convolution; in the supernet only.
         threads: CPU threads; 0 for all cores, whose number then decides the last digits.
-        workers: processes that train together, each with a GPU of its own where there are any.
-        executor: of several: ``local`` under torch's elastic launcher, or ``ray``.
+        processes: that train the supernet together, each on a GPU of its own if there are any.
+        executor: of several processes: ``local`` under torch's elastic launcher, or ``ray``.
         restarts: how often they begin again from their checkpoint after one has died.
         recipe: optimizer and schedule.
         learnable: of the sampling of that name.
@@ -154,7 +154,7 @@ class SupernetSettings:
     alpha_warmup: float = 0.0
     switchable: bool = True
     threads: int = 0
-    workers: int = field(default=1, metadata=HOW)
+    processes: int = field(default=1, metadata=HOW)
     executor: Executor = field(default="local", metadata=HOW)
     restarts: int = field(default=3, metadata=HOW)
     recipe: Recipe = SUPERNET_RECIPE
@@ -175,7 +175,7 @@ class SupernetSettings:
             require(own, "teacher", self.teacher, "any but original, with sampling: learnable")
             level = self.alpha_warmup == 0
             require(level, "alpha_warmup", self.alpha_warmup, "0 with sampling: learnable")
-        require(self.workers >= 1, "workers", self.workers, "1 or more")
+        require(self.processes >= 1, "processes", self.processes, "1 or more")
         for key in ("threads", "restarts"):
             require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
 
@@ -282,8 +282,8 @@ class RetrainSettings:
             ``executor: ray``.
         threads: CPU threads of one training.
         workers: trainings at a time, each in a process of its own; 1 trains in this process.
-        ranks: processes that train one network together, each on a GPU where there are any, with
-            its share of every batch.
+        processes: that train one network together, each on a GPU of its own if there are any,
+            with its share of every batch.
         executor: ``local``, or ``ray`` for trials of Ray Tune.
         recipe: the same for every network.
     """
@@ -298,7 +298,7 @@ class RetrainSettings:
     halving: HalvingSettings | None = field(default=None, metadata=LATER)
     threads: int = 1
     workers: int = field(default=2, metadata=HOW)
-    ranks: int = field(default=1, metadata=LATER)
+    processes: int = field(default=1, metadata=LATER)
     executor: Executor = field(default="local", metadata=HOW)
     recipe: Recipe = RETRAIN_RECIPE
 
@@ -314,5 +314,5 @@ class RetrainSettings:
         require(sizes, "test_sizes", self.test_sizes, "distinct numbers of pixels")
         can = self.halving is None or (self.select, self.executor) == ("front", "ray")
         require(can, "halving", self.halving, "null, or with select: front and executor: ray")
-        for key in ("threads", "workers", "ranks", "randoms"):
+        for key in ("threads", "workers", "processes", "randoms"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")

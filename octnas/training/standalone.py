@@ -287,7 +287,7 @@ def train_one(
         on_epoch: called after every epoch.
         watch: see `octnas.training.standalone.fit`.
     """
-    place, ranks = choose_device(device), getattr(settings, "ranks", 1)
+    place, ranks = choose_device(device), getattr(settings, "processes", 1)
     images = images_for(training, data, settings, place)
 
     def log(row: Mapping[str, float]) -> None:

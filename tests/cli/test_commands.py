@@ -88,7 +88,7 @@ def test_cost_of_an_architecture_file(octnas: Octnas, tmp_path: Path) -> None:
         (["sync", "."], "is not a run directory"),
         (["sync", "missing"], "missing: is not a run directory"),
         (["run", str(EXPERIMENT), "--set", "serch.trials=3"], "--set: serch: unknown key"),
-        (["supernet", str(EXPERIMENT), "--workers", "0"], "supernet.workers: found 0, allowed: 1"),
+        (["supernet", str(EXPERIMENT), "--processes", "0"], "supernet.processes: found 0"),
         (
             ["cost", "resnet18", "--input-size", "1" + 30 * "0"],
             "allowed: 1 to 65536",

@@ -35,15 +35,15 @@ BEGUN = {
     "together": "supernet/together/progress.jsonl",
     "search": "search/outcomes.jsonl",
     "processes": "retrain/*/*",
-    "ranks": "retrain/*/*/together/progress.jsonl",
+    "retrain together": "retrain/*/*/together/progress.jsonl",
     "by Ray together": "supernet/together/progress.jsonl",
     "by Ray": WORKERS,
     "by Tune": WORKERS,
 }
 STAGES = {"by Ray": "truth", "by Tune": "retrain"}
 CHANGES = {
-    "together": ("supernet.workers=2",),
-    "by Ray together": ("supernet.workers=2", "supernet.executor=ray"),
+    "together": ("supernet.processes=2",),
+    "by Ray together": ("supernet.processes=2", "supernet.executor=ray"),
     "by Ray": (
         *TINY_RANKING,
         "supernet.recipe.epochs=2",
@@ -52,7 +52,7 @@ CHANGES = {
     ),
     "by Tune": ("retrain.workers=2", "retrain.executor=ray"),
     "processes": ("retrain.workers=2",),
-    "ranks": ("retrain.ranks=2",),
+    "retrain together": ("retrain.processes=2",),
 }
 
 
@@ -112,8 +112,8 @@ def test_what_takes_long_says_what_is_kept(
         ("search", signal.SIGTERM, False),
         ("processes", signal.SIGINT, True),
         ("processes", signal.SIGTERM, False),
-        ("ranks", signal.SIGTERM, False),
-        ("ranks", signal.SIGINT, True),
+        ("retrain together", signal.SIGTERM, False),
+        ("retrain together", signal.SIGINT, True),
         ("by Ray together", signal.SIGTERM, False),
         ("by Ray", signal.SIGTERM, False),
         ("by Ray", signal.SIGINT, True),

@@ -224,7 +224,7 @@ def test_files_for_gpus(octnas: Octnas, tmp_path: Path, monkeypatch: pytest.Monk
     assert not (tmp_path / "runs").exists()
     gpus = {stage: (Path("a b") / f"{stage}.sbatch").read_text() for stage in JOBS}
     assert "--gpus-per-node=4" in gpus["supernet"]
-    assert "--workers" in gpus["supernet"]
+    assert "--processes" in gpus["supernet"]
     for stage in ("search", "retrain"):
         assert "--gpus-per-node=1" in gpus[stage]
     for stage in ("data", "export", "report"):

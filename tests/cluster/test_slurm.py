@@ -74,9 +74,9 @@ def test_the_exit_code_is_the_commands(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("given", "told"), [({}, "2"), ({"SLURM_GPUS_ON_NODE": "4"}, "4")])
-def test_as_many_workers_as_gpus(tmp_path: Path, given: dict[str, str], told: str) -> None:
-    text = batch_file("a", ["/bin/echo"], SETTINGS, folder="/", gpus=2, workers=True)
-    assert run_file(text, tmp_path, **given).stdout == f"--workers {told}\n"
+def test_as_many_processes_as_gpus(tmp_path: Path, given: dict[str, str], told: str) -> None:
+    text = batch_file("a", ["/bin/echo"], SETTINGS, folder="/", gpus=2, processes=True)
+    assert run_file(text, tmp_path, **given).stdout == f"--processes {told}\n"
 
 
 def test_a_signal_ends_the_command_and_puts_the_job_back(tmp_path: Path) -> None:

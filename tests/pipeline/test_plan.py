@@ -72,13 +72,13 @@ def test_processes_of_a_supernet_share_its_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planning.os, "sched_getaffinity", lambda _: range(8))
-    found = plan_tiny(tmp_path, "supernet.workers=4", "retrain.workers=3").stages
+    found = plan_tiny(tmp_path, "supernet.processes=4", "retrain.workers=3").stages
     assert found[1].wall_hours * 3600 == pytest.approx(4 * 2 * STEP)
     assert found[1].cpu_hours == pytest.approx(4 * found[1].wall_hours)
     assert found[1].memory == 4 * TRAINING.memory
     assert (found[3].memory, found[3].scratch) == (3 * TRAINING.memory, 9 * CHECKPOINT)
     assert any(
-        "tell each other" in note for note in plan_tiny(tmp_path, "supernet.workers=2").notes
+        "tell each other" in note for note in plan_tiny(tmp_path, "supernet.processes=2").notes
     )
 
 

@@ -37,7 +37,7 @@ def test_ray_gives_the_candidates_that_this_process_gives(
 def test_rays_workers_train_the_supernet_that_processes_of_this_machine_do(tmp_path: Path) -> None:
     weights = []
     for executor in ("local", "ray"):
-        together = ("supernet.workers=2", f"supernet.executor={executor}")
+        together = ("supernet.processes=2", f"supernet.executor={executor}")
         run = open_tiny(tmp_path / executor, "tracking.enabled=false", "device=cpu", *together)
         run_stages(run, ("supernet",))
         weights.append(load_file(run.directory.stage("supernet") / WEIGHTS_FILE))

@@ -22,7 +22,7 @@ import octnas.training.standalone as trainings
 from octnas.errors import ConfigError, RunDirectoryError, SettingError
 from octnas.pipeline.records import read_candidates, read_chosen, read_results
 from octnas.pipeline.stages import run_stages
-from octnas.pipeline.supernet import check_workers, read_seconds
+from octnas.pipeline.supernet import check_processes, read_seconds
 from octnas.runtime.directory import read_json
 from tests.pipeline.test_tracking_of_runs import runs_of
 from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
@@ -118,10 +118,10 @@ def test_a_stage_that_cannot_begin_can_be_mended(tmp_path: Path) -> None:
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    check_workers(2, torch.device("cuda"))
-    check_workers(3, torch.device("cpu"))
-    with pytest.raises(SettingError, match="workers: found 3, allowed: at most 2, the GPUs"):
-        check_workers(3, torch.device("cuda"))
+    check_processes(2, torch.device("cuda"))
+    check_processes(3, torch.device("cpu"))
+    with pytest.raises(SettingError, match="processes: found 3, allowed: at most 2, the GPUs"):
+        check_processes(3, torch.device("cuda"))
 
 
 def test_it_is_the_weights_that_count_and_not_their_place(

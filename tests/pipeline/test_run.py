@@ -127,17 +127,17 @@ def test_how_a_result_is_computed_may_change(finished: Path) -> None:
         ),
     ],
 )
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("processes", [1, 2])
 def test_what_no_training_can_begin_with_is_one_line_and_can_be_mended(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    workers: int,
+    processes: int,
     wrong: tuple[str, ...],
     message: str,
 ) -> None:
     """Also by several processes, each of which would find it out and be started again."""
     monkeypatch.setattr(module, "launch", lambda *_, **__: pytest.fail("processes were started"))
-    run = open_tiny(tmp_path, "tracking.enabled=false", f"supernet.workers={workers}", *wrong)
+    run = open_tiny(tmp_path, "tracking.enabled=false", f"supernet.processes={processes}", *wrong)
     with pytest.raises(ConfigError, match=message) as caught:
         run_stages(run, ("supernet",))
     assert len(str(caught.value).splitlines()) == 1
