@@ -20,7 +20,11 @@ LATER: Mapping[str, Any] = MappingProxyType({"later": True})
 RENAMED: Mapping[str, str] = MappingProxyType(
     {
         "supernet.by_role": "supernet.switchable",
+        "supernet.workers": "supernet.processes",
         "search.first_rung": "search.screening_fraction",
+        "retrain.ranks": "retrain.processes",
+        "data.rank_images": "data.search_val_images",
+        "data.rank_per_class": "data.search_val_per_class",
     }
 )
 """Current name of a setting by its former name."""

@@ -15,7 +15,9 @@ SCHEMA = 1
 LIST_FILE = "images.tsv"
 ABOUT_FILE = "images.json"
 
-PARTS = ("train", "rank", "read", "val")
+PARTS = ("train", "search_val", "read", "val")
+# The name that search_val had first; digests keep it, so that they compare across versions.
+_FORMERLY = {"search_val": "rank"}
 # What is in the list but in no part: what cannot be used, and copies of val images.
 SKIPPED, COPY = "skipped", "copy"
 
@@ -62,7 +64,8 @@ class ImageList:
         """Of all images in the four parts: classes, labels and pixels, not names."""
         state = sha256("\n".join(self.classes).encode(errors="surrogateescape"))
         used = (e for e in self.entries if e.part in PARTS)
-        for line in sorted(f"{e.part} {e.label} {e.digest}" for e in used):
+        parts = {part: _FORMERLY.get(part, part) for part in PARTS}
+        for line in sorted(f"{parts[e.part]} {e.label} {e.digest}" for e in used):
             state.update(f"\n{line}".encode())
         return state.hexdigest()[:16]
 
@@ -154,12 +157,17 @@ def read_summary(folder: Path) -> Mapping[str, Any]:
     document = read_document(path, SCHEMA, *keys)
     with reading(path):
         read_as(_Summary, {key: document[key] for key in keys})
-    return document
+    counts = {_renamed(part): count for part, count in document["counts"].items()}
+    return {**document, "counts": counts}
+
+
+def _renamed(part: str) -> str:
+    return "search_val" if part == "rank" else part
 
 
 def _entry(fields: Sequence[str]) -> Entry:
     part, label, digest, name = fields
-    return Entry(part, int(label), digest, _unquoted(name))
+    return Entry(_renamed(part), int(label), digest, _unquoted(name))
 
 
 # Names of files may hold tabs, line breaks, and bytes that are no UTF-8.

@@ -1,4 +1,4 @@
-"""The four parts of a data set as batches: train, rank, read and val."""
+"""The four parts of a data set as batches: train, search_val, read and val."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ class Images(Protocol):
         """A part in its order, without augmentation.
 
         Args:
-            part: ``"train"``, ``"rank"``, ``"read"`` or ``"val"``.
+            part: ``"train"``, ``"search_val"``, ``"read"`` or ``"val"``.
             batch_size: images of a batch; the last may have fewer.
             most: so many images, evenly spread over the part; 0 for all. Others are not decoded.
         """

@@ -229,7 +229,9 @@ def prepare_images(
         SettingError: a setting that does not fit the input size.
     """
     if isinstance(settings, DigitsSettings):
-        counts = {p: getattr(settings, f"{p}_images") for p in ("train", "rank", "read", "val")}
+        counts = {
+            p: getattr(settings, f"{p}_images") for p in ("train", "search_val", "read", "val")
+        }
         about = {"digest": digest_of_digits(settings), "classes": 10, "counts": counts}
         write_json(folder / ABOUT_FILE, {"schema": LIST_SCHEMA, **about, "problems": []})
         return

@@ -30,7 +30,7 @@ class DigitsSettings:
 
     Attributes:
         source: ``digits``.
-        train_images, rank_images, read_images, val_images: size of the four parts, which come
+        train_images, search_val_images, read_images, val_images: size of the four parts, which come
             from disjoint source digits.
         seed: of the images; apart from the experiment's seed, so that seeds share one data set.
         padding: training images are shifted by up to so many pixels.
@@ -38,14 +38,14 @@ class DigitsSettings:
 
     source: Literal["digits"] = "digits"
     train_images: int = 4000
-    rank_images: int = 1000
+    search_val_images: int = 1000
     read_images: int = 1000
     val_images: int = 2000
     seed: int = 0
     padding: int = 1
 
     def __post_init__(self) -> None:
-        for key in ("train_images", "rank_images", "read_images", "val_images"):
+        for key in ("train_images", "search_val_images", "read_images", "val_images"):
             count = getattr(self, key)
             require(1 <= count <= _MOST_DIGITS, key, count, f"1 to {_MOST_DIGITS}")
         require_seed("seed", self.seed)
@@ -141,7 +141,7 @@ class ImagesSettings:
         name: of a timm data set: ``wds/`` or ``hfds/PATH``.
         train, val: names of the two splits; for ``folder``, of the folders below ``root``.
         download: whether what is missing may be fetched from the network.
-        rank_per_class, read_per_class: images of each class that are taken from the training
+        search_val_per_class, read_per_class: images of each class that are taken from the training
             images, by ``seed``, to rank candidates and to read the chosen ones.
         seed: of that choice and of the subset.
         on_error: ``fail`` if an image or class cannot be used, or ``skip`` it.
@@ -159,7 +159,7 @@ class ImagesSettings:
     train: str = "train"
     val: str = "val"
     download: bool = field(default=False, metadata=HOW)
-    rank_per_class: int = 50
+    search_val_per_class: int = 50
     read_per_class: int = 50
     seed: int = 0
     on_error: OnError = "fail"
@@ -172,7 +172,7 @@ class ImagesSettings:
     workers: int = field(default=2, metadata=HOW)
 
     def __post_init__(self) -> None:
-        for key in ("rank_per_class", "read_per_class"):
+        for key in ("search_val_per_class", "read_per_class"):
             require(getattr(self, key) > 0, key, getattr(self, key), "1 or more")
         require_seed("seed", self.seed)
         # Evaluation resizes images to the side of its crop over this, before it crops.

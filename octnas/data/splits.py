@@ -94,7 +94,7 @@ def cut(
     val_digests: Iterable[str],
     settings: ImagesSettings,
 ) -> list[str]:
-    """What each training image is for: ``train``, ``rank``, ``read``, or ``copy``.
+    """What each training image is for: ``train``, ``search_val``, ``read``, or ``copy``.
 
     A ``copy`` has the pixels of a val image and is left out. Images that are there more than once
     all go to ``train``, so that no two parts share an image under two names.
@@ -102,7 +102,7 @@ def cut(
     Args:
         names, labels, digests: of the training images that can be used.
         val_digests: of the val images.
-        settings: images per class for rank and read, and the seed.
+        settings: images per class for search_val and read, and the seed.
 
     Raises:
         DataError: a class with too few images.
@@ -119,21 +119,22 @@ def cut(
             of_class = single.setdefault(label, [])
             if times[digest] == 1:
                 of_class.append(name)
-    rank, read = settings.rank_per_class, settings.read_per_class
+    search_val, read = settings.search_val_per_class, settings.read_per_class
     kept = Counter(
         label for name, label in zip(names, labels, strict=True) if parts[name] != "copy"
     )
     for label in sorted(set(labels)):
         images = single.get(label, [])
-        if len(images) < rank + read or kept[label] <= rank + read:
+        if len(images) < search_val + read or kept[label] <= search_val + read:
             example = names[list(labels).index(label)]
             raise DataError(
                 f"class of {example}: found {len(images)} training images without copies, "
-                f"allowed: more than data.rank_per_class + data.read_per_class = {rank + read}"
+                "allowed: more than data.search_val_per_class + data.read_per_class = "
+                f"{search_val + read}"
             )
         drawn = _shuffled(images, f"{settings.seed}/cut/{label}")
-        parts |= dict.fromkeys(drawn[:rank], "rank")
-        parts |= dict.fromkeys(drawn[rank : rank + read], "read")
+        parts |= dict.fromkeys(drawn[:search_val], "search_val")
+        parts |= dict.fromkeys(drawn[search_val : search_val + read], "read")
     return [parts[name] for name in names]
 
 

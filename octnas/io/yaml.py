@@ -4,6 +4,7 @@ Only ``true`` and ``false`` are truth values (``off``, ``no`` and ``y`` are text
 number, and duplicate keys are errors.
 """
 
+import json
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -172,7 +173,8 @@ def _compose(text: str) -> yaml.Node | None:
 
 
 def _construct(root: yaml.Node) -> Any:
-    return _Loader("").construct_document(root)
+    # Through JSON, so that an override of a value does not change its aliases.
+    return json.loads(json.dumps(_Loader("").construct_document(root)))
 
 
 def _one_line(error: Exception) -> str:

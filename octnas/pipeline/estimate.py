@@ -294,7 +294,7 @@ def supernet_work(measured: Measured) -> StageWork:
         workers=settings.processes,
         gpus=settings.processes,
         threads=supernet_threads(measured.config, machine) or machine.cores,
-        memory=pace.memory + (_held(measured, "rank") if learns else 0),
+        memory=pace.memory + (_held(measured, "search_val") if learns else 0),
         gpu_memory=pace.gpu_memory,
         disk=pace.weights,
         scratch=_CHECKPOINTS * pace.checkpoint,
@@ -303,18 +303,18 @@ def supernet_work(measured: Measured) -> StageWork:
 
 
 def search_work(measured: Measured) -> StageWork:
-    """Evaluations of candidates on rank, and of the chosen ones on read."""
+    """Evaluations of candidates on search_val, and of the chosen ones on read."""
     settings, pace, parts = measured.config.search, measured.evaluation, measured.images.parts
-    held = max(_held(measured, "rank"), _held(measured, "read"))
+    held = max(_held(measured, "search_val"), _held(measured, "read"))
     # Cached images lie on the device that scores them.
     on_gpu = measured.machine.device != "cpu" and measured.images.cache > 0
     return StageWork(
         stage="search",
         on=measured.machine.device,
         work=(
-            Work("candidates", settings.trials, _evaluation(measured, "rank")),
+            Work("candidates", settings.trials, _evaluation(measured, "search_val")),
             Work("chosen ones", len(measured.budgets), _evaluation(measured, "read")),
-            Work("images", parts["rank"] + parts["read"], _image_seconds(measured)),
+            Work("images", parts["search_val"] + parts["read"], _image_seconds(measured)),
         ),
         workers=settings.workers if settings.executor == "ray" else 1,
         threads=settings.threads,
@@ -358,7 +358,7 @@ def _other_sizes(measured: Measured) -> float:
 
 def _score(measured: Measured) -> float:
     """Seconds of one image in evaluation."""
-    batch = min(measured.config.search.images_per_batch, measured.images.parts["rank"])
+    batch = min(measured.config.search.images_per_batch, measured.images.parts["search_val"])
     return measured.evaluation.score / batch
 
 
@@ -426,7 +426,7 @@ def timed(measured: Measured) -> dict[str, float]:
     """What was timed, by name, in seconds."""
     return {
         "supernet step": measured.supernet.seconds,
-        "candidate": _evaluation(measured, "rank"),
+        "candidate": _evaluation(measured, "search_val"),
         "vanilla step": measured.vanilla.seconds,
         "mid-budget step": measured.searched.seconds,
         "image": measured.images.seconds,

@@ -201,7 +201,7 @@ def evaluation_pace(
     settings = config.search
     supernet = build_supernet(space, seed=0, switchable=config.supernet.switchable).to(device)
     activate(supernet, alphas)
-    batches = [*images.batches("rank", settings.images_per_batch)]
+    batches = [*images.batches("search_val", settings.images_per_batch)]
     size = min(settings.images_per_batch, images.count("train"))
     training = [next(images.train_batches(size, 0).epoch(0))[0].to(device)]
     with memory_peak(device) as usage, cpu_threads(settings.threads):
@@ -274,7 +274,7 @@ class ImageCounts:
     """What is known of the images of an experiment.
 
     Attributes:
-        parts: images of train, rank, read and val.
+        parts: images of train, search_val, read and val.
         classes: how many.
         counted: where these numbers come from, in words.
         looked: whether the data stage is finished.
@@ -327,13 +327,18 @@ def _cut(settings: ImagesSettings, training: int, val: int, classes: int) -> dic
     Raises:
         DataError: no training image is left.
     """
-    rank, read = settings.rank_per_class * classes, settings.read_per_class * classes
-    if training <= rank + read:
+    search_val, read = settings.search_val_per_class * classes, settings.read_per_class * classes
+    if training <= search_val + read:
         raise DataError(
             f"{settings.root}: found {training:,} training images, allowed: more than "
-            f"{rank + read:,}, which data.rank_per_class and data.read_per_class take"
+            f"{search_val + read:,}, which data.search_val_per_class and data.read_per_class take"
         )
-    return {"train": training - rank - read, "rank": rank, "read": read, "val": val}
+    return {
+        "train": training - search_val - read,
+        "search_val": search_val,
+        "read": read,
+        "val": val,
+    }
 
 
 def _cache_size(settings: ImagesSettings, size: tuple[int, int, int], count: int) -> int:

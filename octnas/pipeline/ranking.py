@@ -175,7 +175,7 @@ def table(run: Run) -> str:
 
 def _sources(run: Run) -> Iterator[tuple[str, Score, float]]:
     """Where scores come from: name, function, and the seconds that it took to have it."""
-    supernet, seconds = scorer(run, "rank")(), read_seconds(run)
+    supernet, seconds = scorer(run, "search_val")(), read_seconds(run)
     yield SUPERNET, supernet, seconds
 
 

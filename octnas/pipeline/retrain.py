@@ -260,7 +260,7 @@ def _with_tune(
     halving: Halving[Training] | None = None
     if settings.halving is not None:
         halving = Halving(
-            metric="rank_top1",
+            metric="search_val_top1",
             cost=lambda training: macs[training.architecture.id],
             may_stop=lambda training: training.architecture.id in front,
             epochs=settings.recipe.epochs,
@@ -272,7 +272,7 @@ def _with_tune(
         data=run.data,
         settings=settings,
         device=run.config.device,
-        watch="" if halving is None else "rank",
+        watch="" if halving is None else "search_val",
     )
     with (
         ray_cluster(settings.workers * settings.processes, run.config.ray),

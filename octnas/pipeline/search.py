@@ -227,7 +227,7 @@ def _evaluate(run: Run, driver: Driver) -> None:
     settings = run.config.search
     if driver.done:
         return
-    make = scorer(run, "rank", settings.screening_fraction)
+    make = scorer(run, "search_val", settings.screening_fraction)
     if settings.executor == "local":
         run_local(driver, make(), retries=settings.retries)
         return
@@ -248,7 +248,7 @@ def _evaluate(run: Run, driver: Driver) -> None:
 
 
 def _choose(run: Run, candidates: list[Candidate]) -> dict[str, Candidate]:
-    """The best candidate on the rank part for each budget, read again on the read part."""
+    """The best candidate on search_val for each budget, read again on the read part."""
     read: Callable[[Mapping[str, float]], Mapping[str, float]] = scorer(run, "read")()
     chosen: dict[str, Candidate] = {}
     for budget in run.budgets:
@@ -280,5 +280,5 @@ def _say(
         best = chosen[budget.name]
         run.progress.say(
             f"  {budget.name}: {best.id}, {best.macs / 1e6:,.3f} M MACs, loss {best.loss:.3f} on "
-            f"rank, {best.metrics['read_loss']:.3f} on read{latency_words(best, budget)}"
+            f"search_val, {best.metrics['read_loss']:.3f} on read{latency_words(best, budget)}"
         )

@@ -123,7 +123,7 @@ class ReportData:
         name: the experiment's name.
         space: what was searched.
         budgets: in the order in which they are shown.
-        candidates: everything that the search evaluated, scored in the supernet on the rank part.
+        candidates: everything that the search evaluated, scored in the supernet on search_val.
         front: of the candidates.
         chosen: the chosen candidate by budget name; its metrics hold ``read_loss``, ``read_top1``
             and ``rank_top1``.

@@ -133,7 +133,7 @@ class _Series:
 
 
 def front_figure(data: ReportData) -> go.Figure | None:
-    """Supernet candidates: MACs against the loss on the rank part, with front and budgets."""
+    """Supernet candidates: MACs against the loss on search_val, with front and budgets."""
     if not data.candidates:
         return None
     plain = [one for one in data.candidates if one.origin != UNIFORM]
@@ -153,7 +153,7 @@ def front_figure(data: ReportData) -> go.Figure | None:
         ("chosen", list(data.chosen.values()), {"mode": "markers", "marker": star}),
     )
     series = [_Series(name, _candidates(data, some), looks) for name, some, looks in kinds if some]
-    figure = new_figure("MACs", "loss on the rank part (supernet)", top=top_margin(data))
+    figure = new_figure("MACs", "loss on search_val (supernet)", top=top_margin(data))
     return _drawn(figure, axes(data), series)
 
 
@@ -406,7 +406,7 @@ def ranking_figure(rankings: Mapping[str, Ranking]) -> go.Figure | None:
     ranking = rankings.get(SUPERNET)
     if ranking is None or not ranking.architectures:
         return None
-    figure = new_figure("loss on the rank part (supernet)", "top-1 from scratch, %", RANKING_TOP)
+    figure = new_figure("loss on search_val (supernet)", "top-1 from scratch, %", RANKING_TOP)
     scale = {"orientation": "h", "thickness": 10, "len": 0.6, "x": 0, "xanchor": "left"}
     scale |= {"y": 1.03, "yanchor": "bottom", "exponentformat": "SI", "outlinewidth": 0}
     figure.update_layout(

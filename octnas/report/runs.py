@@ -244,7 +244,7 @@ def _retrained(runs: Sequence[ComparedRun]) -> go.Figure | None:
 
 
 def _fronts(runs: Sequence[ComparedRun]) -> go.Figure | None:
-    figure = new_figure("MACs", "loss on the rank part (supernet)")
+    figure = new_figure("MACs", "loss on search_val (supernet)")
     for number, run in enumerate(runs):
         front = run.data.front.candidates
         if front:

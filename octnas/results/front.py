@@ -17,7 +17,7 @@ class Candidate:
         id: of the architecture.
         alphas: α by site.
         macs: its cost for one image.
-        loss: cross-entropy on the rank part, by which candidates are compared.
+        loss: cross-entropy on search_val, by which candidates are compared.
         metrics: whatever else was measured, such as ``rank_top1`` or ``read_loss``.
         origin: where it came from: ``"uniform"``, ``"spread"``, ``"learned"`` or the
             sampler's name.

@@ -25,10 +25,10 @@ class SearchSettings:
             ``auto``, what all budgets bound, or MACs where they bound different costs; or by name.
             Samplers are held to the budgets where these bound the objective; to budgets on another
             cost they are held only as far as they leave some MACs out.
-        screening_fraction: share of the rank images that a candidate is scored on first; it is
-            scored on the rest only if it may reach the front. 1 for all at once.
+        screening_fraction: share of the search_val images that a candidate is scored on first; it
+            is scored on the rest only if it may reach the front. 1 for all at once.
         choose_by: what is lowest of the candidate that is chosen for a budget: its ``loss`` on the
-            rank images, or the ``expected`` one on others, shrunk towards a model of all.
+            search_val images, or the ``expected`` one on others, shrunk towards a model of all.
         trials: candidates in all, the first designs included.
         spread: size of the design spread over MACs.
         batch_size: candidates that are asked for before the first of them is told; the same on

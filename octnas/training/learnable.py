@@ -121,7 +121,7 @@ class LearnableSteps:
         supernet: whose active architecture is changed.
         space: what it holds.
         budgets: one distribution is learned for each.
-        images: the logits learn on the rank part, which is held in memory.
+        images: the logits learn on search_val, which is held in memory.
         settings: how.
         explore: α by site for the number of a step that draws from no distribution.
         seed: of all draws.
@@ -144,7 +144,7 @@ class LearnableSteps:
         self._supernet, self._space, self._settings = supernet, space, settings
         self._explore, self._seed, self._steps = explore, seed, steps
         self._warmup = math.ceil(settings.warmup * steps)
-        parts = zip(*images.batches("rank", settings.batch_size), strict=True)
+        parts = zip(*images.batches("search_val", settings.batch_size), strict=True)
         self._images, self._labels = (torch.cat([x.cpu() for x in part]) for part in parts)
         self._relaxed: Relaxed | None = None
         self._masks: dict[str, Tensor] = {}

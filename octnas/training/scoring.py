@@ -98,7 +98,7 @@ class Scorer:
     Args:
         supernet: trained; this object changes its active architecture and BN statistics.
         images: BN statistics come from shuffled training batches, as in a training of its own.
-        part: ``"rank"`` or ``"read"``; held in memory.
+        part: ``"search_val"`` or ``"read"``; held in memory.
         calibration_batches: training batches for the BN statistics.
         batch_size: of these and of scoring.
         device: where to compute.

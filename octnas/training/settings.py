@@ -88,7 +88,7 @@ class LearnableSettings:
             one from a distribution, so that all choices go on being judged fairly.
         warmup: share of the training in which the weights learn alone.
         every: of so many steps of a budget, one is followed by a step of its logits.
-        batch_size: images of the rank part in such a step.
+        batch_size: images of search_val in such a step.
         lr: of the logits at first, by Adam; down to zero along a cosine.
         temperature: of the Gumbel softmax, at first and at the end.
         penalty: ρ, on the square of how far the expected MACs are from the budget, as a share.
@@ -242,7 +242,7 @@ Baseline = Literal[
 class HalvingSettings:
     """Early stopping of networks of the front that others dominate, by ASHA (arXiv 1810.05934).
 
-    A network is behind by how much its accuracy on the rank part lies below the best one of as few
+    A network is behind by how much its accuracy on search_val lies below the best one of as few
     MACs at the same epoch; at each rung those that are farthest behind are stopped. Searched
     networks and baselines are never.
 

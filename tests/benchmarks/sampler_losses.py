@@ -19,13 +19,13 @@ from octnas.search.surrogate import EXPECTED, Features, with_expected_losses
 from octnas.space.search_space import SearchSpace
 from octnas.training.scoring import Scorer
 
-Part = Literal["rank", "read"]
-PARTS: tuple[Part, ...] = ("rank", "read")
+Part = Literal["search_val", "read"]
+PARTS: tuple[Part, ...] = ("search_val", "read")
 
 
 @dataclass(frozen=True, eq=False)
 class Losses:
-    """Losses of architectures on the rank and on the read part; what was measured is kept.
+    """Losses of architectures on search_val and on read; what was measured is kept.
 
     Attributes:
         folder: for the results.
@@ -70,7 +70,7 @@ class Losses:
         return {part: scorer(self.run, part)() for part in PARTS}
 
     def hypervolume(self, candidates: Sequence[Candidate], way: ChooseBy) -> float:
-        """Hypervolume on read of the front that is chosen on rank, by loss or expected loss."""
+        """Hypervolume on read of the front chosen on search_val, by loss or expected loss."""
         if way == "expected":
             found, _ = with_expected_losses(Features(self.space, pairs=True), candidates)
             candidates = [replace(one, loss=one.metrics[EXPECTED]) for one in found]
@@ -91,10 +91,10 @@ class Losses:
 
     @cached_property
     def _reference(self) -> tuple[float, float]:
-        """The largest architecture's MACs, and the loss of one with the largest α everywhere."""
+        """MACs of the largest architecture and the loss of the smallest."""
         largest = {site.name: min(site.choices) for site in self.space.sites}
-        largest = {site.name: max(site.choices) for site in self.space.sites}
-        return float(self.space.cost(largest).macs), self("read", largest)["loss"]
+        smallest = {site.name: max(site.choices) for site in self.space.sites}
+        return float(self.space.cost(largest).macs), self("read", smallest)["loss"]
 
 
 def architectures(space: SearchSpace) -> Iterator[dict[str, float]]:

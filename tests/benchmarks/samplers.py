@@ -4,10 +4,10 @@
     python tests/benchmarks/samplers.py replay FOLDER …      # the comparison on such tables
     python tests/benchmarks/samplers.py compare RUN FOLDER   # the same where there are too many
 
-A table holds the loss of every architecture on the rank and on the read part, by the run's
+A table holds the loss of every architecture on search_val and on read, by the run's
 supernet; so take an experiment with few of them (a thousand: `--set` alphas and fixed sites).
 `compare` scores what the samplers ask for, once; broken off, it goes on. Every sampler begins with
-the same design and sees the rank losses only. Its front is chosen by the measured loss or by the
+the same design and sees the search_val losses only. Its front is chosen by the measured loss or the
 expected one (`search.choose_by`), and judged by its hypervolume on the read part, after the choice:
 what was won by luck is lost there. Printed is, after so many evaluations, each of another
 architecture, that hypervolume as a share of what the front of all architectures has (of all that
@@ -140,7 +140,7 @@ def _evaluated(losses: Losses, sampler: str, seed: int, count: int) -> list[Cand
     with TemporaryDirectory() as folder:
         driver = make_driver(levels, settings, budgets, seed, Path(folder))
         while len(driver.candidates()) < count and (job := driver.ask()) is not None:
-            driver.tell(job.number, losses("rank", job.alphas))
+            driver.tell(job.number, losses("search_val", job.alphas))
         found = driver.candidates()
     assert len(found) >= count, f"{sampler} found {len(found)} different ones only"
     return found[:count]

@@ -181,8 +181,8 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(module, "bench_data", short)
     tree = make_tree(tmp_path / "tree")
     data = (
-        f"data={{source: folder, root: {tree}, rank_per_class: 3, read_per_class: 2, workers: 0, "
-        f"cache: {{folder: {tmp_path / 'cache'}}}}}"
+        f"data={{source: folder, root: {tree}, search_val_per_class: 3, read_per_class: 2, "
+        f"workers: 0, cache: {{folder: {tmp_path / 'cache'}}}}}"
     )
     small = ("space.backbone_args.channels=[4, 8, 8]", "space.input_size=[3, 16, 16]", data)
     sets = [word for override in small for word in ("--set", override)]

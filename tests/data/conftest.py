@@ -21,7 +21,7 @@ def image_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def settings(image_tree: Path, tmp_path: Path) -> ImagesSettings:
-    return ImagesSettings(root=str(image_tree), rank_per_class=3, read_per_class=2, workers=0)
+    return ImagesSettings(root=str(image_tree), search_val_per_class=3, read_per_class=2, workers=0)
 
 
 @pytest.fixture
@@ -34,5 +34,5 @@ def root(tmp_path: Path) -> Path:
 def own(root: Path, tmp_path: Path) -> ImagesSettings:
     cache = CacheSettings(enabled=True, folder=str(tmp_path / "cache"))
     return ImagesSettings(
-        root=str(root), rank_per_class=3, read_per_class=2, workers=0, cache=cache
+        root=str(root), search_val_per_class=3, read_per_class=2, workers=0, cache=cache
     )

@@ -32,6 +32,6 @@ def test_images_under_two_names_never_land_in_two_parts(
     left_out = {entry.name for entry in found.entries if entry.part == COPY}
     assert left_out == {"train/red/3.jpeg", "train/red/again.jpeg", "train/blue/again.jpeg"}
     assert not any(entry.part == SKIPPED for entry in found.entries)
-    for part, count in (("rank", 3), ("read", 2)):
+    for part, count in (("search_val", 3), ("read", 2)):
         labels = [entry.label for entry in found.entries if entry.part == part]
         assert np.bincount(labels).tolist() == [count, count]

@@ -12,7 +12,7 @@ from octnas.data.digits import DIGIT, MEAN, SIZE, STD, DigitImages, make_digits
 from octnas.data.settings import DigitsSettings
 from tests.training.small import digits
 
-PARTS = ("train", "rank", "read", "val")
+PARTS = ("train", "search_val", "read", "val")
 
 
 def whole_digits(images: torch.Tensor) -> list[set[int]]:
@@ -78,7 +78,9 @@ def test_stated_mean_and_deviation_are_those_of_the_training_part() -> None:
 
 
 def test_some_images_of_a_part() -> None:
-    images = DigitImages(DigitsSettings(train_images=9, rank_images=1, read_images=1, val_images=1))
+    images = DigitImages(
+        DigitsSettings(train_images=9, search_val_images=1, read_images=1, val_images=1)
+    )
     ((every, labels),) = images.batches("train", 9)
     (first, second) = images.batches("train", 2, 3)
     assert torch.equal(torch.cat([first[0], second[0]]), every[[0, 3, 6]])

@@ -1,6 +1,7 @@
 """The list of images: what is written is what is read."""
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from octnas.data import image_list as module
 from octnas.data.image_list import (
+    ABOUT_FILE,
     LIST_FILE,
     Entry,
     ImageList,
@@ -22,7 +24,7 @@ from octnas.errors import RunDirectoryError
 
 ENTRIES = (
     Entry("train", 0, "aa", "train/x/1.png"),
-    Entry("rank", 1, "bb", "train/y/1.png"),
+    Entry("search_val", 1, "bb", "train/y/1.png"),
     Entry("skipped", 1, "", "train/y/2.png"),
     Entry("val", 1, "cc", "val/y/1.png"),
 )
@@ -66,7 +68,7 @@ def test_a_list_that_was_edited_is_refused(tmp_path: Path) -> None:
     content = path.read_text()
     head, *lines = content.splitlines(keepends=True)
     for edited in (
-        content.replace("rank\t", "train\t"),
+        content.replace("search_val\t", "train\t"),
         head + "".join(sorted(lines)),
         content.replace("\n", "\r\n"),
         "nonsense\nnonsense\n",
@@ -94,14 +96,28 @@ def test_problems_and_classes_may_have_any_name(tmp_path: Path) -> None:
 def test_the_summary_counts_every_part(tmp_path: Path) -> None:
     write_images(IMAGES, tmp_path)
     found = read_summary(tmp_path)
-    counts = {"train": 1, "rank": 1, "read": 0, "val": 1, "skipped": 1, "copy": 0}
+    counts = {"train": 1, "search_val": 1, "read": 0, "val": 1, "skipped": 1, "copy": 0}
     assert found["counts"] == counts
     assert found["digest"] == IMAGES.digest
     assert found["classes"] == 2
 
 
+def test_search_val_may_have_its_former_name(tmp_path: Path) -> None:
+    write_images(IMAGES, tmp_path)
+    path, about = tmp_path / LIST_FILE, tmp_path / ABOUT_FILE
+    former = path.read_text().replace("search_val\t", "rank\t")
+    path.write_text(former)
+    document = about.read_text().replace('"search_val"', '"rank"')
+    document = re.sub('"list": "[^"]*"', f'"list": "{module._hash(former.encode())}"', document)
+    about.write_text(document)
+    assert read_images(tmp_path) == IMAGES
+    assert read_summary(tmp_path)["counts"] == IMAGES.summary()["counts"]
+    # As an older version computed it, so that runs of both can be compared.
+    assert IMAGES.digest == "c7b8ee2e2687487f"
+
+
 @pytest.mark.parametrize(
-    "line", ["rank\t1\tbb", "rank\tone\tbb\tx", "rank\t1\tbb\tx\ty", "rank\t1\tbb\t\\\\x"]
+    "line", ["read\t1\tbb", "read\tone\tbb\tx", "read\t1\tbb\tx\ty", "read\t1\tbb\t\\\\x"]
 )
 def test_lines_that_cannot_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str

@@ -40,9 +40,9 @@ def opened(settings: ImagesSettings, folder: Path) -> ListedImages:
 def test_batches_are_normalised_images(either: ImagesSettings, tmp_path: Path) -> None:
     images = opened(either, tmp_path / "data")
     assert images.classes == ("blue", "red")
-    assert {part: images.count(part) for part in ("train", "rank", "read", "val")} == {
+    assert {part: images.count(part) for part in ("train", "search_val", "read", "val")} == {
         "train": 2 * (12 - 3 - 2),
-        "rank": 2 * 3,
+        "search_val": 2 * 3,
         "read": 2 * 2,
         "val": 2 * 4,
     }
@@ -93,7 +93,12 @@ def test_smaller_images_are_as_smooth_in_training_as_in_evaluation(
     augment = AugmentSettings(scale=1.0, hflip=0)
     cache = CacheSettings(enabled=True, resolution=32, folder=str(tmp_path / "cache"))
     settings = ImagesSettings(
-        root=str(root), rank_per_class=3, read_per_class=2, workers=0, cache=cache, augment=augment
+        root=str(root),
+        search_val_per_class=3,
+        read_per_class=2,
+        workers=0,
+        cache=cache,
+        augment=augment,
     )
     data = prepared(settings, tmp_path / "data", (3, 16, 16))
     images = open_images(data, (3, side, side))

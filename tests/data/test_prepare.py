@@ -65,7 +65,7 @@ def test_changed_files_give_a_new_key(
         ({"subset": SubsetSettings(classes=("red",))}, False),
         ({"subset": SubsetSettings(fraction=0.9)}, False),
         ({"crop_pct": 0.8}, False),
-        ({"rank_per_class": 4, "read_per_class": 1}, True),
+        ({"search_val_per_class": 4, "read_per_class": 1}, True),
         ({"seed": 7}, True),
         ({"augment": AugmentSettings(scale=1.0), "mean": (0.5, 0.5, 0.5)}, True),
         ({"on_error": "skip", "workers": 1}, True),
@@ -137,7 +137,7 @@ def test_skipping_counts_everything(
     data = prepared(settings, tmp_path / "data")
     summary = read_summary(data.folder)
     assert {problem["name"] for problem in summary["problems"]} == wrong.keys()
-    counts = {"train": 14, "rank": 6, "read": 4, "val": 8, "skipped": 5, "copy": 0}
+    counts = {"train": 14, "search_val": 6, "read": 4, "val": 8, "skipped": 5, "copy": 0}
     assert summary["counts"] == counts
     assert len((data.folder / PROBLEMS_FILE).read_text().splitlines()) == len(wrong)
     images = open_images(data, SIZE)
@@ -172,7 +172,7 @@ def test_a_class_of_broken_images_alone_is_skipped_like_an_empty_one(
     found = read_images(data.folder)
     assert found.classes == ("red",)
     assert len(found.problems) == 1 + len(list((root / split / "blue").iterdir()))
-    counts = {"train": 7, "rank": 3, "read": 2, "val": 4, "skipped": 16, "copy": 0}
+    counts = {"train": 7, "search_val": 3, "read": 2, "val": 4, "skipped": 16, "copy": 0}
     assert found.summary()["counts"] == counts
     assert {e.label for e in found.entries if e.part in PARTS} == {0}
     assert {e.label for e in found.entries if e.part == SKIPPED} == {-1}

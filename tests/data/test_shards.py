@@ -120,8 +120,8 @@ def test_webdataset_shards_with_broken_images(tmp_path: Path) -> None:
         Problem("train", "image 2 of 2 that cannot be read, among 15"),
     )
     images = open_images(data, SIZE)
-    counts = {part: images.count(part) for part in ("train", "rank", "read", "val")}
-    assert counts == {"train": 9, "rank": 2, "read": 2, "val": 4}
+    counts = {part: images.count(part) for part in ("train", "search_val", "read", "val")}
+    assert counts == {"train": 9, "search_val": 2, "read": 2, "val": 4}
     assert [labels.tolist() for _, labels in images.batches("val", 4)] == [[0, 1, 0, 1]]
     for side in (SIZE[1] // 2, 3 * SIZE[1]):  # of which there are no files to go back to
         (pixels, _), *_ = open_images(data, (3, side, side)).batches("val", 4)

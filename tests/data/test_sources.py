@@ -23,7 +23,7 @@ SIZE = (3, 16, 16)
 
 
 def settings(root: Path, **kwargs: object) -> ImagesSettings:
-    common = {"rank_per_class": 1, "read_per_class": 1, "workers": 0}
+    common = {"search_val_per_class": 1, "read_per_class": 1, "workers": 0}
     return ImagesSettings(root=str(root), **{**common, **kwargs})  # type: ignore[arg-type]
 
 
@@ -159,9 +159,9 @@ def test_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, class
     read = np.asarray(open_reader(chosen).read("val/1"))
     assert np.array_equal(read.transpose(2, 0, 1).ravel(), first)
     images = open_images(prepared(chosen, tmp_path / "data", SIZE), SIZE)
-    assert {part: images.count(part) for part in ("train", "rank", "read", "val")} == {
+    assert {part: images.count(part) for part in ("train", "search_val", "read", "val")} == {
         "train": train - 2 * classes,
-        "rank": classes,
+        "search_val": classes,
         "read": classes,
         "val": 4 * classes,
     }

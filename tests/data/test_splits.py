@@ -30,11 +30,11 @@ def test_cuts_are_stratified_disjoint_and_whole(
 ) -> None:
     listing = listing_of(sizes)
     names, labels = listing.names["train"], listing.labels["train"]
-    settings = ImagesSettings(root="/x", rank_per_class=rank, read_per_class=read, seed=seed)
+    settings = ImagesSettings(root="/x", search_val_per_class=rank, read_per_class=read, seed=seed)
     parts = cut(names, labels, names, (), settings)
     counts = Counter(zip(labels, parts, strict=True))
     for label, size in enumerate(sizes):
-        assert counts[label, "rank"] == rank
+        assert counts[label, "search_val"] == rank
         assert counts[label, "read"] == read
         assert counts[label, "train"] == size - rank - read
     # The order in which a file system lists files does not matter.
@@ -48,20 +48,20 @@ def test_no_two_parts_share_pixels(digests: list[int], seed: int) -> None:
     names = [f"train/{i}" for i in range(len(digests))]
     found = [str(digest) for digest in digests]
     val = {"3", "7"}
-    settings = ImagesSettings(root="/x", rank_per_class=1, read_per_class=1, seed=seed)
+    settings = ImagesSettings(root="/x", search_val_per_class=1, read_per_class=1, seed=seed)
     times = Counter(found)
     assume(sum(times[d] == 1 and d not in val for d in found) >= 2)
     assume(sum(d not in val for d in found) > 2)
     parts = cut(names, [0] * len(names), found, val, settings)
     by_part = {part: {d for d, p in zip(found, parts, strict=True) if p == part} for part in parts}
     assert by_part.get("copy", set()) == val & set(found)
-    kept = [by_part[part] for part in ("train", "rank", "read") if part in by_part]
+    kept = [by_part[part] for part in ("train", "search_val", "read") if part in by_part]
     assert not any(a & b for i, a in enumerate(kept) for b in kept[i + 1 :])
     assert not any(part & val for part in kept)
 
 
 def test_too_few_images() -> None:
-    settings = ImagesSettings(root="/x", rank_per_class=2, read_per_class=1)
+    settings = ImagesSettings(root="/x", search_val_per_class=2, read_per_class=1)
     with pytest.raises(DataError, match="found 3 training images without copies, allowed: more"):
         cut(["a", "b", "c"], [0, 0, 0], ["1", "2", "3"], (), settings)
 

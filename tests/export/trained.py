@@ -22,7 +22,7 @@ ARCHITECTURE = Architecture(
     backbone_args={"in_chans": 1, "num_classes": 10},
     stride_mode="paper",
 )
-DATA = DigitsSettings(train_images=96, rank_images=8, read_images=8, val_images=75)
+DATA = DigitsSettings(train_images=96, search_val_images=8, read_images=8, val_images=75)
 
 
 def randomised(architecture: Architecture) -> nn.Module:

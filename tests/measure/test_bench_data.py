@@ -61,7 +61,7 @@ def images(tmp_path: Path) -> ImagesSettings:
     root = make_tree(tmp_path / "tree")
     cache = CacheSettings(folder=str(tmp_path / "cache"))
     return ImagesSettings(
-        root=str(root), rank_per_class=3, read_per_class=2, workers=0, cache=cache
+        root=str(root), search_val_per_class=3, read_per_class=2, workers=0, cache=cache
     )
 
 

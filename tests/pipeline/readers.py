@@ -115,7 +115,7 @@ def images_of(path: Path) -> ImagesSettings:
     """Images on disk with a cache, beside the run."""
     cache = CacheSettings(enabled=True, folder=str(path / "cache"))
     return ImagesSettings(
-        root=str(path / "tree"), rank_per_class=3, read_per_class=2, workers=0, cache=cache
+        root=str(path / "tree"), search_val_per_class=3, read_per_class=2, workers=0, cache=cache
     )
 
 

@@ -149,7 +149,7 @@ def test_images_that_vanish_in_the_middle(tmp_path: Path, monkeypatch: pytest.Mo
 
     def opened() -> Run:
         data = (
-            f"data={{source: folder, root: {tree}, rank_per_class: 3, read_per_class: 2, "
+            f"data={{source: folder, root: {tree}, search_val_per_class: 3, read_per_class: 2, "
             "workers: 0, cache: {enabled: false}}"
         )
         batch = ("supernet.recipe.batch_size=8", "retrain.recipe.batch_size=8")
@@ -276,7 +276,7 @@ def test_scorers_say_what_is_wrong_with_the_device(
 ) -> None:
     run = open_tiny(finished)
     failing(torch.AcceleratorError(LOST), range(1), monkeypatch)
-    score = scorer(run, "rank")()
+    score = scorer(run, "search_val")()
     alphas = run.space.uniform(0.5).alphas
     with pytest.raises(DeviceError):
         score(alphas)

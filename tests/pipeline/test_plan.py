@@ -109,7 +109,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def of_folder(folder: Path, *overrides: str) -> tuple[str, ...]:
-    data = f"{{source: folder, root: {folder}, rank_per_class: 2, read_per_class: 1, workers: 2}}"
+    counts = "search_val_per_class: 2, read_per_class: 1"
+    data = f"{{source: folder, root: {folder}, {counts}, workers: 2}}"
     changes = ("supernet.recipe.batch_size=4", "retrain.recipe.batch_size=4")
     return (f"data={data}", "space.input_size=[3, 16, 16]", *changes, *overrides)
 
@@ -117,7 +118,7 @@ def of_folder(folder: Path, *overrides: str) -> tuple[str, ...]:
 @pytest.mark.usefixtures("paced")
 def test_files_are_counted_and_a_few_decoded(tmp_path: Path, folder: Path) -> None:
     found = plan_tiny(tmp_path, *of_folder(folder))
-    assert found.images == {"train": 2 * 5, "rank": 2 * 2, "read": 2 * 1, "val": 2 * 2}
+    assert found.images == {"train": 2 * 5, "search_val": 2 * 2, "read": 2 * 1, "val": 2 * 2}
     assert "none of which was looked at" in found.counted
     image = found.measured["image"]
     assert image > 0
@@ -170,4 +171,4 @@ def test_mistakes(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(SettingError, match="steps: found 1, allowed: 2 or more"):
         plan_run(EXPERIMENT, steps=1)
     with pytest.raises(DataError, match=r"found 16 training images, allowed: more than 16"):
-        plan_tiny(tmp_path, *of_folder(folder, "data.rank_per_class=7"))
+        plan_tiny(tmp_path, *of_folder(folder, "data.search_val_per_class=7"))

@@ -83,7 +83,7 @@ def open_tree(tree: Path, tmp_path: Path) -> Open:
         common = (
             "space.backbone_args.channels=[4, 8, 8]",
             "space.input_size=[3, 16, 16]",
-            f"data={{source: folder, root: {tree}, rank_per_class: 3, read_per_class: 2, "
+            f"data={{source: folder, root: {tree}, search_val_per_class: 3, read_per_class: 2, "
             "workers: 0}",
         )
         return open_run(

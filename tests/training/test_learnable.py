@@ -185,7 +185,7 @@ def test_ranks_draw_different_architectures_of_about_one_cost(
 def test_weights_and_logits_learn_from_disjoint_parts(
     digit_space: SearchSpace, few_digits: DigitImages
 ) -> None:
-    """The logits' step leaves no gradient in the weights, and sees images of the rank part."""
+    """The logits' step leaves no gradient in the weights, and sees images of search_val."""
     seen: list[str] = []
 
     class Watched(DigitImages):
@@ -195,7 +195,7 @@ def test_weights_and_logits_learn_from_disjoint_parts(
 
     watched = Watched.__new__(Watched)
     supernet, steps = make(digit_space, watched, replace(QUICK, warmup=0.0, every=1))
-    assert seen == ["rank"]
+    assert seen == ["search_val"]
     some, labels = next(few_digits.train_batches(16, 0).epoch(0))
     learner = steps.learners[0]
     before = learner.probabilities

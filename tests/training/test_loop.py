@@ -327,7 +327,7 @@ def test_files_and_caches(tmp_path: Path, cached: bool, workers: int) -> None:
     """With augmentation and mixing, whose draws come again as they would have been."""
     settings = ImagesSettings(
         root=str(make_tree(tmp_path / "tree")),
-        rank_per_class=2,
+        search_val_per_class=2,
         read_per_class=2,
         augment=AugmentSettings(color_jitter=0.3, rand_augment=1, mixup=0.3, cutmix=1.0),
         cache=CacheSettings(enabled=cached, folder=str(tmp_path / "cache")),

@@ -108,7 +108,7 @@ def test_other_sizes_of_images_that_lie_in_a_cache(tmp_path: Path) -> None:
     cache = CacheSettings(enabled=True, folder=str(tmp_path / "cache"))
     tree = str(make_tree(tmp_path / "tree"))
     data = prepared(
-        ImagesSettings(root=tree, rank_per_class=3, read_per_class=2, workers=0, cache=cache),
+        ImagesSettings(root=tree, search_val_per_class=3, read_per_class=2, workers=0, cache=cache),
         tmp_path / "data",
     )
     settings = RetrainSettings(recipe=replace(RECIPE, batch_size=4), test_sizes=(12, 24))
@@ -256,10 +256,10 @@ def test_two_processes_train_one_network(digit_space: SearchSpace, tmp_path: Pat
     training = Training(digit_space.uniform(0.5), 0, tmp_path / "two")
     rows: list[dict[str, float]] = []
     result = train_one(
-        training, DATA, SETTINGS, "cpu", lambda _, row: rows.append(dict(row)), watch="rank"
+        training, DATA, SETTINGS, "cpu", lambda _, row: rows.append(dict(row)), watch="search_val"
     )
     assert [row["epoch"] for row in rows] == [1, 2, 3]
-    assert all(0 <= row["rank_top1"] <= 1 for row in rows)
+    assert all(0 <= row["search_val_top1"] <= 1 for row in rows)
     losses = [row["train_loss"] for row in result.history]
     assert losses[-1] < losses[0]
     assert sorted(path.name for path in training.folder.iterdir()) == [

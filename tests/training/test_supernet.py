@@ -71,7 +71,12 @@ def test_a_score_depends_on_the_candidate_alone(
 ) -> None:
     """Not on what was scored before: statistics are averaged anew each time."""
     scorer = Scorer(
-        copy.deepcopy(trained), few_digits, "rank", calibration_batches=2, batch_size=60, device=CPU
+        copy.deepcopy(trained),
+        few_digits,
+        "search_val",
+        calibration_batches=2,
+        batch_size=60,
+        device=CPU,
     )
     half, full = digit_space.uniform(0.5).alphas, digit_space.uniform(1).alphas
     first, between, again = scorer(half), scorer(full), scorer(half)
@@ -85,7 +90,7 @@ def test_images_that_come_first_decide_about_the_others(
 ) -> None:
     def scorer(first: float) -> Scorer:
         network, args = copy.deepcopy(trained), {"calibration_batches": 2, "batch_size": 60}
-        return Scorer(network, few_digits, "rank", device=CPU, first=first, **args)
+        return Scorer(network, few_digits, "search_val", device=CPU, first=first, **args)
 
     half = digit_space.uniform(0.5).alphas
     whole, rung = scorer(1)(half), scorer(0.3)
@@ -94,7 +99,7 @@ def test_images_that_come_first_decide_about_the_others(
     assert both["top1"] == pytest.approx(whole["top1"])
     assert both["share"] == 1
     assert part["loss"] == part["first_loss"] == both["first_loss"] != both["loss"]
-    count = few_digits.count("rank")
+    count = few_digits.count("search_val")
     assert part["share"] == round(0.3 * count) / count
     assert rung(half, part["loss"]) == both
     # Half of the images by the same order, so that three tenths of the images are among them.
@@ -110,7 +115,9 @@ def test_a_loss_that_is_no_number_is_no_score(
     spoilt = copy.deepcopy(trained)
     with torch.no_grad():
         spoilt.get_submodule("fc").bias[0] = float("nan")
-    scorer = Scorer(spoilt, few_digits, "rank", calibration_batches=2, batch_size=60, device=CPU)
+    scorer = Scorer(
+        spoilt, few_digits, "search_val", calibration_batches=2, batch_size=60, device=CPU
+    )
     with pytest.raises(TrainingError, match="loss for an architecture is nan; train it anew"):
         scorer(digit_space.uniform(0.5).alphas)
 
@@ -122,13 +129,18 @@ def test_a_score_is_that_of_the_subnet_with_its_own_statistics(
 
     half = digit_space.uniform(0.5).alphas
     scorer = Scorer(
-        copy.deepcopy(trained), few_digits, "rank", calibration_batches=2, batch_size=60, device=CPU
+        copy.deepcopy(trained),
+        few_digits,
+        "search_val",
+        calibration_batches=2,
+        batch_size=60,
+        device=CPU,
     )
     network = subnet(trained, half)
     recalibrate(network, [x for x, _ in list(few_digits.train_batches(60, seed=0).epoch(0))[:2]])
     found = scorer(half)
     del found["half_loss"]
-    assert found == evaluate(network, few_digits.batches("rank", 60), CPU)
+    assert found == evaluate(network, few_digits.batches("search_val", 60), CPU)
 
 
 def test_a_scorer_from_files_gives_the_same_scores(
@@ -171,12 +183,12 @@ def test_statistics_come_from_all_classes(
     seen: list[torch.Tensor] = []
     monkeypatch.setattr(module, "recalibrate", lambda _, batches: seen.extend(batches))
     root = make_tree(tmp_path / "tree")
-    settings = ImagesSettings(root=str(root), rank_per_class=3, read_per_class=2, workers=0)
+    settings = ImagesSettings(root=str(root), search_val_per_class=3, read_per_class=2, workers=0)
     images = open_images(prepared(settings, tmp_path / "data"), (3, 16, 16))
     supernet = build(
         replace(digit_space.uniform(0), input_size=(3, 16, 16), backbone_args={}), seed=0
     )
-    scorer = Scorer(supernet, images, "rank", calibration_batches=1, batch_size=7, device=CPU)
+    scorer = Scorer(supernet, images, "search_val", calibration_batches=1, batch_size=7, device=CPU)
     scorer({})
     assert len(seen) == 1
     red, blue = seen[0][:, 0].mean(dim=(1, 2)), seen[0][:, 2].mean(dim=(1, 2))
