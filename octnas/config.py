@@ -105,7 +105,7 @@ class RunConfig:
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
     schema: Literal[1, 2] = 2
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "experiment"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     space: SpaceSettings = field(default_factory=SpaceSettings)
     data: Annotated[DigitsSettings | ImagesSettings, Field(discriminator="source")] = field(
         default_factory=ImagesSettings

@@ -98,6 +98,12 @@ def require(condition: bool, key: str, found: object, allowed: str) -> None:
         raise SettingError(key, found, allowed)
 
 
+def require_at_least(settings: object, least: int, *keys: str) -> None:
+    """Raise `SettingError` unless each of these settings is at least ``least``."""
+    for key in keys:
+        require(getattr(settings, key) >= least, key, getattr(settings, key), f"{least} or more")
+
+
 def require_seed(key: str, seed: int) -> None:
     """Raise `SettingError` unless every generator takes the seed."""
     require(0 <= seed < 2**31, key, seed, "0 to 2147483647")

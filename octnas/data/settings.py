@@ -1,10 +1,10 @@
-"""The settings of data, without torch, so that a config is checked in no time."""
+"""Settings of the data, importable without torch."""
 
 from dataclasses import dataclass, field
 from math import inf, isfinite
 from typing import Literal, get_args
 
-from octnas.errors import require, require_seed
+from octnas.errors import require, require_at_least, require_seed
 from octnas.settings import HOW
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -26,14 +26,18 @@ CACHE = "~/.cache/octnas"
 
 @dataclass(frozen=True, kw_only=True)
 class DigitsSettings:
-    """Cluttered digits, made from scikit-learn's handwritten digits; nothing to download.
+    """Section ``data`` with ``source: digits``: cluttered digits, without a download.
+
+    The images are made from scikit-learn's handwritten digits.
 
     Attributes:
         source: ``digits``.
-        train_images, search_val_images, read_images, val_images: size of the four parts, which come
-            from disjoint source digits.
-        seed: of the images; apart from the experiment's seed, so that seeds share one data set.
-        padding: training images are shifted by up to so many pixels.
+        train_images, search_val_images, read_images, val_images: sizes of the four parts, which
+            come from disjoint source digits: weights learn on train, candidates are ranked on
+            search_val, chosen ones are measured on read, retrained networks on val.
+        seed: random seed of the images; separate from the experiment's, so that runs with different
+            seeds share the data.
+        padding: maximum random shift of training images, in pixels.
     """
 
     source: Literal["digits"] = "digits"
@@ -54,13 +58,13 @@ class DigitsSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SubsetSettings:
-    """Which of a source's images are used; what is drawn is drawn by the data's seed.
+    """Subset of the images; random choices depend on ``data.seed``.
 
     Attributes:
-        classes: names of classes; all if empty.
-        class_count: so many of those classes; 0 for all.
-        images_per_class: at most so many training images of each class; 0 for all.
-        fraction: share of each class's training images, of which at most ``images_per_class``.
+        classes: names of classes; empty for all.
+        class_count: number of classes to draw from these; 0 for all.
+        images_per_class: maximum training images per class; 0 for all.
+        fraction: share of each class's training images to draw from, before ``images_per_class``.
     """
 
     classes: tuple[str, ...] = ()
@@ -71,20 +75,23 @@ class SubsetSettings:
     def __post_init__(self) -> None:
         distinct = len(set(self.classes)) == len(self.classes)
         require(distinct, "classes", self.classes, "every class once")
-        require(self.class_count >= 0, "class_count", self.class_count, "0 or more")
-        require(self.images_per_class >= 0, "images_per_class", self.images_per_class, "0 or more")
+        require_at_least(self, 0, "class_count", "images_per_class")
         require(0 < self.fraction <= 1, "fraction", self.fraction, "above 0, at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentSettings:
-    """What training images go through.
+    """How training images are augmented, each by random numbers of its own.
+
+    Crops are resized with antialiasing, as in evaluation. The cache changes nothing but the images
+    that are cropped, see `CacheSettings`.
 
     Attributes:
         scale: smallest share of an image's area that a crop keeps.
         hflip: probability of a horizontal flip.
         color_jitter: largest relative change of brightness, contrast and saturation.
-        rand_augment: operations of RandAugment per image (arXiv 1909.13719); 0 for none.
+        rand_augment: operations of RandAugment per image (arXiv 1909.13719), before color_jitter;
+            0 for none.
         magnitude: of these, 0 to 10.
         mixup: α of Mixup's Beta distribution; 0 for none.
         cutmix: α of CutMix's; with both, each batch gets one of the two.
@@ -112,13 +119,14 @@ class AugmentSettings:
 class CacheSettings:
     """Images decoded once, as a memory-mapped file of squares.
 
-    Smaller plain networks beside a search have theirs from it, too; at larger test sizes images
-    come from the files.
+    Of an image the central square is kept, at this resolution. So training crops show nothing
+    beyond it, and small crops fewer details than those of a large file. Networks at larger test
+    sizes get their images from the files.
 
     Attributes:
-        enabled: whether there is one; then augmentation works on batches, on the device.
+        enabled: whether to make and use a cache.
         resolution: side of the squares; 0 for what evaluation resizes images to.
-        folder: where caches lie, one for every node; by default ``~/.cache/octnas``.
+        folder: of the caches, on every node; by default ``~/.cache/octnas``.
     """
 
     enabled: bool = False
@@ -126,30 +134,31 @@ class CacheSettings:
     folder: str = field(default="", metadata=HOW)
 
     def __post_init__(self) -> None:
-        require(self.resolution >= 0, "resolution", self.resolution, "0 or more")
+        require_at_least(self, 0, "resolution")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImagesSettings:
-    """Images from a folder or a data set that torchvision or timm can read.
+    """Section ``data``: images from a folder, or a data set that torchvision or timm can read.
 
     Attributes:
-        source: ``folder`` (ImageFolder layout), ``imagenet``, ``imagenette``, ``cifar10``,
-            ``cifar100`` (torchvision's), or ``timm`` (shards, by timm's own readers).
-        root: folder of the data; for ``hfds/``, where the library makes copies under locks of its
-            own: better a disk of the node than a network's.
-        name: of a timm data set: ``wds/`` or ``hfds/PATH``.
-        train, val: names of the two splits; for ``folder``, of the folders below ``root``.
-        download: whether what is missing may be fetched from the network.
-        search_val_per_class, read_per_class: images of each class that are taken from the training
-            images, by ``seed``, to rank candidates and to read the chosen ones.
-        seed: of that choice and of the subset.
+        source: ``folder`` (ImageFolder layout: ``train/CLASS`` and ``val/CLASS``); torchvision's
+            ``imagenet``, ``imagenette``, ``cifar10`` and ``cifar100``; or ``timm`` (shards, read by
+            timm).
+        root: folder of the data. With ``hfds/``, use a local disk: the library copies the data
+            there under file locks.
+        name: timm data set, with ``source: timm``: ``wds/`` or ``hfds/PATH``.
+        train, val: names of the two splits; with ``source: folder``, of the folders below ``root``.
+        download: whether missing data may be downloaded.
+        search_val_per_class, read_per_class: training images of each class that are held out, drawn
+            by ``seed``: candidates are ranked on search_val, chosen ones are measured on read.
+        seed: random seed of that draw and of the subset.
         on_error: ``fail`` if an image or class cannot be used, or ``skip`` it.
-        subset: which images are used.
-        augment: what training images go through.
+        subset: which images to use.
+        augment: augmentation of training images.
         crop_pct: share of the side that the centre crop keeps in evaluation.
-        mean, std: of the pixel values, by which images are normalised.
-        cache: of decoded images.
+        mean, std: mean and standard deviation of the pixel values, for normalisation.
+        cache: cache of decoded images.
         workers: processes that decode images.
     """
 
@@ -181,7 +190,7 @@ class ImagesSettings:
         # `min` would pass over what is no number.
         above = all(0 < value < inf for value in self.std)
         require(above, "std", self.std, "finite numbers above 0")
-        require(self.workers >= 0, "workers", self.workers, "0 or more")
+        require_at_least(self, 0, "workers")
         timm = self.source == "timm"
         # timm finds WebDataset shards by the root alone.
         named = self.name == "wds/" or self.name.removeprefix("hfds/") not in ("", self.name)

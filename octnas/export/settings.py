@@ -1,11 +1,11 @@
-"""What is exported and what it must agree with, without torch."""
+"""Settings of the export, importable without torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from octnas.errors import require
+from octnas.errors import require, require_at_least
 from octnas.settings import LATER
 
 Format = Literal["timm", "onnx", "openvino", "pt2", "tensorrt"]
@@ -20,16 +20,16 @@ PRECISIONS: Mapping[str, tuple[Precision, ...]] = MappingProxyType(
         "tensorrt": ("fp32", "fp16", "int8"),
     }
 )
-"""In which precisions each format is written."""
+"""Precisions that each format supports."""
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far an exported network may be from its source.
+    """How much an exported network may differ from its source.
 
     Attributes:
-        difference: largest difference of a logit, as a share of the image's largest logit.
-        agreement: least share of the images for which both answer with the same class.
+        difference: maximum difference of a logit, as a share of the image's largest logit.
+        agreement: minimum share of images for which both predict the same class.
     """
 
     difference: float
@@ -38,17 +38,17 @@ class Tolerance:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings:
-    """What becomes of every retrained network.
+    """Section ``export``: how every retrained network is exported.
 
     Attributes:
-        formats: ``timm`` (a folder), ``onnx``, ``openvino``, ``pt2`` (of ``torch.export``),
+        formats: ``timm`` (a folder), ``onnx``, ``openvino``, ``pt2`` (``torch.export``) and
             ``tensorrt`` (an engine for the GPU of this machine).
-        precisions: ``fp32``, ``fp16``, ``int8``, for the formats that have several.
-        val_images: on so many images of the val part, evenly spread, every exported network is
-            compared with its source; 0 for all.
-        calibration_images: so many of the training part, by which int8 is calibrated.
-        int8_agreement: a network in int8 is refused if it answers otherwise than its source on
-            more than the rest of the images.
+        precisions: precisions to write, for formats that support several.
+        val_images: validation images, evenly spread, on which every exported network is compared
+            with its source; 0 for all.
+        calibration_images: training images for the calibration of int8.
+        int8_agreement: minimum share of images for which an int8 network must predict the same
+            class as its source.
         data_license: licence of the images, for the model card; empty for unknown.
     """
 
@@ -64,14 +64,14 @@ class ExportSettings:
             found = getattr(self, key)
             fits = bool(found) and set(found) <= set(allowed) and len(set(found)) == len(found)
             require(fits, key, found, f"one or more of {', '.join(allowed)}, each once")
-        require(self.val_images >= 0, "val_images", self.val_images, "0 or more")
+        require_at_least(self, 0, "val_images")
         images = self.calibration_images
         require(images >= 1, "calibration_images", images, "1 or more")
         require(0 <= self.int8_agreement <= 1, "int8_agreement", self.int8_agreement, "0 to 1")
 
     @property
     def variants(self) -> tuple[tuple[Format, Precision], ...]:
-        """What is written: each format in the precisions that are asked for, if it has several."""
+        """Each format with its requested precisions, or with the only one it supports."""
         return tuple(
             (name, precision)
             for name in self.formats
@@ -80,10 +80,10 @@ class ExportSettings:
         )
 
     def tolerance(self, precision: Precision) -> Tolerance:
-        """How far an exported network of a precision may be from its source.
+        """How much an exported network may differ from its source.
 
-        In fp32 only the order of sums differs; fp16 has 11 significant bits; int8 changes the
-        logits of an uncertain image by as much as they are, so that its answers are what counts.
+        In fp32 only the order of sums differs; fp16 has 11 significant bits; int8 can change the
+        logits of an uncertain image by 100 %, so only its predictions count.
         """
         return {
             "fp32": Tolerance(1e-3, 0.999),

@@ -1,15 +1,15 @@
-"""What a benchmark measures, and what a latency table is measured with."""
+"""Settings of benchmarks and latency tables, importable without torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from octnas.errors import require
+from octnas.errors import require, require_at_least
 
 BACKENDS = ("eager", "compile", "onnxruntime", "openvino")
 MODES = ("inference", "training")
 PRECISIONS = ("float32", "bfloat16")
 
-# Label of the network without octave features, which is always measured.
+# Label of the network without octave convolutions, which is always measured.
 VANILLA = "0"
 
 # α of the network, or α by site name pattern.
@@ -18,20 +18,20 @@ AlphaChoice = float | Mapping[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class BenchSettings:
-    """What `octnas.measure.bench` compares, and how long it looks.
+    """What `octnas.measure.bench` compares.
 
     Attributes:
         model: name of a timm ResNet.
         input_size: height and width of the images.
-        alphas: octave networks by label, as `octnas.octavize` takes them.
+        alphas: octave networks by label, as arguments of `octnas.octavize`.
         channel_multiple: low channels are rounded down to a multiple of this.
         batches: batch sizes.
-        backends: of `BACKENDS`; training knows the first two.
-        mode: of `MODES`. A training step is forward, loss, backward and the SGD update.
-        device: as torch names it.
-        precision: of `PRECISIONS`; training uses it by autocast.
-        threads: of the CPU; 0 leaves it to each backend.
-        repeats: how often every network is timed; they take turns.
+        backends: from `BACKENDS`; training supports the first two.
+        mode: one of `MODES`. A training step is forward, loss, backward and the SGD update.
+        device: torch device.
+        precision: one of `PRECISIONS`; training uses autocast.
+        threads: CPU threads; 0 for each backend's default.
+        repeats: times that every network is measured, interleaved with the others.
     """
 
     model: str = "resnet50"
@@ -64,22 +64,22 @@ class BenchSettings:
             require(len(values) > 0, key, values, "one or more")
             require(len(set(values)) == len(values), key, values, "every value once")
         require(min(self.batches) >= 1, "batch", self.batches, "1 or more")
-        require(self.input_size >= 1, "input_size", self.input_size, "1 or more")
-        require(self.threads >= 0, "threads", self.threads, "0 or more")
-        # The fewest for a 95 % interval without assumptions.
-        require(self.repeats >= 6, "repeats", self.repeats, "6 or more")
+        require_at_least(self, 1, "input_size")
+        require_at_least(self, 0, "threads")
+        # The minimum for a distribution-free 95 % interval.
+        require_at_least(self, 6, "repeats")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingBenchSettings:
-    """How long a benchmark looks in which training steps take turns with something.
+    """How a benchmark interleaves training steps with something else.
 
     Attributes:
-        batch_size: images of a step.
-        device: that trains, as torch names it.
-        precision: of the step: ``float32``, or ``bfloat16`` by autocast.
-        threads: of the CPU; 0 leaves it to torch.
-        repeats: turns.
+        batch_size: images per step.
+        device: torch device of the training.
+        precision: ``float32``, or ``bfloat16`` by autocast.
+        threads: CPU threads; 0 for torch's default.
+        repeats: interleaved rounds.
     """
 
     batch_size: int = 64
@@ -91,14 +91,14 @@ class TrainingBenchSettings:
     def __post_init__(self) -> None:
         require(self.batch_size >= 2, "batch", self.batch_size, "2 or more")
         require(self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS))
-        require(self.threads >= 0, "threads", self.threads, "0 or more")
-        # The fewest for a 95 % interval without assumptions.
-        require(self.repeats >= 6, "repeats", self.repeats, "6 or more")
+        require_at_least(self, 0, "threads")
+        # The minimum for a distribution-free 95 % interval.
+        require_at_least(self, 6, "repeats")
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What carries out a network: see `BenchSettings`."""
+    """What runs a network, see `BenchSettings`."""
 
     backend: str
     device: str = "cpu"
@@ -108,21 +108,20 @@ class Engine:
 
 @dataclass(frozen=True, kw_only=True)
 class LatencySettings:
-    """What a latency table is measured with.
+    """How a latency table is measured.
 
     Attributes:
-        name: of the device; by default the machine's.
-        backend: of `BACKENDS`.
-        device: as torch names it.
+        name: name of the device; by default the machine's.
+        backend: one of `BACKENDS`.
+        device: torch device.
         precision: ``float32`` or ``bfloat16``.
-        batch: images at a time.
-        threads: of the CPU; 0 leaves it to the backend.
+        batch: batch size.
+        threads: CPU threads; 0 for the backend's default.
         repeats: rounds in which everything is timed once.
-        networks: whole networks that the table is held against, over the whole range of
-            predictions.
-        narrow: more of them, of nearly equal predictions.
-        fit: whole networks that it is fitted to.
-        width: of the narrow slice, as a share of the prediction in its middle.
+        networks: whole networks to check the table with, over the whole range of predictions.
+        narrow: further ones, with nearly equal predictions.
+        fit: whole networks to fit the table to.
+        width: width of the narrow range, as a share of its middle.
     """
 
     name: str = ""
@@ -148,16 +147,15 @@ class LatencySettings:
             self.precision,
             f"float32 with {self.backend}",
         )
-        require(self.batch >= 1, "batch", self.batch, "1 or more")
-        require(self.threads >= 0, "threads", self.threads, "0 or more")
-        # Of the even and of the odd rounds there is a median each.
-        require(self.repeats >= 4, "repeats", self.repeats, "4 or more")
-        require(self.fit >= 2, "fit", self.fit, "2 or more")
-        for key in ("networks", "narrow"):
-            require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
+        require_at_least(self, 1, "batch")
+        require_at_least(self, 0, "threads")
+        # The even and the odd rounds each have a median.
+        require_at_least(self, 4, "repeats")
+        require_at_least(self, 2, "fit")
+        require_at_least(self, 0, "networks", "narrow")
         require(0 < self.width < 1, "width", self.width, "between 0 and 1")
 
     @property
     def engine(self) -> Engine:
-        """What computes."""
+        """What runs the networks."""
         return Engine(self.backend, self.device, self.precision, self.threads)

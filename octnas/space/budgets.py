@@ -24,19 +24,18 @@ _SAID = {"activation": "MB of activations", "latency": "ms"}
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetSettings:
-    """One budget on MACs, activation memory or latency; exactly one upper bound.
+    """One budget: exactly one upper bound on MACs, activation memory or latency.
 
     Attributes:
-        uniform: the MACs of the uniform-α network at this α.
-        share: this share of the vanilla network's MACs.
-        macs: so many MACs for one image.
-        flops: the same as ``macs``; papers say FLOPs where they mean multiply-adds.
-        min_share: an optional lower bound, as a share of what the vanilla network has of the same
-            cost.
-        activation_mb: so many million bytes of activations of one image, in float32.
-        activation_share: this share of the vanilla network's.
-        latency_ms: so many milliseconds for a batch, as the latency table predicts them.
-        latency_share: this share of what it predicts for the vanilla network.
+        uniform: MACs of the network with this α at every searchable site.
+        share: share of the vanilla network's MACs.
+        macs: number of MACs (multiply-adds) for one image.
+        flops: same as ``macs``; papers often say FLOPs for multiply-adds.
+        min_share: lower bound, as a share of the vanilla network's cost; 0 for none.
+        activation_mb: activation memory of one image in float32, in megabytes (10^6 bytes).
+        activation_share: share of the vanilla network's activation memory.
+        latency_ms: predicted latency of one batch, in milliseconds.
+        latency_share: share of the vanilla network's predicted latency.
     """
 
     uniform: float | None = None

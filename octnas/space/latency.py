@@ -120,13 +120,13 @@ _STEPS = 40_000
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyUse:
-    """What a run does with a latency table.
+    """Section ``latency``: predicted and measured latency.
 
     Attributes:
-        table: a file of `octnas latency`'s, which makes budgets on latency possible; empty for
-            none.
-        measure: whether the chosen networks are measured here, whole, beside the prediction.
-        device: for that, as torch names it.
+        table: file written by ``octnas latency``, required for budgets on latency; empty for none.
+        measure: whether to measure the latency of the chosen networks on this machine, to compare
+            with the predictions.
+        device: torch device of these measurements.
     """
 
     table: str = ""
