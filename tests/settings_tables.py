@@ -53,7 +53,7 @@ def _classes(hint: Any) -> Iterator[type]:
 
 
 def _table(kind: Any, places: list[tuple[str, Any]]) -> str:
-    intro, meanings = _documented(kind)
+    intro, meanings = documented(kind)
     hints = get_type_hints(kind, include_extras=True)
     title = ", ".join(f"`{place}`" for place, _ in places if place) or "Top level"
     if "source" in hints:
@@ -76,7 +76,7 @@ def _table(kind: Any, places: list[tuple[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _documented(kind: type) -> tuple[str, dict[tuple[str, ...], str]]:
+def documented(kind: type) -> tuple[str, dict[tuple[str, ...], str]]:
     """The summary of a class, and the meaning of each attribute or group of them."""
     summary, _, attributes = cleandoc(kind.__doc__ or "").partition("\nAttributes:\n")
     entries = re.findall(r"^ {4}([\w, ]+): (.*(?:\n {8}.*)*)", attributes, re.MULTILINE)

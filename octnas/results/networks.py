@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from octnas.io.files import read_as
+from octnas.settings import RENAMED_VALUES, rename_value
 from octnas.space.architecture import Architecture
 from octnas.space.cost_table import AdditiveCost
 from octnas.space.costs import Bound, Budget, Cost
@@ -99,7 +100,8 @@ class Network:
     @staticmethod
     def from_dict(document: Mapping[str, Any]) -> "Network":
         """Read what `to_dict` wrote."""
-        found = read_as(Network, document)
+        role = rename_value(document.get("role"), RENAMED_VALUES["retrain.baselines"])
+        found = read_as(Network, {**document, "role": role})
         # The name becomes that of a folder.
         if found.role not in ROLES:
             raise ValueError(f"role: found {found.role!r}, allowed: {', '.join(ROLES)}")
