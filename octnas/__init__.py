@@ -1,6 +1,8 @@
 """octnas: find the octave ratio of every layer under a budget."""
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -36,6 +38,13 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'octnas' has no attribute {name!r}")
+
+
+# Former home of `octnas.space.latency`, which is looked up on first use, too.
+latency = sys.modules[f"{__name__}.latency"] = ModuleType(f"{__name__}.latency")
+latency.__getattr__ = lambda name: getattr(  # type: ignore[method-assign]
+    import_module("octnas.space.latency"), name
+)
 
 
 def __dir__() -> list[str]:

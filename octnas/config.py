@@ -1,75 +1,74 @@
-"""An experiment file into checked settings, with errors that name file, line and key.
-
-The experiments that come with octnas.
-
-Paths of an experiment that mean the same from any folder and on Ray's workers.
-
-Passwords in URLs: a run directory leaves them out, the environment gives them again.
-"""
+"""Read an experiment file into checked settings; errors name file, line and key."""
 
 import difflib
 import json
 import os
-import types
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from octnas.cluster.settings import RaySettings
-from octnas.data.settings import SOURCES, DigitsSettings, ImagesSettings, cache_folder
-from octnas.errors import ConfigError, OctnasError, SettingError, require, require_seed
+from octnas.data.settings import DigitsSettings, ImagesSettings, cache_folder
+from octnas.errors import (
+    ConfigError,
+    OctnasError,
+    SettingError,
+    SettingWarning,
+    require,
+    require_seed,
+)
 from octnas.export.settings import ExportSettings
 from octnas.io.credentials import HIDDEN, redact_all
 from octnas.io.files import expand_home, read_regular
 from octnas.io.yaml import Document, parse_override, parse_yaml
 from octnas.search.settings import SearchSettings
-from octnas.settings import HOW, PRETRAINED
+from octnas.settings import HOW, PRETRAINED, REMOVED, RENAMED, RENAMED_VALUES, rename_value
 from octnas.space.architecture import MOST, StrideMode
 from octnas.space.budgets import BudgetSettings
 from octnas.space.latency import LatencyUse
 from octnas.tracking.settings import TrackingSettings
-from octnas.training.settings import (
-    RankingSettings,
-    RetrainSettings,
-    SupernetSettings,
-)
+from octnas.training.settings import RankingSettings, RetrainSettings, SupernetSettings
 
-SCHEMA = 1
 _SHOULD = "input should be "
 
 
 def as_share(budget: object) -> object:
-    """A budget that is a mere number as one on that share of vanilla's MACs."""
+    """A plain number as a budget on that share of the vanilla network's MACs."""
     number = isinstance(budget, int | float) and not isinstance(budget, bool)
     return {"share": budget} if number else budget
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceSettings:
-    """What is searched.
+    """Section ``space``: the networks to choose from, and the budgets.
 
     Attributes:
-        backbone: name of a timm ResNet.
-        input_size: channels, height and width of the images.
-        alphas: the α to choose from at every searchable site.
-        budgets: bounds on MACs, activation memory or latency, a mere number being a share of the
-            vanilla network's MACs; the search finds one network for each.
-        backbone_args: keyword arguments for ``timm.create_model``; the number of classes is
-            that of the data unless it is given here.
-        fixed: α by site name pattern where there is nothing to choose; by default the paper's
-            rule, the stem and the last stage at 0.
-        channel_multiple: low channels are rounded down to a multiple of this.
-        stride_mode: ``paper`` (average pooling for every stride, for training from scratch) or
-            ``timm`` (timm's strides at α = 0, for pretrained weights).
+        backbone: name of a timm ResNet, or ``thumbnail_resnet`` for small images.
+        input_size: channels, height and width of the images, in pixels.
+        alphas: candidate values of α for every searchable site.
+        budgets: upper bounds on MACs, activation memory or latency; the search finds one network
+            for each. A plain number is a share of the vanilla network's MACs.
+        backbone_args: keyword arguments for ``timm.create_model``; ``num_classes`` is taken from
+            the data unless given here.
+        fixed: α by site name pattern for sites that are not searched; null for the paper's rule,
+            which keeps the stem and the last stage at 0.
+        channel_multiple: low-resolution channels are rounded down to a multiple of this. Use 8 or
+            16 for wide networks: hardware is slow on fewer channels.
+        stride_mode: ``paper`` uses average pooling for every stride, for training from scratch;
+            ``timm`` keeps timm's strides at α = 0, for pretrained weights.
     """
 
-    backbone: str
-    input_size: tuple[int, int, int]
-    alphas: tuple[float, ...]
-    budgets: tuple[Annotated[BudgetSettings, BeforeValidator(as_share)], ...]
+    backbone: str = "resnet50"
+    input_size: tuple[int, int, int] = (3, 224, 224)
+    alphas: tuple[float, ...] = (0.0, 0.125, 0.25, 0.5, 0.75)
+    budgets: tuple[Annotated[BudgetSettings, BeforeValidator(as_share)], ...] = (
+        BudgetSettings(uniform=0.5),
+        BudgetSettings(uniform=0.25),
+    )
     backbone_args: dict[str, Any] = field(default_factory=dict)
     fixed: dict[str, float] | None = None
     channel_multiple: int = 1
@@ -78,12 +77,8 @@ class SpaceSettings:
     def __post_init__(self) -> None:
         sides, allowed = self.input_size, f"1 to {MOST}"
         require(min(sides) >= 1 and max(sides) <= MOST, "input_size", sides, allowed)
-        require(
-            len(self.alphas) > 0 and all(0 <= alpha <= 1 for alpha in self.alphas),
-            "alphas",
-            self.alphas,
-            "one or more numbers from 0 to 1",
-        )
+        shares = len(self.alphas) > 0 and all(0 <= alpha <= 1 for alpha in self.alphas)
+        require(shares, "alphas", self.alphas, "one or more numbers from 0 to 1")
         require(len(self.budgets) > 0, "budgets", self.budgets, "one or more")
         names = [budget.name for budget in self.budgets]
         require(len(set(names)) == len(names), "budgets", names, "distinct budgets")
@@ -96,16 +91,24 @@ class RunConfig:
     """One complete experiment.
 
     Attributes:
-        schema: version of this format.
-        name: of the experiment; also of its run directory and its MLflow experiment.
-        seed: of the supernet, its sampling and the search.
+        schema: version of the file format. Recipes in files with ``schema: 1`` keep the defaults
+            of that version: 8 epochs, batches of 64, weight decay 5e-4, one warm-up epoch and no
+            gradient clipping.
+        name: name of the experiment, of its run directory and of its MLflow experiment; by default
+            the name of the file.
+        seed: random seed of the supernet, its sampling and the search.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     """
 
-    schema: Literal[1]
+    # Holds for all sections.
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+    schema: Literal[1, 2] = 2
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-    space: SpaceSettings
-    data: Annotated[DigitsSettings | ImagesSettings, Field(discriminator="source")]
+    space: SpaceSettings = field(default_factory=SpaceSettings)
+    data: Annotated[DigitsSettings | ImagesSettings, Field(discriminator="source")] = field(
+        default_factory=ImagesSettings
+    )
     supernet: SupernetSettings = field(default_factory=SupernetSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
     retrain: RetrainSettings = field(default_factory=RetrainSettings)
@@ -119,7 +122,7 @@ class RunConfig:
 
     @property
     def objective(self) -> str:
-        """What the search makes small besides the loss: MACs, activation memory or latency."""
+        """What the search minimises besides the loss: MACs, activation memory or latency."""
         bounded = {budget.cost for budget in self.space.budgets}
         if self.search.objective == "auto":
             return bounded.pop() if len(bounded) == 1 else "macs"
@@ -127,85 +130,110 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require_seed("seed", self.seed)
-        images = self.data.source != "digits"
         given = self.retrain.augment
-        require(given is None or images, "retrain", given, "augment: null with data.source: digits")
+        fits = given is None or not isinstance(self.data, DigitsSettings)
+        require(fits, "retrain.augment", given, "null with data.source: digits")
         learns = self.supernet.sampling == "learnable"
-        require(
-            learns or self.search.sampler != "learned",
-            "search",
-            self.search.sampler,
-            "any other sampler, unless supernet.sampling is learnable",
-        )
-        bounded = [budget.cost for budget in self.space.budgets]
-        require(
-            "latency" not in bounded or bool(self.latency.table),
-            "latency",
-            self.latency.table,
-            "a table of `octnas latency` in latency.table, for budgets on latency",
-        )
+        fits = learns or self.search.sampler != "learned"
+        allowed = "learned only with supernet.sampling: learnable"
+        require(fits, "search.sampler", self.search.sampler, allowed)
+        bounded = {budget.cost for budget in self.space.budgets}
+        fits = "latency" not in bounded or bool(self.latency.table)
+        allowed = "a table measured by `octnas latency`, for budgets on latency"
+        require(fits, "latency.table", self.latency.table, allowed)
         objective = self.search.objective
-        require(
-            objective in ("auto", "macs") or set(bounded) == {objective},
-            "search",
-            objective,
-            f"auto, macs, or budgets on {objective} alone with search.objective {objective}",
-        )
-        # What is cheaper and better is no reason to pass over a network that has to cost more.
-        upper = set(bounded) == {self.objective} and not any(
-            b.min_share for b in self.space.budgets
-        )
-        require(
-            self.search.screening_fraction == 1 or upper,
-            "search",
-            self.search.screening_fraction,
-            f"screening_fraction: 1, or budgets on {self.objective} alone and without min_share",
-        )
-        require(
-            not learns or set(bounded) == {"macs"},
-            "space",
-            bounded,
-            "budgets on MACs, with supernet.sampling learnable",
-        )
+        fits = objective in ("auto", "macs") or bounded == {objective}
+        allowed = f"auto or macs; {objective} only if all budgets bound it"
+        require(fits, "search.objective", objective, allowed)
+        # Screening drops candidates that others beat in loss and cost: a budget on another cost, or
+        # a lower bound, might still need one of them.
+        upper = not any(budget.min_share for budget in self.space.budgets)
+        share = self.search.screening_fraction
+        fits = share == 1 or (bounded == {self.objective} and upper)
+        allowed = f"1, unless all budgets bound {self.objective} and have no min_share"
+        require(fits, "search.screening_fraction", share, allowed)
+        fits, found = not learns or bounded == {"macs"}, sorted(bounded)
+        require(fits, "space.budgets", found, "budgets on MACs with supernet.sampling: learnable")
 
 
 _ADAPTER = TypeAdapter(RunConfig)
 
 
-def load_document(path: Path, overrides: Sequence[str] = ()) -> Document:
+def load_document(
+    path: Path, overrides: Sequence[str] = (), *, generated: bool = False
+) -> Document:
     """Read an experiment file without checking its settings.
 
     Args:
-        path: of the YAML file.
+        path: a YAML file.
         overrides: ``section.key=value``, the value in YAML.
+        generated: whether octnas wrote the file; its former names need no warning.
 
     Raises:
-        ConfigError: it cannot be read or is not YAML.
+        ConfigError: the file cannot be read or is not valid YAML.
     """
     try:
         text = read_regular(path).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from None
     document = parse_yaml(text, str(path))
+    _use_current_names(document, warn=not generated)
     for override in overrides:
         parse_override(override, document)
+        _use_current_names(document)
     return document
 
 
+def _use_current_names(document: Document, *, warn: bool = True) -> None:
+    """Replace former names of settings and values, with a warning for each.
+
+    Raises:
+        ConfigError: the file has a setting under both names.
+    """
+    notes = []
+    for old, new in RENAMED.items():
+        place = document.place(tuple(old.split(".")))
+        if document.rename(tuple(old.split(".")), tuple(new.split("."))):
+            notes.append(f"{place} is now called {new}")
+    for key in REMOVED:
+        place = document.place(tuple(key.split(".")))
+        if document.rename(tuple(key.split(".")), None):
+            notes.append(f"{place} was removed and is ignored")
+    for key, names in RENAMED_VALUES.items():
+        section, name = key.split(".")
+        holder = document.values.get(section)
+        if not isinstance(holder, dict):
+            continue
+        value = holder.get(name)
+        for old in names:
+            if old in (value if isinstance(value, list) else [value]):
+                place = document.place((section, name))
+                notes.append(f"{place}: {old} is now called {names[old]}")
+                holder[name] = rename_value(value, names)
+    for note in notes if warn else ():
+        warnings.warn(note, SettingWarning, stacklevel=3)
+
+
 def check_config(document: Document) -> RunConfig:
-    """Settings from a parsed document.
+    """Convert a parsed document to settings; whatever is missing has its default.
 
     Raises:
         ConfigError: one line for each mistake: file, line, key, what was found, what is allowed.
     """
-    problems = list(_unknown_keys(document, RunConfig, document.values, ()))
-    if problems:
-        raise ConfigError("\n".join(problems))
+    values = {"name": Path(document.name).stem, **document.values}
+    if isinstance(data := values.get("data"), dict):
+        values["data"] = {"source": "folder", **data}
+    for section, kind in _WITH_RECIPE.items():
+        settings = values.get(section, {})
+        recipe = settings.get("recipe", {}) if isinstance(settings, dict) else None
+        if isinstance(recipe, dict):
+            defaults = {} if values.get("schema") == 1 else asdict(kind().recipe)
+            values[section] = {**settings, "recipe": {**defaults, **recipe}}
     try:
-        # Strict, so that true is no number; and as JSON, whose lists may become tuples.
-        return _ADAPTER.validate_json(json.dumps(document.values), strict=True)
+        # As JSON, whose arrays may become tuples in strict mode.
+        return _ADAPTER.validate_json(json.dumps(values))
     except ValidationError as error:
-        # Of a value that may have several types, there is a problem with each.
+        # A value that may have several types has one error for each.
         lines: dict[str, dict[str, None]] = {}
         for problem in error.errors():
             value, wrong = _describe(document, problem)
@@ -213,40 +241,17 @@ def check_config(document: Document) -> RunConfig:
         raise ConfigError("\n".join(map(_one_line, lines, lines.values()))) from None
 
 
+# Sections with a recipe of their own: a partial recipe changes some of the section's defaults.
+_WITH_RECIPE = {
+    "supernet": SupernetSettings,
+    "retrain": RetrainSettings,
+    "ranking": RankingSettings,
+}
+
+
 def resolved(config: RunConfig) -> dict[str, Any]:
     """All settings, defaults included, as plain YAML values."""
     return dict(_ADAPTER.dump_python(config, mode="json"))
-
-
-def _unknown_keys(document: Document, kind: Any, value: Any, where: tuple[Any, ...]) -> Any:
-    """A line for every key that its section does not have, with the nearest that it has."""
-    kind = _section(kind, value)
-    if get_origin(kind) is tuple and isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _unknown_keys(document, get_args(kind)[0], item, (*where, index))
-    if not is_dataclass(kind) or not isinstance(value, Mapping):
-        return
-    hints = get_type_hints(kind, include_extras=True)
-    known = [entry.name for entry in fields(kind)]
-    for key, item in value.items():
-        if key in known:
-            yield from _unknown_keys(document, hints[key], item, (*where, key))
-            continue
-        near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(known)}"
-        yield f"{document.place((*where, key))}: unknown key; {hint}"
-
-
-def _section(kind: Any, value: Any) -> Any:
-    """The dataclass or tuple that a type stands for, given the value's ``source``."""
-    if get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
-    if get_origin(kind) in (Union, types.UnionType):
-        options = [option for option in get_args(kind) if is_dataclass(option)]
-        source = value.get("source") if isinstance(value, Mapping) else None
-        matching = [o for o in options if source in get_args(get_type_hints(o).get("source"))]
-        return matching[0] if matching else None
-    return kind
 
 
 def _one_line(value: str, wrong: Iterable[str]) -> str:
@@ -255,26 +260,46 @@ def _one_line(value: str, wrong: Iterable[str]) -> str:
 
 
 def _describe(document: Document, problem: Mapping[str, Any]) -> tuple[str, str]:
-    """One validation error as the beginning and the end of a line: the value, what is wrong."""
-    where = [part for part in problem["loc"] if part not in ("digits", *SOURCES)]
+    """A validation error as the first and the second half of a line: the value; what is wrong."""
+    where = list(problem["loc"])
+    known = _known_keys(RunConfig, where[:-1])
+    if where[:1] == ["data"]:
+        del where[1:2]  # the source
+    if problem["type"] == "unexpected_keyword_argument":
+        near = difflib.get_close_matches(str(where[-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(known)}"
+        return f"{document.place(tuple(where))}: unknown key; ", hint
     cause = problem.get("ctx", {}).get("error")
     if isinstance(cause, SettingError):
-        key = [] if cause.key == "budget" else [cause.key]
-        value = f"{document.place((*where, *key))}: found {_show(cause.found)}, "
+        where += [] if cause.key == "budget" else cause.key.split(".")
+        value = f"{document.place(tuple(where))}: found {_show(cause.found)}, "
         return value, f"allowed: {cause.allowed}"
-    if problem["type"] in ("missing", "missing_argument"):
-        return f"{document.place(tuple(where))}: ", "missing"
     if len(where) > 1 and _is_plain(document.values, where[:-1]):
-        # The last part is the name of a type: a plain value holds no keys.
-        where = where[:-1]
+        del where[-1]  # the name of a type, in a union
     message = problem["msg"][0].lower() + problem["msg"][1:]
     note = " (only true and false are truth values)" if problem["type"] == "bool_type" else ""
     value = f"{document.place(tuple(where))}: found {_show(problem['input'])}, "
     return value, f"{message}{note}"
 
 
+def _known_keys(kind: Any, path: Sequence[Any]) -> list[str]:
+    """The keys of the section at the path of an error, which names the source within ``data``."""
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        if path:
+            return _known_keys(hints.get(path[0]), path[1:])
+        return [entry.name for entry in fields(kind)]
+    for option in filter(is_dataclass, get_args(kind)):
+        sources = get_args(get_type_hints(option).get("source"))
+        if not sources:
+            return _known_keys(option, [part for part in path if not isinstance(part, int)])
+        if path[:1] and path[0] in sources:
+            return _known_keys(option, path[1:])
+    return []
+
+
 def _is_plain(value: Any, path: Sequence[Any]) -> bool:
-    """Whether a path leads to a number, text or the like."""
+    """Whether a path leads to a scalar."""
     for key in path:
         if not isinstance(value, dict | list):
             return False
@@ -283,71 +308,63 @@ def _is_plain(value: Any, path: Sequence[Any]) -> bool:
 
 
 def _show(value: Any) -> str:
-    # Before anything is cut off: half a URL is not recognised as one any more.
+    # Redact first: a truncated URL is no longer recognised as one.
     value = redact_all(value)
     text = repr(list(value) if isinstance(value, tuple) else value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def shipped_experiments() -> list[Path]:
-    """The shipped YAML files, sorted by name.
-
-    An installed package holds them; in a checkout they stand beside the package.
+    """The YAML files in ``search_spaces``, sorted by name.
 
     Raises:
-        OctnasError: neither is there.
+        OctnasError: they are missing.
     """
     package = Path(__file__).parent
+    # In an installed package; in a checkout.
     for folder in (package / "search_spaces", package.parent / "search_spaces"):
         if found := sorted(folder.glob("*.yaml")):
             return found
-    raise OctnasError("the shipped experiments are missing; install octnas again")
+    raise OctnasError("the shipped experiments are missing; reinstall octnas")
 
 
 def default_experiment() -> Path:
-    """The experiment that needs no data of one's own: cluttered digits."""
+    """The experiment that needs no data: cluttered digits."""
     return next(path for path in shipped_experiments() if path.stem == "digits")
 
 
-def absolute(path: str, key: str) -> str:
-    """The path of a setting, meaning the same from any folder; none stays none.
-
-    Raises:
-        ConfigError: in the home of a user who has none.
-    """
-    return str(expand_home(path, key).absolute()) if path else ""
-
-
 def resolved_paths(config: RunConfig) -> RunConfig:
-    """Paths that mean the same from any folder.
+    """The settings with absolute paths, which are the same from any folder and on Ray's workers.
 
     Raises:
-        ConfigError: in the home of a user who has none.
+        ConfigError: a path below ``~`` of a user without a home.
     """
-    truth_from = absolute(config.ranking.truth_from, "ranking.truth_from")
-    table = absolute(config.latency.table, "latency.table")
-    weights = config.supernet.weights
+    ranking, latency, supernet = config.ranking, config.latency, config.supernet
+    if supernet.weights != PRETRAINED:
+        weights = _absolute(supernet.weights, "supernet.weights")
+        supernet = replace(supernet, weights=weights)
+    truth_from = _absolute(ranking.truth_from, "ranking.truth_from")
     config = replace(
         config,
-        ranking=replace(config.ranking, truth_from=truth_from),
-        latency=replace(config.latency, table=table),
-        supernet=replace(
-            config.supernet,
-            weights=weights if weights == PRETRAINED else absolute(weights, "supernet.weights"),
-        ),
+        ranking=replace(ranking, truth_from=truth_from),
+        latency=replace(latency, table=_absolute(latency.table, "latency.table")),
+        supernet=supernet,
     )
     data = config.data
     if not isinstance(data, ImagesSettings):
         return config
-    root = absolute(data.root, "data.root")
     kind, _, path = data.name.partition("/")
-    # A name on a hub stays as it is.
+    # A local folder of shards, or a name on the Hugging Face hub.
     name = f"{kind}/{Path(path).absolute()}" if path and Path(path).is_dir() else data.name
     cache = data.cache
     if cache.enabled:
-        # Ray's workers have another home.
         cache = replace(cache, folder=str(cache_folder(data)))
+    root = _absolute(data.root, "data.root")
     return replace(config, data=replace(data, root=root, name=name, cache=cache))
+
+
+def _absolute(path: str, key: str) -> str:
+    return str(expand_home(path, key).absolute()) if path else ""
 
 
 STORAGE_VARIABLE = "OCTNAS_STORAGE"
@@ -355,14 +372,14 @@ TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 
 
 def with_passwords(config: RunConfig) -> RunConfig:
-    """The URLs of study and tracking, from the environment where it gives them.
+    """The settings with the passwords of database URLs, which run directories leave out.
 
     Raises:
-        ConfigError: a password was left out, and the environment does not give it.
+        ConfigError: a password was left out, and the environment does not provide it.
     """
     url = config.search.storage or os.environ.get(STORAGE_VARIABLE, "")
-    storage = _whole("search.storage", url, STORAGE_VARIABLE)
-    uri = _whole("tracking.uri", config.tracking.uri, TRACKING_VARIABLE)
+    storage = _with_password("search.storage", url, STORAGE_VARIABLE)
+    uri = _with_password("tracking.uri", config.tracking.uri, TRACKING_VARIABLE)
     return replace(
         config,
         search=replace(config.search, storage=storage),
@@ -370,12 +387,7 @@ def with_passwords(config: RunConfig) -> RunConfig:
     )
 
 
-def _whole(key: str, url: str, variable: str) -> str:
-    """A URL with its password, which a run directory leaves out.
-
-    Raises:
-        ConfigError: it was left out, and the environment does not give it.
-    """
+def _with_password(key: str, url: str, variable: str) -> str:
     if HIDDEN not in url:
         return url
     if not os.environ.get(variable):

@@ -29,6 +29,10 @@ class ConfigError(OctnasError):
     """An experiment file (or ``--set`` override) that cannot be used; may have several lines."""
 
 
+class SettingWarning(FutureWarning):
+    """A setting under a former name, or one that is no longer used."""
+
+
 class ArchitectureError(OctnasError):
     """An architecture or its file is invalid: unknown site, α outside [0, 1], unknown schema."""
 
@@ -92,6 +96,12 @@ def require(condition: bool, key: str, found: object, allowed: str) -> None:
     """Raise `SettingError` unless ``condition`` is true; for ``__post_init__`` of settings."""
     if not condition:
         raise SettingError(key, found, allowed)
+
+
+def require_at_least(settings: object, least: int, *keys: str) -> None:
+    """Raise `SettingError` unless each of these settings is at least ``least``."""
+    for key in keys:
+        require(getattr(settings, key) >= least, key, getattr(settings, key), f"{least} or more")
 
 
 def require_seed(key: str, seed: int) -> None:

@@ -35,8 +35,21 @@ def test_values_need_no_torch() -> None:
 
 def test_octnas_is_lazy() -> None:
     modules = loaded_by("import octnas; octnas.__version__; dir(octnas)")
-    assert {name for name in modules if name.startswith("octnas")} == {"octnas"}
+    assert {name for name in modules if name.startswith("octnas")} == {"octnas", "octnas.latency"}
     assert not modules & {"numpy", "torch", "timm", *HEAVY}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import octnas; octnas.latency.LatencyTable.predict",
+        "from octnas.latency import LatencyTable",
+    ],
+)
+def test_latency_keeps_its_former_home(code: str) -> None:
+    modules = loaded_by(code)
+    assert "octnas.space.latency" in modules
+    assert not modules & {"torch", "timm", *HEAVY}
 
 
 def test_light_names_stay_light() -> None:

@@ -4,7 +4,9 @@ import errno
 import io
 import os
 import sys
+import warnings
 from pathlib import Path
+from typing import TextIO
 
 import typer
 
@@ -20,7 +22,7 @@ from octnas.cli import (
     run,
     tools,
 )
-from octnas.errors import OctnasError
+from octnas.errors import OctnasError, SettingWarning
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # Never a bug, whatever file it was about.
@@ -65,6 +67,24 @@ def _options(
     """Find the octave ratio of every layer of a ResNet under a budget."""
 
 
+_show_other = warnings.showwarning
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning about a setting as one line."""
+    if issubclass(category, SettingWarning):
+        typer.echo(f"octnas: {message}", err=True)
+    else:
+        _show_other(message, category, filename, lineno, file, line)
+
+
 def main() -> None:
     """Run the program; errors that the user can fix are one line each, with exit code 2."""
     # Processes that begin with -c, as multiprocessing's and torch's launcher's do, have the working
@@ -74,6 +94,8 @@ def main() -> None:
         # A stream that cannot encode × or α shows ? instead.
         if isinstance(stream, io.TextIOWrapper) and stream.errors in _FAILING:
             stream.reconfigure(errors="replace")
+    warnings.simplefilter("default", SettingWarning)
+    warnings.showwarning = _show_warning
     try:
         Path.cwd()
     except FileNotFoundError:

@@ -40,20 +40,42 @@ def doctor(
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="Where to write; created if missing.")],
+    folder: Annotated[Path, typer.Argument(help="Where to write; created if missing.")] = Path(
+        "experiments"
+    ),
+    minimal: Annotated[
+        bool, typer.Option("--minimal", help="Write a short experiment for your own images.")
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Your images, for --minimal: train/CLASS and val/CLASS."),
+    ] = None,
 ) -> None:
-    """Write the shipped experiments as YAML files; existing files are kept."""
-    from octnas.config import shipped_experiments
+    """Write the shipped experiments, or a minimal one for your images; existing files are kept."""
+    if minimal != (data is not None):
+        from octnas.errors import ConfigError
 
+        raise ConfigError("init: found one of --minimal and --data, allowed: both or neither")
+    if data is not None:
+        from octnas.pipeline.minimal import minimal_experiment
+
+        found = minimal_experiment(data)
+        for problem in found.problems:
+            typer.echo(f"problem  {problem}; remove it or set data.on_error: skip")
+        files = {f"{found.name}.yaml": found.text.encode()}
+    else:
+        from octnas.config import shipped_experiments
+
+        files = {source.name: source.read_bytes() for source in shipped_experiments()}
     folder.mkdir(parents=True, exist_ok=True)
-    for source in shipped_experiments():
-        target = folder / source.name
-        if target.exists():
-            typer.echo(f"kept     {target}, which exists")
-            continue
-        target.write_bytes(source.read_bytes())
-        typer.echo(f"written  {target}")
-    typer.echo(f"\nTry: octnas run {folder / 'digits.yaml'}")
+    for name, content in files.items():
+        target = folder / name
+        existed = target.exists()
+        if not existed:
+            target.write_bytes(content)
+        typer.echo(f"kept     {target}, which exists" if existed else f"written  {target}")
+    example = next(iter(files)) if minimal else "digits.yaml"
+    typer.echo(f"\nTry: octnas run {folder / example}")
 
 
 def sync(

@@ -1,4 +1,4 @@
-"""Which Ray the work of a run goes to, without Ray."""
+"""Settings of Ray, importable without Ray."""
 
 from dataclasses import dataclass, field
 
@@ -8,13 +8,14 @@ from octnas.settings import HOW
 
 @dataclass(frozen=True, kw_only=True)
 class RaySettings:
-    """Section ``ray`` of an experiment, for what has ``executor: ray``.
+    """Section ``ray``: where stages with ``executor: ray`` run.
 
     Attributes:
-        address: empty for a Ray of the run's own on this machine; ``auto`` or ``HOST:PORT`` for
-            the cluster that runs there, on whose nodes octnas is installed and the paths of the
-            run directory and the images are the same.
-        gpus: of each worker, such as 1 or 0.25; 0 if workers share what their machine has.
+        address: empty starts Ray on this machine for the run; ``auto`` or ``HOST:PORT`` connects to
+            a running cluster. Its nodes need octnas and the same paths to the run directory and
+            the images.
+        gpus: GPUs of each worker, such as 1 or 0.25; 0 lets workers share the GPUs of their
+            machine.
     """
 
     address: str = field(default="", metadata=HOW)

@@ -1,11 +1,11 @@
-"""The settings of data, without torch, so that a config is checked in no time."""
+"""Settings of the data, importable without torch."""
 
 from dataclasses import dataclass, field
 from math import inf, isfinite
 from pathlib import Path
 from typing import Literal, get_args
 
-from octnas.errors import require, require_seed
+from octnas.errors import require, require_at_least, require_seed
 from octnas.io.files import expand_home
 from octnas.settings import HOW
 
@@ -25,14 +25,18 @@ _MOST_DIGITS = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class DigitsSettings:
-    """Cluttered digits, made from scikit-learn's handwritten digits; nothing to download.
+    """Section ``data`` with ``source: digits``: cluttered digits, without a download.
+
+    The images are made from scikit-learn's handwritten digits.
 
     Attributes:
         source: ``digits``.
-        train_images, search_val_images, read_images, val_images: size of the four parts, which come
-            from disjoint source digits.
-        seed: of the images; apart from the experiment's seed, so that seeds share one data set.
-        padding: training images are shifted by up to so many pixels.
+        train_images, search_val_images, read_images, val_images: sizes of the four parts, which
+            come from disjoint source digits: weights learn on train, candidates are ranked on
+            search_val, chosen ones are measured on read, retrained networks on val.
+        seed: random seed of the images; separate from the experiment's, so that runs with different
+            seeds share the data.
+        padding: maximum random shift of training images, in pixels.
     """
 
     source: Literal["digits"] = "digits"
@@ -53,13 +57,13 @@ class DigitsSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SubsetSettings:
-    """Which of a source's images are used; what is drawn is drawn by the data's seed.
+    """Subset of the images; random choices depend on ``data.seed``.
 
     Attributes:
-        classes: names of classes; all if empty.
-        class_count: so many of those classes; 0 for all.
-        images_per_class: at most so many training images of each class; 0 for all.
-        fraction: share of each class's training images, of which at most ``images_per_class``.
+        classes: names of classes; empty for all.
+        class_count: number of classes to draw from these; 0 for all.
+        images_per_class: maximum training images per class; 0 for all.
+        fraction: share of each class's training images to draw from, before ``images_per_class``.
     """
 
     classes: tuple[str, ...] = ()
@@ -70,8 +74,7 @@ class SubsetSettings:
     def __post_init__(self) -> None:
         distinct = len(set(self.classes)) == len(self.classes)
         require(distinct, "classes", self.classes, "every class once")
-        require(self.class_count >= 0, "class_count", self.class_count, "0 or more")
-        require(self.images_per_class >= 0, "images_per_class", self.images_per_class, "0 or more")
+        require_at_least(self, 0, "class_count", "images_per_class")
         require(0 < self.fraction <= 1, "fraction", self.fraction, "above 0, at most 1")
 
 
@@ -130,30 +133,31 @@ class CacheSettings:
     folder: str = field(default="", metadata=HOW)
 
     def __post_init__(self) -> None:
-        require(self.resolution >= 0, "resolution", self.resolution, "0 or more")
+        require_at_least(self, 0, "resolution")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImagesSettings:
-    """Images from a folder or a data set that torchvision or timm can read.
+    """Section ``data``: images from a folder, or a data set that torchvision or timm can read.
 
     Attributes:
-        source: ``folder`` (ImageFolder layout), ``imagenet``, ``imagenette``, ``cifar10``,
-            ``cifar100`` (torchvision's), or ``timm`` (shards, by timm's own readers).
-        root: folder of the data; for ``hfds/``, where the library makes copies under locks of its
-            own: better a disk of the node than a network's.
-        name: of a timm data set: ``wds/`` or ``hfds/PATH``.
-        train, val: names of the two splits; for ``folder``, of the folders below ``root``.
-        download: whether what is missing may be fetched from the network.
-        search_val_per_class, read_per_class: images of each class that are taken from the training
-            images, by ``seed``, to rank candidates and to read the chosen ones.
-        seed: of that choice and of the subset.
+        source: ``folder`` (ImageFolder layout: ``train/CLASS`` and ``val/CLASS``); torchvision's
+            ``imagenet``, ``imagenette``, ``cifar10`` and ``cifar100``; or ``timm`` (shards, read by
+            timm).
+        root: folder of the data. With ``hfds/``, use a local disk: the library copies the data
+            there under file locks.
+        name: timm data set, with ``source: timm``: ``wds/`` or ``hfds/PATH``.
+        train, val: names of the two splits; with ``source: folder``, of the folders below ``root``.
+        download: whether missing data may be downloaded.
+        search_val_per_class, read_per_class: training images of each class that are held out, drawn
+            by ``seed``: candidates are ranked on search_val, chosen ones are measured on read.
+        seed: random seed of that draw and of the subset.
         on_error: ``fail`` if an image or class cannot be used, or ``skip`` it.
-        subset: which images are used.
-        augment: what training images go through.
+        subset: which images to use.
+        augment: augmentation of training images.
         crop_pct: share of the side that the centre crop keeps in evaluation.
-        mean, std: of the pixel values, by which images are normalised.
-        cache: of decoded images.
+        mean, std: mean and standard deviation of the pixel values, for normalisation.
+        cache: cache of decoded images.
         workers: processes that decode images.
     """
 
@@ -185,7 +189,7 @@ class ImagesSettings:
         # `min` would pass over what is no number.
         above = all(0 < value < inf for value in self.std)
         require(above, "std", self.std, "finite numbers above 0")
-        require(self.workers >= 0, "workers", self.workers, "0 or more")
+        require_at_least(self, 0, "workers")
         timm = self.source == "timm"
         # timm finds WebDataset shards by the root alone.
         named = self.name == "wds/" or self.name.removeprefix("hfds/") not in ("", self.name)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from octnas.errors import require
+from octnas.errors import require, require_at_least
 from octnas.settings import LATER
 
 Format = Literal["timm", "onnx", "openvino", "pt2", "tensorrt"]
@@ -65,7 +65,7 @@ class ExportSettings:
             found = getattr(self, key)
             fits = bool(found) and set(found) <= set(allowed) and len(set(found)) == len(found)
             require(fits, key, found, f"one or more of {', '.join(allowed)}, each once")
-        require(self.val_images >= 0, "val_images", self.val_images, "0 or more")
+        require_at_least(self, 0, "val_images")
         images = self.calibration_images
         require(images >= 1, "calibration_images", images, "1 or more")
         require(0 <= self.int8_agreement <= 1, "int8_agreement", self.int8_agreement, "0 to 1")

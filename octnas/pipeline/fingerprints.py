@@ -8,7 +8,7 @@ from octnas.config import RunConfig
 from octnas.errors import ConfigError
 from octnas.io.files import open_regular
 from octnas.runtime.directory import STAGES, digest
-from octnas.settings import PRETRAINED, flatten
+from octnas.settings import PRETRAINED, flatten, with_former_names
 
 SCHEMA = 1
 # Stages whose settings have another name.
@@ -21,7 +21,7 @@ def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
     """What decides the results of a stage, by dotted key."""
     found: dict[str, Any] = {"schema": SCHEMA}
     for base in STAGES[stage]:
-        found[f"input.{base}"] = digest(fingerprint(config, base))
+        found[f"input.{base}"] = digest(with_former_names(fingerprint(config, base)))
     section = _SECTIONS.get(stage, stage)
     if hasattr(config, section):
         found |= flatten(getattr(config, section), section, later=False)

@@ -326,7 +326,7 @@ def load_experiment(experiment: Path, overrides: Sequence[str]) -> tuple[Documen
     source = experiment / CONFIG_FILE if experiment.is_dir() else experiment
     if experiment.is_dir() and not source.exists():
         raise RunDirectoryError(f"{experiment}: is not a run directory, it has no {CONFIG_FILE}")
-    document = load_document(source, overrides)
+    document = load_document(source, overrides, generated=experiment.is_dir())
     return document, resolved_paths(check_config(document))
 
 

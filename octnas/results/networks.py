@@ -1,7 +1,7 @@
 """Networks to retrain, their results, and the baselines that one could design by hand."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import product
 from statistics import fmean, stdev
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from octnas.io.files import read_as
+from octnas.settings import RENAMED_VALUES, rename_value
 from octnas.space.architecture import Architecture
 from octnas.space.cost_table import AdditiveCost
 from octnas.space.costs import Bound, Budget, Cost
@@ -31,7 +32,6 @@ PLAIN = (NARROWER, SHALLOWER, SMALLER_IMAGES)
 """Plain networks of the same MACs."""
 ROLES = (SEARCHED, FRONT, UNIFORM, PAPER, INCREASING, RANDOM, WORST, *PLAIN, VANILLA)
 # Roles in the files of earlier versions.
-_RENAMED = {"growing": INCREASING}
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ class Network:
 
     @staticmethod
     def from_dict(document: Mapping[str, Any]) -> "Network":
-        """Read what `to_dict` wrote, also in an earlier version."""
-        found = read_as(Network, document)
-        found = replace(found, role=_RENAMED.get(found.role, found.role))
+        """Read what `to_dict` wrote."""
+        role = rename_value(document.get("role"), RENAMED_VALUES["retrain.baselines"])
+        found = read_as(Network, {**document, "role": role})
         # The name becomes that of a folder.
         if found.role not in ROLES:
             raise ValueError(f"role: found {found.role!r}, allowed: {', '.join(ROLES)}")

@@ -17,6 +17,7 @@ from typing import Any
 
 from octnas.errors import RunDirectoryError
 from octnas.io.files import read_json, remove_tree, write_json
+from octnas.settings import with_current_names
 
 SCHEMA = 1
 MARKER = "stage.json"
@@ -122,7 +123,7 @@ class RunDirectory:
         marker = self.marker(stage)
         if marker is None:
             return ""
-        before, now = marker.fingerprint, json.loads(json.dumps(fingerprint))
+        before, now = with_current_names(marker.fingerprint), json.loads(json.dumps(fingerprint))
         changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
         return "; ".join(f"{key}: was {before.get(key)!r}, now {now.get(key)!r}" for key in changed)
 

@@ -1,9 +1,9 @@
-"""The settings of the search, without Optuna."""
+"""Settings of the search, importable without Optuna."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from octnas.errors import require
+from octnas.errors import require, require_at_least
 from octnas.settings import HOW, LATER, Executor
 
 Sampler = Literal["surrogate", "nsga2", "tpe", "random", "learned"]
@@ -13,36 +13,39 @@ Objective = Literal["auto", "macs", "activation", "latency"]
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings:
-    """How candidates are proposed and scored.
+    """Section ``search``: how candidates are proposed and scored.
 
     Attributes:
-        sampler: ``surrogate``, which evaluates the best architectures according to a model of the
-            scores; Optuna's ``nsga2`` or ``tpe``; ``random``, evenly among the architectures inside
-            the budgets; or ``learned``, which draws from the distributions of a supernet with
-            ``sampling: learnable``. All begin with the most probable architectures of such a
-            supernet, the uniform-α architectures and some spread over MACs.
-        objective: the objective beside the loss, and the cost of the front: ``auto``, what all
-            budgets bound, or MACs where they bound different costs; or its name. Samplers stay
-            within budgets on the objective; budgets on another cost only limit the MACs.
+        sampler: ``surrogate`` fits a model to the scores and evaluates its optima; ``nsga2`` and
+            ``tpe`` are Optuna's; ``random`` draws uniformly from the architectures inside the
+            budgets; ``learned`` draws from the distributions of a supernet with
+            ``sampling: learnable``. All start with the modes of such distributions, the uniform-α
+            architectures and a design spread over MACs.
+        objective: the cost that the search minimises besides the loss, and the other axis of the
+            front. ``auto`` is the cost that all budgets bound, or MACs if they bound different
+            ones. Samplers respect budgets on the objective; of budgets on other costs they
+            respect only the MACs that these rule out.
         screening_fraction: share of the search_val images that a candidate is scored on first; it
-            is scored on the others only if it may reach the front. 1 for all images at once.
-        choose_by: the candidate chosen for a budget has the lowest ``loss`` on the search_val
-            images, or the lowest ``expected`` loss on other images, shrunk towards a model of all
-            candidates.
-        trials: number of candidates, the first ones included.
-        spread: number of first candidates spread over MACs.
-        batch_size: candidates asked for before the first of them is reported; the result does not
-            depend on the number of workers.
-        population: of NSGA-II.
-        calibration_batches: training batches for the batch-norm statistics of a candidate.
-        images_per_batch: for the statistics and for scoring.
+            is scored on the rest only if it may still reach the front. 1 scores on all at once.
+        choose_by: how to choose a candidate for each budget: by lowest ``loss`` on the search_val
+            images, or by lowest ``expected`` loss on other images, which shrinks the measured loss
+            towards a model of all candidates.
+        trials: number of candidates, including the initial design.
+        spread: number of candidates in the design spread over MACs.
+        batch_size: candidates requested before the first of their results is reported. It decides
+            the candidates, whatever the number of workers.
+        population: population size of NSGA-II.
+        calibration_batches: training batches that re-estimate the batch-norm statistics of each
+            candidate.
+        images_per_batch: batch size of calibration and scoring.
         threads: CPU threads of one evaluation.
-        executor: ``local``, in this process, or ``ray``, through Ray Tune.
-        workers: candidates that Ray evaluates at a time.
-        retries: how often a candidate is evaluated again after an error, a loss that is not
-            finite, or the death of its worker; then its trial fails, with the reason.
-        storage: of the study; empty for a journal file in the run directory, or a database URL such
-            as ``postgresql://user:password@host/name``.
+        executor: ``local`` evaluates in this process, ``ray`` through Ray Tune.
+        workers: candidates that Ray evaluates at the same time.
+        retries: how often to retry a candidate after an error, a loss that is not finite or the
+            death of its worker; after that its trial is marked as failed.
+        storage: database URL of the Optuna study, such as
+            ``postgresql://user:password@host/name``; empty for a journal file in the run
+            directory.
     """
 
     sampler: Sampler = "surrogate"
@@ -62,15 +65,9 @@ class SearchSettings:
     storage: str = field(default="", metadata=HOW)
 
     def __post_init__(self) -> None:
-        require(
-            0 < self.screening_fraction <= 1,
-            "screening_fraction",
-            self.screening_fraction,
-            "above 0, up to 1",
-        )
-        for key in ("trials", "batch_size", "calibration_batches", "threads", "workers"):
-            require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
-        for key in ("population", "images_per_batch"):
-            require(getattr(self, key) >= 2, key, getattr(self, key), "2 or more")
-        for key in ("spread", "retries"):
-            require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
+        share = self.screening_fraction
+        require(0 < share <= 1, "screening_fraction", share, "above 0, at most 1")
+        counts = ("trials", "batch_size", "calibration_batches", "threads", "workers")
+        require_at_least(self, 1, *counts)
+        require_at_least(self, 2, "population", "images_per_batch")
+        require_at_least(self, 0, "spread", "retries")

@@ -32,18 +32,18 @@ _MOST_UNITS, _MOST_SHARE = 1e15, 1e3
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetSettings:
-    """One budget on MACs, activation memory or latency; exactly one upper bound.
+    """One budget: exactly one upper bound on MACs, activation memory or latency.
 
     Attributes:
-        uniform: the MACs of the uniform network at this α.
-        share: this share of the vanilla network's MACs.
-        macs: MACs for one image.
-        flops: the same as ``macs``; papers often call multiply-adds FLOPs.
-        min_share: an optional lower bound on the same cost, as a share of the vanilla network's.
-        activation_mb: activations of one image, in millions of bytes, in float32.
-        activation_share: this share of the vanilla network's activations.
-        latency_ms: milliseconds for a batch, as the latency table predicts them.
-        latency_share: this share of the vanilla network's predicted latency.
+        uniform: MACs of the network with this α at every searchable site.
+        share: share of the vanilla network's MACs.
+        macs: number of MACs (multiply-adds) for one image.
+        flops: same as ``macs``; papers often say FLOPs for multiply-adds.
+        min_share: lower bound, as a share of the vanilla network's cost; 0 for none.
+        activation_mb: activation memory of one image in float32, in megabytes (10^6 bytes).
+        activation_share: share of the vanilla network's activation memory.
+        latency_ms: predicted latency of one batch, in milliseconds.
+        latency_share: share of the vanilla network's predicted latency.
     """
 
     uniform: float | None = None

@@ -88,12 +88,13 @@ _STEPS = 40_000  # levels of latency: few enough for exact counts, finer than ca
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyUse:
-    """How a run uses a latency table.
+    """Section ``latency``: predicted and measured latency.
 
     Attributes:
-        table: a file from `octnas latency`, needed for budgets on latency; empty for none.
-        measure: also measure the chosen networks on this machine.
-        device: to measure on, as torch names it.
+        table: file written by ``octnas latency``, required for budgets on latency; empty for none.
+        measure: whether to measure the latency of the chosen networks on this machine, to compare
+            with the predictions.
+        device: torch device of these measurements.
     """
 
     table: str = ""

@@ -1,21 +1,20 @@
-"""Where MLflow runs are recorded."""
+"""Settings of MLflow, importable without MLflow."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingSettings:
-    """Section ``tracking`` of an experiment.
+    """Section ``tracking``: records in MLflow.
 
     Attributes:
-        enabled: whether anything is recorded in MLflow.
-        uri: MLflow's tracking URI: a server (``http://host:5000``) or a database
-            (``sqlite:////absolute/path/mlflow.db``, ``postgresql://…``). Empty: the environment's
-            ``MLFLOW_TRACKING_URI`` if set, else the SQLite file ``mlflow.db`` in the folder that
-            holds the run directories (``runs/``), with the artifacts beside it in
-            ``runs/mlartifacts``. There go the artifacts too if another database is given; a server
-            has a place of its own.
-        experiment: the MLflow experiment; empty: the ``name`` of the experiment.
+        enabled: whether to record the run in MLflow.
+        uri: tracking URI of a server (``http://host:5000``) or a database
+            (``sqlite:////absolute/path/mlflow.db``, ``postgresql://…``). Empty for
+            ``MLFLOW_TRACKING_URI`` from the environment or, if that is not set, ``mlflow.db`` in
+            the parent folder of the run directory (``runs/``). With a database, artifacts go to
+            ``runs/mlartifacts``; a server has its own storage.
+        experiment: name of the MLflow experiment; empty for the ``name`` of this experiment.
     """
 
     enabled: bool = True

@@ -1,14 +1,11 @@
-"""The settings of training, without torch, so that a config is checked in no time.
+"""Settings of training and retraining, importable without torch."""
 
-The settings of retraining, without torch.
-"""
-
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Literal
 
 from octnas.data.settings import AugmentSettings
-from octnas.errors import require, require_seed, require_seeds
+from octnas.errors import require, require_at_least, require_seed, require_seeds
 from octnas.settings import HOW, LATER, Executor
 
 Precision = Literal["none", "bf16"]
@@ -17,26 +14,26 @@ Sampling = Literal["by_macs", "uniform", "sandwich", "learnable"]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a network is trained: timm's optimizers and schedules.
+    """How a network is trained, with timm's optimizers and schedules.
 
     Attributes:
-        epochs: passes over the training part, warm-up included.
-        batch_size: images per step.
-        optimizer: a name that ``timm.optim.create_optimizer_v2`` knows.
+        epochs: passes over the training images, including warm-up.
+        batch_size: images per step, over all processes.
+        optimizer: a name known to ``timm.optim.create_optimizer_v2``.
         lr: peak learning rate.
-        momentum: of optimizers that have one.
-        weight_decay: on weights; not on biases and normalisation, as timm has it.
-        scheduler: a name that ``timm.scheduler.create_scheduler_v2`` knows, stepped per update.
-        warmup_epochs: of linear warm-up from zero; may be a fraction.
-        label_smoothing: 0 for none.
-        clip_grad: largest norm of the gradient; 0 for no limit.
-        amp: ``bf16`` computes the network's layers in bfloat16 where torch's autocast does so;
-            weights, loss and evaluation stay in float32.
-        channels_last: whether images and weights lie in memory with channels last.
-        ema: decay per step of a moving average of all weights, such as 0.9999, that takes their
-            place at the end; warmed up by timm's ``1 − (1 + step)^(−2/3)``; 0 for none.
-        checkpoint_seconds: least time between two checkpoints, from which a training goes on that
-            was broken off; 0 for one after every step.
+        momentum: for optimizers that have one.
+        weight_decay: on weights; biases and normalisation layers have none, as in timm.
+        scheduler: a name known to ``timm.scheduler.create_scheduler_v2``, stepped per update.
+        warmup_epochs: epochs of linear warm-up from zero; may be a fraction.
+        label_smoothing: share of the target spread over all classes; 0 for none.
+        clip_grad: maximum gradient norm; 0 for no limit.
+        amp: ``bf16`` runs layers in bfloat16 by torch's autocast; weights, loss and evaluation stay
+            in float32.
+        channels_last: whether to use the channels-last memory format.
+        ema: decay per step of a moving average of the weights, such as 0.9999, which replaces them
+            at the end; warmed up by timm's ``1 − (1 + step)^(−2/3)``; 0 for none.
+        checkpoint_seconds: minimum seconds between checkpoints, from which an interrupted training
+            resumes; 0 for one after every step.
     """
 
     epochs: int = 8
@@ -55,8 +52,8 @@ class Recipe:
     checkpoint_seconds: float = field(default=60.0, metadata=HOW)
 
     def __post_init__(self) -> None:
-        require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
-        require(self.batch_size >= 2, "batch_size", self.batch_size, "2 or more")
+        require_at_least(self, 1, "epochs")
+        require_at_least(self, 2, "batch_size")
         require(0 < self.lr < inf, "lr", self.lr, "a number above 0")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "0 to below 1")
         require(0 <= self.weight_decay < inf, "weight_decay", self.weight_decay, "0 or more")
@@ -73,20 +70,28 @@ class Recipe:
         require(0 <= seconds < inf, "checkpoint_seconds", seconds, "0 or more")
 
 
+# The paper's for a batch of 256 (arXiv 1904.05049, §4.1).
+RETRAIN_RECIPE = Recipe(epochs=110, batch_size=256, weight_decay=1e-4, warmup_epochs=5.0)
+RANKING_RECIPE = replace(RETRAIN_RECIPE, epochs=30)
+SUPERNET_RECIPE = replace(RETRAIN_RECIPE, epochs=60, clip_grad=5.0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LearnableSettings:
-    """How distributions over α are learned beside the weights, see `octnas.training.learnable`.
+    """How distributions over α are learned, with ``sampling: learnable``.
+
+    See `octnas.training.learnable`.
 
     Attributes:
-        explore: share of the steps that train the weights on an architecture by MACs instead of
-            one from a distribution, so that all choices go on being judged fairly.
-        warmup: share of the training in which the weights learn alone.
-        every: of so many steps of a budget, one is followed by a step of its logits.
-        batch_size: images of search_val in such a step.
-        lr: of the logits at first, by Adam; down to zero along a cosine.
-        temperature: of the Gumbel softmax, at first and at the end.
-        penalty: ρ, on the square of how far the expected MACs are from the budget, as a share.
-        multiplier_lr: η, by which the price λ of the budget follows that share.
+        explore: share of the steps that train an architecture drawn by MACs instead of from a
+            distribution, so that all choices are still evaluated fairly.
+        warmup: share of the training in which only the weights learn.
+        every: a budget's logits take one step after this many weight steps of that budget.
+        batch_size: search_val images in a step of the logits.
+        lr: initial learning rate of the logits, with Adam and cosine decay to zero.
+        temperature: initial and final temperature of the Gumbel softmax.
+        penalty: weight ρ of the squared relative deviation of the expected MACs from the budget.
+        multiplier_lr: step size η with which the budget's multiplier λ follows that deviation.
     """
 
     explore: float = 0.5
@@ -101,8 +106,8 @@ class LearnableSettings:
     def __post_init__(self) -> None:
         require(0 <= self.explore <= 1, "explore", self.explore, "0 to 1")
         require(0 <= self.warmup < 1, "warmup", self.warmup, "0 to below 1")
-        require(self.every >= 1, "every", self.every, "1 or more")
-        require(self.batch_size >= 2, "batch_size", self.batch_size, "2 or more")
+        require_at_least(self, 1, "every")
+        require_at_least(self, 2, "batch_size")
         for key in ("lr", "multiplier_lr"):
             require(0 < getattr(self, key) < inf, key, getattr(self, key), "a number above 0")
         require(0 <= self.penalty < inf, "penalty", self.penalty, "0 or more")
@@ -112,32 +117,33 @@ class LearnableSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SupernetSettings:
-    """How the supernet is trained.
+    """Section ``supernet``: how the supernet is trained.
 
     Attributes:
-        sampling: which architectures a step trains. ``uniform`` draws every site's α evenly;
-            ``by_macs`` draws a cost evenly, then one of the architectures of that cost;
-            ``sandwich`` trains the largest, the smallest and ``samples`` of those by MACs at every
-            step (Yu and Huang, arXiv 1903.05134); ``learnable`` draws from a distribution for
-            each budget that is learned beside the weights.
-        macs: the range of what is drawn by MACs, as shares of the vanilla network's MACs.
-        samples: architectures by MACs in a step of ``sandwich``.
-        teacher: whose output the others of a ``sandwich`` step learn from: ``largest``, a number
-            for the architecture of that uniform α, or ``none`` for the labels. ``original``: all
-            of any step's architectures learn from the frozen network of ``weights``.
-        weights: what the supernet begins with: a file of weights in timm's keys, ``timm`` for
-            timm's own (which may be downloaded), or empty for none. Needs
-            ``space.stride_mode: timm``.
-        alpha_warmup: share of the steps over which the largest α rises from 0 to its choices'
-            largest, so that pretrained weights are not lost at once.
-        switchable: batch-norm values by a channel's use as high or low, and a learned scale on each
-            path of a convolution; in the supernet only.
-        threads: CPU threads; 0 for all cores, whose number then decides the last digits.
-        processes: that train the supernet together, each on a GPU of its own if there are any.
-        executor: of several processes: ``local`` under torch's elastic launcher, or ``ray``.
-        restarts: how often they begin again from their checkpoint after one has died.
+        sampling: architectures to train in a step. ``uniform`` draws each site's α uniformly;
+            ``by_macs`` draws a cost uniformly, then one of the architectures of that cost;
+            ``sandwich`` trains the largest, the smallest and ``samples`` architectures drawn by
+            MACs (Yu and Huang, arXiv 1903.05134); ``learnable`` draws from a distribution per
+            budget that is learned beside the weights.
+        macs: range of MACs to draw from, as shares of the vanilla network's.
+        samples: architectures drawn by MACs in a step of ``sandwich``.
+        teacher: network whose output the others in a ``sandwich`` step learn: ``largest``, a number
+            for the network of that uniform α, or ``none`` to learn the labels. ``original``: in
+            every mode of sampling but ``learnable``, learn from the frozen network of ``weights``.
+        weights: initial weights: a file with timm's keys, ``timm`` for timm's pretrained weights
+            (may be downloaded), or empty for none. Needs ``space.stride_mode: timm``.
+        alpha_warmup: share of the steps over which the largest α rises from 0 to its maximum, which
+            keeps pretrained weights from being lost at once.
+        switchable: whether each channel has batch-norm parameters of its own as high and as low
+            resolution, and each path of a convolution a learned scale; in the supernet only.
+        threads: CPU threads; 0 for all cores, whose number then affects the last digits.
+        processes: processes that train the supernet together, each on its own GPU if there are
+            any.
+        executor: ``local`` starts several processes with torch's elastic launcher, ``ray`` with
+            Ray.
+        restarts: how often the processes restart from their checkpoint after one has died.
         recipe: optimizer and schedule.
-        learnable: of the sampling of that name.
+        learnable: settings of ``sampling: learnable``.
     """
 
     sampling: Sampling = "by_macs"
@@ -151,13 +157,13 @@ class SupernetSettings:
     processes: int = field(default=1, metadata=HOW)
     executor: Executor = field(default="local", metadata=HOW)
     restarts: int = field(default=3, metadata=HOW)
-    recipe: Recipe = field(default_factory=Recipe)
+    recipe: Recipe = SUPERNET_RECIPE
     learnable: LearnableSettings = field(default_factory=LearnableSettings)
 
     def __post_init__(self) -> None:
         low, high = self.macs
         require(0 <= low < high <= 1, "macs", self.macs, "two shares from 0 to 1, ascending")
-        require(self.samples >= 0, "samples", self.samples, "0 or more")
+        require_at_least(self, 0, "samples")
         if not isinstance(self.teacher, str):
             allowed = "largest, none, original or 0 to 1"
             require(0 <= self.teacher <= 1, "teacher", self.teacher, allowed)
@@ -169,30 +175,30 @@ class SupernetSettings:
             require(own, "teacher", self.teacher, "any but original, with sampling: learnable")
             level = self.alpha_warmup == 0
             require(level, "alpha_warmup", self.alpha_warmup, "0 with sampling: learnable")
-        require(self.processes >= 1, "processes", self.processes, "1 or more")
-        for key in ("threads", "restarts"):
-            require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
+        require_at_least(self, 1, "processes")
+        require_at_least(self, 0, "threads", "restarts")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankingSettings:
-    """How it is found out whether the supernet ranks: a ground truth of stand-alone trainings.
+    """Section ``ranking``: how ``octnas rank`` checks the supernet's ranking.
+
+    The ground truth is a set of architectures that are trained from scratch.
 
     Attributes:
-        architectures: how many are trained from scratch, drawn before anything is trained.
-        narrow: so many of them have nearly equal MACs, just below the middle budget; the others
+        architectures: number of architectures, drawn before anything is trained.
+        narrow: how many of them have nearly equal MACs, just below the middle budget; the others
             are spread over the MACs of the search space.
-        narrow_width: share of the budget within which the MACs of those lie.
-        seeds: one training of every architecture for each.
-        seed: of the draws of the architectures.
-        resamples: of the bootstrap intervals.
+        narrow_width: width of that narrow range, as a share of the budget.
+        seeds: each architecture is trained once per seed.
+        seed: random seed of the draw of the architectures.
         threads: CPU threads of one training.
-        workers: trainings at a time, each in a process of its own.
+        recipe: optimizer and schedule of every training.
+        resamples: resamples of the bootstrap intervals.
+        workers: trainings that run at the same time, each in its own process.
         executor: ``local``, or ``ray`` for the processes of a Ray cluster.
-        truth_from: another run directory whose ground truth and short trainings from scratch are
-            used (and made, if they are missing), where it was made with the same settings; empty
-            for the run's own.
-        recipe: of every training.
+        truth_from: run directory whose ground truth is shared, and extended if incomplete; it must
+            have been made with the same settings. Empty for the run's own.
     """
 
     architectures: int = 36
@@ -201,21 +207,20 @@ class RankingSettings:
     seeds: tuple[int, ...] = (0, 1, 2)
     seed: int = 0
     threads: int = 1
-    recipe: Recipe = field(default_factory=Recipe)
+    recipe: Recipe = RANKING_RECIPE
     resamples: int = field(default=1000, metadata=HOW)
     workers: int = field(default=2, metadata=HOW)
     executor: Executor = field(default="local", metadata=HOW)
     truth_from: str = field(default="", metadata=HOW)
 
     def __post_init__(self) -> None:
-        require(self.architectures >= 4, "architectures", self.architectures, "4 or more")
+        require_at_least(self, 4, "architectures")
         most = self.architectures - 2
         require(0 <= self.narrow <= most, "narrow", self.narrow, f"0 to {most}")
         require(0 < self.narrow_width < 1, "narrow_width", self.narrow_width, "0 to 1")
         require_seeds(self.seeds)
         require_seed("seed", self.seed)
-        for key in ("threads", "workers", "resamples"):
-            require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
+        require_at_least(self, 1, "threads", "workers", "resamples")
 
 
 Select = Literal["budgets", "front"]
@@ -234,52 +239,54 @@ Baseline = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class HalvingSettings:
-    """Early stopping of networks of the front that others dominate, by ASHA (arXiv 1810.05934).
+    """Early stopping of networks on the front that others dominate, by ASHA (arXiv 1810.05934).
 
-    A network is behind by how much its accuracy on search_val lies below the best one of as few
-    MACs at the same epoch; at each rung those that are farthest behind are stopped. Searched
-    networks and baselines are never.
+    Networks are compared by how far their accuracy on the search_val images is below the best one
+    with no more MACs at the same epoch. Each rung stops those that are farthest behind. Searched
+    networks and baselines are never stopped.
 
     Attributes:
-        grace_epochs: before the first rung; every next one is ``reduction`` times as late.
-        reduction: of those that are behind, one of so many goes on.
+        grace_epochs: epochs before the first rung; each further rung is ``reduction`` times as
+            late.
+        reduction: a rung keeps one in this many of the networks that are behind.
     """
 
     grace_epochs: int = 2
     reduction: float = 2.0
 
     def __post_init__(self) -> None:
-        require(self.grace_epochs >= 1, "grace_epochs", self.grace_epochs, "1 or more")
+        require_at_least(self, 1, "grace_epochs")
         require(self.reduction > 1, "reduction", self.reduction, "above 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainSettings:
-    """How the chosen networks and the baselines are trained from scratch.
+    """Section ``retrain``: how the chosen networks and the baselines are trained from scratch.
 
     Attributes:
-        select: what is trained: the chosen network of each of the ``budgets``, or the whole
-            ``front`` up to the largest of them, too.
-        seeds: one training of every network for each.
-        baselines: what is trained beside the searched networks, none of fewer MACs than the
-            searched one: ``uniform`` α; ``paper``, the same with stem and last stage at 0;
-            ``increasing`` with depth; ``random`` architectures inside the budget; the ``worst``
-            there by the supernet; plain networks, ``narrower``, ``shallower`` or for ``smaller
-            images``; and once the ``vanilla`` network.
-        randoms: how many random architectures of each budget; two tell little of how much such
-            networks differ, three or more are better.
-        seed: of their draws.
-        test_sizes: sides of images, in pixels, at which trained networks are judged besides the
-            size that they were trained at (Chen et al. 2019, Table 4).
-        augment: of the training images, where retraining has its own; else that of ``data``.
-        halving: of the networks of the front; null for none. Needs ``select: front`` and
+        select: networks to train: ``budgets``, the chosen network of each budget, or ``front``, the
+            whole front up to the largest of these.
+        seeds: each network is trained once per seed.
+        baselines: networks to compare with, each with at least as many MACs as the searched one:
+            ``uniform`` α; ``paper``, uniform with stem and last stage at 0; ``increasing``, α
+            increasing with depth; ``random`` architectures inside the budget; ``worst``, the
+            supernet's worst inside the budget; plain networks that are ``narrower``, ``shallower``
+            or for ``smaller images``; and the ``vanilla`` network, once for all budgets.
+        randoms: random architectures per budget; use three or more to estimate how much they
+            differ.
+        seed: random seed of their draw.
+        test_sizes: further image sizes, in pixels, at which trained networks are evaluated (Chen et
+            al. 2019, Table 4).
+        augment: augmentation for retraining; null for that of ``data``.
+        halving: early stopping of networks on the front; null for none. Needs ``select: front`` and
             ``executor: ray``.
         threads: CPU threads of one training.
-        workers: trainings at a time, each in a process of its own; 1 trains in this process.
-        processes: that train one network together, each on a GPU of its own if there are any,
-            with its share of every batch.
+        workers: trainings that run at the same time, each in its own process; 1 trains in the main
+            process.
+        processes: processes that train one network together, each on its own GPU if there are any,
+            with an equal share of every batch.
         executor: ``local``, or ``ray`` for trials of Ray Tune.
-        recipe: the same for every network.
+        recipe: optimizer and schedule of every network.
     """
 
     select: Select = field(default="budgets", metadata=LATER)
@@ -294,7 +301,7 @@ class RetrainSettings:
     workers: int = field(default=2, metadata=HOW)
     processes: int = field(default=1, metadata=LATER)
     executor: Executor = field(default="local", metadata=HOW)
-    recipe: Recipe = field(default_factory=Recipe)
+    recipe: Recipe = RETRAIN_RECIPE
 
     def __post_init__(self) -> None:
         require_seeds(self.seeds)
@@ -308,5 +315,4 @@ class RetrainSettings:
         require(sizes, "test_sizes", self.test_sizes, "distinct numbers of pixels")
         can = self.halving is None or (self.select, self.executor) == ("front", "ray")
         require(can, "halving", self.halving, "null, or with select: front and executor: ray")
-        for key in ("threads", "workers", "processes", "randoms"):
-            require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
+        require_at_least(self, 1, "threads", "workers", "processes", "randoms")

@@ -42,8 +42,8 @@ def test_scalars_are_what_they_look_like(text: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3\n", "f.yaml:3: a: stands twice, first in line 1"),
-        ("s:\n  k: 1\n  k: 2\n", "f.yaml:3: s.k: stands twice"),
+        ("a: 1\nb: 2\na: 3\n", "f.yaml:3: a: duplicate key, first in line 1"),
+        ("s:\n  k: 1\n  k: 2\n", "f.yaml:3: s.k: duplicate key"),
         ("a: [1, 2\nb: 3\n", "f.yaml:2: not valid YAML"),
         ("a: 1\n\tb: 2\n", "f.yaml:2: not valid YAML"),
         ("- 1\n", "f.yaml:1: found no settings"),
@@ -54,10 +54,10 @@ def test_scalars_are_what_they_look_like(text: str, value: Any) -> None:
         ("a: !!int abc\n", "f.yaml: not valid YAML"),
         ("a: " + "9" * 5000 + "\n", "f.yaml: not valid YAML"),
         ("a: " + "[" * 3000 + "]" * 3000 + "\n", "f.yaml: not valid YAML"),
-        ('a: "x\\ud800"\n', "f.yaml:1: a: found a character that no text may hold"),
+        ('a: "x\\ud800"\n', "f.yaml:1: a: found a character that is not valid"),
         ('s:\n  "x\\ud800": 1\n', "f.yaml:2: found a key that is not text"),
         ("? [1]\n: 2\n", "f.yaml:1: found a key that is not text"),
-        ("a: &x\n  b: *x\n", "f.yaml:1: a.b: refers to what it stands in"),
+        ("a: &x\n  b: *x\n", "f.yaml:1: a.b: an alias refers to a value that contains it"),
     ],
 )
 def test_mistakes_are_one_line_with_file_and_line(text: str, message: str) -> None:
