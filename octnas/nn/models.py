@@ -147,9 +147,10 @@ def _feature_cfg(kwargs: dict[str, Any]) -> dict[str, Any]:
 def _octave(
     backbone: str,
     pretrained: bool,
-    alphas: Alphas,
-    channel_multiple: int,
-    stride_mode: StrideMode,
+    *,
+    alphas: Alphas = 0.125,
+    channel_multiple: int = 1,
+    stride_mode: StrideMode = "timm",
     **kwargs: Any,
 ) -> nn.Module:
     """A timm ResNet as an octave network, with any arguments of ``timm.create_model``."""
@@ -170,24 +171,16 @@ def _octave(
 
 
 def _register(backbone: str) -> None:
-    def create(
-        pretrained: bool = False,
-        *,
-        alphas: Alphas = 0.125,
-        channel_multiple: int = 1,
-        stride_mode: StrideMode = "timm",
-        **kwargs: Any,
-    ) -> nn.Module:
-        return _octave(backbone, pretrained, alphas, channel_multiple, stride_mode, **kwargs)
+    def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        return _octave(backbone, pretrained, **kwargs)
 
     create.__name__ = f"oct_{backbone}"
     create.__doc__ = f"""timm's ``{backbone}`` as an octave network.
 
     Args:
         pretrained: load timm's weights, which fit every α and were trained at α = 0.
-        alphas: see `octnas.octavize`; 0.125 is the paper's most accurate (table 4).
-        channel_multiple, stride_mode: see `octnas.octavize`.
-        **kwargs: of the backbone.
+        **kwargs: of the backbone, and ``alphas``, ``channel_multiple`` and ``stride_mode`` of
+            `octnas.octavize`; α is 0.125 by default, the paper's most accurate (table 4).
     """
     register_model(create)
 
@@ -197,14 +190,7 @@ for _backbone in BACKBONES:
 
 
 @register_model  # type: ignore[untyped-decorator]
-def oct_seresnet152c(
-    pretrained: bool = False,
-    *,
-    alphas: Alphas = 0.125,
-    channel_multiple: int = 1,
-    stride_mode: StrideMode = "paper",
-    **kwargs: Any,
-) -> nn.Module:
+def oct_seresnet152c(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """The paper's headline network (table 6), as close as timm's modules allow.
 
     SE-ResNet-152 with a deep stem: 66.841 M parameters, 9.931 GMACs at 224 pixels and 20.258 at
@@ -212,8 +198,8 @@ def oct_seresnet152c(
     66.8 M, 10.9 and 22.2. There are no published weights.
     """
     own = _default_cfg(kwargs, first_conv="conv1.0", test_input_size=(3, 320, 320))
-    kwargs = {"stem_type": "deep", "stem_width": 32, **own}
-    return _octave("seresnet152", pretrained, alphas, channel_multiple, stride_mode, **kwargs)
+    kwargs = {"stem_type": "deep", "stem_width": 32, "stride_mode": "paper", **own}
+    return _octave("seresnet152", pretrained, **kwargs)
 
 
 def _default_cfg(kwargs: dict[str, Any], **entries: Any) -> dict[str, Any]:

@@ -180,7 +180,7 @@ def test_all_backends() -> None:
     [
         ({"model": "resnet5"}, SettingError, "backbone: found 'resnet5'"),
         ({"model": "vit_tiny_patch16_224"}, UnsupportedModelError, "allowed: timm's ResNets"),
-        ({"alphas": {"2": 2.0}}, ArchitectureError, "α for .* found 2.0, allowed: 0 to 1"),
+        ({"alphas": {"2": 2.0}}, ArchitectureError, "α of site .* found 2.0, allowed: 0 to 1"),
         ({"alphas": {"x": {"layer9*": 0.5}}}, ArchitectureError, "'layer9.*' matches no site"),
         ({"device": "nonsense"}, SettingError, "device: found 'nonsense'"),
         ({"channel_multiple": 0}, SettingError, "channel_multiple: found 0, allowed: 1 to 65536"),

@@ -1,4 +1,4 @@
-"""Supernets with values by role, none of which is what it was at first."""
+"""Switchable supernets with random values for both uses of each channel."""
 
 import torch
 from torch import nn

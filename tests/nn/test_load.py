@@ -152,7 +152,7 @@ def test_a_file_and_a_folder(tmp_path: Path) -> None:
         ),
         ({"alphas": {"layer1": 1.5}}, "α of site 'layer1': found 1.5, allowed: 0 to 1"),
         ({"backbone": "resnet5"}, "backbone: found 'resnet5', allowed: a model that timm knows"),
-        ({"backbone_args": {"layerz": 3}}, "what resnet18 takes"),
+        ({"backbone_args": {"layerz": 3}}, "arguments of resnet18 "),
         ({"backbone": "resnet50_gn"}, "bn1: found a GroupNorm"),
         ({"more": 1}, "missing or unknown keys more"),
     ],

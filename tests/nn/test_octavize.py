@@ -103,8 +103,8 @@ def test_the_model_is_changed_in_place() -> None:
     [
         ({"layer9*": 0.5}, r"pattern 'layer9\*' matches no site; sites: stem, "),
         ({"conv1": 0.5}, "pattern 'conv1' matches no site"),
-        ({"stem": 1.5}, "α for 'stem': found 1.5"),
-        ({"stem": float("nan")}, "α for 'stem'"),
+        ({"stem": 1.5}, "α of site 'stem': found 1.5"),
+        ({"stem": float("nan")}, "α of site 'stem'"),
         (-0.5, "found -0.5, allowed: 0 to 1"),
         (1.01, "found 1.01"),
         (Architecture("x", (3, 8, 8), {"layer4": 0.5}), "unknown sites layer4; allowed: stem"),

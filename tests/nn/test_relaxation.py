@@ -35,7 +35,7 @@ def images(*shape: int) -> Tensor:
 
 
 def random_switchable(model: nn.Module) -> nn.Module:
-    """Values by role, and scales of the paths, that differ from each other."""
+    """Switchable, with batch-norm values and path scales that all differ."""
     make_switchable(model)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():

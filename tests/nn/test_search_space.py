@@ -185,7 +185,7 @@ def cost_of(name: str, size: tuple[int, int, int], _: object, **kwargs: Any) -> 
         (
             {"backbone": "resnet18", "backbone_args": {"layers": [1, 1]}},
             SettingError,
-            "^backbone_args: found .*, allowed: what resnet18 takes: .* no attribute 'layer3'",
+            "^backbone_args: found .*, allowed: arguments of resnet18 .* no attribute 'layer3'",
         ),
         ({"fixed": {"layer7": 0.0}}, ArchitectureError, "'layer7' matches no site"),
         ({"fixed": {"stem": 2.0}}, ArchitectureError, "found 2.0"),

@@ -1,7 +1,4 @@
-"""Values by role and path scales: a supernet's own, of which a subnet needs none.
-
-Each layer's values by role, their statistics and copies of them.
-"""
+"""Switchable batch norms and path scales: only in a supernet, folded in a subnet."""
 
 import copy
 import pickle

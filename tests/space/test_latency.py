@@ -135,7 +135,7 @@ def test_a_site_takes_its_time_besides(space: SearchSpace, seed: int) -> None:
 
 def test_a_site_that_the_network_does_not_have_is_refused() -> None:
     table = replace(table_of(small()), sites={"layer9": {0.0: 0.0}})
-    with pytest.raises(LatencyError, match="does not have, at layer9; measure"):
+    with pytest.raises(LatencyError, match="lacks, at layer9; measure"):
         table.predict(small(), {})
 
 
