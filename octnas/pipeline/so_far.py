@@ -1,4 +1,4 @@
-"""What a run that is still going on has found; nothing of it is changed."""
+"""What an unfinished run has found so far; reading it changes nothing."""
 
 import json
 import shutil
@@ -32,29 +32,28 @@ from octnas.training.standalone import Training, training_folder
 
 
 def stages_left(run: Run) -> dict[str, str]:
-    """The stages of a whole run that are not finished, with how far they are; no report."""
-    found = {}
-    for stage in WHOLE_RUN:
-        if stage != "report" and run.directory.finished(stage) is None:
-            begun = run.directory.stage(stage).exists()
-            found[stage] = "has begun" if begun else "has not begun"
-    return found
+    """The unfinished stages before the report, with their state."""
+    return {
+        stage: "has begun" if run.directory.stage(stage).exists() else "has not begun"
+        for stage in WHOLE_RUN
+        if stage != "report" and run.directory.finished(stage) is None
+    }
 
 
 def candidates_so_far(run: Run) -> tuple[Candidate, ...]:
-    """Every candidate that the search has told its study of; none before it has begun.
+    """Every candidate that the search has reported to its study.
 
-    A study in a database is read when the search is finished.
+    A study in a database is not read before the search is finished.
     """
     if run.directory.finished("search") is not None:
         return read_candidates(run)
     folder = run.directory.stage("search")
-    there = all((folder / name).exists() for name in (STUDY_FILE, JOURNAL_FILE))
-    if run.config.search.storage or not there:
+    begun = all((folder / name).exists() for name in (STUDY_FILE, JOURNAL_FILE))
+    if run.config.search.storage or not begun:
         return ()
     quiet()
     with tempfile.TemporaryDirectory() as copies:
-        # The search is writing to them, and opening them mends what a killed process has left.
+        # The search is writing to them, and opening them repairs what a killed process left behind.
         for name in (JOURNAL_FILE, OUTCOMES_FILE):
             if (folder / name).exists():
                 shutil.copy(folder / name, copies)
@@ -70,13 +69,13 @@ def candidates_so_far(run: Run) -> tuple[Candidate, ...]:
                 log=Path(copies) / OUTCOMES_FILE,
             )
         except (SearchError, json.JSONDecodeError):
-            # It was copied in the middle of a line; the next copy will be whole.
+            # Copied in the middle of a line; the next copy will be whole.
             return ()
         return tuple(driver.candidates())
 
 
 def chosen_so_far(run: Run, candidates: tuple[Candidate, ...]) -> Mapping[str, Candidate]:
-    """What was chosen, or the best so far; never read on other images then."""
+    """By budget name, the chosen candidate, or until then the best so far."""
     if run.directory.finished("search") is not None:
         return read_chosen(run)
     metric = chosen_by(run)
@@ -86,7 +85,7 @@ def chosen_so_far(run: Run, candidates: tuple[Candidate, ...]) -> Mapping[str, C
 
 
 def results_so_far(run: Run) -> tuple[Retrained, ...]:
-    """The planned networks with the trainings that are finished, where there is one."""
+    """The planned networks that have finished trainings, with those."""
     if run.directory.finished("retrain") is not None:
         return read_results(run)
     folder = run.directory.stage("retrain")

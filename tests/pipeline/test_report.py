@@ -97,7 +97,7 @@ def test_looking_at_a_run_that_goes_on_changes_nothing(copied: Path) -> None:
     assert contents(copied) == before
     page = (copied / "report" / "index.html").read_text()
     assert '<meta http-equiv="refresh" content="7">' in page
-    assert "Still going on: search has begun; retrain has begun" in page
+    assert "Not finished: search has begun; retrain has begun" in page
     data = gather(look_at_run(copied))
     assert len(data.candidates) > 10
     assert sorted({len(one.runs) for one in data.retrained}) == [1, 2]
@@ -230,7 +230,7 @@ def test_runs_are_compared(finished: Path, copied: Path, tmp_path: Path) -> None
     assert {row[1] for row in rows} == {"1"}
     assert [row[3].partition(" (")[0] for row in rows] == [
         "first",
-        "not told from the first: smaller than the noise",
+        "no difference to the first beyond the noise",
     ]
     assert differing == {}
     assert "<html" in (tmp_path / "page.html").read_text()

@@ -31,7 +31,7 @@ def latencies(data: ReportData) -> tuple[Latencies, ...]:
 
 @pytest.fixture(scope="module")
 def data(make_data: Make) -> ReportData:
-    """The search has won against both controls, and against vanilla."""
+    """The search has won against both baselines, and against vanilla."""
     made = make_data(
         budget=LONG,
         searched=(0.90, 0.91, 0.92),
@@ -208,15 +208,15 @@ def test_picking_what_has_won(file: Path, data: ReportData) -> None:
         )
         assert "Runner-up" in answer.inner_text()
         page.locator("[name=limit]").fill("0.000001")
-        assert "No network that was trained fits" in answer.inner_text()
+        assert "No trained network fits" in answer.inner_text()
         page.locator("[name=cost]").select_option("latency")
         # The searched network takes 1 ms, the others more.
         page.locator("[name=limit]").fill("1.5")
-        assert "No control that was trained fits it" in answer.inner_text()
+        assert "No trained baseline fits it" in answer.inner_text()
         page.locator("[name=limit]").fill("9")
         assert answer.locator("h3").inner_text() == f"Take {searched.name}"
         page.locator("[name=batch]").select_option("8, threads 1")
-        assert "3 networks have no latency on this device" in answer.inner_text()
+        assert "3 networks have no known latency on this device" in answer.inner_text()
         assert "batch 8" in page.locator("#table-device").inner_text()
         page.locator("[name=device]").select_option("phone")
         page.locator("[name=limit]").fill("40")
@@ -231,7 +231,7 @@ def test_keep_what_you_have_where_nothing_wins(make_data: Make, tmp_path: Path) 
     with opened(tmp_path / "even.html", DESK) as page:
         answer = page.locator("#answer")
         assert answer.locator("h3").inner_text() == "Keep what you have"
-        assert "not better than every control" in answer.inner_text()
+        assert "does not beat every baseline" in answer.inner_text()
         page.locator("[name=limit]").fill("9")
         assert "The vanilla network fits this limit" in answer.inner_text()
         assert page.locator("[name=device]").is_disabled()
@@ -241,6 +241,6 @@ def test_a_run_that_goes_on_and_one_without_anything(make_data: Make, tmp_path: 
     early = replace(make_data(), unfinished={"retrain": "has begun"})
     write_page(early, tmp_path / "early.html", again=60)
     with opened(tmp_path / "early.html", PHONE) as page:
-        assert "Still going on: retrain has begun" in page.locator(".going").inner_text()
+        assert "Not finished: retrain has begun" in page.locator(".unfinished").inner_text()
         assert page.locator("#selected thead th").count() == 3
         assert page.evaluate("document.documentElement.scrollWidth") == PHONE

@@ -9,9 +9,9 @@ import pytest
 
 from octnas.report import png
 from octnas.report.data import ReportData
-from octnas.report.networks_table import macs_by_stage, page_document, to_script
+from octnas.report.document import macs_by_stage, page_document
 from octnas.report.png import find_browser
-from octnas.report.write import COLUMNS, escaped, markdown, write_all
+from octnas.report.write import FRONT_COLUMNS, escaped, markdown, write_all
 from octnas.space.architecture import Architecture
 
 ATTACK = "<img src=x>|[a](b)`*_"
@@ -21,7 +21,7 @@ def test_the_front_as_csv_and_json(full: ReportData, tmp_path: Path) -> None:
     write_all(replace(full, digest="d1", recipe="r1"), tmp_path, png=False)
     with (tmp_path / "front.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == COLUMNS
+    assert tuple(rows[0]) == FRONT_COLUMNS
     front = full.front.candidates
     assert [int(row["macs"]) for row in rows] == [one.macs for one in front]
     assert json.loads(rows[0]["alphas"]) == full.space.quantize(front[0].alphas)
@@ -58,16 +58,10 @@ def test_stages_add_up_to_all_macs(full: ReportData) -> None:
     assert stages["classifier"] == full.space.other_macs
 
 
-def test_no_text_ends_the_script_that_holds_it() -> None:
-    text = to_script({"name": "</script><b>"})
-    assert "<" not in text
-    assert json.loads(text) == {"name": "</script><b>"}
-
-
 def test_markdown_tells_the_story_and_escapes_names(full: ReportData) -> None:
     text = markdown(replace(full, name=ATTACK), ["front"])
     assert "**The search did not win: at no budget" in text
-    assert "## What to distrust" in text
+    assert "## Caveats" in text
     assert "![Candidates and front (supernet scores)](figures/front.png)" in text
     assert "not measured" in text
     assert text.startswith(f"# {escaped(ATTACK)}\n")
