@@ -282,33 +282,29 @@ _EPOCHS_SHOWN = 12
 def training_figure(data: ReportData) -> go.Figure | None:
     """Training loss by epoch: the supernet's, and of retrained networks the mean over seeds."""
     figure = new_figure("epoch", "training loss")
-    _add_losses(figure, SUPERNET, [data.supernet_history], {"color": NEUTRAL, "width": 3})
+    # On a linear axis, the ends of all trainings would look alike.
+    figure.update_yaxes(type="log", tickformat=".6~g")
+    _add_losses(figure, SUPERNET, data.supernet_history, {"color": NEUTRAL, "width": 3})
     budgets = list(dict.fromkeys(one.network.budget for one in data.retrained))
     for one in data.retrained:
-        line = {
-            "color": ROLE_COLOURS[one.network.role],
-            "dash": DASHES[budgets.index(one.network.budget) % len(DASHES)],
-            "width": 1.5,
-        }
-        _add_losses(figure, one.network.name, [run.history for run in one.runs], line)
+        dash = DASHES[budgets.index(one.network.budget) % len(DASHES)]
+        line = {"color": ROLE_COLOURS[one.network.role], "dash": dash, "width": 1.5}
+        _add_losses(
+            figure, one.network.name, [row for run in one.runs for row in run.history], line
+        )
     if not figure.data:
         return None
-    # On a linear axis, the ends of all trainings would look alike.
-    figure.update_yaxes(type="log", tickformat=".3~g")
     epochs = max(epoch for trace in figure.data for epoch in trace.x)
     figure.update_xaxes(dtick=max(1, round(epochs / _EPOCHS_SHOWN)))
     return figure
 
 
 def _add_losses(
-    figure: go.Figure,
-    name: str,
-    histories: Sequence[Sequence[Mapping[str, float]]],
-    line: Mapping[str, object],
+    figure: go.Figure, name: str, rows: Iterable[Mapping[str, float]], line: dict[str, object]
 ) -> None:
-    """Add the training loss by epoch, as a mean over the histories that reach the epoch."""
+    """Add the mean training loss of the rows of each epoch."""
     losses: defaultdict[float, list[float]] = defaultdict(list)
-    for row in (row for history in histories for row in history):
+    for row in rows:
         losses[row["epoch"]].append(row["train_loss"])
     if losses:
         means = {epoch: fmean(losses[epoch]) for epoch in sorted(losses)}
@@ -317,7 +313,7 @@ def _add_losses(
             x=list(means),
             y=list(means.values()),
             mode="lines" if len(means) > 1 else "markers",
-            line=dict(line),
+            line=line,
             name=plot_text(name, 2 * LABEL_LIMIT),
             hovertext=[f"{title} {epoch:g}: {format_loss(mean)}" for epoch, mean in means.items()],
             hoverinfo="text",

@@ -71,7 +71,7 @@ def write_ranking_csv(rankings: Mapping[str, Ranking], path: Path) -> None:
         for regret in ranking.regrets:
             name = f"regret_points/{regret.budget}"
             rows.append((source, name, regret.points, regret.low, regret.high, regret.std))
-    write_rows(path, COLUMNS, (dict(zip(COLUMNS, row, strict=True)) for row in rows))
+    write_rows(path, [dict(zip(COLUMNS, row, strict=True)) for row in rows])
 
 
 def ranking_text(source: str, ranking: Ranking) -> str:

@@ -45,13 +45,7 @@ RANK_COLUMNS = (
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """A run to compare.
-
-    Attributes:
-        label: its unique name.
-        data: what it found.
-        settings: all of them, by dotted key.
-    """
+    """A run to compare, with a unique label and all settings by dotted key."""
 
     label: str
     data: ReportData
@@ -70,19 +64,12 @@ class ComparedRun:
 
 @dataclass(frozen=True)
 class Place:
-    """The place of a run among those of its group.
-
-    Attributes:
-        run: the run.
-        area: hypervolume of its searched networks, in points of top-1, mean over seeds.
-        half_width: of its 95 % interval; None with a single seed.
-        behind: the difference to the first run; None for the first itself.
-    """
+    """The place of a run in its group: its hypervolume, and the difference to the first run."""
 
     run: ComparedRun
-    area: float
-    half_width: float | None
-    behind: Difference | None
+    area: float  # in points of top-1, mean over seeds
+    half_width: float | None  # of its 95 % interval
+    behind: Difference | None  # None for the first
 
 
 def groups(runs: Sequence[ComparedRun]) -> list[list[ComparedRun]]:

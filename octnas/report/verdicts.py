@@ -39,13 +39,7 @@ METHOD = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """The searched network of a budget against one kind of baseline.
-
-    Attributes:
-        role: of the baseline.
-        baselines: one network, or several of the same kind, which count by their mean.
-        difference: of the top-1.
-    """
+    """The searched network of a budget against baselines of one role, which count by their mean."""
 
     role: str
     baselines: tuple[Retrained, ...]

@@ -39,21 +39,13 @@ LOW_CEILING = 0.5
 
 @dataclass(frozen=True)
 class Story:
-    """What was found at one budget.
-
-    Attributes:
-        title: the budget's name.
-        bound: what the budget allows.
-        found: sentences about the chosen architecture and its retraining.
-        verdicts: for each baseline the verdict, and the sentence that states it.
-        outlook: sentences about the vanilla network and what is missing.
-    """
+    """What was found at one budget, in sentences."""
 
     title: str
     bound: str
     found: tuple[str, ...]
-    verdicts: tuple[tuple[Verdict, str], ...]
-    outlook: tuple[str, ...]
+    verdicts: tuple[tuple[Verdict, str], ...]  # for each kind of baseline
+    outlook: tuple[str, ...]  # the vanilla network, and what is missing
 
 
 def searched_what(data: ReportData) -> str:

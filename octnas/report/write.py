@@ -28,21 +28,6 @@ FRONT_JSON = "front.json"
 MARKDOWN = "report.md"
 FIGURES_FOLDER = "figures"
 FILES = (PAGE_FILE, TABLE_FILE, FRONT_CSV, FRONT_JSON, MARKDOWN, FIGURES_FOLDER)
-FRONT_COLUMNS = (
-    "architecture",
-    "macs",
-    "macs_share",
-    "activation_bytes",
-    "latency_device",
-    "latency_predicted_ms",
-    "loss",
-    "expected_loss",
-    "rank_top1",
-    "origin",
-    "chosen_for",
-    "val_top1_mean_percent",
-    "alphas",
-)
 _CAPTIONS = {
     "front": "Candidates and front (supernet scores)",
     "retrained": "Retrained networks, mean and one standard deviation over seeds",
@@ -66,11 +51,13 @@ def write_all(data: ReportData, folder: Path, *, png: bool) -> list[str]:
     """
     write_page(data, folder / PAGE_FILE)
     front = [_front_row(data, one) for one in data.front.candidates]
-    rows = ({**row, "alphas": json.dumps(row["alphas"])} for row in front)
-    write_rows(folder / FRONT_CSV, FRONT_COLUMNS, rows)
     write_json(folder / FRONT_JSON, _front_document(data, front))
-    if networks := retrained_rows(data):
-        write_rows(folder / TABLE_FILE, list(networks[0]), networks)
+    for name, rows in (
+        (FRONT_CSV, [{**row, "alphas": json.dumps(row["alphas"])} for row in front]),
+        (TABLE_FILE, retrained_rows(data)),
+    ):
+        if rows:
+            write_rows(folder / name, rows)
     figures, pictures = all_figures(data), folder / FIGURES_FOLDER
     for name, figure in figures.items():
         # `plotly.io.read_json` reads them.
@@ -114,23 +101,22 @@ def _front_row(data: ReportData, one: Candidate) -> dict[str, Any]:
         (c for c in data.latencies if c.predicted), None
     )
     predicted = clock.predicted.get(one.id) if clock else None
-    trained = [r for r in data.retrained if r.network.architecture.id == one.id]
-    values = (
-        one.id,
-        one.macs,
-        data.share(one.macs),
-        data.costs[one.id].activation_bytes,
-        clock.name if clock else "",
-        None if predicted is None else 1e3 * predicted,
-        one.loss,
-        one.metrics.get("expected_loss"),
-        one.metrics.get("rank_top1"),
-        one.origin,
-        "; ".join(name for name, chosen in data.chosen.items() if chosen.id == one.id),
-        100 * trained[0].mean("val_top1") if trained else None,
-        data.space.quantize(one.alphas),
-    )
-    return dict(zip(FRONT_COLUMNS, values, strict=True))
+    trained = next((r for r in data.retrained if r.network.architecture.id == one.id), None)
+    return {
+        "architecture": one.id,
+        "macs": one.macs,
+        "macs_share": data.share(one.macs),
+        "activation_bytes": data.costs[one.id].activation_bytes,
+        "latency_device": clock.name if clock else "",
+        "latency_predicted_ms": None if predicted is None else 1e3 * predicted,
+        "loss": one.loss,
+        "expected_loss": one.metrics.get("expected_loss"),
+        "rank_top1": one.metrics.get("rank_top1"),
+        "origin": one.origin,
+        "chosen_for": "; ".join(name for name, c in data.chosen.items() if c.id == one.id),
+        "val_top1_mean_percent": 100 * trained.mean("val_top1") if trained else None,
+        "alphas": data.space.quantize(one.alphas),
+    }
 
 
 def markdown(data: ReportData, figures: Sequence[str], why_not: str = "") -> str:

@@ -1,5 +1,3 @@
-"""Tests."""
-
 import pytest
 
 from octnas.report.style import (

@@ -1,5 +1,3 @@
-"""Tests."""
-
 from collections.abc import Callable
 from dataclasses import replace
 from math import sqrt
