@@ -113,8 +113,7 @@ def retrained_figure(data: ReportData) -> go.Figure | None:
     if not data.retrained:
         return None
     figure = new_figure("MACs", "top-1 on the val part, %", top=top_margin(data))
-    found = {one.network.role for one in data.retrained}
-    for role in [role for role in ROLES if role in found]:
+    for role in ROLES:
         add_retrained(figure, data, role, ROLE_COLOURS[role], name=role)
     add_axes(figure, data)
     return figure
