@@ -1,4 +1,4 @@
-"""What a run that is still going on has found; nothing of it is changed."""
+"""What an unfinished run has found so far; reading it changes nothing."""
 
 from collections.abc import Mapping
 

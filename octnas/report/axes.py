@@ -1,79 +1,66 @@
-"""What the front may be drawn over: MACs, activation memory, latency on each device."""
+"""The costs that a front can be drawn over: MACs, activation memory, latency on each device."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
 
 from octnas.report.data import ReportData
-from octnas.report.style import NEUTRAL, TOP, plot_text
+from octnas.report.style import LABEL_LIMIT, NEUTRAL, TOP, plot_text
 from octnas.space.costs import Budget
 
-LABEL_LIMIT = 22  # characters of a name beside a plot
 LABEL_HEIGHT = 18  # pixels of a line of text above a plot
 MACS = "macs"
+_ACTIVATION = "activation memory per image, bytes"
+_Bounds = tuple[tuple[str, float, float], ...]
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One cost to draw over.
+    """A cost to draw over.
 
     Attributes:
-        key: by which the page knows it.
-        title: of the axis, as plotly takes it.
-        label: among the choices; plain text.
-        cost: of an architecture by its id, its MACs and its activation bytes; None where it is
-            not known.
-        bounds: budgets in its unit: name, upper bound, lower bound (0 for none).
+        key: its name within the page.
+        title: of the axis, in plotly's markup.
+        label: in the page's menu, plain text.
+        costs: by architecture id, where known.
+        bounds: budgets in this unit: name, upper bound, lower bound (0 for none).
     """
 
     key: str
     title: str
     label: str
-    cost: Callable[[str, int, int], float | None]
-    bounds: tuple[tuple[str, float, float], ...]
+    costs: Mapping[str, float]
+    bounds: _Bounds
 
 
 def axes(data: ReportData) -> list[Axis]:
-    """All axes that something is known of; MACs first."""
-    macs = tuple((one.name, one.max_macs, one.min_macs) for one in data.budgets)
+    """All costs that are known of some network, MACs first."""
+    macs = {name: cost.macs for name, cost in data.costs.items()}
+    memory = {name: cost.activation_bytes for name, cost in data.costs.items()}
+    bounds = tuple((one.name, one.max_macs, one.min_macs) for one in data.budgets)
     found = [
-        Axis(MACS, "MACs", "MACs", lambda _, macs, __: macs, macs),
-        Axis(
-            "activation",
-            "activation memory of one image, bytes",
-            "activation memory of one image, bytes",
-            lambda _, __, size: size,
-            _bounds(data.budgets, "activation", 1.0),
-        ),
+        Axis(MACS, "MACs", "MACs", macs, bounds),
+        Axis("activation", _ACTIVATION, _ACTIVATION, memory, _bounds(data.budgets, "activation")),
     ]
     for number, one in enumerate(data.latencies):
-        measured = {identity: timing.median for identity, timing in one.measured.items()}
-        # A run's own table is the one that its budgets are in.
         own = _bounds(data.budgets, "latency", 1e-6) if one.own else ()
+        measured = {name: 1e3 * timing.median for name, timing in one.measured.items()}
+        predicted = {name: 1e3 * seconds for name, seconds in one.predicted.items()}
         for key, kind, known in (
             (f"measured{number}", "measured on", measured),
-            (f"predicted{number}", "predicted for", one.predicted),
+            (f"predicted{number}", "predicted for", predicted),
         ):
             if known:
-                # A long name of a device must not push out what tells two apart.
+                # The device's name is cut, so that the settings stay visible.
                 where = f"ms {kind} {plot_text(one.device, LABEL_LIMIT)}"
                 title = f"{where},<br>{plot_text(one.settings)}"
-                found.append(Axis(key, title, f"ms {kind} {one.name}", _latency(known), own))
+                found.append(Axis(key, title, f"ms {kind} {one.name}", known, own))
     return found
 
 
-def _latency(known: Mapping[str, float]) -> Callable[[str, int, int], float | None]:
-    def cost(identity: str, _: int, __: int) -> float | None:
-        return 1e3 * known[identity] if identity in known else None
-
-    return cost
-
-
-def _bounds(
-    budgets: Sequence[Budget], cost: str, unit: float
-) -> tuple[tuple[str, float, float], ...]:
+def _bounds(budgets: Sequence[Budget], cost: str, unit: float = 1.0) -> _Bounds:
     return tuple(
         (one.name, unit * one.bound.upper, unit * one.bound.lower)
         for one in budgets
@@ -82,56 +69,49 @@ def _bounds(
 
 
 def top_margin(data: ReportData) -> int:
-    """Pixels above a plot that the labels of the budgets need."""
+    """Pixels above a plot, with room for the labels of the budgets."""
     return TOP + LABEL_HEIGHT * len(data.budgets)
 
 
-def add_axes(
-    figure: go.Figure, found: Sequence[Axis], values: Sequence[Sequence[Sequence[float | None]]]
-) -> None:
-    """Let a figure of MACs be drawn over the others, too: the page finds them in its ``meta``.
+def add_axes(figure: go.Figure, data: ReportData) -> None:
+    """Draw a figure over MACs, and leave the other axes in its ``meta`` for the page's script.
 
-    Args:
-        figure: whose x axis is MACs.
-        found: the axes.
-        values: by axis, then by trace, of its points.
+    Every trace names its architectures in ``customdata``.
     """
-    meta = {}
-    for axis, by_trace in zip(found, values, strict=True):
-        known = [value for trace in by_trace for value in trace if value is not None]
-        shapes, labels = _lines(axis, known)
+    meta: dict[str, Any] = {}
+    for axis in axes(data):
+        by_trace = [[axis.costs.get(name) for name in trace.customdata] for trace in figure.data]
+        shapes, labels = _lines(axis, [cost for trace in by_trace for cost in trace if cost])
         meta[axis.key] = {
             "title": axis.title,
             "label": axis.label,
-            "x": [list(trace) for trace in by_trace],
+            "x": by_trace,
             "shapes": shapes,
             "annotations": labels,
         }
-    figure.update_layout(
-        meta={"axes": meta},
-        shapes=meta[MACS]["shapes"],
-        annotations=meta[MACS]["annotations"],
-    )
+    macs = meta[MACS]
+    for trace, costs in zip(figure.data, macs["x"], strict=True):
+        trace.x = costs
+    figure.layout.meta = {"axes": meta}
+    figure.update_layout({key: macs[key] for key in ("shapes", "annotations")})
 
 
 def _lines(axis: Axis, known: Sequence[float]) -> tuple[list[Any], list[Any]]:
-    """Vertical lines with a label each; all labels on one side, so that no line crosses one."""
+    """Vertical lines with labels, which all lie on the side where no line crosses them."""
     uppers = [upper for _, upper, _ in axis.bounds]
     to_right = bool(uppers and known) and max(known) - max(uppers) > min(uppers) - min(known)
     shapes: list[Any] = []
     labels: list[Any] = []
-    dashed = {"color": NEUTRAL, "width": 1, "dash": "dash"}
+    line = {"color": NEUTRAL, "width": 1}
     across = {"type": "line", "yref": "paper", "y0": 0, "y1": 1}
     above = {"type": "line", "yref": "paper", "ysizemode": "pixel", "yanchor": 1, "y0": 0}
-    for level, (name, upper, lower) in enumerate(
-        sorted(axis.bounds, key=lambda one: one[1], reverse=to_right)
-    ):
+    bounds = sorted(axis.bounds, key=lambda one: one[1], reverse=to_right)
+    for level, (name, upper, lower) in enumerate(bounds):
         if lower:
-            shapes.append({**across, "x0": lower, "x1": lower, "line": dashed | {"dash": "dot"}})
-        shapes.append({**across, "x0": upper, "x1": upper, "line": dashed})
+            shapes.append({**across, "x0": lower, "x1": lower, "line": line | {"dash": "dot"}})
+        shapes.append({**across, "x0": upper, "x1": upper, "line": line | {"dash": "dash"}})
         height = LABEL_HEIGHT * (level + 1)
-        solid = dashed | {"dash": "solid"}
-        shapes.append({**above, "x0": upper, "x1": upper, "y1": height, "line": solid})
+        shapes.append({**above, "x0": upper, "x1": upper, "y1": height, "line": line})
         labels.append(
             {
                 "x": upper,

@@ -1,34 +1,32 @@
-"""Everything that a report shows.
-
-How long the networks of a report take, on some devices.
-"""
+"""What a report shows, as values that the pipeline gathers from a run directory."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from octnas.results.front import Candidate, Front
 from octnas.results.networks import Retrained
 from octnas.results.ranking import Ranking
 from octnas.results.verdict import Matrix
-from octnas.space.costs import Budget
+from octnas.space.costs import Budget, Cost
 from octnas.space.latency import LONGEST
 from octnas.space.search_space import SearchSpace
 
 
 @dataclass(frozen=True)
 class Timing:
-    """The latency of a whole network that was measured, in seconds for a batch.
+    """The measured latency of a whole network, in seconds per batch.
 
     Attributes:
         median: over all rounds.
-        p95: that 95 % of the rounds stay below; None where rounds were not kept.
+        p95: 95th percentile; None where the rounds were not kept.
     """
 
     median: float
     p95: float | None = None
 
     def __post_init__(self) -> None:
-        """Raise a ValueError for what is no time."""
+        """Raise a ValueError for an impossible time."""
         for name, seconds in (("median", self.median), ("p95", self.p95)):
             if seconds is not None and not 0 < seconds <= LONGEST:
                 raise ValueError(f"{name}: found {seconds}, allowed: above 0, up to {LONGEST:g} s")
@@ -36,14 +34,14 @@ class Timing:
 
 @dataclass(frozen=True)
 class Latencies:
-    """What is known of one device with one backend, precision, batch size and count of threads.
+    """Latencies on one device with one backend, precision, batch size and thread count.
 
     Attributes:
         device: its name.
         backend, precision, batch, threads: as `octnas latency` names them.
         measured: by architecture id.
         predicted: seconds by architecture id, from a table of layer times.
-        own: whether that is the run's own table, which its budgets on latency are held to.
+        own: whether the table is the run's own, which its latency budgets refer to.
     """
 
     device: str
@@ -57,29 +55,28 @@ class Latencies:
 
     @property
     def conditions(self) -> tuple[str, str, str, int, int]:
-        """What two have in common that are about the same."""
+        """Equal for latencies that belong together."""
         return (self.device, self.backend, self.precision, self.batch, self.threads)
 
     @property
-    def name(self) -> str:
-        """Such as ``"laptop, onnxruntime, float32, batch 1, threads 4"``."""
-        return f"{self.device}, {self.settings}"
-
-    @property
     def settings(self) -> str:
-        """The same without the device."""
+        """Such as ``"onnxruntime, float32, batch 1, threads 4"``."""
         threads = self.threads or "any"
         return f"{self.backend}, {self.precision}, batch {self.batch}, threads {threads}"
+
+    @property
+    def name(self) -> str:
+        """The device with its settings."""
+        return f"{self.device}, {self.settings}"
 
 
 def most_known_first(
     latencies: Sequence[Latencies], identities: Collection[str]
 ) -> tuple[Latencies, ...]:
-    """The devices that have measured most of some networks first, then those that predict most.
+    """Sort by how many of some networks were measured, then by how many are predicted.
 
-    A table shows one device at a time, and begins with the first.
+    Tables show one device at a time, at first the first.
     """
-
     asked = set(identities)
 
     def known(one: Latencies) -> tuple[int, int]:
@@ -90,12 +87,12 @@ def most_known_first(
 
 @dataclass(frozen=True)
 class Effect:
-    """How much a site decides, by the model of all scores that the search fits.
+    """How much a site matters, according to the surrogate model of the search's losses.
 
     Attributes:
-        percent: by how much the supernet's loss grows where the site goes from its smallest α to
-            its largest, the others as they are in the evaluated candidates.
-        std: of that, by the model's posterior.
+        percent: change of the supernet's loss when the site goes from its smallest α to its
+            largest, averaged over the evaluated candidates.
+        std: standard deviation of that under the model's posterior.
     """
 
     percent: float
@@ -104,11 +101,11 @@ class Effect:
 
 @dataclass(frozen=True)
 class StageTime:
-    """What a stage took.
+    """The computing time of a stage.
 
     Attributes:
-        hours: of computing, interruptions left out; None where it was not recorded.
-        what: in words, such as ``"1 process of 2 threads"``.
+        hours: without interruptions; None where it was not recorded.
+        what: such as ``"1 process of 2 CPU threads"``.
     """
 
     hours: float | None
@@ -117,37 +114,35 @@ class StageTime:
 
 @dataclass(frozen=True)
 class ReportData:
-    """What a report is written from; it may be written before anything is retrained.
+    """Everything that a report is written from, also before anything is retrained.
 
     Attributes:
-        name: the experiment's name.
-        space: what was searched.
-        budgets: in the order in which they are shown.
-        candidates: everything that the search evaluated, scored in the supernet on search_val.
+        name: of the experiment.
+        space: the search space.
+        budgets: in the order shown.
+        candidates: all that the search evaluated, scored in the supernet on search_val.
         front: of the candidates.
-        chosen: the chosen candidate by budget name; its metrics hold ``read_loss``, ``read_top1``
-            and ``rank_top1``.
-        retrained: networks that were trained alone, searched ones and baselines; may be empty.
-        correct: whether each val image was right, by architecture id, of shape ``(seeds, images)``,
-            where that was kept.
-        val_looks: how often a network was tried on the val part, by what for.
-        controls: roles of what the searched networks are held against, as they were asked for.
-        rankings: the ranking check by source of the scores; empty where there was none.
-        supernet_history: per epoch: ``epoch``, ``train_loss``, ``lr``; may be empty.
-        facts: shown as they are: data, seeds, device, versions, configuration file.
-        latencies: of the networks, by device; tables begin with the first one. Empty where nothing
-            was measured.
-        effects: by site; empty where there are too few candidates to tell.
+        chosen: by budget name; metrics hold ``read_loss``, ``read_top1`` and ``rank_top1``.
+        retrained: networks trained on their own, searched ones and baselines; may be empty.
+        rankings: the ranking check by source of the scores; may be empty.
+        supernet_history: by epoch: ``epoch``, ``train_loss``, ``lr``; may be empty.
+        facts: shown unchanged: data, seeds, device, versions, settings.
+        correct: whether each val image was right, by architecture id, where that was kept; shape
+            ``(seeds, images)``.
+        validations: evaluations on the val part by purpose.
+        baselines: roles of the baselines that the settings ask for.
+        latencies: by device, the one shown first in front; may be empty.
+        effects: by site; empty where there are too few candidates.
         by_class: accuracy by class (0 to 1), mean over seeds, by architecture id; shape
             ``(classes,)``.
         class_names: of those classes.
         digest: of the images.
-        skipped: images and folders that could not be used.
-        recipe: digest of what else decides accuracy: the recipe and what it is trained on.
+        skipped: number of unusable images and folders.
+        recipe: digest of everything else that accuracy depends on.
         times: of the stages that have begun, by name.
-        unfinished: stages of a run that is still going on, with how far they are.
-        links: to what shows more: commands or addresses by name.
-        run: the run directory, as a shell's command names it.
+        unfinished: stages still to be finished, with their state.
+        links: commands or addresses that show more, by name.
+        run: the run directory, quoted for a shell.
     """
 
     name: str
@@ -161,8 +156,8 @@ class ReportData:
     supernet_history: tuple[Mapping[str, float], ...]
     facts: Mapping[str, str]
     correct: Mapping[str, Matrix] = field(default_factory=dict)
-    val_looks: Mapping[str, int] = field(default_factory=dict)
-    controls: tuple[str, ...] = ()
+    validations: Mapping[str, int] = field(default_factory=dict)
+    baselines: tuple[str, ...] = ()
     latencies: tuple[Latencies, ...] = ()
     effects: Mapping[str, Effect] = field(default_factory=dict)
     by_class: Mapping[str, Matrix] = field(default_factory=dict)
@@ -175,13 +170,26 @@ class ReportData:
     links: Mapping[str, str] = field(default_factory=dict)
     run: str = "RUN"
 
-    def share(self, macs: int) -> float:
+    @cached_property
+    def costs(self) -> Mapping[str, Cost]:
+        """Of every candidate and retrained network, by architecture id."""
+        candidates = (*self.candidates, *self.chosen.values())
+        found = {one.id: self.space.cost(one.alphas) for one in candidates}
+        networks = (one.network for one in self.retrained)
+        return found | {one.architecture.id: one.cost for one in networks}
+
+    def share(self, macs: float) -> float:
         """MACs as a share of the vanilla network's."""
         return macs / self.space.vanilla_macs
 
+    def of_role(self, role: str, budget: str | None = None) -> tuple[Retrained, ...]:
+        """The retrained networks of a role, at one budget or at all."""
+        return tuple(
+            one
+            for one in self.retrained
+            if one.network.role == role and budget in (None, one.network.budget)
+        )
+
     def find(self, role: str, budget: str = "") -> Retrained | None:
-        """The retrained network of a role at a budget; None if there is none (yet)."""
-        for retrained in self.retrained:
-            if (retrained.network.role, retrained.network.budget) == (role, budget):
-                return retrained
-        return None
+        """The first retrained network of a role at a budget, if any."""
+        return next(iter(self.of_role(role, budget)), None)

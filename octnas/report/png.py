@@ -1,7 +1,4 @@
-"""Figures as PNG files, drawn by an installed Chromium or Chrome, which plotly's own needs too.
-
-The browser that draws figures as PNG files.
-"""
+"""Figures as PNG files, drawn by an installed Chromium or Chrome, which plotly needs as well."""
 
 import base64
 import os
@@ -18,13 +15,6 @@ from plotly.offline import get_plotlyjs
 from octnas.io.files import write_bytes
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-
-
-def find_browser() -> str | None:
-    """The path of a Chromium or Chrome; None where there is none."""
-    return next((found for name in BROWSERS if (found := shutil.which(name))), None)
-
-
 WIDTH, HEIGHT = 960, 540  # pixels
 _SCALE = 2
 _SECONDS = 120
@@ -43,18 +33,23 @@ Promise.all(figures.map(async ([name, figure, height]) => {{
 
 
 class PngError(Exception):
-    """Figures that cannot be drawn here, with the reason."""
+    """The figures cannot be drawn here, for the reason given."""
+
+
+def find_browser() -> str | None:
+    """The path of an installed Chromium or Chrome, if any."""
+    return next((found for name in BROWSERS if (found := shutil.which(name))), None)
 
 
 def write_pngs(figures: Mapping[str, go.Figure], folder: Path) -> list[Path]:
     """Write figures as ``NAME.png``; all are drawn in one call of the browser.
 
     Args:
-        figures: by name, which is a plain word.
+        figures: by name, a plain word.
         folder: where to write.
 
     Raises:
-        PngError: there is no browser, or it draws nothing.
+        PngError: there is no browser, or it does not draw all of them.
     """
     browser = find_browser()
     if browser is None:
@@ -64,19 +59,18 @@ def write_pngs(figures: Mapping[str, go.Figure], folder: Path) -> list[Path]:
     images = _images(_drawn(browser, _page(figures)))
     if missing := figures.keys() - images.keys():
         raise PngError(f"{browser} drew no {', '.join(sorted(missing))}")
-    paths = []
-    for name in figures:
-        paths.append(folder / f"{name}.png")
-        write_bytes(paths[-1], images[name])
-    return paths
+    paths = {name: folder / f"{name}.png" for name in figures}
+    for name, path in paths.items():
+        write_bytes(path, images[name])
+    return list(paths.values())
 
 
 def _page(figures: Mapping[str, go.Figure]) -> str:
     entries = []
     for name, figure in figures.items():
-        # PNG files stand on white, and cannot follow the reader's light or dark mode.
+        # PNG files cannot follow the viewer's light or dark mode.
         shown = go.Figure(figure).update_layout(paper_bgcolor="white", font_color=_INK)
-        # A heat map has a row for each network, others a line in the legend.
+        # Room for the rows of a heat map, or for the legend of other figures.
         rows = max((len(trace.z) for trace in shown.data if trace.type == "heatmap"), default=0)
         height = max(HEIGHT + 8 * len(shown.data), 160 + 46 * rows)
         entries.append(f'["{name}", {shown.to_json()}, {height}]')
@@ -86,7 +80,7 @@ def _page(figures: Mapping[str, go.Figure]) -> str:
 
 
 def _drawn(browser: str, page: str) -> str:
-    """The page as the browser leaves it."""
+    """The page after the browser has run its script."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "figures.html"
         file.write_text(page, encoding="utf-8")
@@ -99,7 +93,7 @@ def _drawn(browser: str, page: str) -> str:
             "--virtual-time-budget=20000",
             "--dump-dom",
         ]
-        # Root, as in a container, has no sandbox; the page is our own.
+        # Root, as in a container, has no sandbox; the page is trusted.
         command += ["--no-sandbox"] if os.geteuid() == 0 else []
         try:
             done = subprocess.run(  # noqa: S603

@@ -1,8 +1,7 @@
-"""How the figures look: colours that are legible on light and on dark, and one layout for all.
+"""One style for all figures, and numbers and names formatted for people.
 
-The page's style sheet gives text its colour, so that it follows the reader's light or dark mode.
-
-Numbers and names as people read them.
+Colours are legible on light and dark backgrounds; the page's style sheet colours the text of
+figures, so that it follows the viewer's light or dark mode.
 """
 
 from html import escape
@@ -24,47 +23,39 @@ from octnas.results.networks import (
     WORST,
 )
 
-ROLE_COLOURS = {
-    SEARCHED: "#e4572e",
-    FRONT: "#f09d51",
-    UNIFORM: "#3b8ede",
-    PAPER: "#5bb5d5",
-    INCREASING: "#2fa36b",
-    RANDOM: "#a3a847",
-    WORST: "#b5544d",
-    NARROWER: "#c06fb0",
-    SHALLOWER: "#8d6cab",
-    SMALLER_IMAGES: "#d17f9f",
-    VANILLA: "#9a7fd1",
+# Colour and symbol of a role, and what the searched network is compared with, if with that.
+_ROLES = {
+    SEARCHED: ("#e4572e", "star", ""),
+    FRONT: ("#f09d51", "star-open", ""),
+    UNIFORM: ("#3b8ede", "diamond", "uniform α"),
+    PAPER: ("#5bb5d5", "diamond-open", "the paper’s uniform α"),
+    INCREASING: ("#2fa36b", "triangle-up", "α increasing with depth"),
+    RANDOM: ("#a3a847", "circle-open", "random architectures"),
+    WORST: ("#b5544d", "x", "the supernet’s worst"),
+    NARROWER: ("#c06fb0", "triangle-left", "a narrower plain network"),
+    SHALLOWER: ("#8d6cab", "triangle-down", "a shallower plain network"),
+    SMALLER_IMAGES: ("#d17f9f", "triangle-right", "the plain network on smaller images"),
+    VANILLA: ("#9a7fd1", "square", ""),
 }
-ROLE_SYMBOLS = {
-    SEARCHED: "star",
-    FRONT: "star-open",
-    UNIFORM: "diamond",
-    PAPER: "diamond-open",
-    INCREASING: "triangle-up",
-    RANDOM: "circle-open",
-    WORST: "x",
-    NARROWER: "triangle-left",
-    SHALLOWER: "triangle-down",
-    SMALLER_IMAGES: "triangle-right",
-    VANILLA: "square",
-}
+ROLE_COLOURS = {role: colour for role, (colour, _, _) in _ROLES.items()}
+ROLE_SYMBOLS = {role: symbol for role, (_, symbol, _) in _ROLES.items()}
+BASELINES = {role: words for role, (_, _, words) in _ROLES.items() if words}
 NEUTRAL = "#8a8a8a"
 FAINT = "rgba(128, 128, 128, 0.5)"
 GRID = "rgba(128, 128, 128, 0.22)"
 CLEAR = "rgba(0, 0, 0, 0)"
 FONT_SIZE = 13
 TOP = 30  # pixels above a plot: room for the mode bar
+LABEL_LIMIT = 22  # characters of a name beside a plot
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-# The lowest share is still visible on white, the highest on black.
+# Visible on white at the low end, on black at the high end.
 ALPHA_SCALE = ((0.0, "#e6eef6"), (0.5, "#6fa8dc"), (1.0, "#1f4e8c"))
-# From few to many; every colour is visible on white and on black.
+# All visible on white and on black.
 MACS_SCALE = ((0.0, "#d9a531"), (0.5, "#2fa36b"), (1.0, "#3b6fd1"))
 
 
 def new_figure(x_title: str, y_title: str, top: int = TOP) -> go.Figure:
-    """An empty figure in the report's looks; ``top`` pixels are left above the plot."""
+    """An empty figure in the report's style, with ``top`` pixels above the plot."""
     axis: dict[str, Any] = {
         "gridcolor": GRID,
         "linecolor": GRID,
@@ -72,15 +63,18 @@ def new_figure(x_title: str, y_title: str, top: int = TOP) -> go.Figure:
         "automargin": True,
         "exponentformat": "SI",
     }
-    looks = {"standoff": 10, "font": {"size": FONT_SIZE}}  # plotly's larger ones fit on no phone
+    title = {
+        "standoff": 10,
+        "font": {"size": FONT_SIZE},
+    }
     figure = go.Figure(layout_template="none")
     figure.update_layout(
         paper_bgcolor=CLEAR,
         plot_bgcolor=CLEAR,
         font={"family": "system-ui, sans-serif", "size": FONT_SIZE, "color": NEUTRAL},
         margin={"l": 56, "r": 12, "t": top, "b": 48},
-        xaxis=axis | {"title": {"text": x_title, **looks}},
-        yaxis=axis | {"title": {"text": y_title, **looks}},
+        xaxis=axis | {"title": {"text": x_title, **title}},
+        yaxis=axis | {"title": {"text": y_title, **title}},
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
         hovermode="closest",
         modebar={"bgcolor": CLEAR, "color": NEUTRAL, "activecolor": ROLE_COLOURS[UNIFORM]},
@@ -90,22 +84,18 @@ def new_figure(x_title: str, y_title: str, top: int = TOP) -> go.Figure:
 
 
 MINUS = "\N{MINUS SIGN}"
+NOT_COMPARED = "–"
 UNITS = ((1_000_000_000, " G"), (1_000_000, " M"), (1_000, " k"))
 
 
 def format_count(count: float) -> str:
-    """A count with four digits and a unit: ``3104000000`` → ``"3.104 G"``."""
+    """A count, such as of MACs, with four digits and a unit: ``3104000000`` → ``"3.104 G"``."""
     rounded = float(f"{count:.3e}")
     for size, unit in UNITS:
         if rounded >= size:
             whole_digits = len(str(int(rounded / size)))
             return f"{rounded / size:.{4 - whole_digits}f}{unit}"
     return f"{rounded:g}"
-
-
-def format_macs(macs: float) -> str:
-    """MACs with a unit, without the word: ``3104000000`` → ``"3.104 G"``."""
-    return format_count(macs)
 
 
 def format_bytes(size: float) -> str:
@@ -119,10 +109,13 @@ def format_percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def format_points(points: float) -> str:
-    """A difference in percentage points with its sign: ``-0.5`` → ``"−0.50"``."""
-    text = f"{points:+.2f}"
-    return "0.00" if float(text) == 0 else text.replace("-", MINUS)
+def format_points(points: float | None, half_width: float | None = None) -> str:
+    """A difference in percentage points, with its interval if known: ``"−0.50 ± 0.20"``."""
+    if points is None:
+        return NOT_COMPARED
+    text = f"{points:+.2f}".replace("-", MINUS)
+    text = "0.00" if text[1:] == "0.00" else text
+    return text + ("" if half_width is None else f" ± {half_width:.2f}")
 
 
 def format_top1(percent: float, points: float | None = None) -> str:
@@ -155,7 +148,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def plot_text(text: str, limit: int | None = None) -> str:
-    """Text for a plotly label, which interprets tags and entities; cut to ``limit`` characters."""
+    """Text escaped for plotly, which interprets tags and entities; cut to ``limit`` characters."""
     if limit is not None and len(text) > limit:
         text = text[: limit - 1] + "…"
     return escape(text, quote=False)

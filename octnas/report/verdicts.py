@@ -1,7 +1,4 @@
-"""Searched networks against their controls: what may be said, and how it is said.
-
-The area that networks of a kind dominate, and how it is said.
-"""
+"""Searched networks against baselines: what can be claimed, and the sentences that claim it."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,80 +7,60 @@ from dataclasses import dataclass
 import numpy as np
 
 from octnas.report.data import ReportData
-from octnas.report.style import format_macs, format_percent, format_points, format_top1, plural
-from octnas.results.front import Candidate, Front
-from octnas.results.networks import (
-    INCREASING,
-    NARROWER,
-    PAPER,
-    RANDOM,
-    SEARCHED,
-    SHALLOWER,
-    SMALLER_IMAGES,
-    UNIFORM,
-    VANILLA,
-    WORST,
-    Retrained,
+from octnas.report.style import (
+    BASELINES,
+    format_count,
+    format_percent,
+    format_points,
+    format_top1,
+    plural,
 )
+from octnas.results.front import Candidate, Front
+from octnas.results.networks import INCREASING, SEARCHED, UNIFORM, VANILLA, Retrained
 from octnas.results.verdict import POWER, Difference, Matrix, Verdict, difference, mean_interval
 from octnas.space.costs import Budget
 
 LEVEL = 0.05
-"""Of all budgets together the probability to call one difference real that is none."""
+"""The probability, over all budgets together, of calling a difference real that is not."""
 
-BASELINES = {
-    UNIFORM: "uniform α",
-    PAPER: "the paper’s uniform α",
-    INCREASING: "α increasing with depth",
-    RANDOM: "random architectures",
-    WORST: "the supernet’s worst",
-    NARROWER: "a narrower plain network",
-    SHALLOWER: "a shallower plain network",
-    SMALLER_IMAGES: "the plain network on smaller images",
-}
+FEWER = 0.1
+"""The share of MACs by which a network must be smaller to count as such."""
 
 METHOD = (
-    "How differences are judged: top-1 over seeds and images. The standard error is that of other "
-    "seeds (√(s₁²/n₁ + s₂²/n₂), Student’s t by Welch) and of other images of the same kind; the "
-    "intervals hold for all budgets at once with 95 % (Bonferroni), for each baseline on its own. "
-    "A network counts as better or worse only if the interval excludes 0; otherwise the difference "
-    "is called smaller than the noise. What such a comparison would have shown with a probability "
-    f"of {POWER:.0%} is given as detectable. Another search may find another network. ± is the "
-    "standard deviation over seeds."
+    "How networks are compared: by top-1, over seeds and images. The standard error accounts for "
+    "other seeds (√(s₁²/n₁ + s₂²/n₂), Welch’s t) and other images of the same kind; the 95 % "
+    "intervals hold for all budgets jointly (Bonferroni), for each baseline separately. A network "
+    "counts as better or worse only if its interval excludes 0; otherwise the difference is "
+    "smaller than the noise. “Detectable” is the difference that such a comparison finds with a "
+    f"probability of {POWER:.0%}. Another search may find another network. ± is the standard "
+    "deviation over seeds."
 )
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The searched network of a budget against one kind of control.
-
-    Attributes:
-        role: of the control.
-        controls: one network, or several of the same kind, of which the mean counts.
-        difference: of the top-1.
-    """
+    """The searched network of a budget against baselines of one role, which count by their mean."""
 
     role: str
-    controls: tuple[Retrained, ...]
+    baselines: tuple[Retrained, ...]
     difference: Difference
 
     @property
     def verdict(self) -> Verdict:
-        """What may be said."""
+        """What can be claimed."""
         return self.difference.verdict
 
 
-def compare(data: ReportData, budget: Budget, role: str) -> Comparison | None:
-    """Compare what was searched for a budget with a kind of control; None where one is missing."""
+def comparisons(data: ReportData, budget: Budget) -> list[Comparison]:
+    """The searched network of a budget against each kind of baseline that was retrained."""
     searched = data.find(SEARCHED, budget.name)
-    controls = tuple(
-        one
-        for one in data.retrained
-        if (one.network.role, one.network.budget) == (role, budget.name)
-    )
-    if searched is None or not controls:
-        return None
-    return Comparison(role, controls, between(data, searched, controls))
+    if searched is None:
+        return []
+    return [
+        Comparison(role, baselines, between(data, searched, baselines))
+        for role in BASELINES
+        if (baselines := data.of_role(role, budget.name))
+    ]
 
 
 def between(data: ReportData, one: Retrained, others: tuple[Retrained, ...]) -> Difference:
@@ -96,65 +73,57 @@ def between(data: ReportData, one: Retrained, others: tuple[Retrained, ...]) -> 
 
 
 def _matrices(
-    data: ReportData, searched: Retrained, controls: tuple[Retrained, ...]
+    data: ReportData, one: Retrained, others: tuple[Retrained, ...]
 ) -> tuple[Matrix, Matrix]:
-    """What `difference` takes; by image where that is known of all."""
-    networks = (searched, *controls)
-    found = [data.correct.get(one.network.architecture.id) for one in networks]
-    matrices = [np.array(one.values("val_top1"))[:, None] for one in networks]
-    by_image = [one for one in found if one is not None]
-    if len(by_image) == len(networks) and len({one.shape[1] for one in by_image}) == 1:
+    """The arguments of `difference`; by image where that is known of all networks."""
+    networks = (one, *others)
+    matrices = [np.array(network.values("val_top1"))[:, None] for network in networks]
+    found = [data.correct.get(network.network.architecture.id) for network in networks]
+    by_image = [matrix for matrix in found if matrix is not None]
+    if len(by_image) == len(networks) and len({matrix.shape[1] for matrix in by_image}) == 1:
         matrices = by_image
-    first, *others = matrices
-    if len(others) == 1:
-        return first, others[0]
-    return first, np.stack([one.mean(axis=0) for one in others])
+    first, *rest = matrices
+    if len(rest) == 1:
+        return first, rest[0]
+    return first, np.stack([matrix.mean(axis=0) for matrix in rest])
 
 
 def headline(data: ReportData) -> tuple[str, ...]:
-    """Whether the search won, and a sentence for each kind of control, over all budgets."""
-    sentences: list[str] = []
+    """Whether the search won, and a sentence for each kind of baseline, over all budgets."""
+    by_budget = {budget.name: comparisons(data, budget) for budget in data.budgets}
+    found = [one for several in by_budget.values() for one in several]
+    sentences = []
     for role, words in BASELINES.items():
-        verdicts = Counter(
-            comparison.verdict
-            for budget in data.budgets
-            if (comparison := compare(data, budget, role)) is not None
-        )
-        if total := sum(verdicts.values()):
+        verdicts = Counter(one.verdict for one in found if one.role == role)
+        if total := verdicts.total():
             counts = [
-                f"{verdict_words(verdict)} at {verdicts[verdict]} of {plural(total, 'budget')}"
+                f"{_verdict_words(verdict)} at {verdicts[verdict]} of {plural(total, 'budget')}"
                 for verdict in Verdict
                 if verdicts[verdict]
             ]
             sentences.append(f"Searched against {words}: {'; '.join(counts)}.")
-    return (_whether_it_won(data), *sentences) if sentences else ()
+    by_verdict = {name: {one.verdict for one in several} for name, several in by_budget.items()}
+    return (_whether_it_won(by_verdict), *sentences) if sentences else ()
 
 
-def _whether_it_won(data: ReportData) -> str:
+def _whether_it_won(by_budget: dict[str, set[Verdict]]) -> str:
     """The first line of a report."""
-    verdicts = {
-        budget.name: [one.verdict for role in BASELINES if (one := compare(data, budget, role))]
-        for budget in data.budgets
-    }
-    judged = {
-        name: found
-        for name, found in verdicts.items()
-        if {Verdict.BETTER, Verdict.WORSE, Verdict.NOISE} & set(found)
-    }
-    if not judged:
-        return "Whether the search won cannot be said: the noise of training is not known."
-    won = [name for name, found in judged.items() if set(found) == {Verdict.BETTER}]
+    decided = {Verdict.BETTER, Verdict.WORSE, Verdict.NOISE}
+    compared = {name: verdicts for name, verdicts in by_budget.items() if verdicts & decided}
+    if not compared:
+        return "No verdict on the search: the noise of training is unknown."
+    won = [name for name, verdicts in compared.items() if verdicts == {Verdict.BETTER}]
     if won:
-        share = f"{len(won)} of {plural(len(judged), 'budget')} ({', '.join(won)})"
-        return f"The search won at {share}: better there than every control that was trained."
-    return "The search did not win: at no budget was it better than every control."
+        share = f"{len(won)} of {plural(len(compared), 'budget')} ({', '.join(won)})"
+        return f"The search won at {share}: better than every baseline trained there."
+    return "The search did not win: at no budget did it beat every baseline."
 
 
-def judge(comparison: Comparison) -> str:
+def comparison_words(comparison: Comparison) -> str:
     """A comparison in a sentence, which says so when the searched network did not win."""
     found, against = comparison.difference, BASELINES[comparison.role]
     points = format_points(found.points)
-    baseline = f"{against} ({_described(comparison.controls)})"
+    baseline = f"{against} ({_described(comparison.baselines)})"
     match found.verdict:
         case Verdict.BETTER:
             said = f"Better than {baseline}: {points} points"
@@ -163,29 +132,29 @@ def judge(comparison: Comparison) -> str:
         case Verdict.NOISE:
             said = f"Did not win: {points} points against {baseline}, smaller than the noise"
         case Verdict.ONE_SEED:
-            return f"{points} points against {baseline}; one seed: no statement is possible."
+            return f"{points} points against {baseline}; no verdict with a single seed."
         case Verdict.NO_SPREAD:
             return (
-                f"{points} points against {baseline}; no seed differs from another, so the noise "
-                "is unknown: no statement is possible."
+                f"{points} points against {baseline}; all seeds agree, so the noise is unknown: "
+                "no verdict."
             )
         case Verdict.SAME:
             return f"The search chose the network with {against} itself: nothing to compare."
     return f"{said} ({_interval(found)})."
 
 
-def _described(controls: tuple[Retrained, ...]) -> str:
-    if len(controls) == 1:
-        return described(controls[0])
-    top1 = float(np.mean([one.mean("val_top1") for one in controls]))
-    macs = float(np.mean([one.network.cost.macs for one in controls]))
-    return f"mean of {len(controls)}: {format_top1(100 * top1, None)} %, {format_macs(macs)} MACs"
+def _described(baselines: tuple[Retrained, ...]) -> str:
+    if len(baselines) == 1:
+        return described(baselines[0])
+    top1 = float(np.mean([one.mean("val_top1") for one in baselines]))
+    macs = float(np.mean([one.network.cost.macs for one in baselines]))
+    return f"mean of {len(baselines)}: {format_top1(100 * top1)} %, {format_count(macs)} MACs"
 
 
 def described(retrained: Retrained) -> str:
     """Such as ``"81.8 ± 0.4 %, 3 seeds, 1.339 M MACs"``."""
     seeds = plural(len(retrained.runs), "seed")
-    return f"{top1(retrained)}, {seeds}, {format_macs(retrained.network.cost.macs)} MACs"
+    return f"{top1(retrained)}, {seeds}, {format_count(retrained.network.cost.macs)} MACs"
 
 
 def top1(retrained: Retrained) -> str:
@@ -202,22 +171,17 @@ def _interval(found: Difference) -> str:
     return f"interval {low} to {high}, detectable {detectable}"
 
 
-def verdict_words(verdict: Verdict) -> str:
-    """A verdict within a sentence."""
+def _verdict_words(verdict: Verdict) -> str:
     return {
         Verdict.NOISE: "no difference beyond the noise",
-        Verdict.ONE_SEED: "no statement is possible with one seed",
-        Verdict.NO_SPREAD: "no statement is possible without any spread over seeds",
+        Verdict.ONE_SEED: "no verdict with a single seed",
+        Verdict.NO_SPREAD: "no verdict without any spread over seeds",
         Verdict.SAME: "the same network",
     }.get(verdict, verdict.value)
 
 
-FEWER = 0.1
-"""The share of MACs from which on a network counts as cheaper than another."""
-
-
-def cheaper_words(data: ReportData, budget: Budget) -> str | None:
-    """The searched network against uniform α of the next budget with at least `FEWER` more MACs.
+def fewer_macs_words(data: ReportData, budget: Budget) -> str | None:
+    """The searched network against the smallest uniform one with at least `FEWER` more MACs.
 
     None where one of them was not trained.
     """
@@ -225,72 +189,62 @@ def cheaper_words(data: ReportData, budget: Budget) -> str | None:
     if searched is None:
         return None
     macs = searched.network.cost.macs
-    dearer = [
-        one
-        for one in data.retrained
-        if one.network.role == UNIFORM and macs <= (1 - FEWER) * one.network.cost.macs
-    ]
-    if not dearer:
+    uniform = data.of_role(UNIFORM)
+    larger = [one for one in uniform if macs <= (1 - FEWER) * one.network.cost.macs]
+    if not larger:
         return None
-    other = min(dearer, key=lambda one: one.network.cost.macs)
+    other = min(larger, key=lambda one: one.network.cost.macs)
     found = between(data, searched, (other,))
-    sure = "" if found.half_width is None else f" ({_interval(found)})"
+    interval = "" if found.half_width is None else f" ({_interval(found)})"
     return (
         f"With {format_percent(1 - macs / other.network.cost.macs)} fewer MACs than "
-        f"{other.network.name}: {format_points(found.points)} points{sure}."
+        f"{other.network.name}: {format_points(found.points)} points{interval}."
     )
 
 
-def expected_controls(data: ReportData) -> tuple[str, ...]:
-    """Roles that a searched network should be held against: those that were asked for, and two."""
-    return tuple(role for role in BASELINES if role in (UNIFORM, INCREASING, *data.controls))
+def expected_baselines(data: ReportData) -> tuple[str, ...]:
+    """Roles that a searched network should be compared with: two, and those of the settings."""
+    return tuple(role for role in BASELINES if role in (UNIFORM, INCREASING, *data.baselines))
 
 
 def vanilla_words(data: ReportData) -> str | None:
     """The vanilla network, for scale; None where it was not trained."""
-    vanilla = data.find(VANILLA)
-    return (
-        None if vanilla is None else f"For scale, vanilla (α = 0 everywhere): {described(vanilla)}."
-    )
+    if (vanilla := data.find(VANILLA)) is None:
+        return None
+    return f"For scale, vanilla (α = 0 everywhere): {described(vanilla)}."
 
 
 def hypervolumes(data: ReportData) -> dict[str, tuple[float, float | None]]:
-    """By role the area that its networks dominate, with half of its 95 % interval over seeds.
+    """By role, the area that its networks dominate, with half of its 95 % interval over seeds.
 
-    In MACs, as shares of the vanilla network's, times points of top-1 error: up to all of vanilla's
-    MACs and to the largest error of any training. The vanilla network counts in none.
+    MACs, as a share of the vanilla network's, times points of top-1 error: up to vanilla's MACs and
+    the largest error of any training. The vanilla network counts for no role.
     """
-    worst = max(
-        (1 - value for one in data.retrained for value in one.values("val_top1")), default=1
-    )
+    errors = [1 - value for one in data.retrained for value in one.values("val_top1")]
+    worst = max(errors, default=1)
     found = {}
     for role in (SEARCHED, *BASELINES):
-        if areas := areas_by_seed(data.retrained, role, data.space.vanilla_macs, worst):
+        if areas := areas_by_seed(data.of_role(role), data.space.vanilla_macs, worst):
             found[role] = mean_interval(areas)
     return found
 
 
-def areas_by_seed(
-    retrained: Sequence[Retrained], role: str, most_macs: int, worst: float
-) -> list[float]:
-    """For each seed the area that the networks of a role dominate, in points of top-1.
+def areas_by_seed(networks: Sequence[Retrained], most_macs: int, worst: float) -> list[float]:
+    """For each seed, the area that the networks of a role dominate, in points of top-1.
 
     Args:
-        retrained: the networks.
-        role: of those that count. Where there are several of it for a budget, told apart by their
-            numbers, each is as good a try as the others: the mean of their areas counts, not the
-            area of the best.
-        most_macs: MACs up to which it goes; areas are shares of them.
-        worst: error (0 to 1) up to which it goes.
+        networks: those of the role. Several of a budget, with numbers, are equally good tries: the
+            mean of their areas counts, not the area of the best.
+        most_macs: MACs up to which it extends; areas are shares of them.
+        worst: error (0 to 1) up to which it extends.
     """
     by_budget: dict[str, list[Retrained]] = {}
-    for one in retrained:
-        if one.network.role == role:
-            by_budget.setdefault(one.network.budget, []).append(one)
+    for one in networks:
+        by_budget.setdefault(one.network.budget, []).append(one)
     tries = list(zip(*by_budget.values(), strict=False))
-    seeds = min((len(one.runs) for networks in tries for one in networks), default=0)
+    seeds = min((len(one.runs) for several in tries for one in several), default=0)
     return [
-        float(np.mean([_area(networks, seed, most_macs, worst) for networks in tries]))
+        float(np.mean([_area(several, seed, most_macs, worst) for several in tries]))
         for seed in range(seeds)
     ]
 
@@ -304,7 +258,7 @@ def _area(networks: Sequence[Retrained], seed: int, most_macs: int, worst: float
 
 
 def hypervolume_words(data: ReportData) -> str | None:
-    """The hypervolumes in a sentence; None where nothing was searched and trained."""
+    """The hypervolumes in a sentence; None without a searched network and a baseline."""
     found = hypervolumes(data)
     if SEARCHED not in found or len(found) == 1:
         return None
@@ -314,6 +268,6 @@ def hypervolume_words(data: ReportData) -> str | None:
         for role, (area, half) in found.items()
     ]
     return (
-        "Hypervolume, in points of top-1 over the most that any training misses, averaged over "
-        f"MACs up to vanilla’s (± half of a 95 % interval over seeds): {'; '.join(parts)}."
+        "Hypervolume: points of top-1 above the worst training, averaged over MACs up to "
+        f"vanilla’s (± half of a 95 % interval over seeds): {'; '.join(parts)}."
     )

@@ -1,21 +1,27 @@
-"""What was found, in sentences; plain text that the page escapes.
-
-What of a report is to be distrusted, in sentences; plain text that the page escapes.
-
-What stands below the figures and tables of the page.
-"""
+"""What was found and what weakens it, in sentences; plain text, with commands in backticks."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from octnas.report.data import ReportData
-from octnas.report.style import format_loss, format_macs, format_percent, format_top1, plural
-from octnas.report.verdicts import (
+from octnas.report.style import (
     BASELINES,
-    cheaper_words,
-    compare,
-    expected_controls,
-    judge,
+    format_count,
+    format_loss,
+    format_percent,
+    format_top1,
+    plural,
+)
+from octnas.report.tables import retrained_rows
+from octnas.report.verdicts import (
+    METHOD,
+    comparison_words,
+    comparisons,
+    expected_baselines,
+    fewer_macs_words,
+    headline,
+    hypervolume_words,
     top1,
     vanilla_words,
 )
@@ -26,140 +32,131 @@ from octnas.results.verdict import Verdict
 from octnas.space.costs import Budget
 
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+FEW_SEEDS = 3
+FEW_IMAGES = 1000
+LOW_CEILING = 0.5
 
 
 @dataclass(frozen=True)
 class Story:
-    """What was found at one budget.
-
-    Attributes:
-        title: the budget's name.
-        bound: what the budget allows.
-        found: sentences about the chosen architecture and its retraining.
-        judged: against each baseline, what may be said, and how it is said.
-        outlook: sentences about the vanilla network and what is missing.
-    """
+    """What was found at one budget, in sentences."""
 
     title: str
     bound: str
     found: tuple[str, ...]
-    judged: tuple[tuple[Verdict, str], ...]
-    outlook: tuple[str, ...]
+    verdicts: tuple[tuple[Verdict, str], ...]  # for each kind of baseline
+    outlook: tuple[str, ...]  # the vanilla network, and what is missing
 
 
 def searched_what(data: ReportData) -> str:
-    """The space and how much of it was looked at."""
+    """The search space, and how much of it was evaluated."""
     space = data.space
     size = " × ".join(map(str, space.input_size))
     free, fixed = len(space.searchable), len(space.sites) - len(space.searchable)
     where = plural(free, "site") + (f" ({fixed:,} more are fixed)" if fixed else "")
-    what = (
-        f"The share α of channels kept at half resolution was searched at {where} of "
-        f"{space.backbone} for images of {size}: {format_size(space.size)} architectures."
+    epochs = len(data.supernet_history)
+    trained = f" trained for {plural(epochs, 'epoch')}" if epochs else ""
+    return (
+        f"The share α of channels at half resolution was searched at {where} of "
+        f"{space.backbone} for images of {size}: {format_size(space.size)} architectures. "
+        f"{plural(len(data.candidates), 'architecture')} of these were scored in one supernet"
+        f"{trained}; {plural(len(data.front.candidates), 'architecture')} form the front."
     )
-    seen = f" {plural(len(data.candidates), 'architecture')} of these were scored in one supernet"
-    trained = f" trained for {plural(len(data.supernet_history), 'epoch')}"
-    seen += trained if data.supernet_history else ""
-    return f"{what}{seen}; {plural(len(data.front.candidates), 'architecture')} form the front."
 
 
 def format_size(size: int) -> str:
-    """How many architectures: in full, or from a thousand million on as a power of ten."""
+    """A number of architectures: in full, or from a billion on as a power of ten."""
     if size < 10**9:
         return f"{size:,}"
     mantissa, exponent = f"{size:.2e}".split("e+")
     return f"{mantissa} · 10{str(int(exponent)).translate(SUPERSCRIPTS)}"
 
 
+def context(data: ReportData) -> dict[str, Any]:
+    """What the templates of the page and of ``report.md`` have in common."""
+    return {
+        "data": data,
+        "headline": headline(data),
+        "searched_what": searched_what(data),
+        "stories": [story(data, budget) for budget in data.budgets],
+        "caveats": caveats(data),
+        "rows": retrained_rows(data),
+        "hypervolumes": hypervolume_words(data),
+        "method": METHOD,
+        "validations": validation_words(data),
+    }
+
+
 def story(data: ReportData, budget: Budget) -> Story:
     """What was found at one budget."""
-    bound = _bound(data, budget)
-    comparisons = [
-        comparison for role in BASELINES if (comparison := compare(data, budget, role)) is not None
-    ]
+    compared = comparisons(data, budget)
     return Story(
         title=budget.name,
-        bound=bound,
-        found=_found(data, budget),
-        judged=tuple((one.verdict, judge(one)) for one in comparisons),
-        outlook=_outlook(data, budget, {one.role for one in comparisons}),
+        bound=_bound(data, budget),
+        found=tuple(_found(data, budget)),
+        verdicts=tuple((one.verdict, comparison_words(one)) for one in compared),
+        outlook=tuple(_outlook(data, budget, {one.role for one in compared})),
     )
 
 
 def _bound(data: ReportData, budget: Budget) -> str:
-    """What a budget allows."""
     if (other := budget.bound) is not None:
         unit = "MB of activations" if other.cost == "activation" else "ms, predicted"
         words = f"at most {other.upper / 1e6:,.3f} {unit}"
         return words + (f", at least {other.lower / 1e6:,.3f}" if other.lower else "")
-    words = f"at most {format_macs(budget.max_macs)} MACs"
+    words = f"at most {format_count(budget.max_macs)} MACs"
     words += f" ({format_percent(data.share(budget.max_macs))} of vanilla)"
-    if budget.min_macs:
-        words += f", at least {format_macs(budget.min_macs)} MACs"
-    return words
+    return words + (f", at least {format_count(budget.min_macs)} MACs" if budget.min_macs else "")
 
 
-def _found(data: ReportData, budget: Budget) -> tuple[str, ...]:
-    sentences: list[str] = []
+def _found(data: ReportData, budget: Budget) -> Iterator[str]:
     if candidate := data.chosen.get(budget.name):
-        sentences.append(_chosen(data, candidate))
+        yield _chosen(data, candidate)
     else:
-        sentences.append("No architecture was chosen for this budget.")
+        yield "No architecture was chosen for this budget."
     if searched := data.find(SEARCHED, budget.name):
         epochs = sorted({len(run.history) for run in searched.runs} - {0})
         length = f" for {'–'.join(map(str, epochs))} epochs" if epochs else ""
-        over = plural(len(searched.runs), "seed")
-        sentences.append(
-            f"Trained on its own{length}, it reaches {top1(searched)} top-1 over {over}."
-        )
-    return tuple(sentences)
+        seeds = plural(len(searched.runs), "seed")
+        yield f"Trained on its own{length}, it reaches {top1(searched)} top-1 over {seeds}."
 
 
-def _chosen(data: ReportData, candidate: Candidate) -> str:
+def _chosen(data: ReportData, one: Candidate) -> str:
     said = (
-        f"Architecture {candidate.id} was chosen: {format_macs(candidate.macs)} MACs, "
-        f"{format_percent(data.share(candidate.macs))} of vanilla."
+        f"Architecture {one.id} was chosen: {format_count(one.macs)} MACs, "
+        f"{format_percent(data.share(one.macs))} of vanilla. Its supernet loss is "
+        f"{format_loss(one.loss)} on the images used for ranking"
     )
-    if "read_loss" not in candidate.metrics:
-        return f"{said} Supernet loss {format_loss(candidate.loss)} where it was ranked."
-    read = f"{format_loss(candidate.metrics['read_loss'])}"
-    if "read_top1" in candidate.metrics:
-        read += f" ({format_top1(100 * candidate.metrics['read_top1'])} % top-1)"
-    return (
-        f"{said} In the supernet its loss is {format_loss(candidate.loss)} on the images it was "
-        f"ranked on, and {read} on other images."
-    )
+    if "read_loss" not in one.metrics:
+        return f"{said}."
+    read = format_loss(one.metrics["read_loss"])
+    if "read_top1" in one.metrics:
+        read += f" ({format_top1(100 * one.metrics['read_top1'])} % top-1)"
+    return f"{said}, and {read} on other images."
 
 
-def _outlook(data: ReportData, budget: Budget, compared: set[str]) -> tuple[str, ...]:
+def _outlook(data: ReportData, budget: Budget, compared: set[str]) -> Iterator[str]:
     if data.find(SEARCHED, budget.name) is None:
-        return ("Not retrained yet: nothing can be said of how well it does on its own.",)
-    sentences = [
-        f"There is no retrained network with {BASELINES[role]} to compare with."
-        for role in expected_controls(data)
-        if role not in compared
-    ]
-    sentences += filter(None, [cheaper_words(data, budget), vanilla_words(data)])
-    return tuple(sentences)
+        yield "Not retrained yet: how well it does on its own is unknown."
+        return
+    for role in expected_baselines(data):
+        if role not in compared:
+            yield f"No baseline with {BASELINES[role]} was retrained at this budget."
+    yield from filter(None, [fewer_macs_words(data, budget), vanilla_words(data)])
 
 
-def looks_words(data: ReportData) -> str:
-    """How often the val images were looked at, and what for."""
-    trained, exported = (data.val_looks.get(why, 0) for why in LOOKS)
+def validation_words(data: ReportData) -> str:
+    """How often networks were evaluated on the val images, and why."""
+    trained, exported = (data.validations.get(purpose, 0) for purpose in LOOKS)
     return (
-        f"The val images were looked at {plural(trained, 'time')} for a training, once at each "
-        f"size of images that it was tried at, and {plural(exported, 'time')} for an export, "
-        "looks of stages that were done again among them."
+        f"Validation log: {plural(trained, 'evaluation')} on the val images after training (one "
+        f"for each size of test images) and {plural(exported, 'evaluation')} for exports, "
+        "including those of stages that were run again."
     )
 
 
-FEW_SEEDS = 3
-FEW_IMAGES = 1000
-LOW_CEILING = 0.5
-
-
-def distrust(data: ReportData) -> list[str]:
-    """Sentences, each about one weakness that this run has; empty where none was found."""
+def caveats(data: ReportData) -> list[str]:
+    """Sentences, each about one weakness of this run."""
     return [
         *_unfinished(data),
         *_of_trainings(data),
@@ -171,33 +168,30 @@ def distrust(data: ReportData) -> list[str]:
 
 def _unfinished(data: ReportData) -> Iterator[str]:
     if data.unfinished:
-        stages = ", ".join(data.unfinished)
-        yield f"The run is not finished ({stages}): what stands here is what there is so far."
+        yield f"The run is not finished ({', '.join(data.unfinished)}): results are preliminary."
 
 
 def _of_trainings(data: ReportData) -> Iterator[str]:
-    seeds = {len(one.runs) for one in data.retrained}
-    if not seeds:
-        yield "No network was retrained: the supernet’s scores rank, they are no accuracies."
+    if not data.retrained:
+        yield "No network was retrained: the supernet’s scores rank, but they are no accuracies."
         return
-    if min(seeds) < FEW_SEEDS:
-        few = sum(len(one.runs) < FEW_SEEDS for one in data.retrained)
+    if few := sum(len(one.runs) < FEW_SEEDS for one in data.retrained):
         yield (
-            f"Too few seeds: {few} of {plural(len(data.retrained), 'network')} were trained with "
-            f"fewer than {FEW_SEEDS}. Their intervals are wide, and with one seed there are none."
+            f"Few seeds: {few} of {plural(len(data.retrained), 'network')} have fewer than "
+            f"{FEW_SEEDS}. Their intervals are wide; with one seed there is none."
         )
     if not data.correct:
-        yield "Which images were right was not kept: intervals are over seeds alone."
+        yield "Per-image results were not kept: intervals cover seeds only."
     roles = {one.network.role for one in data.retrained}
     if SEARCHED in roles:
-        for role in expected_controls(data):
+        for role in expected_baselines(data):
             if role not in roles:
-                yield f"Nothing was trained with {BASELINES[role]} to hold the search against."
-    yield from _cheaper_controls(data)
+                yield f"There is no baseline with {BASELINES[role]}."
+    yield from _smaller_baselines(data)
 
 
-def _cheaper_controls(data: ReportData) -> Iterator[str]:
-    """Only where a budget does not bound MACs may a control have fewer than what was searched."""
+def _smaller_baselines(data: ReportData) -> Iterator[str]:
+    """Only where a budget does not bound MACs can a baseline have fewer than the searched one."""
     for one in data.retrained:
         searched = data.find(SEARCHED, one.network.budget)
         if one.network.role not in BASELINES or searched is None:
@@ -206,14 +200,13 @@ def _cheaper_controls(data: ReportData) -> Iterator[str]:
         if share < 1:
             yield (
                 f"{one.network.name}: {format_percent(1 - share)} fewer MACs than the searched "
-                "network, since the budget does not bound MACs: a loss to it says less."
+                "network, since the budget does not bound MACs; losing to it means less."
             )
 
 
 def _of_ranking(data: ReportData) -> Iterator[str]:
     if not data.rankings:
-        yield "Whether the supernet ranks was not checked; `octnas rank` does."
-        return
+        yield "Ranking was not checked; `octnas rank` does that."
     for source, ranking in data.rankings.items():
         ceiling, gain = ranking.statistics.get("ceiling"), ranking.statistics.get("gain")
         if ceiling is None or ceiling.value is None:
@@ -221,7 +214,7 @@ def _of_ranking(data: ReportData) -> Iterator[str]:
         elif ceiling.value < LOW_CEILING:
             yield (
                 f"Low noise ceiling ({source}): the ground truth agrees with itself with a τ of "
-                f"{ceiling.value:.2f} only, so that little can be said of any score."
+                f"only {ceiling.value:.2f}, so no score can be evaluated well."
             )
         if gain is not None and gain.low is not None and gain.low <= 0:
             yield f"The scores of {source} are not shown to rank better than MACs alone."
@@ -238,56 +231,10 @@ def _of_images(data: ReportData) -> Iterator[str]:
 def _of_latency(data: ReportData) -> Iterator[str]:
     known = [identity for one in data.latencies for identity in one.measured]
     networks = {one.network.architecture.id for one in data.retrained}
+    measure = f"`octnas latency networks {data.run}` measures it."
     if not known and any(one.predicted for one in data.latencies):
-        yield (
-            "Latency was predicted from a table and not measured; "
-            f"`octnas latency networks {data.run}` measures it."
-        )
+        yield f"Latency was predicted from a table, not measured; {measure}"
     elif not known:
-        yield (
-            "Latency was not measured, and MACs are not time; "
-            f"`octnas latency networks {data.run}` measures it."
-        )
+        yield f"Latency was not measured, and MACs are not time; {measure}"
     elif missing := networks.difference(known):
-        yield f"Latency was not measured of {plural(len(missing), 'retrained network')}."
-
-
-FRONT_CAPTION = (
-    "Each point is one architecture, scored with the supernet’s weights. The stepped line is the "
-    "front: at these MACs, nothing scored was better. Rings mark what was chosen for the budgets "
-    "(dashed). Supernet scores rank; they are not the accuracy of a network trained on its own. "
-    "Clicking a point selects its network."
-)
-RETRAINED_CAPTION = (
-    "Mean over seeds; bars are one standard deviation. MACs are not time: measure the latency "
-    "before choosing. Clicking a point selects its network."
-)
-PICK_CAPTION = (
-    "Of what the search found, the supernet’s score decides which network is looked at, so that "
-    "the val images judge it and do not choose it. It is recommended if it is better than every "
-    "other network within the limit, beyond the noise."
-)
-EFFECT_CAPTION = (
-    "Cells: channels at half resolution. Sensitivity: by how much the supernet’s loss grows where "
-    "the site goes from its smallest α to its largest, the others as they were in the search’s "
-    "candidates, by the model of all scores (± its standard deviation). Above: MACs by stage."
-)
-NETWORKS_CAPTION = (
-    "A name selects its network; a phone shows all of the selected ones. "
-    "± is the standard deviation over seeds; that of a difference to uniform α is half of its "
-    "interval, for all budgets at once with 95 %. Latency is of the network alone, with random "
-    "weights. Classes: accuracy against vanilla, in points, without regard to noise, so that of "
-    "many classes some lose by chance."
-)
-HYPERVOLUME_CAPTION = (
-    "The area that the front dominates, up to the MACs of the largest budget and the loss of a "
-    "guess among all classes. Where it has stopped increasing, more trials would find little."
-)
-TRAINING_CAPTION = (
-    "Mean over seeds. The supernet’s loss is over whatever subnets each step drew, so only its "
-    "course compares with the others."
-)
-TIMES_CAPTION = (
-    "Hours of all processes together, interruptions left out. On CPUs, times the threads they are "
-    "CPU-hours; with a GPU for each process they are GPU-hours."
-)
+        yield f"The latency of {plural(len(missing), 'retrained network')} was not measured."

@@ -1,4 +1,4 @@
-"""What a report is gathered from: a finished run, and one that is still going on."""
+"""Reports of finished and unfinished runs, and comparisons."""
 
 import json
 import shutil
@@ -78,7 +78,7 @@ def test_a_report_has_all_its_files(finished: Path) -> None:
     assert "octnas report RUN --png" in (folder / "report.md").read_text()
 
 
-def test_looking_at_a_run_that_goes_on_changes_nothing(copied: Path) -> None:
+def test_watching_a_run_changes_nothing(copied: Path) -> None:
     unfinish(copied, "search", "retrain", "export")
     (copied / "search" / "candidates.json").unlink()
     (copied / "search" / "chosen.json").unlink()
@@ -96,7 +96,7 @@ def test_looking_at_a_run_that_goes_on_changes_nothing(copied: Path) -> None:
     assert contents(copied) == before
     page = (copied / "report" / "index.html").read_text()
     assert '<meta http-equiv="refresh" content="7">' in page
-    assert "Still going on: search has begun; retrain has begun" in page
+    assert "Not finished: search has begun; retrain has begun" in page
     data = gather(look_at_run(copied))
     assert len(data.candidates) > 10
     assert sorted({len(one.runs) for one in data.retrained}) == [1, 2]
@@ -113,7 +113,7 @@ def test_candidates_so_far_are_those_of_the_end(copied: Path) -> None:
     ]
 
 
-def test_a_search_that_was_killed_as_it_began_has_no_candidates_so_far(copied: Path) -> None:
+def test_a_search_killed_at_its_start_has_no_candidates(copied: Path) -> None:
     unfinish(copied, "search")
     (copied / "search" / "study.json").unlink()
     assert not gather(look_at_run(copied)).candidates
@@ -135,7 +135,7 @@ def test_waiting_and_the_end(copied: Path, tmp_path: Path) -> None:
     assert where(None, ("name=other",), None) == Path("runs/other")
 
 
-def test_an_effect_is_what_the_site_does(finished: Path) -> None:
+def test_effects_recover_those_of_a_formula(finished: Path) -> None:
     """Losses that a formula gives: each unit of the stem's α costs a factor, the rest nothing."""
     run = look_at_run(finished / "runs" / "tiny")
     space, rng = run.space, np.random.default_rng(0)
@@ -170,7 +170,7 @@ def test_measured_networks_are_in_the_report(copied: Path) -> None:
     assert [one.batch for one in gather(look_at_run(copied)).latencies] == [1, 2]
 
 
-def test_times_that_cannot_be_are_one_line(copied: Path) -> None:
+def test_impossible_times_are_one_line(copied: Path) -> None:
     path, _ = time_retrained(look_at_run(copied), LatencySettings(name="desk", repeats=4))
     document = read_json(path)
     [identity, *_] = document["networks"]
@@ -192,8 +192,8 @@ def test_nothing_to_measure(copied: Path) -> None:
         time_retrained(look_at_run(copied), LatencySettings(repeats=4))
 
 
-def test_what_was_computed_on_a_gpu_says_so(copied: Path) -> None:
-    """Also where the report is written elsewhere, and in a run that noted no devices."""
+def test_the_gpu_of_a_run_is_named(copied: Path) -> None:
+    """Also when the report is written elsewhere, and for runs that did not record devices."""
     record = read_json(copied / "run.json")
     first = record["runs"][0]
     assert first.pop("device") == ("cuda" if torch.cuda.is_available() else "cpu")
@@ -229,7 +229,7 @@ def test_runs_are_compared(finished: Path, copied: Path, tmp_path: Path) -> None
     assert {row[1] for row in rows} == {"1"}
     assert [row[3].partition(" (")[0] for row in rows] == [
         "first",
-        "not told from the first: smaller than the noise",
+        "no difference to the first beyond the noise",
     ]
     assert differing == {}
     assert "<html" in (tmp_path / "page.html").read_text()

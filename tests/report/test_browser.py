@@ -1,6 +1,6 @@
-"""The page as a reader meets it: in Chromium, at the width of a desk and of a phone."""
+"""The page in Chromium, at the width of a desktop and of a phone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import pytest
 
 from octnas.report.data import Effect, Latencies, ReportData, StageTime, Timing
 from octnas.report.page import write_page
-from tests.report.browser import opened
+from tests.report.browser import launched, opened
 from tests.report.test_ranking import ranking
 
 DESK, PHONE = 1280, 390
@@ -19,7 +19,7 @@ LONG = "uniform α of a very long name that nobody would choose & <b>markup</b>"
 
 
 def latencies(data: ReportData) -> tuple[Latencies, ...]:
-    """A laptop at two batch sizes, and a phone that knows one network."""
+    """A laptop at two batch sizes, and a phone with one network."""
     ids = [one.network.architecture.id for one in data.retrained]
     some = {name: Timing(0.001 * (1 + n), 0.002 * (1 + n)) for n, name in enumerate(ids)}
     return (
@@ -31,7 +31,7 @@ def latencies(data: ReportData) -> tuple[Latencies, ...]:
 
 @pytest.fixture(scope="module")
 def data(make_data: Make) -> ReportData:
-    """The search has won against both controls, and against vanilla."""
+    """The search has won against both baselines, and against vanilla."""
     made = make_data(
         budget=LONG,
         searched=(0.90, 0.91, 0.92),
@@ -59,19 +59,24 @@ def file(data: ReportData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with launched() as found:
+        yield found
+
+
 def names(page: Any) -> list[str]:
     """The first cells of the rows that are shown."""
     found: list[str] = page.locator("#networks tbody tr:visible th").all_inner_texts()
     return found
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [DESK, PHONE])
-def test_nothing_is_cut_off_empty_or_over_another(
-    file: Path, width: int, scheme: str, tmp_path: Path
+@pytest.mark.parametrize(("width", "scheme"), [(DESK, "light"), (PHONE, "dark")])
+def test_nothing_is_cut_off_empty_or_overlapping(
+    browser: Any, file: Path, width: int, scheme: str, tmp_path: Path
 ) -> None:
-    with opened(file, width, scheme) as page:
-        # Nothing makes the page itself wider than the window.
+    with opened(browser, file, width, scheme) as page:
+        # The page itself is no wider than the window.
         assert page.evaluate("document.documentElement.scrollWidth") == width
         for plot in page.locator(".plot").all():
             box = plot.locator("svg.main-svg").first.bounding_box()
@@ -93,7 +98,7 @@ def test_nothing_is_cut_off_empty_or_over_another(
 
 
 def overlapping(boxes: list[dict[str, float]]) -> list[tuple[dict[str, float], dict[str, float]]]:
-    """Pairs of labels that lie over each other by more than a pixel."""
+    """Pairs of labels that overlap by more than a pixel."""
     return [
         (a, b)
         for number, a in enumerate(boxes)
@@ -103,8 +108,8 @@ def overlapping(boxes: list[dict[str, float]]) -> list[tuple[dict[str, float], d
     ]
 
 
-def test_the_table_is_sorted_and_filtered(file: Path, data: ReportData) -> None:
-    with opened(file, DESK) as page:
+def test_the_table_is_sorted_and_filtered(browser: Any, file: Path, data: ReportData) -> None:
+    with opened(browser, file, DESK) as page:
         planned = names(page)
         assert planned == [one.network.name for one in data.retrained]
         page.locator("#networks thead button").nth(3).click()
@@ -115,16 +120,16 @@ def test_the_table_is_sorted_and_filtered(file: Path, data: ReportData) -> None:
         page.locator("#filter").fill("increasing")
         assert [name.partition(",")[0] for name in names(page)] == ["increasing"]
         assert page.locator("#shown").inner_text() == "1 of 4 networks"
-    with opened(file, PHONE) as page:
+    with opened(browser, file, PHONE) as page:
         page.locator("#sort").select_option(label="top-1, %")
         assert names(page)[0].startswith("increasing")
         page.locator("#descending").check()
         assert names(page)[0].startswith("searched")
 
 
-def test_selecting_by_table_and_by_figure(file: Path, data: ReportData) -> None:
+def test_selecting_by_table_and_by_figure(browser: Any, file: Path, data: ReportData) -> None:
     vanilla = data.retrained[-1].network
-    with opened(file, DESK) as page:
+    with opened(browser, file, DESK) as page:
         heads = page.locator("#selected thead th")
         assert [*heads.all_inner_texts()][1:-1] == [data.retrained[0].network.name]
         page.locator("#networks tbody button").last.click()
@@ -142,15 +147,15 @@ def test_selecting_by_table_and_by_figure(file: Path, data: ReportData) -> None:
             identity,
         )
         assert "uniform" in heads.all_inner_texts()[2]
-        # Its ring lies in the figure.
+        # Both are marked in the figure.
         ring = (
             "(() => { const p = document.getElementById('retrained'); return p.data.at(-1).x; })()"
         )
         assert len(page.evaluate(ring)) == 2
 
 
-def test_a_click_into_the_figure_selects(file: Path) -> None:
-    with opened(file, DESK) as page:
+def test_a_click_into_the_figure_selects(browser: Any, file: Path) -> None:
+    with opened(browser, file, DESK) as page:
         before = page.locator("#selected thead th").count()
         # Of vanilla, whose point lies alone.
         point = page.locator("#retrained .scatterlayer .trace").nth(3).locator(".point").first
@@ -163,11 +168,11 @@ def test_a_click_into_the_figure_selects(file: Path) -> None:
         assert page.locator("#selected thead th").count() == before + 1
 
 
-def test_the_axis_switches(file: Path, data: ReportData) -> None:
+def test_the_axis_switches(browser: Any, file: Path, data: ReportData) -> None:
     title = "document.getElementById('retrained').layout.xaxis.title.text"
     xs = "document.getElementById('retrained').data[0].x"
     lines = "document.getElementById('retrained').layout.shapes.length"
-    with opened(file, DESK) as page:
+    with opened(browser, file, DESK) as page:
         assert page.evaluate(title) == "MACs"
         assert page.evaluate(lines) > 0
         page.locator("#axis").select_option("activation")
@@ -183,7 +188,7 @@ def test_the_axis_switches(file: Path, data: ReportData) -> None:
         )
         other = title.replace("retrained", "front")
         assert page.evaluate(other) == page.evaluate(title)
-        # Where nothing of a figure is known, it stays one of MACs.
+        # A figure of which nothing is known stays over MACs.
         page.evaluate("plots.find((one) => one.id === 'front').axes.measured1.x = [[null]]")
         page.locator("#axis").select_option("measured1")
         page.wait_for_timeout(200)
@@ -197,9 +202,9 @@ def test_the_axis_switches(file: Path, data: ReportData) -> None:
         ]
 
 
-def test_picking_what_has_won(file: Path, data: ReportData) -> None:
+def test_a_winner_is_recommended(browser: Any, file: Path, data: ReportData) -> None:
     searched = data.retrained[0].network
-    with opened(file, DESK) as page:
+    with opened(browser, file, DESK) as page:
         answer = page.locator("#answer")
         assert answer.locator("h3").inner_text() == f"Take {searched.name}"
         command = answer.locator("code").first.inner_text()
@@ -208,39 +213,41 @@ def test_picking_what_has_won(file: Path, data: ReportData) -> None:
         )
         assert "Runner-up" in answer.inner_text()
         page.locator("[name=limit]").fill("0.000001")
-        assert "No network that was trained fits" in answer.inner_text()
+        assert "No trained network fits" in answer.inner_text()
         page.locator("[name=cost]").select_option("latency")
         # The searched network takes 1 ms, the others more.
         page.locator("[name=limit]").fill("1.5")
-        assert "No control that was trained fits it" in answer.inner_text()
+        assert "No trained baseline fits it" in answer.inner_text()
         page.locator("[name=limit]").fill("9")
         assert answer.locator("h3").inner_text() == f"Take {searched.name}"
         page.locator("[name=batch]").select_option("8, threads 1")
-        assert "3 networks have no latency on this device" in answer.inner_text()
+        assert "3 networks have no known latency on this device" in answer.inner_text()
         assert "batch 8" in page.locator("#table-device").inner_text()
         page.locator("[name=device]").select_option("phone")
         page.locator("[name=limit]").fill("40")
         assert "ms predicted" in answer.inner_text()
 
 
-def test_keep_what_you_have_where_nothing_wins(make_data: Make, tmp_path: Path) -> None:
+def test_without_a_winner_nothing_is_recommended(
+    browser: Any, make_data: Make, tmp_path: Path
+) -> None:
     even = make_data(
         searched=(0.70, 0.72, 0.74), uniform=(0.70, 0.72, 0.73), vanilla=(0.7, 0.72, 0.75)
     )
     write_page(even, tmp_path / "even.html")
-    with opened(tmp_path / "even.html", DESK) as page:
+    with opened(browser, tmp_path / "even.html", DESK) as page:
         answer = page.locator("#answer")
         assert answer.locator("h3").inner_text() == "Keep what you have"
-        assert "not better than every control" in answer.inner_text()
+        assert "does not beat every baseline" in answer.inner_text()
         page.locator("[name=limit]").fill("9")
         assert "The vanilla network fits this limit" in answer.inner_text()
         assert page.locator("[name=device]").is_disabled()
 
 
-def test_a_run_that_goes_on_and_one_without_anything(make_data: Make, tmp_path: Path) -> None:
+def test_an_unfinished_run(browser: Any, make_data: Make, tmp_path: Path) -> None:
     early = replace(make_data(), unfinished={"retrain": "has begun"})
     write_page(early, tmp_path / "early.html", again=60)
-    with opened(tmp_path / "early.html", PHONE) as page:
-        assert "Still going on: retrain has begun" in page.locator(".going").inner_text()
+    with opened(browser, tmp_path / "early.html", PHONE) as page:
+        assert "Not finished: retrain has begun" in page.locator(".unfinished").inner_text()
         assert page.locator("#selected thead th").count() == 3
         assert page.evaluate("document.documentElement.scrollWidth") == PHONE

@@ -123,7 +123,7 @@ def test_report_before_retraining(make_data: Make) -> None:
     text = parsed.text("p")
     assert "Not retrained yet" in text
     assert "No network has been retrained yet" in text
-    assert "How differences are judged" not in text
+    assert "How networks are compared" not in text
 
 
 def test_report_of_nothing_says_so(make_data: Make) -> None:
@@ -136,9 +136,9 @@ def test_report_of_nothing_says_so(make_data: Make) -> None:
     assert "training was not recorded" in parsed.text("p")
 
 
-def test_page_tells_how_it_judges_and_what_won(html: str) -> None:
+def test_page_states_the_method_and_what_won(html: str) -> None:
     text = Page(html).text("p", "li", "strong")
-    assert "for all budgets at once with 95\N{NO-BREAK SPACE}% (Bonferroni)" in text
+    assert "95\N{NO-BREAK SPACE}% intervals hold for all budgets jointly" in text
     assert "Searched against uniform α: better at 1 of 1 budget." in text
     assert "smaller than the noise" in text
 

@@ -46,7 +46,7 @@ def test_ranks_are_by_hypervolume_with_one_reference(three: list[ComparedRun]) -
     first, second = ranked(three[:2])
     assert (first.run.label, second.run.label) == ("high", "low")
     macs, worst = three[0].data.space.vanilla_macs, 1 - 0.5
-    areas = areas_by_seed(three[1].data.retrained, SEARCHED, macs, worst)
+    areas = areas_by_seed(three[1].data.of_role(SEARCHED), macs, worst)
     assert first.area == pytest.approx(sum(areas) / 3)
     assert first.behind is None
     assert second.behind is not None
@@ -64,7 +64,7 @@ def test_what_may_be_said(three: list[ComparedRun], make_data: Make) -> None:
         compared("b", make_data(searched=(0.8,))),
     ]
     said = {row[0]: row[3] for row in rank_rows(one_seed)}
-    assert "the noise of training is not known" in said["a"]
+    assert "the noise of training is unknown" in said["a"]
     bare = [three[0], compared("nothing", make_data())]
     assert {row[0]: row[2] for row in rank_rows(bare)}["nothing"] == "not trained"
 

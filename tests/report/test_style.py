@@ -1,10 +1,8 @@
-"""Tests."""
-
 import pytest
 
 from octnas.report.style import (
     format_bytes,
-    format_macs,
+    format_count,
     format_points,
     format_seconds,
     format_top1,
@@ -26,7 +24,7 @@ from octnas.report.style import (
     ],
 )
 def test_macs_have_four_digits_and_a_unit(macs: int, text: str) -> None:
-    assert format_macs(macs) == text
+    assert format_count(macs) == text
 
 
 def test_top1_names_its_spread_only_where_it_is_known() -> None:

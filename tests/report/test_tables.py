@@ -10,15 +10,9 @@ import pytest
 from scipy.stats import t
 
 from octnas.report.data import Latencies, ReportData, Timing, most_known_first
-from octnas.report.networks_table import retrained_table
-from octnas.report.tables import (
-    COLUMNS,
-    NOT_MEASURED,
-    latency_words,
-    retrained_rows,
-    write_csv,
-)
-from octnas.report.write import markdown
+from octnas.report.page import page
+from octnas.report.tables import NOT_MEASURED, SHORT, retrained_rows
+from octnas.report.write import markdown, write_all
 from octnas.results.networks import Retrained
 from octnas.space.search_space import SearchSpace
 
@@ -28,25 +22,25 @@ def test_a_row_holds_the_numbers_of_its_network(full: ReportData, space: SearchS
     stem, body, head = 3 * 16 * 9 * 64, 16 * 32 * 9 * 64, 32 * 64 * 16
     assert space.vanilla_macs == stem + body + head + 640
     # α = 0 to .5: body costs q + (1 - q)(1 - .5) of its vanilla MACs, with q = 1/4.
-    assert searched.macs == stem + body * (0.25 + 0.75 * 0.5) + head + 640
-    assert searched.macs_share == searched.macs / space.vanilla_macs
-    assert searched.params == space.params
+    assert searched["macs"] == stem + body * (0.25 + 0.75 * 0.5) + head + 640
+    assert searched["macs_share"] == searched["macs"] / space.vanilla_macs
+    assert searched["params"] == space.params
     # Half of body's 32 channels at a quarter of the pixels, in float32.
-    assert searched.activation_bytes == 4 * (16 * 64 + 16 * 64 + 16 * 16 + 64 * 16)
-    assert searched.seeds == 3
-    assert searched.val_top1_mean_percent == pytest.approx(82.0)
-    assert searched.val_top1_std_points == pytest.approx(100 * stdev((0.80, 0.82, 0.84)))
-    assert searched.val_loss_mean == pytest.approx(1 - 0.82)
-    assert searched.val_loss_std == pytest.approx(stdev((0.80, 0.82, 0.84)))
-    assert searched.seconds_mean == pytest.approx((10 + 11 + 12) / 3)
+    assert searched["activation_bytes"] == 4 * (16 * 64 + 16 * 64 + 16 * 16 + 64 * 16)
+    assert searched["seeds"] == 3
+    assert searched["val_top1_mean_percent"] == pytest.approx(82.0)
+    assert searched["val_top1_std_points"] == pytest.approx(100 * stdev((0.80, 0.82, 0.84)))
+    assert searched["val_loss_mean"] == pytest.approx(1 - 0.82)
+    assert searched["val_loss_std"] == pytest.approx(stdev((0.80, 0.82, 0.84)))
+    assert searched["seconds_mean"] == pytest.approx((10 + 11 + 12) / 3)
 
 
 def test_differences_are_to_the_uniform_network_of_the_budget(full: ReportData) -> None:
-    rows = {row.role: row for row in retrained_rows(full)}
-    assert rows["searched"].difference_to_uniform_points == pytest.approx(100 * (0.82 - 0.72))
-    assert rows["increasing"].difference_to_uniform_points == pytest.approx(100 * (0.81 - 0.72))
-    assert rows["uniform"].difference_to_uniform_points is None
-    assert rows["vanilla"].difference_to_uniform_points is None
+    rows = {row["role"]: row for row in retrained_rows(full)}
+    assert rows["searched"]["difference_to_uniform_points"] == pytest.approx(100 * (0.82 - 0.72))
+    assert rows["increasing"]["difference_to_uniform_points"] == pytest.approx(100 * (0.81 - 0.72))
+    assert rows["uniform"]["difference_to_uniform_points"] is None
+    assert rows["vanilla"]["difference_to_uniform_points"] is None
 
 
 def test_no_difference_to_another_budgets_uniform(
@@ -57,20 +51,17 @@ def test_no_difference_to_another_budgets_uniform(
         make_retrained("uniform", (0.7, 0.8), "other"),
     )
     rows = retrained_rows(replace(full, retrained=retrained))
-    assert [row.difference_to_uniform_points for row in rows] == [None, None]
+    assert [row["difference_to_uniform_points"] for row in rows] == [None, None]
 
 
 def test_csv_round_trip(full: ReportData, tmp_path: Path) -> None:
+    write_all(full, tmp_path, png=False)
+    with (tmp_path / "networks.csv").open(encoding="utf-8", newline="") as file:
+        read = list(csv.DictReader(file))
     rows = retrained_rows(full)
-    write_csv(rows, tmp_path / "retrained.csv")
-    with (tmp_path / "retrained.csv").open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        read = list(reader)
-    assert reader.fieldnames == list(COLUMNS)
-    assert len(read) == len(rows)
     for line, row in zip(read, rows, strict=True):
-        for column in COLUMNS:
-            value = getattr(row, column)
+        assert list(line) == list(row)
+        for column, value in row.items():
             assert ("" if value is None else type(value)(line[column])) == (
                 "" if value is None else value
             )
@@ -79,21 +70,20 @@ def test_csv_round_trip(full: ReportData, tmp_path: Path) -> None:
 def test_one_seed_has_no_standard_deviation(
     make_data: Callable[..., ReportData], tmp_path: Path
 ) -> None:
-    data = make_data(budget="a, b", searched=(0.8,))
-    write_csv(retrained_rows(data), tmp_path / "one.csv")
-    with (tmp_path / "one.csv").open(encoding="utf-8", newline="") as file:
+    write_all(make_data(budget="a, b", searched=(0.8,)), tmp_path, png=False)
+    with (tmp_path / "networks.csv").open(encoding="utf-8", newline="") as file:
         (line,) = csv.DictReader(file)
     assert line["budget"] == "a, b"
     assert (line["seeds"], line["val_top1_std_points"], line["val_loss_std"]) == ("1", "", "")
 
 
-def test_an_empty_table_still_names_its_columns(tmp_path: Path) -> None:
-    write_csv((), tmp_path / "none.csv")
-    assert (tmp_path / "none.csv").read_text(encoding="utf-8") == ",".join(COLUMNS) + "\n"
+def table_of(data: ReportData) -> str:
+    """The page's table of retrained networks, with the line above it."""
+    return page(data).partition('id="table-device"')[2].partition("</table>")[0]
 
 
 def test_html_tables_show_what_people_read(full: ReportData) -> None:
-    retrained = retrained_table(full)
+    retrained = table_of(full)
     assert "82.0 ± 2.0" in retrained
     assert "+10.00" in retrained
     assert retrained.count("<tr") == 1 + len(full.retrained)
@@ -121,18 +111,22 @@ def test_what_was_measured_stands_in_the_row(full: ReportData) -> None:
         digest="d1",
     )
     row, uniform, *_ = retrained_rows(data)
-    assert row.val_top5_mean_percent == pytest.approx(90)
-    assert row.val_top1_by_size_percent == "24: 51.0"
-    assert row.latency_device == "phone, eager, float32, batch 8, threads 1"
-    assert (row.latency_median_ms, row.latency_p95_ms) == (2.0, 2.5)
+    assert row["val_top5_mean_percent"] == pytest.approx(90)
+    assert row["val_top1_by_size_percent"] == "24: 51.0"
+    assert row["latency_device"] == "phone, eager, float32, batch 8, threads 1"
+    assert (row["latency_median_ms"], row["latency_p95_ms"]) == (2.0, 2.5)
     # In the order of the loss, and none that gained.
-    assert row.classes_lost == "cat -40.0; owl -5.0"
-    assert (row.data_digest, row.seed_list, row.initialisation) == ("d1", "0 1 2", "from scratch")
+    assert row["classes_lost"] == "cat -40.0; owl -5.0"
+    assert (row["data_digest"], row["seed_list"], row["initialisation"]) == (
+        "d1",
+        "0 1 2",
+        "from scratch",
+    )
     # The interval of three seeds each with the same spread.
     expected = 100 * t.ppf(0.975, 4) * sqrt(2 * 0.02**2 / 3)
-    assert row.difference_half_width_points == pytest.approx(expected)
-    assert uniform.latency_median_ms is None
-    assert uniform.val_top5_mean_percent is None
+    assert row["difference_half_width_points"] == pytest.approx(expected)
+    assert uniform["latency_median_ms"] is None
+    assert uniform["val_top5_mean_percent"] is None
 
 
 def test_a_prediction_is_no_measurement(full: ReportData) -> None:
@@ -140,8 +134,8 @@ def test_a_prediction_is_no_measurement(full: ReportData) -> None:
     clock = Latencies("phone", "eager", "float32", 1, 1, predicted={identity: 0.004})
     data = replace(full, latencies=(clock,))
     row = retrained_rows(data)[0]
-    assert (row.latency_median_ms, row.latency_predicted_ms) == (None, 4.0)
-    assert "4.000 predicted" in retrained_table(data)
+    assert (row["latency_median_ms"], row["latency_predicted_ms"]) == (None, 4.0)
+    assert "4.000 predicted" in table_of(data)
 
 
 def test_a_table_is_of_one_device(full: ReportData) -> None:
@@ -153,8 +147,8 @@ def test_a_table_is_of_one_device(full: ReportData) -> None:
     assert most_known_first([desk, guess, phone], [first, second]) == (phone, guess, desk)
     data = replace(full, latencies=(guess, phone, desk))
     rows = retrained_rows(data)
-    assert {row.latency_device for row in rows} == {"desk, eager, float32, batch 1, threads 2"}
-    assert [latency_words(row) for row in rows[:3]] == ["4.000 predicted", "500.000", NOT_MEASURED]
+    assert {row["latency_device"] for row in rows} == {"desk, eager, float32, batch 1, threads 2"}
+    assert [SHORT[-1].text(row) for row in rows[:3]] == ["4.000 predicted", "500.000", NOT_MEASURED]
     text = markdown(data, ())
     assert "| 4.000 predicted |" in text
     assert "| 500.000 |" in text

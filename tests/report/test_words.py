@@ -1,5 +1,3 @@
-"""Tests."""
-
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -8,7 +6,7 @@ import pytest
 
 from octnas.report.data import Latencies, ReportData, Timing
 from octnas.report.verdicts import headline
-from octnas.report.words import distrust, format_size, looks_words, searched_what, story
+from octnas.report.words import caveats, format_size, searched_what, story, validation_words
 from octnas.report.write import markdown
 from octnas.results.ranking import Interval, Ranking
 from octnas.space.costs import Budget
@@ -27,7 +25,7 @@ CASES = {
 def test_says_whether_the_searched_network_won(make_data: Make, case: str) -> None:
     searched, said = CASES[case]
     data = make_data(searched=searched, uniform=(0.70, 0.71, 0.72))
-    ((_, sentence),) = story(data, data.budgets[0]).judged
+    ((_, sentence),) = story(data, data.budgets[0]).verdicts
     assert sentence.startswith(said)
     assert "(interval " in sentence
     assert ", detectable " in sentence
@@ -36,18 +34,18 @@ def test_says_whether_the_searched_network_won(make_data: Make, case: str) -> No
 
 def test_one_seed_allows_no_statement(make_data: Make) -> None:
     data = make_data(searched=(0.9,), uniform=(0.70, 0.71, 0.72))
-    ((_, sentence),) = story(data, data.budgets[0]).judged
+    ((_, sentence),) = story(data, data.budgets[0]).verdicts
     assert sentence.startswith("+19.00 points against uniform α")
-    assert sentence.endswith("one seed: no statement is possible.")
+    assert sentence.endswith("no verdict with a single seed.")
     assert headline(data)[1:] == (
-        "Searched against uniform α: no statement is possible with one seed at 1 of 1 budget.",
+        "Searched against uniform α: no verdict with a single seed at 1 of 1 budget.",
     )
 
 
 def test_equal_seeds_allow_no_statement(make_data: Make) -> None:
     data = make_data(searched=(0.9, 0.9), uniform=(0.7, 0.7))
-    ((_, sentence),) = story(data, data.budgets[0]).judged
-    assert "no statement is possible" in sentence
+    ((_, sentence),) = story(data, data.budgets[0]).verdicts
+    assert "no verdict" in sentence
 
 
 def test_choosing_the_baseline_itself_is_said(make_data: Make) -> None:
@@ -55,7 +53,7 @@ def test_choosing_the_baseline_itself_is_said(make_data: Make) -> None:
     uniform = data.retrained[0]
     searched = replace(uniform, network=replace(uniform.network, role="searched"))
     data = replace(data, retrained=(searched, *data.retrained))
-    sentences = [sentence for _, sentence in story(data, data.budgets[0]).judged]
+    sentences = [sentence for _, sentence in story(data, data.budgets[0]).verdicts]
     assert sentences[0] == "The search chose the network with uniform α itself: nothing to compare."
 
 
@@ -77,21 +75,21 @@ def test_headline_counts_over_budgets(make_data: Make) -> None:
 
 def test_story_names_training_length_read_score_and_vanilla(full: ReportData) -> None:
     found = story(full, full.budgets[0])
-    assert "0.500 on the images it was ranked on, and 0.625 (75.0 % top-1) on" in found.found[0]
+    assert "0.500 on the images used for ranking, and 0.625 (75.0 % top-1) on" in found.found[0]
     assert found.found[1] == (
         "Trained on its own for 2 epochs, it reaches 82.0 ± 2.0 % top-1 over 3 seeds."
     )
-    assert len(found.judged) == 2
+    assert len(found.verdicts) == 2
     assert found.outlook[0].startswith("For scale, vanilla (α = 0 everywhere): 86.0 ± 1.0 %")
 
 
 def test_story_says_what_is_missing(make_data: Make) -> None:
     nothing = make_data()
     assert story(nothing, nothing.budgets[0]).outlook == (
-        "Not retrained yet: nothing can be said of how well it does on its own.",
+        "Not retrained yet: how well it does on its own is unknown.",
     )
     alone = make_data(searched=(0.8, 0.9))
-    assert "no retrained network with uniform α" in story(alone, alone.budgets[0]).outlook[0]
+    assert "No baseline with uniform α was retrained" in story(alone, alone.budgets[0]).outlook[0]
     other = story(alone, Budget("other", 10**6, min_macs=10**5))
     assert other.found == ("No architecture was chosen for this budget.",)
     assert other.bound.endswith("at least 100.0 k MACs")
@@ -108,15 +106,15 @@ def test_sizes_of_spaces() -> None:
     assert format_size(186 * 10**18) == "1.86 · 10²⁰"
 
 
-def test_looks_at_val_are_said_by_what_for(full: ReportData) -> None:
-    words = looks_words(replace(full, val_looks={"retrain": 21, "export": 1}))
-    assert "looked at 21 times for a training" in words
-    assert "1 time for an export" in words
-    assert words in markdown(replace(full, val_looks={"retrain": 21, "export": 1}), ())
+def test_the_validation_log_is_summed_up_by_purpose(full: ReportData) -> None:
+    words = validation_words(replace(full, validations={"retrain": 21, "export": 1}))
+    assert "21 evaluations on the val images after training" in words
+    assert "1 evaluation for exports" in words
+    assert words in markdown(replace(full, validations={"retrain": 21, "export": 1}), ())
 
 
 def said(data: ReportData) -> str:
-    return "\n".join(distrust(data))
+    return "\n".join(caveats(data))
 
 
 def check(ceiling: float | None, gain_low: float) -> Ranking:
@@ -128,7 +126,7 @@ def check(ceiling: float | None, gain_low: float) -> Ranking:
 
 
 def trusted(full: ReportData) -> ReportData:
-    """Nothing to distrust."""
+    """Without caveats."""
     cost = full.retrained[0].network.cost
     fair = (replace(one, network=replace(one.network, cost=cost)) for one in full.retrained)
     ids = [one.network.architecture.id for one in full.retrained]
@@ -142,8 +140,8 @@ def trusted(full: ReportData) -> ReportData:
     )
 
 
-def test_nothing_is_said_where_nothing_is_weak(full: ReportData) -> None:
-    assert distrust(trusted(full)) == []
+def test_without_weaknesses_there_are_no_caveats(full: ReportData) -> None:
+    assert caveats(trusted(full)) == []
 
 
 @pytest.mark.parametrize(
@@ -151,47 +149,49 @@ def test_nothing_is_said_where_nothing_is_weak(full: ReportData) -> None:
     [
         ({"skipped": 7}, "7 images and folders were skipped"),
         ({"latencies": ()}, "Latency was not measured, and MACs are not time"),
-        ({"rankings": {}}, "Whether the supernet ranks was not checked"),
+        ({"rankings": {}}, "Ranking was not checked"),
         ({"rankings": {"supernet": check(0.31, 0.1)}}, "Low noise ceiling (supernet)"),
         ({"rankings": {"supernet": check(None, 0.1)}}, "unknown: one seed"),
         ({"rankings": {"both": check(0.8, -0.1)}}, "scores of both are not shown to rank better"),
-        ({"correct": {}}, "intervals are over seeds alone"),
+        ({"correct": {}}, "intervals cover seeds only"),
         ({"correct": {"a": np.ones((2, 200))}}, "200 images: each is 0.50 points"),
         ({"unfinished": {"retrain": "has begun"}}, "The run is not finished (retrain)"),
         ({"retrained": ()}, "No network was retrained"),
     ],
 )
-def test_each_weakness_is_said(full: ReportData, change: dict[str, object], sentence: str) -> None:
+def test_each_weakness_is_a_caveat(
+    full: ReportData, change: dict[str, object], sentence: str
+) -> None:
     assert sentence in said(replace(trusted(full), **change))
 
 
-def test_few_seeds_and_missing_controls(make_data: Make) -> None:
+def test_few_seeds_and_missing_baselines(make_data: Make) -> None:
     data = make_data(searched=(0.8, 0.9))
-    assert "1 of 1 network were trained with fewer than 3" in said(data)
-    assert "Nothing was trained with uniform α" in said(data)
+    assert "1 of 1 network have fewer than 3" in said(data)
+    assert "There is no baseline with uniform α" in said(data)
 
 
 def test_latency_of_some_networks_only(full: ReportData) -> None:
     data = trusted(full)
     first = full.retrained[0].network.architecture.id
     clock = replace(data.latencies[0], measured={first: Timing(0.001)})
-    assert "not measured of 3 retrained networks" in said(replace(data, latencies=(clock,)))
+    assert "latency of 3 retrained networks was not measured" in said(
+        replace(data, latencies=(clock,))
+    )
     guess = replace(clock, measured={}, predicted={first: 0.001})
-    assert "predicted from a table and not measured" in said(replace(data, latencies=(guess,)))
+    assert "predicted from a table, not measured" in said(replace(data, latencies=(guess,)))
 
 
-def test_a_control_that_was_asked_for_and_is_missing_is_said(full: ReportData) -> None:
-    asked = replace(trusted(full), controls=("uniform", "increasing", "shallower", "vanilla"))
-    assert distrust(asked) == [
-        "Nothing was trained with a shallower plain network to hold the search against."
-    ]
+def test_a_missing_baseline_of_the_settings_is_a_caveat(full: ReportData) -> None:
+    asked = replace(trusted(full), baselines=("uniform", "increasing", "shallower", "vanilla"))
+    assert caveats(asked) == ["There is no baseline with a shallower plain network."]
 
 
-def test_a_control_of_fewer_macs_is_said(full: ReportData) -> None:
+def test_a_baseline_of_fewer_macs_is_a_caveat(full: ReportData) -> None:
     """As there may be under a budget on latency."""
     data = trusted(full)
     searched, uniform, *others = data.retrained
     cost = replace(uniform.network.cost, macs=round(0.8 * searched.network.cost.macs))
     cheaper = replace(uniform, network=replace(uniform.network, cost=cost))
-    (sentence,) = distrust(replace(data, retrained=(searched, cheaper, *others)))
+    (sentence,) = caveats(replace(data, retrained=(searched, cheaper, *others)))
     assert sentence.startswith("uniform, half: 20.0 % fewer MACs than the searched network")

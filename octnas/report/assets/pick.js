@@ -1,10 +1,10 @@
 "use strict";
-// Which network to take: device, precision, batch and a limit to a recommendation.
+// A recommendation for a device, precision, batch size and limit.
 
 const form = document.getElementById("pick");
 const VERDICTS = {
   better: "better", worse: "worse", noise: "no difference beyond the noise",
-  one_seed: "one seed, so nothing can be said", no_spread: "no spread over seeds, so nothing can be said",
+  one_seed: "no verdict with a single seed", no_spread: "no verdict without any spread over seeds",
 };
 
 function distinct(values) {
@@ -17,7 +17,7 @@ function fill(select, values, keep) {
 }
 
 function chooseDevice() {
-  // Each choice leaves those to the next that were measured together with it.
+  // Each choice narrows down the next ones.
   const how = (one) => `${one.precision}, ${one.backend}`;
   let left = model.devices;
   for (const [select, read] of [
@@ -41,7 +41,7 @@ function costOf(kind) {
 }
 
 function recommend(kind, limit) {
-  // Of what the search found, the supernet's score decides, so that val, which judges, does not.
+  // Among found networks the supernet's score selects, so that val evaluates without selecting.
   const cost = costOf(kind);
   const offered = model.networks.filter((one) => one.offered);
   const known = offered.filter((one) => cost(one.id) !== null);
@@ -90,24 +90,24 @@ function answer(kind, limit) {
   const parts = [];
   const say = (title, text) => parts.push(make("h3", title), make("p", text));
   if (!fits.length) {
-    say("Keep what you have", "No network that was trained fits this limit.");
+    say("Keep what you have", "No trained network fits this limit.");
   } else if (won) {
-    say(`Take ${found.name}`, `It is better than each of the ${others.length} controls that fit, beyond the noise.`);
+    say(`Take ${found.name}`, `It beats each of the ${others.length} baselines within the limit, beyond the noise.`);
     parts.push(entry("Recommendation", found, kind, cost, ""));
     if (next) parts.push(entry("Runner-up", next, kind, cost, against(found, next)));
   } else {
     const fine = vanilla ? "The vanilla network fits this limit, and " : "";
-    const why = found === null ? "nothing that the search found fits it."
-      : others.length ? "what the search found is not better than every control that fits."
-        : "no control that was trained fits it, so nothing shows what the search is worth.";
+    const why = found === null ? "no network that the search found fits it."
+      : others.length ? "what the search found does not beat every baseline that fits."
+        : "no trained baseline fits it, so the benefit of the search is unknown.";
     say("Keep what you have", (fine + why).replace(/^./, (letter) => letter.toUpperCase()));
-    if (!vanilla) parts.push(make("p", "If the limit has to be met, these are what there is:", "quiet"));
-    if (found) parts.push(entry("What the search found", found, kind, cost, next ? against(found, next) : ""));
+    if (!vanilla) parts.push(make("p", "If the limit has to be met, these networks do:", "quiet"));
+    if (found) parts.push(entry("Found by the search", found, kind, cost, next ? against(found, next) : ""));
     if (next) parts.push(entry(found ? "Most accurate of the others" : "Most accurate", next, kind, cost, ""));
   }
   if (unknown) {
     const verb = unknown === 1 ? "network has" : "networks have";
-    parts.push(make("p", `${unknown} ${verb} no latency on this device and cannot be recommended.`, "quiet"));
+    parts.push(make("p", `${unknown} ${verb} no known latency on this device and cannot be recommended.`, "quiet"));
   }
   return parts;
 }
@@ -115,10 +115,10 @@ function answer(kind, limit) {
 function refresh() {
   if (model.devices.length) chooseDevice();
   const kind = form.elements.cost.value, limit = Number(form.elements.limit.value);
-  form.querySelector("#unit").textContent = kind === "macs" ? "million MACs" : "ms for a batch";
+  form.querySelector("#unit").textContent = kind === "macs" ? "million MACs" : "ms per batch";
   const place = document.getElementById("answer");
   if (limit > 0) place.replaceChildren(...answer(kind, limit));
-  else place.replaceChildren(make("p", "Give a limit above 0.", "missing"));
+  else place.replaceChildren(make("p", "Enter a limit above 0.", "missing"));
   showLatency();
 }
 

@@ -3,11 +3,11 @@
 
 const element = document.getElementById("model");
 const model = element === null ? null : JSON.parse(element.textContent);
-// What the reader has chosen; whoever shows it is told of changes.
+// What the user has chosen; listeners are called when it changes.
 const state = { selected: [], device: 0, listeners: [] };
 const MOST_SELECTED = 6;
 
-// With a finger, dragging has to scroll the page rather than zoom a figure.
+// On a touch screen, dragging scrolls the page and does not zoom a figure.
 const touch = !window.matchMedia("(hover: hover) and (pointer: fine)").matches;
 const config = {
   responsive: true, displaylogo: false, showLink: false, plotlyServerURL: "",
@@ -33,7 +33,7 @@ function make(tag, text, className) {
 }
 
 function plain(label) {
-  // Names in figures are escaped, since plotly interprets tags in them; here they are text.
+  // Names in figures are escaped for plotly; here they are text.
   return new DOMParser().parseFromString(label, "text/html").body.textContent;
 }
 
@@ -101,7 +101,7 @@ function markSelected(plot) {
 
 function switchAxis(key) {
   for (const plot of plots.filter((one) => one.axes)) {
-    // Of nothing that this figure shows, as where only retrained networks were measured.
+    // Not where nothing in this figure is known, as when only retrained networks were measured.
     const known = plot.axes[key].x.flat().some((value) => value !== null);
     const axis = plot.axes[known ? key : "macs"];
     const traces = [...Array(plot.traces).keys()];
@@ -130,7 +130,7 @@ if (axisChoice !== null && withAxes) {
 function changed() {
   plots.filter((plot) => plot.axes).forEach(markSelected);
   for (const listener of state.listeners) listener();
-  // Inside another page, as MLflow shows it, there is no address to note it in.
+  // Inside another page, as in MLflow, the address cannot be changed.
   if (/^(file|https?):$/.test(location.protocol)) {
     history.replaceState(null, "", `#${state.selected.join(",")}`);
   }

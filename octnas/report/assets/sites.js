@@ -71,7 +71,7 @@ function stageBar(id) {
   title.append(" ", remove);
   block.append(title);
   if (!architecture.stages) {
-    block.append(make("p", "A plain network of another shape: its stages are not known here.", "quiet"));
+    block.append(make("p", "A plain network of another shape; its stages are unknown.", "quiet"));
     return block;
   }
   const bar = make("div", undefined, "stagebar");
@@ -100,7 +100,7 @@ function showSelected() {
   if (place === null) return;
   place.replaceChildren();
   if (!state.selected.length) {
-    place.append(make("p", "Nothing is selected: click a point of the front or a row of the table.", "missing"));
+    place.append(make("p", "Nothing is selected: click a point of a figure or a name in the table.", "missing"));
     return;
   }
   const scroll = make("div", undefined, "scroll");

@@ -12,7 +12,7 @@ function sortBy(column, descending) {
   };
   const rows = [...body.rows].sort((a, b) => {
     const [left, right] = [value(a), value(b)];
-    // What was not measured comes last either way.
+    // Missing values come last in both directions.
     if (left === null || right === null) return (left === null) - (right === null);
     const order = typeof left === "number" ? left - right : left.localeCompare(right);
     return descending ? -order : order;
@@ -39,7 +39,7 @@ function showLatency() {
     else if (median !== null) setLatency(cell, median, "");
     else setLatency(cell, predicted, "predicted");
   }
-  document.getElementById("table-device").textContent = `Latency in ms of a batch: ${device.name}.`;
+  document.getElementById("table-device").textContent = `Latency per batch, in ms: ${device.name}.`;
 }
 
 function markRows() {
