@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from octnas.pipeline.trainings import finished as trained
 
 from octnas.errors import OctnasError
 from octnas.nn.supernet import build
@@ -14,7 +15,6 @@ from octnas.pipeline.records import read_results
 from octnas.pipeline.report import gather
 from octnas.pipeline.run import look_at_run
 from octnas.pipeline.supernet import trained_supernet
-from octnas.pipeline.trainings import finished as trained
 from octnas.training.standalone import WEIGHTS_FILE, training_folder
 
 
