@@ -9,10 +9,10 @@ import pytest
 from octnas.pipeline.records import read_results
 from tests.cli.conftest import Octnas
 from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
-from tests.test_readme import README, ROOT, shown_commands
+from tests.test_readme import ALL, ROOT, shown_commands
 
 QUICK = (
-    "init experiments",
+    "plan experiments/NAME.yaml",
     "slurm EXPERIMENT --out jobs --partition gpu --gpus 4 --cpus 16 --mem 64G --time 08:00:00",
     "report runs/NAME",
     "report runs/NAME --watch",
@@ -37,8 +37,9 @@ _TRUTH = "tests/pipeline/test_ranking.py::"
 _BENCH = "tests/cli/test_bench.py::"
 
 ELSEWHERE = {
-    "run experiments/tiny_imagenet.yaml --set data.root=PATH": _IMAGES,
-    "run search_spaces/tiny_imagenet_16.yaml --set data.root=PATH": _IMAGES,
+    "run": "tests/cli/test_commands.py::test_run_prints_where_to_look",
+    "run experiments/NAME.yaml": "tests/pipeline/test_minimal.py::test_a_minimal_experiment_runs",
+    "init --minimal --data PATH": "tests/pipeline/test_minimal.py::test_a_minimal_experiment_runs",
     "supernet tests/benchmarks/resnet50_quarter.yaml --set data.root=PATH": _IMAGES,
     "search EXPERIMENT --set search.executor=ray --set search.workers=8": (
         "tests/pipeline/test_ray.py::test_ray_gives_the_candidates_that_this_process_gives"
@@ -102,7 +103,9 @@ def test_commands_do_what_they_say(
     shutil.copytree("runs/tiny", "runs/other")
     experiment = [str(EXPERIMENT), *(word for one in TINY for word in ("--set", one))]
     stands_for = {
-        **dict.fromkeys(("EXPERIMENT", "search_spaces/digits.yaml"), experiment),
+        **dict.fromkeys(
+            ("EXPERIMENT", "experiments/NAME.yaml", "search_spaces/digits.yaml"), experiment
+        ),
         **dict.fromkeys(("runs/NAME", "runs/ONE", "runs/digits"), ("runs/tiny",)),
         "runs/OTHER": ["runs/other"],
         "87f13ad0": [read_results(open_tiny(finished))[0].network.architecture.id[:8]],
@@ -113,5 +116,5 @@ def test_commands_do_what_they_say(
 
 
 def test_the_cost_that_is_shown(octnas: Octnas) -> None:
-    assert "octnas cost resnet50 --alpha 0.5" in " ".join(README.split())
+    assert "octnas cost resnet50 --alpha 0.5" in " ".join(ALL.split())
     assert "2.367 G" in octnas("cost", "resnet50", "--alpha", "0.5").out
