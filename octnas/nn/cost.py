@@ -104,6 +104,7 @@ def cost(
         require(beside == (None, 1, "timm"), "architecture", beside, allowed)
         alphas, input_size = model, input_size or model.input_size
         backbone_args, model = dict(model.backbone_args), model.backbone
+    if isinstance(alphas, Architecture):
         channel_multiple, stride_mode = alphas.channel_multiple, alphas.stride_mode
     backbone = create_backbone(model, backbone_args or {}, meta=True)
     by_site = resolve_alphas(backbone, 0.0 if alphas is None else alphas)
