@@ -8,10 +8,10 @@ demo: .venv/installed
 	$(BIN)/octnas run search_spaces/digits.yaml
 
 test: .venv/installed-dev check
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: .venv/installed-dev check
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 
 # Style, types and the direction of imports.
 check: .venv/installed-dev

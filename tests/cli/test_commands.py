@@ -237,6 +237,7 @@ def test_a_password_is_in_no_file_and_no_output(
     assert files_with_secret(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_left_out_password_must_be_given_again(
     octnas: Octnas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,6 +85,7 @@ def test_a_path_that_is_chosen_stays(program: Program) -> None:
     assert program("--version", code=code, PYTHONSAFEPATH="").stdout.endswith("''\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("encoding", "shown"), [("ascii", "3?224?224"), ("latin-1", "3×224×224")])
 def test_a_terminal_that_does_not_hold_every_letter_shows_the_others(
     program: Program, encoding: str, shown: str

@@ -77,6 +77,7 @@ def test_ends_after_an_exception(own_tmp: Path) -> None:
     assert not children()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("safe", ["1", ""])
 def test_workers_import_from_the_working_directory_only_where_python_does(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, safe: str
@@ -133,6 +134,7 @@ def children() -> list[str]:
 class TestNetwork:
     """Ray in a network whose only way out is counted."""
 
+    @pytest.mark.slow
     def test_nothing_leaves_the_machine(self, own_tmp: Path, tmp_path: Path) -> None:
         sent, listening = isolated("octnas", own_tmp, tmp_path)
         assert sent == 0

@@ -144,6 +144,7 @@ class TestSearch:
         assert attempts == [1, 2, 2, 2, 1, 1]
         assert capfd.readouterr() == ("", "")
 
+    @pytest.mark.slow
     def test_what_was_lost_with_a_node_uses_up_no_retries(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -114,6 +114,7 @@ class TestTrainings:
             item.name for item in ITEMS if item.front
         }
 
+    @pytest.mark.slow
     def test_what_was_lost_with_a_node_is_begun_again(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -45,6 +45,7 @@ def test_every_image_holds_a_whole_digit_of_its_label() -> None:
         assert label in targets[list(sources)]
 
 
+@pytest.mark.slow
 def test_parts_come_from_disjoint_source_digits() -> None:
     """With many images of each part nearly every source is used; none may be used twice."""
     parts = make_digits(digits(150, 150, 150, 150))

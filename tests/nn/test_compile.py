@@ -72,6 +72,7 @@ def check_training(model: nn.Module, x: Tensor, backend: str) -> None:
         torch.testing.assert_close(value, state[key], rtol=1e-9, atol=1e-9, msg=key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", some("ResNeXt"))
 def test_compiled_training_agrees(name: str) -> None:
     check_training(network(name), images(4, 3, *size_of(name, training=True)), "aot_eager")

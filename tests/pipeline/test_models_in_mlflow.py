@@ -44,6 +44,7 @@ def loaded_elsewhere(uri: str, model: str, images: torch.Tensor, folder: Path) -
     return torch.tensor(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.slow
 def test_an_alias_gives_the_logits_of_the_exported_folder(finished: Path, tmp_path: Path) -> None:
     uri = f"sqlite:///{finished}/runs/mlflow.db"
     size = open_tiny(finished).space.input_size

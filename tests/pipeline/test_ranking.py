@@ -250,6 +250,7 @@ def unfinish(path: Path) -> None:
     write_json(marker, {**read_json(marker), "finished": None})
 
 
+@pytest.mark.slow
 def test_a_killed_ground_truth_goes_on_and_is_the_same(ranked: Path, tmp_path: Path) -> None:
     overrides = (*TINY, *TINY_RANKING, OFF)
     command = [sys.executable, "-c", "from octnas.cli.main import main; main()", "truth"]
@@ -275,7 +276,7 @@ def test_a_killed_ground_truth_goes_on_and_is_the_same(ranked: Path, tmp_path: P
     assert accuracies(run) == accuracies(open_ranking(ranked))
 
 
-@pytest.mark.parametrize("executor", ["local", "ray"])
+@pytest.mark.parametrize("executor", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_what_is_missing_is_trained_side_by_side(
     ranked: Path, spoilable: Path, executor: str
 ) -> None:
@@ -363,6 +364,7 @@ class TestShared:
             open_ranking(tmp_path, OFF, other, fresh="truth")
         assert len(results(ranked)) == 12
 
+    @pytest.mark.slow
     def test_what_is_not_finished_there_is_said(self, tmp_path: Path) -> None:
         lines: list[str] = []
         other = tmp_path / "shared"

@@ -154,6 +154,7 @@ def test_other_settings_do_not_go_on_from_checkpoints(
     assert not (tmp_path / "runs" / "tiny" / "supernet").exists()
 
 
+@pytest.mark.slow
 def test_retraining_goes_on_with_a_network_in_two_roles(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,7 @@ def test_random_architectures_differ_and_depend_on_the_seed(searched: Path) -> N
     assert [one.architecture.id for one in networks(other, RANDOM, budget)] != first
 
 
+@pytest.mark.slow
 def test_the_papers_network_keeps_stem_and_last_stage(searched: Path) -> None:
     run = open_tiny(searched, ALL)
     for budget in run.budgets:
@@ -88,6 +89,7 @@ def test_the_papers_network_keeps_stem_and_last_stage(searched: Path) -> None:
         assert any(alphas.values())
 
 
+@pytest.mark.slow
 def test_the_worst_is_worse_than_the_chosen_by_the_same_scores(searched: Path) -> None:
     run = open_tiny(searched, ALL)
     known = {one.id: one.loss for one in read_candidates(run)}

@@ -174,6 +174,7 @@ def test_the_folders_of_killed_processes_go(copied: Path, name: str) -> None:
         assert not left.exists()
 
 
+@pytest.mark.slow
 def test_fresh_redoes_a_stage_and_what_depends_on_it(copied: Path) -> None:
     before = read_json(copied / "runs" / "tiny" / "supernet" / "stage.json")
     lines: list[str] = []
@@ -278,6 +279,7 @@ def test_a_search_of_an_earlier_version_resumes(copied: Path) -> None:
     assert [(c.id, c.loss) for c in after] == [(c.id, c.loss) for c in before]
 
 
+@pytest.mark.slow
 def test_a_run_directory_may_move_and_mlflow_may_be_gone(copied: Path, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere" / "runs"
     shutil.copytree(copied / "runs" / "tiny", moved / "tiny")

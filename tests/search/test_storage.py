@@ -115,6 +115,7 @@ def test_a_database_that_is_locked_in_mid_search(
     assert len(evaluated) - 1 == len(set(evaluated)) == len(whole)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_under_the_database(search: Search, tmp_path: Path) -> None:
     """Wherever that is in the search: as a candidate is asked for, or told."""
     with opened(f"sqlite:///{tmp_path}/empty.db", tmp_path / "unused"):

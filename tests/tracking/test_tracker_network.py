@@ -51,6 +51,7 @@ def test_a_packet_is_counted(tmp_path: Path, environment: dict[str, str]) -> Non
     assert packets_sent(("-c", ""), tmp_path, environment) == 0
 
 
+@pytest.mark.slow
 def test_recording_runs_sends_nothing(
     tmp_path: Path, environment: dict[str, str], migrated: Path
 ) -> None:

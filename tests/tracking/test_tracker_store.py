@@ -131,6 +131,7 @@ def test_an_invalid_progress_file(content: str, make_tracker: MakeTracker, runs:
     assert (runs / "digits" / "tracking.json").read_text() == content
 
 
+@pytest.mark.slow
 def test_creating_the_store_is_quiet_and_leaves_nothing_else(tmp_path: Path) -> None:
     runs = tmp_path / "ünder #1" / "my runs"
     code = f"""

@@ -122,6 +122,7 @@ def test_an_error_of_a_process_is_one_line(job: SupernetJob) -> None:
         launch(rank_work.refuses, job, processes=2, restarts=0)
 
 
+@pytest.mark.slow
 def test_nothing_listens_but_on_the_loopback_interface(tmp_path: Path) -> None:
     launch(rank_work.listens, tmp_path, processes=2, restarts=0)
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
