@@ -14,7 +14,7 @@ What Ray 2.60 does without these precautions, and what stops it:
 - On machines with ``/dev/accel*`` or ``/dev/vfio/*`` it asks the metadata address about TPUs,
   unless told how many there are.
 
-The Ray that a run uses: one of its own, or a cluster that runs already.
+A run can use a cluster that is already running instead.
 """
 
 import logging
@@ -48,7 +48,7 @@ QUIET: Mapping[str, str | None] = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9/",
 }
-"""Variables without which Ray reports its use to its makers."""
+"""Turns Ray's usage statistics off."""
 
 _RAY_ENVIRONMENT: Mapping[str, str | None] = {
     **QUIET,
@@ -74,8 +74,8 @@ def local_cluster(workers: int, *, gpus: bool = False) -> Iterator[None]:
     block, also after an exception or Ctrl-C, and their files are removed.
 
     Args:
-        workers: number of CPUs that Ray may give away, and so of evaluations at a time.
-        gpus: whether Ray gives away the machine's GPUs, too, and hides them from who has none.
+        workers: number of Ray's CPUs, and so of evaluations at a time.
+        gpus: whether Ray also assigns the machine's GPUs, and hides them from other workers.
 
     Raises:
         ClusterError: ``workers`` is below 1, Ray is in use in this process already, or it does
@@ -95,7 +95,7 @@ def local_cluster(workers: int, *, gpus: bool = False) -> Iterator[None]:
         _token(ray),
         environment({"PYTHONBREAKPOINT": os.environ.get("PYTHONBREAKPOINT")}),  # Ray sets it
         level(logging.getLogger("ray"), logging.ERROR),
-        # Ray prints the deaths of workers, whatever its settings; our caller is told of failures.
+        # Ray prints the deaths of workers, whatever its settings; failures are reported anyway.
         attribute(ray._private.worker, "_worker_logs_enabled", value=False),
     ):
         try:
@@ -156,7 +156,7 @@ def _short_directory() -> str:
 
 @contextmanager
 def _token(ray: ModuleType) -> Iterator[None]:
-    """A token of our own; Ray keeps the first one that it meets in a process, unless reset."""
+    """A private token; Ray keeps the first one that it reads in a process, unless reset."""
     loader = ray._raylet.AuthenticationTokenLoader.instance()
     with environment({"RAY_AUTH_TOKEN": secrets.token_hex(32)}):
         loader.reset_cache()
@@ -168,10 +168,10 @@ def _token(ray: ModuleType) -> Iterator[None]:
 
 @contextmanager
 def safe_path(ray: ModuleType) -> Iterator[None]:
-    """`ray.init` puts the working directory before all else that workers import from.
+    """Let `ray.init` respect ``PYTHONSAFEPATH``, which the program sets.
 
-    Not here where Python itself is told by ``PYTHONSAFEPATH`` not to do so, as the program tells
-    it: Ray leaves that out where it believes that it sends workers a directory of their own.
+    Otherwise Ray puts the working directory first in the workers' import path, unless it believes
+    that they get a directory of their own.
     """
     if not os.environ.get("PYTHONSAFEPATH"):
         yield
@@ -200,8 +200,8 @@ def ray_cluster(workers: int, settings: RaySettings) -> Iterator[None]:
     """Be connected with Ray within a ``with`` block.
 
     Args:
-        workers: CPUs that a Ray of the run's own has.
-        settings: which Ray, and what each worker has of it.
+        workers: CPUs of a local Ray.
+        settings: which Ray, and the GPUs of each worker.
 
     Raises:
         ClusterError: it cannot be started or reached, or has fewer GPUs than one worker asks for.
@@ -214,7 +214,7 @@ def ray_cluster(workers: int, settings: RaySettings) -> Iterator[None]:
 
 @contextmanager
 def _joined(address: str) -> Iterator[None]:
-    """Be a driver of a running cluster, which goes on when the block ends."""
+    """Be a driver of a running cluster, which keeps running when the block ends."""
     import ray
 
     if ray.is_initialized():
@@ -255,7 +255,7 @@ def _check_answer(address: str) -> None:
 
 
 def _check_gpus(gpus: float) -> None:
-    """Refuse what would wait for ever."""
+    """Refuse workers that would wait forever."""
     import ray
 
     most = max((node["Resources"].get("GPU", 0.0) for node in ray.nodes()), default=0.0)

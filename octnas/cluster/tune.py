@@ -51,10 +51,10 @@ class Evaluation(tune.Trainable):
     def setup(
         self, config: dict[str, Any], make_evaluate: Callable[[], Evaluate] | None = None
     ) -> None:
-        """Keep the first candidate and the factory, which is not called yet.
+        """Keep the first candidate and the factory.
 
-        What the factory raises is then an ordinary failure of a trial, with its reason; in here it
-        would be the death of an actor.
+        Called here, a failing factory would be the death of an actor; in `step` it is the failure
+        of a trial, with its reason.
         """
         assert make_evaluate is not None
         self._alphas, self._limit = dict(config["alphas"]), float(config["limit"])
@@ -66,11 +66,7 @@ class Evaluation(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Evaluate the candidate, and be done.
-
-        Raises:
-            EvaluationError: whatever went wrong.
-        """
+        """Evaluate the candidate."""
         try:
             metrics = self._evaluate(self._alphas, self._limit)
             outcome = tuple((name, float(value)) for name, value in metrics.items())
@@ -121,16 +117,16 @@ def reason_of(trial: Trial) -> str:
 
 
 def node_lost(trial: Trial) -> bool:
-    """Whether a trial failed since its worker's node is gone, or cannot be reached."""
+    """Whether a trial failed because its worker's node died or is unreachable."""
     error = _error_of(trial)
-    if isinstance(error, ActorUnavailableError):  # Ray does not know, yet, what became of it
+    if isinstance(error, ActorUnavailableError):  # Ray does not know its state yet
         return True
     gone = (node["NodeID"] for node in ray.nodes() if not node["Alive"])
     return isinstance(error, RayActorError) and any(node in str(error) for node in gone)
 
 
 def _error_of(trial: Trial) -> BaseException | None:
-    """What a trial has raised, from the file that Tune has just written."""
+    """The exception of a trial, from the file that Tune has just written."""
     if trial.pickled_error_file is None:
         return None
     error: BaseException = pickle.loads(Path(trial.pickled_error_file).read_bytes())  # noqa: S301 - our own
@@ -138,13 +134,13 @@ def _error_of(trial: Trial) -> BaseException | None:
 
 
 def short_name(trial: Trial) -> str:
-    """Of a trial's folder."""
+    """Name of a trial's folder."""
     return str(trial.trial_id)
 
 
 @contextmanager
 def tune_files(directory: Path) -> Iterator[str]:
-    """A folder for what Tune writes, which goes when the block ends; and Tune says nothing.
+    """A temporary folder for Tune's files; Tune also prints nothing within the block.
 
     Raises:
         ClusterError: Ray does not run in this process.
@@ -161,10 +157,7 @@ def tune_files(directory: Path) -> Iterator[str]:
 
 
 def run_config(storage: str, retries: int) -> tune.RunConfig:
-    """How Tune runs what it is given: trials are tried again, and nothing is kept.
-
-    Without callbacks: to count them, Tune would import MLflow, which takes a second.
-    """
+    """Trials are retried, and nothing is kept."""
     return tune.RunConfig(
         name="run",
         storage_path=storage,
@@ -178,8 +171,8 @@ def run_config(storage: str, retries: int) -> tune.RunConfig:
 def signals_kept() -> Iterator[Callable[[], None]]:
     """Keep the handler of SIGUSR1, by which batch systems announce the end of a job.
 
-    Tune puts its own in place, after the settings and before the first question to the search; so
-    that is where the function that is given here has to be called.
+    Tune installs its own before it first asks the search, where the function given here must be
+    called.
     """
     before = signal.getsignal(signal.SIGUSR1)
 
@@ -251,8 +244,8 @@ def run_with_tune(
         workers: number of worker processes.
         directory: Tune's files are in a directory below it for as long as this runs.
         retries: how often a candidate is tried again, in another worker process, after an
-            exception or the death of its worker. Then the driver is told the reason. What was lost
-            with a node is begun again and does not count.
+            exception or the death of its worker, before the driver gets the reason. Losses with a
+            node do not count.
         cpus, gpus: of each worker process.
 
     Raises:
@@ -309,12 +302,9 @@ class _Search(Searcher):
         return {"alphas": tuple(job.alphas.items()), "limit": job.limit}
 
     def note_failure(self, trial_id: str, reason: str, *, lost: bool) -> None:
-        """Remember that an attempt failed and why, which Tune does not tell `on_trial_complete`.
+        """Remember why an attempt failed, which Tune does not pass to `on_trial_complete`.
 
-        Args:
-            trial_id: Tune's.
-            reason: on one line.
-            lost: whether its node was lost, which is not the candidate's fault.
+        If its node was ``lost``, that is not the candidate's fault.
         """
         self._reasons[trial_id] = reason
         number = self._jobs[trial_id].number
@@ -322,35 +312,31 @@ class _Search(Searcher):
         counts[number] += 1
 
     def retries_left(self, trial_id: str) -> int:
-        """How often a trial's candidate may still be tried again by its own fault."""
+        """How often a trial's candidate may still be retried after its own failures."""
         return max(0, self._retries - self._failed[self._jobs[trial_id].number])
 
     def on_trial_complete(
-        self,
-        trial_id: str,
-        result: dict[str, Any] | None = None,
-        error: bool = False,
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         job = self._jobs.pop(trial_id)
-        number = job.number
         reason = self._reasons.pop(trial_id, None)
-        if error and reason is not None and self._failed[number] <= self._retries:
+        if error and reason is not None and self._failed[job.number] <= self._retries:
             # Tune gives up what was still to begin on a lost node, and what has no retries left.
             self._again.append(job)
             return
         reason = reason or "Ray Tune stopped the evaluation"
         outcome = reason if error or result is None else dict(result[OUTCOME])
         if isinstance(outcome, str) and outcome.startswith(_OF_THE_DEVICE):
-            # As where candidates are evaluated here: the candidate can be evaluated later.
+            # As in local evaluation: the candidate can be evaluated later.
             self._failure = DeviceError(outcome.removeprefix(_OF_THE_DEVICE))
             return
         try:
-            self._driver.tell(number, outcome)
+            self._driver.tell(job.number, outcome)
         except Exception as failure:  # noqa: BLE001 - Tune would log it and retry the trial
             self._failure = failure
 
     def raise_failure(self) -> None:
-        """Raise what the driver raised when it was told an outcome."""
+        """Raise the driver's exception when it took an outcome."""
         if self._failure is not None:
             raise self._failure
 

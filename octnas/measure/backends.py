@@ -37,7 +37,7 @@ def check_installed(backend: str) -> None:
 def check_device(name: str) -> None:
     """Raise `SettingError` unless torch knows the device and can compute on it."""
     try:
-        # And back: nothing comes back from "meta".
+        # And back, which fails on "meta".
         torch.zeros(1, device=name).cpu()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

@@ -1,6 +1,7 @@
 """The search space of a timm ResNet, from one pass of the model on the meta device."""
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -121,11 +122,8 @@ def _trace(
     others: list[int] = []
     handles = []
 
-    def note_size(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            sizes[name] = (output.shape[-2], output.shape[-1])
-
-        return hook
+    def note_size(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
+        sizes[name] = (output.shape[-2], output.shape[-1])
 
     def note_macs(module: nn.Module, _inputs: object, output: Tensor) -> None:
         # Each output value is a sum over one row of the weight: classifier, SE and ECA.
@@ -135,7 +133,7 @@ def _trace(
 
     for name, module in model.named_modules():
         if name in names:
-            handles.append(module.register_forward_hook(note_size(name)))
+            handles.append(module.register_forward_hook(partial(note_size, name)))
         elif isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
             handles.append(module.register_forward_hook(note_macs))
     try:
