@@ -89,18 +89,19 @@ def run_ranks(
             # Every time: a node may have died, and its share is replaced elsewhere.
             _wait_for(room, workers, gpus)
             # A new file for every attempt: entries of dead processes would mislead others.
-            meeting = folder / f"meeting-{uuid.uuid4().hex}"
+            rendezvous = folder / f"meeting-{uuid.uuid4().hex}"
             ranks = [
-                task.remote(function, job, rank, workers, str(meeting)) for rank in range(workers)
+                task.remote(function, job, rank, workers, str(rendezvous))
+                for rank in range(workers)
             ]
             try:
                 reason = _wait(ranks)
             finally:
-                meeting.unlink(missing_ok=True)
+                rendezvous.unlink(missing_ok=True)
             if not reason:
                 return
     raise ClusterError(
-        f"a worker of the training failed ({reason}); the same command goes on from the last "
+        f"a worker of the training failed ({reason}); the same command resumes from the last "
         "checkpoint"
     )
 
@@ -133,7 +134,7 @@ def _wait_for(room: PlacementGroup, workers: int, gpus: float) -> None:
 
 
 def _on_its_node(
-    function: Callable[[Job, int, int, str], None], job: Job, rank: int, workers: int, meeting: str
+    function: Callable[[Job, int, int, str], None], job: Job, rank: int, workers: int, file: str
 ) -> None:
     """Call the function with Gloo on the interface by which other nodes know this one."""
     if "GLOO_SOCKET_IFNAME" not in os.environ:
@@ -147,7 +148,7 @@ def _on_its_node(
         if address == LOOPBACK:
             # NCCL would take any other.
             os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
-    function(job, rank, workers, meeting)
+    function(job, rank, workers, file)
 
 
 def _wait(ranks: list[Any]) -> str:
@@ -164,6 +165,6 @@ def _wait(ranks: list[Any]) -> str:
         return one_line(cause)
     finally:
         for rank in waiting:
-            # Those that wait for one that died would wait for ever.
+            # Those that wait for a dead one would wait forever.
             ray.cancel(rank, force=True)
     return ""

@@ -81,9 +81,9 @@ def batch_file(
     require(bool(_WORD.fullmatch(name)), "name", name, "letters, digits and _ . -")
     lines = ["#!/bin/bash", *(f"#SBATCH --{option}" for option in _options(name, settings, gpus))]
     words = " ".join(map(shlex.quote, command))
-    told = f'command+=(--processes "${{SLURM_GPUS_ON_NODE:-{gpus}}}")\n' if processes else ""
+    pass_on = f'command+=(--processes "${{SLURM_GPUS_ON_NODE:-{gpus}}}")\n' if processes else ""
     return "\n".join(lines) + _BODY.format(
-        folder=shlex.quote(folder), words=words, told=told, put_back=_PUT_BACK
+        folder=shlex.quote(folder), words=words, pass_on=pass_on, put_back=_PUT_BACK
     )
 
 
@@ -128,7 +128,7 @@ def _options(name: str, settings: SlurmSettings, gpus: int) -> list[str]:
         # Relative to the folder that jobs are submitted from: a path might hold a % or a space.
         "output": "%x-%j.out",
         "open-mode": "append",
-        # What depends on a job that has failed would wait for ever.
+        # Jobs that depend on a failed one would wait forever.
         "kill-on-invalid-dep": "yes",
     }
     return ["requeue", *(f"{key}={value}" for key, value in options.items() if value)]
@@ -138,7 +138,7 @@ _BODY = """
 
 cd -- {folder} || exit 2
 command=({words})
-{told}
+{pass_on}
 # Bash attends to a signal while it waits, not while a program runs in the foreground.
 put_back() {{
     trap '' USR1

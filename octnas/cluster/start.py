@@ -23,16 +23,14 @@ import secrets
 import signal
 import socket
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from octnas.cluster.settings import RaySettings
 from octnas.errors import ClusterError
-from octnas.runtime.temporary import attribute, environment, level
+from octnas.runtime.temporary import attribute, environment, handler_kept, level
 
 LOOPBACK = "127.0.0.1"
 
@@ -116,11 +114,24 @@ def _start(ray: ModuleType, workers: int, directory: Path, *, gpus: bool) -> Non
         # Ray reads the variables for these when it is imported, which may be long ago.
         attribute(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", value=False),
         attribute(ray._private.ray_constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", value=False),
-        sigterm_kept(),
+        handler_kept(signal.SIGTERM),  # `ray.init` replaces it
         safe_path(ray),
     ):
         try:
-            ray.init(**_arguments(workers, directory, home) | ({"num_gpus": None} if gpus else {}))
+            ray.init(
+                address="local",
+                num_cpus=workers,
+                num_gpus=None if gpus else 0,
+                resources={"TPU": 0},
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": {"HOME": home}},
+                _node_ip_address=LOOPBACK,
+                _temp_dir=str(directory),
+                _skip_env_hook=True,
+            )
         except (RuntimeError, OSError, ValueError, ray.exceptions.RayError) as error:
             reason = " ".join(str(error).split())
             raise ClusterError(f"Ray does not start: {reason}") from error
@@ -130,23 +141,6 @@ def _start(ray: ModuleType, workers: int, directory: Path, *, gpus: bool) -> Non
             f"Ray {ray.__version__} listens on {address} although told to use {LOOPBACK}; "
             "octnas does not run it like that"
         )
-
-
-def _arguments(workers: int, directory: Path, home: str) -> dict[str, Any]:
-    return {
-        "address": "local",
-        "num_cpus": workers,
-        "num_gpus": 0,
-        "resources": {"TPU": 0},
-        "object_store_memory": OBJECT_STORE_BYTES,
-        "include_dashboard": False,
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-        "runtime_env": {"env_vars": {"HOME": home}},
-        "_node_ip_address": LOOPBACK,
-        "_temp_dir": str(directory),
-        "_skip_env_hook": True,
-    }
 
 
 def _short_directory() -> str:
@@ -181,17 +175,6 @@ def safe_path(ray: ModuleType) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def sigterm_kept() -> Iterator[None]:
-    """`ray.init` replaces the handler of SIGTERM, in the main thread."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread() and before is not None:
-            signal.signal(signal.SIGTERM, before)
-
-
 _PATIENCE = 10  # seconds
 
 
@@ -206,9 +189,16 @@ def ray_cluster(workers: int, settings: RaySettings) -> Iterator[None]:
     Raises:
         ClusterError: it cannot be started or reached, or has fewer GPUs than one worker asks for.
     """
-    own = not settings.address
-    with local_cluster(workers, gpus=settings.gpus > 0) if own else _joined(settings.address):
-        _check_gpus(settings.gpus)
+    import ray
+
+    own, gpus = not settings.address, settings.gpus
+    with local_cluster(workers, gpus=gpus > 0) if own else _joined(settings.address):
+        most = max((node["Resources"].get("GPU", 0.0) for node in ray.nodes()), default=0.0)
+        if gpus > most:  # its workers would wait forever
+            raise ClusterError(
+                f"ray.gpus: found {gpus:g}, but no machine of the cluster has more than {most:g} "
+                "GPUs"
+            )
         yield
 
 
@@ -222,7 +212,7 @@ def _joined(address: str) -> Iterator[None]:
     with (
         environment(QUIET),
         level(logging.getLogger("ray"), logging.ERROR),
-        sigterm_kept(),
+        handler_kept(signal.SIGTERM),
         safe_path(ray),
     ):
         try:
@@ -252,14 +242,3 @@ def _check_answer(address: str) -> None:
         if not host or not port.isdigit():
             raise ValueError("neither auto nor HOST:PORT")
         socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
-
-
-def _check_gpus(gpus: float) -> None:
-    """Refuse workers that would wait forever."""
-    import ray
-
-    most = max((node["Resources"].get("GPU", 0.0) for node in ray.nodes()), default=0.0)
-    if gpus > most:
-        raise ClusterError(
-            f"ray.gpus: found {gpus:g}, but no machine of the cluster has more than {most:g} GPUs"
-        )

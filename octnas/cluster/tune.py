@@ -6,14 +6,13 @@ since its snapshots can lose finished trials: a search resumes from its study.
 
 import logging
 import pickle
-import signal
 import tempfile
-import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from signal import SIGUSR1
 from typing import Any, Protocol
 
 import ray
@@ -25,7 +24,7 @@ from ray.tune.search import Searcher
 
 from octnas.errors import ClusterError, DeviceError
 from octnas.io.files import DRAFT
-from octnas.runtime.temporary import environment, level
+from octnas.runtime.temporary import environment, handler_kept, level
 
 Evaluate = Callable[[Mapping[str, float], float], Mapping[str, float]]
 """α by site and the limit of a job to metrics."""
@@ -44,8 +43,7 @@ class EvaluationError(Exception):
 class Evaluation(tune.Trainable):
     """One worker. Tune hands it a trial's config: ``{"alphas": ((site, α), ...), "limit": …}``.
 
-    Pairs and not a dict, here and in the result, since Tune flattens dicts, looks into their
-    values and makes names of them.
+    Pairs and not a dict, here and in the result, since Tune flattens dicts into names.
     """
 
     def setup(
@@ -85,15 +83,15 @@ def one_line(error: BaseException) -> str:
 
 
 def shortened(text: str) -> str:
-    """The end of a reason, where most of them say what happened."""
+    """The end of a reason, where most say what happened."""
     return text if len(text) <= LONGEST_REASON else "… " + text[-LONGEST_REASON:]
 
 
 _TUNE_ENVIRONMENT = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints tables even when told to be silent
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints tables even when silent
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no JSON, CSV and TensorBoard files per trial
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is a KeyboardInterrupt, not an early return
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the driver is told
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the driver gets them
     "TUNE_GLOBAL_CHECKPOINT_S": "inf",  # no snapshots on the way; they grow with the trials
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # what decides may be worked out here
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # in workers, relative paths mean what they mean here
@@ -167,29 +165,10 @@ def run_config(storage: str, retries: int) -> tune.RunConfig:
     )
 
 
-@contextmanager
-def signals_kept() -> Iterator[Callable[[], None]]:
-    """Keep the handler of SIGUSR1, by which batch systems announce the end of a job.
-
-    Tune installs its own before it first asks the search, where the function given here must be
-    called.
-    """
-    before = signal.getsignal(signal.SIGUSR1)
-
-    def keep() -> None:
-        if threading.current_thread() is threading.main_thread() and before is not None:
-            signal.signal(signal.SIGUSR1, before)
-
-    try:
-        yield keep
-    finally:
-        keep()
-
-
-# How the reason of what is not a candidate's fault begins, see `one_line`.
+# How a reason begins that is not the candidate's fault, see `one_line`.
 _OF_THE_DEVICE = f"{DeviceError.__name__}: "
 # How often a candidate may be lost with a node before that counts as its own failure. Ray takes
-# half a minute to notice that a node is gone, and until then gives it work: an attempt a second.
+# half a minute to notice that a node died, and until then assigns it an attempt a second.
 _MOST_LOST = 30
 
 
@@ -238,11 +217,11 @@ def run_with_tune(
     Needs a running Ray, as inside `octnas.cluster.start.ray_cluster`.
 
     Args:
-        driver: asked and told in this thread, never pickled or copied.
+        driver: called in this thread, never pickled or copied.
         make_evaluate: returns the function that maps ``{site: α}`` and a limit to metrics. It is
             pickled into Ray's object store, and called once by each worker process.
         workers: number of worker processes.
-        directory: Tune's files are in a directory below it for as long as this runs.
+        directory: for temporary files of Tune.
         retries: how often a candidate is tried again, in another worker process, after an
             exception or the death of its worker, before the driver gets the reason. Losses with a
             node do not count.
@@ -253,7 +232,9 @@ def run_with_tune(
         DeviceError: a worker's device has failed, again and again.
         Exception: what ``driver`` raises.
     """
-    with tune_files(directory) as storage, signals_kept() as keep_signals:
+    # Tune installs its own handler of SIGUSR1, by which batch systems announce the end of a job,
+    # before it first asks the search.
+    with tune_files(directory) as storage, handler_kept(SIGUSR1) as keep_signals:
         search = _Search(driver, keep_signals, retries)
         tuner = tune.Tuner(
             tune.with_resources(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from signal import SIGUSR1
 from typing import Any, Generic, TypeVar
 
 from ray import tune
@@ -16,10 +17,10 @@ from octnas.cluster.tune import (
     reason_of,
     run_config,
     short_name,
-    signals_kept,
     tune_files,
 )
 from octnas.errors import ClusterError
+from octnas.runtime.temporary import handler_kept
 
 Item = TypeVar("Item")
 Report = Callable[[Mapping[str, float]], None]
@@ -78,7 +79,7 @@ def train_with_tune(
         items: its arguments.
         on_report: called in this process with each report.
         workers: trainings at a time.
-        directory: Tune's files are in a directory below it for as long as this runs.
+        directory: for temporary files of Tune.
         cpus, gpus: of each training; a fraction shares a GPU.
         retries: how often a training is started again after an exception or its worker's death.
             Those lost with a node are also started again after all others.
@@ -93,7 +94,7 @@ def train_with_tune(
     noted = _Noted(items, on_report)
     schedule = _All(noted) if halving is None else _Behind(noted, halving)
     left = list(range(len(items)))
-    with tune_files(directory) as storage, signals_kept() as keep_signals:
+    with tune_files(directory) as storage, handler_kept(SIGUSR1) as keep_signals:
         for _ in range(1 + _MOST_LOST):
             tuner = tune.Tuner(
                 tune.with_resources(
@@ -104,7 +105,7 @@ def train_with_tune(
                 tune_config=tune.TuneConfig(
                     scheduler=schedule,
                     max_concurrent_trials=workers,
-                    reuse_actors=True,  # a new process would import torch anew
+                    reuse_actors=True,  # a new process would import torch again
                     trial_dirname_creator=short_name,
                 ),
                 run_config=run_config(storage, retries),
@@ -118,7 +119,7 @@ def train_with_tune(
         first = next(iter(noted.failed.values()))
         raise ClusterError(
             f"{len(noted.failed)} of {len(items)} trainings failed; the first: {first}; what is "
-            "finished is kept, and the same command goes on with the rest"
+            "finished is kept, and the same command resumes the rest"
         )
     return [items[index] for index in sorted(noted.stopped)]
 

@@ -133,13 +133,10 @@ def _torch(engine: Engine, model: nn.Module, inputs: Sequence[Tensor]) -> Infer:
 
     def infer() -> tuple[Tensor, ...]:
         with torch.inference_mode():
-            return _as_tuple(call(*tensors))
+            outputs = call(*tensors)
+        return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
     return infer
-
-
-def _as_tuple(outputs: Any) -> tuple[Tensor, ...]:
-    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
 
 def _training_step(backend: str, model: nn.Module, images: Tensor, settings: BenchSettings) -> Step:

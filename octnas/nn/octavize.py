@@ -84,7 +84,7 @@ def octavize(
         The given model.
 
     Raises:
-        UnsupportedModelError: the model holds a module that octave feature maps cannot pass
+        UnsupportedModelError: the model has a module that octave feature maps cannot pass
             through; nothing has been changed then.
         ArchitectureError: a pattern that matches no site, or α outside [0, 1].
         SettingError: an impossible ``channel_multiple`` or ``stride_mode``.
@@ -330,8 +330,7 @@ def refuse_reentrant(model: nn.Module, _inputs: object = None) -> None:
     asked = getattr(model, "grad_checkpointing", False) and use_reentrant_ckpt()
     if not asked or not torch.is_grad_enabled():
         return
-    convs = (module for module in model.modules() if isinstance(module, OctaveConv2d))
-    if any(conv.low_channels for conv in convs):
+    if any(isinstance(one, OctaveConv2d) and one.low_channels for one in model.modules()):
         raise UnsupportedModelError(
             "reentrant gradient checkpoints lose the gradients of octave feature maps; call "
             "timm.layers.set_reentrant_ckpt(False)"

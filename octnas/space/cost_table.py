@@ -223,7 +223,7 @@ class CostLevels:
             α by site, one of each site's choices.
 
         Raises:
-            BudgetError: no architecture lies within the bounds.
+            BudgetError: no architecture is within the bounds.
         """
         for _ in range(_TRIES):
             level = self.sample_level(costs or rng, low, high, by_count=by_count)

@@ -49,7 +49,7 @@ def best_within(levels: CostLevels, scores: Scores, low: int, high: int) -> dict
         α by site.
 
     Raises:
-        BudgetError: no architecture lies within the bounds.
+        BudgetError: no architecture is within the bounds.
         ValueError: a score of sites that are not the ends of one convolution.
     """
     gains, best = _best_scores(levels, scores, high)
