@@ -302,7 +302,7 @@ class _Search(Searcher):
         job = self._jobs.pop(trial_id)
         reason = self._reasons.pop(trial_id, None)
         if error and reason is not None and self._failed[job.number] <= self._retries:
-            # Tune gives up what was still to begin on a lost node, and what has no retries left.
+            # Tune gives up trials that had not begun on a lost node, or have no retries left.
             self._again.append(job)
             return
         reason = reason or "Ray Tune stopped the evaluation"
@@ -335,8 +335,8 @@ class _Search(Searcher):
 def internals(tune_controller: Any) -> tuple[Any | None, Collection[Trial]]:
     """Tune's cache of idle workers, and the trials for which it has started a worker.
 
-    Both are private attributes, as in Ray 2.60. Without them workers end more often than they
-    should, and the search takes longer: then the cache is None, and the trials are empty.
+    Both are private attributes of Ray 2.60. Without them, the cache is None and the trials are
+    empty: workers end more often than they should, and the search takes longer.
     """
     controller = getattr(tune_controller, "_tune_controller", None)
     return getattr(controller, "_actor_cache", None), getattr(controller, "_trial_to_actor", ())
@@ -348,10 +348,10 @@ class _Schedule(FIFOScheduler):
     Tune ends more workers than it should, and each that starts loads the supernet again:
 
     - While no trial waits, it keeps one idle worker and ends the others, so every batch of the
-      driver would close with dead workers. The number that it keeps is raised to all of them.
-    - A worker that gets idle is given to the longest waiting trial, even if a worker is being
-      started for that one, which is then ended; if evaluations are shorter than starts, one worker
-      would do it all. So trials for which no worker is being started come first.
+      driver would end with dead workers. Here it keeps all of them.
+    - An idle worker is given to the longest waiting trial, even if a worker is being started for
+      that one, which is then ended; if evaluations are shorter than starts, one worker would do all
+      the work. So trials for which no worker is being started come first.
     """
 
     def __init__(self, search: _Search, workers: int) -> None:
@@ -361,7 +361,7 @@ class _Schedule(FIFOScheduler):
         self._kept = False
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        # Also called when a trial is begun again. Tune would count what was lost with a node.
+        # Also called when a trial is retried. Tune would count losses with a node.
         trial.max_failures = trial.num_failures + self._search.retries_left(trial.trial_id)
         cache, _ = internals(tune_controller)
         if cache is not None and not self._kept:
@@ -375,6 +375,6 @@ class _Schedule(FIFOScheduler):
         return next(new, waiting[0] if waiting else None)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:  # noqa: ARG002
-        # A trial that waits again has failed before, with the worker that Tune tells of once more.
+        # A waiting trial has failed before, with a worker that Tune reports a second time.
         if trial.status != Trial.PENDING:
             self._search.note_failure(trial.trial_id, reason_of(trial), lost=node_lost(trial))

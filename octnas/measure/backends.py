@@ -151,11 +151,8 @@ def sgd_step(
 ) -> Callable[[Tensor, Tensor], None]:
     """A training step to be timed, from images and labels on any device; returns when it is done.
 
-    Args:
-        model: moved to the device, to training mode and to channels-last memory.
-        device: as torch names it.
-        precision: ``float32``, or ``bfloat16`` by autocast.
-        backend: ``"eager"`` or ``"compile"``.
+    The model is moved to the device, to training mode and to channels-last memory; ``bfloat16`` is
+    by autocast.
     """
     network = model.train().to(device)
     to_channels_last(network)

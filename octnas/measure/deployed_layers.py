@@ -248,7 +248,7 @@ class PlannedLayer:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """The layers of a table, and by key the modules to time, on the meta device."""
+    """The layers of a table, and the modules to time by key, on the meta device."""
 
     layers: tuple[PlannedLayer, ...]
     modules: Mapping[str, Layer]

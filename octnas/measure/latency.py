@@ -91,12 +91,7 @@ def as_networks(
 def fit_table(
     table: LatencyTable, space: SearchSpace, networks: Sequence[MeasuredNetwork]
 ) -> LatencyTable:
-    """A table fitted to some of the networks, with its quality on the others.
-
-    Args:
-        table: of single layers, with constant 0 and factor 1.
-        space: of the networks.
-        networks: measured whole.
+    """A table of single layers fitted to some whole networks, with its quality on the others.
 
     Raises:
         MeasureError: fewer than two networks to fit to, or times that do not grow with the layers'.

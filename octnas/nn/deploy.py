@@ -68,10 +68,7 @@ class DeployedConv(nn.Module):
     channels to many upsamples its input instead of its output, which is the same, so that the last
     addition can be fused too.
 
-    Args:
-        conv: the octave convolution.
-        norm: the batch norm that follows it, to be folded in.
-        how: what it does with its input.
+    The batch norm that follows it, if any, is folded in.
     """
 
     def __init__(self, conv: OctaveConv2d, norm: nn.BatchNorm2d | None, how: Geometry) -> None:
@@ -159,7 +156,7 @@ class DeployedBlock(nn.Module):
         parts = dict(block.named_children())
         self.after = nn.Sequential(*after, *([parts["se"]] if "se" in parts else []))
         self.downsample = None
-        if shortcut := parts.get("downsample"):
+        if (shortcut := parts.get("downsample")) is not None:
             self.downsample = nn.Sequential(*_folded(_chain(shortcut), convs))
         self.act = block.get_submodule(f"act{last}")
 

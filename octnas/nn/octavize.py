@@ -182,7 +182,7 @@ def supported_convs(model: nn.Module) -> tuple[ConvSite, ...]:
 
 
 def _modules_on_features(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """All modules that feature maps pass through, with their names."""
+    """All modules that feature maps pass through, by name."""
     yield name, model
     if not isinstance(model, _INSIDE):
         for child_name, child in model.named_children():

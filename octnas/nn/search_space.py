@@ -58,6 +58,7 @@ def search_space(
         fixed = {name: 0.0 for name, alpha in resolve_alphas(model, 1.0).items() if not alpha}
     else:
         fixed = match_sites(fixed, names)
+    own = {name: (fixed[name],) if name in fixed else choices for name in names}
     return SearchSpace(
         backbone=backbone,
         backbone_args=args,
@@ -65,12 +66,7 @@ def search_space(
         channel_multiple=channel_multiple,
         stride_mode=stride_mode,
         grid=tuple(sorted({float(alpha) for alpha in choices})),
-        sites=tuple(
-            _site(
-                name, convs, model, (fixed[name],) if name in fixed else choices, channel_multiple
-            )
-            for name in names
-        ),
+        sites=tuple(_site(name, convs, model, own[name], channel_multiple) for name in names),
         convs=tuple(_conv_shape(conv, model, sizes[conv.name]) for conv in convs),
         other_macs=other_macs,
         params=sum(parameter.numel() for parameter in model.parameters()),

@@ -322,12 +322,8 @@ class CostLevels:
         ]
         indices = [tuple(index) for index in np.array(np.meshgrid(*free)).reshape(len(names), -1).T]
         rest = [level - int(step.costs[index]) for index in indices]
-        weights = np.array(
-            [
-                table[index[:-1]][left] if left >= 0 else 0.0
-                for index, left in zip(indices, rest, strict=True)
-            ]
-        )
+        pairs = zip(indices, rest, strict=True)
+        weights = np.array([table[at[:-1]][left] if left >= 0 else 0.0 for at, left in pairs])
         pick = int(rng.choice(len(indices), p=weights / weights.sum()))
         chosen.update(zip(names, map(int, indices[pick]), strict=True))
         return rest[pick]
