@@ -1,7 +1,4 @@
-"""Processes of a running Ray that train one network together.
-
-Which network interface of a node the others of its cluster know it by.
-"""
+"""Processes of a running Ray that train one network together."""
 
 import fcntl
 import os
@@ -30,11 +27,7 @@ _NAME, _ADDRESS = 15, slice(20, 24)
 
 
 def interface_of(address: str) -> str:
-    """The name of the interface that has an IPv4 address; empty where none is found.
-
-    Args:
-        address: such as ``"127.0.0.1"``.
-    """
+    """The name of the interface that has an IPv4 address; empty where none is found."""
     if sys.platform != "linux":
         return "lo0" if address == LOOPBACK else ""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
@@ -66,22 +59,20 @@ def run_ranks(
 ) -> None:
     """Call a function in several workers at once, on any nodes of the cluster, and wait for all.
 
-    Room is kept for all of them before the first begins. If one fails or dies, the others are ended
-    and all are started again.
+    Resources are reserved for all of them before the first begins. If one fails or dies, the others
+    are ended and all are started again.
 
     Args:
-        function: called with the job, the rank, the number of ranks, and the path of a file in
-            which they find each other.
+        function: called with the job, the rank, the number of ranks, and the rendezvous file.
         job: picklable.
         workers: how many.
         restarts: how often they are started again.
-        folder: that all nodes share, for the place where they meet.
+        folder: shared by all nodes, for rendezvous files.
         gpus: of each worker.
 
     Raises:
-        OctnasError: what the function raised, if it is one; it is not tried again then.
-        ClusterError: they failed more often than that, with the reason of the first; or there is
-            no room for all of them.
+        OctnasError: raised by the function, which is not tried again then.
+        ClusterError: they failed more often than that, or the cluster has no room for all of them.
     """
     if not ray.is_initialized():
         raise ClusterError("Ray does not run; use octnas.cluster.start.ray_cluster")
@@ -95,46 +86,43 @@ def run_ranks(
             scheduling_strategy=PlacementGroupSchedulingStrategy(room),
         )(_on_its_node)
         for _ in range(restarts + 1):
-            # Every time: a node may have died, and its share be looked for elsewhere.
+            # Every time: a node may have died, and its share is replaced elsewhere.
             _wait_for(room, workers, gpus)
-            # Another file for every attempt: what those that died have left in it misleads others.
-            meeting = folder / f"meeting-{uuid.uuid4().hex}"
+            # A new file for every attempt: entries of dead processes would mislead others.
+            rendezvous = folder / f"meeting-{uuid.uuid4().hex}"
             ranks = [
-                task.remote(function, job, rank, workers, str(meeting)) for rank in range(workers)
+                task.remote(function, job, rank, workers, str(rendezvous))
+                for rank in range(workers)
             ]
             try:
                 reason = _wait(ranks)
             finally:
-                meeting.unlink(missing_ok=True)
+                rendezvous.unlink(missing_ok=True)
             if not reason:
                 return
     raise ClusterError(
-        f"a worker of the training failed ({reason}); the same command goes on from the last "
+        f"a worker of the training failed ({reason}); the same command resumes from the last "
         "checkpoint"
     )
 
 
 @contextmanager
 def _room(workers: int, gpus: float) -> Iterator[PlacementGroup]:
-    """Room that is asked for all ranks together, close to each other, and given back."""
+    """Resources reserved for all ranks together, on few nodes, and released."""
     bundle = {"CPU": 1.0} | ({"GPU": gpus} if gpus else {})
     group = placement_group([bundle] * workers, strategy="PACK")
     try:
         yield group
     finally:
-        # Where Ray has gone, so has the room.
+        # If Ray has ended, so has the reservation.
         with suppress(RayError, OSError):
             remove_placement_group(group)
 
 
 def _wait_for(room: PlacementGroup, workers: int, gpus: float) -> None:
-    """Wait until there is room for all: some ranks would begin, and wait for the others.
-
-    Raises:
-        ClusterError: there is none.
-    """
+    """Wait until there is room for all: some ranks would begin, and wait for the others."""
     end = time.monotonic() + _ROOM
-    # In short turns, between which signals are heard.
+    # For short periods, between which signals are handled.
     while not room.wait(timeout_seconds=1):
         if time.monotonic() > end:
             there = ray.cluster_resources()
@@ -146,13 +134,9 @@ def _wait_for(room: PlacementGroup, workers: int, gpus: float) -> None:
 
 
 def _on_its_node(
-    function: Callable[[Job, int, int, str], None], job: Job, rank: int, workers: int, meeting: str
+    function: Callable[[Job, int, int, str], None], job: Job, rank: int, workers: int, file: str
 ) -> None:
-    """Call the function where Gloo listens on the interface by which other nodes know this one.
-
-    Raises:
-        ClusterError: it has none that could be found.
-    """
+    """Call the function with Gloo on the interface by which other nodes know this one."""
     if "GLOO_SOCKET_IFNAME" not in os.environ:
         address = ray.util.get_node_ip_address()
         if not (name := interface_of(address)):
@@ -164,7 +148,7 @@ def _on_its_node(
         if address == LOOPBACK:
             # NCCL would take any other.
             os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
-    function(job, rank, workers, meeting)
+    function(job, rank, workers, file)
 
 
 def _wait(ranks: list[Any]) -> str:
@@ -181,6 +165,6 @@ def _wait(ranks: list[Any]) -> str:
         return one_line(cause)
     finally:
         for rank in waiting:
-            # Those that wait for one that died would wait for ever.
+            # Those that wait for a dead one would wait forever.
             ray.cancel(rank, force=True)
     return ""

@@ -25,7 +25,7 @@ P = ParamSpec("P")
 Result = TypeVar("Result")
 
 _FOLDER, _STOP = "stops", "stop"
-_PAUSE = 0.3  # seconds between two looks at a file
+_PAUSE = 0.3  # seconds between two reads of a file
 # Seconds for the workers' last steps and checkpoints, and without a heartbeat until one is dead.
 _END, _DEAD = 25.0, 5.0
 # Seconds after which a stopped worker exits even if the driver has not ended it.
@@ -35,11 +35,7 @@ _STOPPED = 0  # in place of a heartbeat
 
 @dataclass(frozen=True)
 class Signals:
-    """Makes workers stop on a signal of the driver.
-
-    Attributes:
-        folder: of the files.
-    """
+    """Makes workers stop on a signal of the driver, through files in a folder."""
 
     folder: Path
 
@@ -53,11 +49,7 @@ class Signals:
 
 @contextmanager
 def forwarding_signals(directory: Path) -> Iterator[Signals]:
-    """In the driver: a signal stops the block after the workers have stopped.
-
-    Args:
-        directory: of the run, whose lock this process holds.
-    """
+    """In the driver: a signal stops the block after the workers; requires the run lock."""
     place = directory.resolve() / _FOLDER
     remove_tree(place, ignore_errors=True)  # leftovers of a killed driver
     folder = place / uuid.uuid4().hex

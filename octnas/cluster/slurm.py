@@ -1,7 +1,7 @@
-"""Batch files for SLURM: one job for each stage, that goes on where it was ended.
+"""Batch files for SLURM: one job for each stage, which resumes where it was interrupted.
 
-Two minutes before its time is over SLURM signals the shell of a job, which ends octnas and puts
-the job back into the queue. What octnas loses then is what it has done since its last checkpoint.
+Two minutes before its time limit SLURM signals the shell of a job, which ends octnas and puts the
+job back into the queue; only the work since octnas's last checkpoint is lost.
 """
 
 import re
@@ -13,8 +13,8 @@ from octnas.errors import require
 
 # Seconds in which octnas ends and the job is put back.
 NOTICE = 120
-# Of octnas's processes, those that do not end by themselves are ended by SLURM. The exit code is
-# none of success, or what depends on the job might begin.
+# SLURM ends processes of octnas that are left. Not the exit code of success, else dependent jobs
+# might begin.
 _PUT_BACK = 75
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,@+-]*")
@@ -73,10 +73,7 @@ def batch_file(
         settings: what the job asks for.
         folder: in which the command runs.
         gpus: of this job.
-        processes: whether the command is told how many GPUs it has got, with ``--processes``.
-
-    Returns:
-        A bash script.
+        processes: whether to pass the number of GPUs to the command, as ``--processes``.
 
     Raises:
         SettingError: a name of other characters.
@@ -84,35 +81,30 @@ def batch_file(
     require(bool(_WORD.fullmatch(name)), "name", name, "letters, digits and _ . -")
     lines = ["#!/bin/bash", *(f"#SBATCH --{option}" for option in _options(name, settings, gpus))]
     words = " ".join(map(shlex.quote, command))
-    told = f'command+=(--processes "${{SLURM_GPUS_ON_NODE:-{gpus}}}")\n' if processes else ""
+    pass_on = f'command+=(--processes "${{SLURM_GPUS_ON_NODE:-{gpus}}}")\n' if processes else ""
     return "\n".join(lines) + _BODY.format(
-        folder=shlex.quote(folder), words=words, told=told, put_back=_PUT_BACK
+        folder=shlex.quote(folder), words=words, pass_on=pass_on, put_back=_PUT_BACK
     )
 
 
 def submit_file(stages: Sequence[str]) -> str:
-    """A script that submits the batch files ``STAGE.sbatch`` beside it, one after another.
-
-    Args:
-        stages: in order; each begins when the one before has ended well.
-    """
+    """A script that submits ``STAGE.sbatch`` beside it; each waits for the success of the last."""
     lines = [
         "#!/bin/bash",
         "# Options given to this script are options of every job.",
         "set -euo pipefail",
         'cd -- "$(dirname -- "${BASH_SOURCE[0]}")"',
-        f'job=$(sbatch --parsable "$@" {stages[0]}.sbatch)',
-        f'echo "{stages[0]}: ${{job%%;*}}"',
     ]
-    for stage in stages[1:]:
-        dependency = '--dependency="afterok:${job%%;*}"'
-        lines.append(f'job=$(sbatch --parsable {dependency} "$@" {stage}.sbatch)')
+    dependency = ""
+    for stage in stages:
+        lines.append(f'job=$(sbatch --parsable {dependency}"$@" {stage}.sbatch)')
         lines.append(f'echo "{stage}: ${{job%%;*}}"')
+        dependency = '--dependency="afterok:${job%%;*}" '
     return "\n".join(lines) + "\n"
 
 
 def _seconds(time: str) -> int:
-    """Of SLURM's way to write a time; 0 for anything else."""
+    """Parse SLURM's notation of a time; 0 for anything else."""
     found = _TIME.fullmatch(time)
     if not found:
         return 0
@@ -136,7 +128,7 @@ def _options(name: str, settings: SlurmSettings, gpus: int) -> list[str]:
         # Relative to the folder that jobs are submitted from: a path might hold a % or a space.
         "output": "%x-%j.out",
         "open-mode": "append",
-        # What depends on a job that has failed would wait for ever.
+        # Jobs that depend on a failed one would wait forever.
         "kill-on-invalid-dep": "yes",
     }
     return ["requeue", *(f"{key}={value}" for key, value in options.items() if value)]
@@ -146,7 +138,7 @@ _BODY = """
 
 cd -- {folder} || exit 2
 command=({words})
-{told}
+{pass_on}
 # Bash attends to a signal while it waits, not while a program runs in the foreground.
 put_back() {{
     trap '' USR1

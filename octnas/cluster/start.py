@@ -14,7 +14,7 @@ What Ray 2.60 does without these precautions, and what stops it:
 - On machines with ``/dev/accel*`` or ``/dev/vfio/*`` it asks the metadata address about TPUs,
   unless told how many there are.
 
-The Ray that a run uses: one of its own, or a cluster that runs already.
+A run can use a cluster that is already running instead.
 """
 
 import logging
@@ -23,16 +23,14 @@ import secrets
 import signal
 import socket
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from octnas.cluster.settings import RaySettings
 from octnas.errors import ClusterError
-from octnas.runtime.temporary import attribute, environment, level
+from octnas.runtime.temporary import attribute, environment, handler_kept, level
 
 LOOPBACK = "127.0.0.1"
 
@@ -48,7 +46,7 @@ QUIET: Mapping[str, str | None] = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9/",
 }
-"""Variables without which Ray reports its use to its makers."""
+"""Turns Ray's usage statistics off."""
 
 _RAY_ENVIRONMENT: Mapping[str, str | None] = {
     **QUIET,
@@ -74,8 +72,8 @@ def local_cluster(workers: int, *, gpus: bool = False) -> Iterator[None]:
     block, also after an exception or Ctrl-C, and their files are removed.
 
     Args:
-        workers: number of CPUs that Ray may give away, and so of evaluations at a time.
-        gpus: whether Ray gives away the machine's GPUs, too, and hides them from who has none.
+        workers: number of Ray's CPUs, and so of evaluations at a time.
+        gpus: whether Ray also assigns the machine's GPUs, and hides them from other workers.
 
     Raises:
         ClusterError: ``workers`` is below 1, Ray is in use in this process already, or it does
@@ -95,7 +93,7 @@ def local_cluster(workers: int, *, gpus: bool = False) -> Iterator[None]:
         _token(ray),
         environment({"PYTHONBREAKPOINT": os.environ.get("PYTHONBREAKPOINT")}),  # Ray sets it
         level(logging.getLogger("ray"), logging.ERROR),
-        # Ray prints the deaths of workers, whatever its settings; our caller is told of failures.
+        # Ray prints the deaths of workers, whatever its settings; failures are reported anyway.
         attribute(ray._private.worker, "_worker_logs_enabled", value=False),
     ):
         try:
@@ -116,11 +114,24 @@ def _start(ray: ModuleType, workers: int, directory: Path, *, gpus: bool) -> Non
         # Ray reads the variables for these when it is imported, which may be long ago.
         attribute(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", value=False),
         attribute(ray._private.ray_constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", value=False),
-        sigterm_kept(),
+        handler_kept(signal.SIGTERM),  # `ray.init` replaces it
         safe_path(ray),
     ):
         try:
-            ray.init(**_arguments(workers, directory, home) | ({"num_gpus": None} if gpus else {}))
+            ray.init(
+                address="local",
+                num_cpus=workers,
+                num_gpus=None if gpus else 0,
+                resources={"TPU": 0},
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": {"HOME": home}},
+                _node_ip_address=LOOPBACK,
+                _temp_dir=str(directory),
+                _skip_env_hook=True,
+            )
         except (RuntimeError, OSError, ValueError, ray.exceptions.RayError) as error:
             reason = " ".join(str(error).split())
             raise ClusterError(f"Ray does not start: {reason}") from error
@@ -132,23 +143,6 @@ def _start(ray: ModuleType, workers: int, directory: Path, *, gpus: bool) -> Non
         )
 
 
-def _arguments(workers: int, directory: Path, home: str) -> dict[str, Any]:
-    return {
-        "address": "local",
-        "num_cpus": workers,
-        "num_gpus": 0,
-        "resources": {"TPU": 0},
-        "object_store_memory": OBJECT_STORE_BYTES,
-        "include_dashboard": False,
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-        "runtime_env": {"env_vars": {"HOME": home}},
-        "_node_ip_address": LOOPBACK,
-        "_temp_dir": str(directory),
-        "_skip_env_hook": True,
-    }
-
-
 def _short_directory() -> str:
     directory = tempfile.gettempdir()
     return directory if len(directory) <= LONGEST_TEMPORARY_DIRECTORY else "/tmp"  # noqa: S108
@@ -156,7 +150,7 @@ def _short_directory() -> str:
 
 @contextmanager
 def _token(ray: ModuleType) -> Iterator[None]:
-    """A token of our own; Ray keeps the first one that it meets in a process, unless reset."""
+    """A private token; Ray keeps the first one that it reads in a process, unless reset."""
     loader = ray._raylet.AuthenticationTokenLoader.instance()
     with environment({"RAY_AUTH_TOKEN": secrets.token_hex(32)}):
         loader.reset_cache()
@@ -168,10 +162,10 @@ def _token(ray: ModuleType) -> Iterator[None]:
 
 @contextmanager
 def safe_path(ray: ModuleType) -> Iterator[None]:
-    """`ray.init` puts the working directory before all else that workers import from.
+    """Let `ray.init` respect ``PYTHONSAFEPATH``, which the program sets.
 
-    Not here where Python itself is told by ``PYTHONSAFEPATH`` not to do so, as the program tells
-    it: Ray leaves that out where it believes that it sends workers a directory of their own.
+    Otherwise Ray puts the working directory first in the workers' import path, unless it believes
+    that they get a directory of their own.
     """
     if not os.environ.get("PYTHONSAFEPATH"):
         yield
@@ -179,17 +173,6 @@ def safe_path(ray: ModuleType) -> Iterator[None]:
     jobs = ray.job_config.JobConfig
     with attribute(jobs, "_runtime_env_has_working_dir", lambda _: True):
         yield
-
-
-@contextmanager
-def sigterm_kept() -> Iterator[None]:
-    """`ray.init` replaces the handler of SIGTERM, in the main thread."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread() and before is not None:
-            signal.signal(signal.SIGTERM, before)
 
 
 _PATIENCE = 10  # seconds
@@ -200,21 +183,28 @@ def ray_cluster(workers: int, settings: RaySettings) -> Iterator[None]:
     """Be connected with Ray within a ``with`` block.
 
     Args:
-        workers: CPUs that a Ray of the run's own has.
-        settings: which Ray, and what each worker has of it.
+        workers: CPUs of a local Ray.
+        settings: which Ray, and the GPUs of each worker.
 
     Raises:
         ClusterError: it cannot be started or reached, or has fewer GPUs than one worker asks for.
     """
-    own = not settings.address
-    with local_cluster(workers, gpus=settings.gpus > 0) if own else _joined(settings.address):
-        _check_gpus(settings.gpus)
+    import ray
+
+    own, gpus = not settings.address, settings.gpus
+    with local_cluster(workers, gpus=gpus > 0) if own else _joined(settings.address):
+        most = max((node["Resources"].get("GPU", 0.0) for node in ray.nodes()), default=0.0)
+        if gpus > most:  # its workers would wait forever
+            raise ClusterError(
+                f"ray.gpus: found {gpus:g}, but no machine of the cluster has more than {most:g} "
+                "GPUs"
+            )
         yield
 
 
 @contextmanager
 def _joined(address: str) -> Iterator[None]:
-    """Be a driver of a running cluster, which goes on when the block ends."""
+    """Be a driver of a running cluster, which keeps running when the block ends."""
     import ray
 
     if ray.is_initialized():
@@ -222,7 +212,7 @@ def _joined(address: str) -> Iterator[None]:
     with (
         environment(QUIET),
         level(logging.getLogger("ray"), logging.ERROR),
-        sigterm_kept(),
+        handler_kept(signal.SIGTERM),
         safe_path(ray),
     ):
         try:
@@ -252,14 +242,3 @@ def _check_answer(address: str) -> None:
         if not host or not port.isdigit():
             raise ValueError("neither auto nor HOST:PORT")
         socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
-
-
-def _check_gpus(gpus: float) -> None:
-    """Refuse what would wait for ever."""
-    import ray
-
-    most = max((node["Resources"].get("GPU", 0.0) for node in ray.nodes()), default=0.0)
-    if gpus > most:
-        raise ClusterError(
-            f"ray.gpus: found {gpus:g}, but no machine of the cluster has more than {most:g} GPUs"
-        )

@@ -6,14 +6,13 @@ since its snapshots can lose finished trials: a search resumes from its study.
 
 import logging
 import pickle
-import signal
 import tempfile
-import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from signal import SIGUSR1
 from typing import Any, Protocol
 
 import ray
@@ -25,7 +24,7 @@ from ray.tune.search import Searcher
 
 from octnas.errors import ClusterError, DeviceError
 from octnas.io.files import DRAFT
-from octnas.runtime.temporary import environment, level
+from octnas.runtime.temporary import environment, handler_kept, level
 
 Evaluate = Callable[[Mapping[str, float], float], Mapping[str, float]]
 """α by site and the limit of a job to metrics."""
@@ -44,17 +43,16 @@ class EvaluationError(Exception):
 class Evaluation(tune.Trainable):
     """One worker. Tune hands it a trial's config: ``{"alphas": ((site, α), ...), "limit": …}``.
 
-    Pairs and not a dict, here and in the result, since Tune flattens dicts, looks into their
-    values and makes names of them.
+    Pairs and not a dict, here and in the result, since Tune flattens dicts into names.
     """
 
     def setup(
         self, config: dict[str, Any], make_evaluate: Callable[[], Evaluate] | None = None
     ) -> None:
-        """Keep the first candidate and the factory, which is not called yet.
+        """Keep the first candidate and the factory.
 
-        What the factory raises is then an ordinary failure of a trial, with its reason; in here it
-        would be the death of an actor.
+        Called here, a failing factory would be the death of an actor; in `step` it is the failure
+        of a trial, with its reason.
         """
         assert make_evaluate is not None
         self._alphas, self._limit = dict(config["alphas"]), float(config["limit"])
@@ -66,11 +64,7 @@ class Evaluation(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Evaluate the candidate, and be done.
-
-        Raises:
-            EvaluationError: whatever went wrong.
-        """
+        """Evaluate the candidate."""
         try:
             metrics = self._evaluate(self._alphas, self._limit)
             outcome = tuple((name, float(value)) for name, value in metrics.items())
@@ -89,15 +83,15 @@ def one_line(error: BaseException) -> str:
 
 
 def shortened(text: str) -> str:
-    """The end of a reason, where most of them say what happened."""
+    """The end of a reason, where most say what happened."""
     return text if len(text) <= LONGEST_REASON else "… " + text[-LONGEST_REASON:]
 
 
 _TUNE_ENVIRONMENT = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints tables even when told to be silent
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints tables even when silent
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no JSON, CSV and TensorBoard files per trial
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is a KeyboardInterrupt, not an early return
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the driver is told
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the driver gets them
     "TUNE_GLOBAL_CHECKPOINT_S": "inf",  # no snapshots on the way; they grow with the trials
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # what decides may be worked out here
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # in workers, relative paths mean what they mean here
@@ -121,16 +115,16 @@ def reason_of(trial: Trial) -> str:
 
 
 def node_lost(trial: Trial) -> bool:
-    """Whether a trial failed since its worker's node is gone, or cannot be reached."""
+    """Whether a trial failed because its worker's node died or is unreachable."""
     error = _error_of(trial)
-    if isinstance(error, ActorUnavailableError):  # Ray does not know, yet, what became of it
+    if isinstance(error, ActorUnavailableError):  # Ray does not know its state yet
         return True
     gone = (node["NodeID"] for node in ray.nodes() if not node["Alive"])
     return isinstance(error, RayActorError) and any(node in str(error) for node in gone)
 
 
 def _error_of(trial: Trial) -> BaseException | None:
-    """What a trial has raised, from the file that Tune has just written."""
+    """The exception of a trial, from the file that Tune has just written."""
     if trial.pickled_error_file is None:
         return None
     error: BaseException = pickle.loads(Path(trial.pickled_error_file).read_bytes())  # noqa: S301 - our own
@@ -138,13 +132,13 @@ def _error_of(trial: Trial) -> BaseException | None:
 
 
 def short_name(trial: Trial) -> str:
-    """Of a trial's folder."""
+    """Name of a trial's folder."""
     return str(trial.trial_id)
 
 
 @contextmanager
 def tune_files(directory: Path) -> Iterator[str]:
-    """A folder for what Tune writes, which goes when the block ends; and Tune says nothing.
+    """A temporary folder for Tune's files; Tune also prints nothing within the block.
 
     Raises:
         ClusterError: Ray does not run in this process.
@@ -161,10 +155,7 @@ def tune_files(directory: Path) -> Iterator[str]:
 
 
 def run_config(storage: str, retries: int) -> tune.RunConfig:
-    """How Tune runs what it is given: trials are tried again, and nothing is kept.
-
-    Without callbacks: to count them, Tune would import MLflow, which takes a second.
-    """
+    """Trials are retried, and nothing is kept."""
     return tune.RunConfig(
         name="run",
         storage_path=storage,
@@ -174,29 +165,10 @@ def run_config(storage: str, retries: int) -> tune.RunConfig:
     )
 
 
-@contextmanager
-def signals_kept() -> Iterator[Callable[[], None]]:
-    """Keep the handler of SIGUSR1, by which batch systems announce the end of a job.
-
-    Tune puts its own in place, after the settings and before the first question to the search; so
-    that is where the function that is given here has to be called.
-    """
-    before = signal.getsignal(signal.SIGUSR1)
-
-    def keep() -> None:
-        if threading.current_thread() is threading.main_thread() and before is not None:
-            signal.signal(signal.SIGUSR1, before)
-
-    try:
-        yield keep
-    finally:
-        keep()
-
-
-# How the reason of what is not a candidate's fault begins, see `one_line`.
+# How a reason begins that is not the candidate's fault, see `one_line`.
 _OF_THE_DEVICE = f"{DeviceError.__name__}: "
 # How often a candidate may be lost with a node before that counts as its own failure. Ray takes
-# half a minute to notice that a node is gone, and until then gives it work: an attempt a second.
+# half a minute to notice that a node died, and until then assigns it an attempt a second.
 _MOST_LOST = 30
 
 
@@ -245,14 +217,14 @@ def run_with_tune(
     Needs a running Ray, as inside `octnas.cluster.start.ray_cluster`.
 
     Args:
-        driver: asked and told in this thread, never pickled or copied.
+        driver: called in this thread, never pickled or copied.
         make_evaluate: returns the function that maps ``{site: α}`` and a limit to metrics. It is
             pickled into Ray's object store, and called once by each worker process.
         workers: number of worker processes.
-        directory: Tune's files are in a directory below it for as long as this runs.
+        directory: for temporary files of Tune.
         retries: how often a candidate is tried again, in another worker process, after an
-            exception or the death of its worker. Then the driver is told the reason. What was lost
-            with a node is begun again and does not count.
+            exception or the death of its worker, before the driver gets the reason. Losses with a
+            node do not count.
         cpus, gpus: of each worker process.
 
     Raises:
@@ -260,7 +232,9 @@ def run_with_tune(
         DeviceError: a worker's device has failed, again and again.
         Exception: what ``driver`` raises.
     """
-    with tune_files(directory) as storage, signals_kept() as keep_signals:
+    # Tune installs its own handler of SIGUSR1, by which batch systems announce the end of a job,
+    # before it first asks the search.
+    with tune_files(directory) as storage, handler_kept(SIGUSR1) as keep_signals:
         search = _Search(driver, keep_signals, retries)
         tuner = tune.Tuner(
             tune.with_resources(
@@ -309,12 +283,9 @@ class _Search(Searcher):
         return {"alphas": tuple(job.alphas.items()), "limit": job.limit}
 
     def note_failure(self, trial_id: str, reason: str, *, lost: bool) -> None:
-        """Remember that an attempt failed and why, which Tune does not tell `on_trial_complete`.
+        """Remember why an attempt failed, which Tune does not pass to `on_trial_complete`.
 
-        Args:
-            trial_id: Tune's.
-            reason: on one line.
-            lost: whether its node was lost, which is not the candidate's fault.
+        If its node was ``lost``, that is not the candidate's fault.
         """
         self._reasons[trial_id] = reason
         number = self._jobs[trial_id].number
@@ -322,35 +293,31 @@ class _Search(Searcher):
         counts[number] += 1
 
     def retries_left(self, trial_id: str) -> int:
-        """How often a trial's candidate may still be tried again by its own fault."""
+        """How often a trial's candidate may still be retried after its own failures."""
         return max(0, self._retries - self._failed[self._jobs[trial_id].number])
 
     def on_trial_complete(
-        self,
-        trial_id: str,
-        result: dict[str, Any] | None = None,
-        error: bool = False,
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         job = self._jobs.pop(trial_id)
-        number = job.number
         reason = self._reasons.pop(trial_id, None)
-        if error and reason is not None and self._failed[number] <= self._retries:
-            # Tune gives up what was still to begin on a lost node, and what has no retries left.
+        if error and reason is not None and self._failed[job.number] <= self._retries:
+            # Tune gives up trials that had not begun on a lost node, or have no retries left.
             self._again.append(job)
             return
         reason = reason or "Ray Tune stopped the evaluation"
         outcome = reason if error or result is None else dict(result[OUTCOME])
         if isinstance(outcome, str) and outcome.startswith(_OF_THE_DEVICE):
-            # As where candidates are evaluated here: the candidate can be evaluated later.
+            # As in local evaluation: the candidate can be evaluated later.
             self._failure = DeviceError(outcome.removeprefix(_OF_THE_DEVICE))
             return
         try:
-            self._driver.tell(number, outcome)
+            self._driver.tell(job.number, outcome)
         except Exception as failure:  # noqa: BLE001 - Tune would log it and retry the trial
             self._failure = failure
 
     def raise_failure(self) -> None:
-        """Raise what the driver raised when it was told an outcome."""
+        """Raise the driver's exception when it took an outcome."""
         if self._failure is not None:
             raise self._failure
 
@@ -368,8 +335,8 @@ class _Search(Searcher):
 def internals(tune_controller: Any) -> tuple[Any | None, Collection[Trial]]:
     """Tune's cache of idle workers, and the trials for which it has started a worker.
 
-    Both are private attributes, as in Ray 2.60. Without them workers end more often than they
-    should, and the search takes longer: then the cache is None, and the trials are empty.
+    Both are private attributes of Ray 2.60. Without them, the cache is None and the trials are
+    empty: workers end more often than they should, and the search takes longer.
     """
     controller = getattr(tune_controller, "_tune_controller", None)
     return getattr(controller, "_actor_cache", None), getattr(controller, "_trial_to_actor", ())
@@ -381,10 +348,10 @@ class _Schedule(FIFOScheduler):
     Tune ends more workers than it should, and each that starts loads the supernet again:
 
     - While no trial waits, it keeps one idle worker and ends the others, so every batch of the
-      driver would close with dead workers. The number that it keeps is raised to all of them.
-    - A worker that gets idle is given to the longest waiting trial, even if a worker is being
-      started for that one, which is then ended; if evaluations are shorter than starts, one worker
-      would do it all. So trials for which no worker is being started come first.
+      driver would end with dead workers. Here it keeps all of them.
+    - An idle worker is given to the longest waiting trial, even if a worker is being started for
+      that one, which is then ended; if evaluations are shorter than starts, one worker would do all
+      the work. So trials for which no worker is being started come first.
     """
 
     def __init__(self, search: _Search, workers: int) -> None:
@@ -394,7 +361,7 @@ class _Schedule(FIFOScheduler):
         self._kept = False
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        # Also called when a trial is begun again. Tune would count what was lost with a node.
+        # Also called when a trial is retried. Tune would count losses with a node.
         trial.max_failures = trial.num_failures + self._search.retries_left(trial.trial_id)
         cache, _ = internals(tune_controller)
         if cache is not None and not self._kept:
@@ -408,6 +375,6 @@ class _Schedule(FIFOScheduler):
         return next(new, waiting[0] if waiting else None)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:  # noqa: ARG002
-        # A trial that waits again has failed before, with the worker that Tune tells of once more.
+        # A waiting trial has failed before, with a worker that Tune reports a second time.
         if trial.status != Trial.PENDING:
             self._search.note_failure(trial.trial_id, reason_of(trial), lost=node_lost(trial))

@@ -1,8 +1,9 @@
-"""Many trainings as trials of Ray Tune, of which ASHA may stop those that others dominate."""
+"""Many trainings as trials of Ray Tune; ASHA may stop those that others dominate."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from signal import SIGUSR1
 from typing import Any, Generic, TypeVar
 
 from ray import tune
@@ -16,10 +17,10 @@ from octnas.cluster.tune import (
     reason_of,
     run_config,
     short_name,
-    signals_kept,
     tune_files,
 )
 from octnas.errors import ClusterError
+from octnas.runtime.temporary import handler_kept
 
 Item = TypeVar("Item")
 Report = Callable[[Mapping[str, float]], None]
@@ -27,7 +28,7 @@ OnReport = Callable[[Any, Mapping[str, float]], None]
 
 EPOCH = "epoch"
 _MARGIN, _INDEX = "margin", "index"
-# How often what was lost with a node is begun again, after all others have come to their end.
+# How often trainings lost with a node are started again, after all others have ended.
 _MOST_LOST = 3
 
 
@@ -35,9 +36,9 @@ _MOST_LOST = 3
 class Halving(Generic[Item]):
     """Which trainings may be stopped, and by what (ASHA, Li et al., arXiv 1810.05934).
 
-    A training is behind by how much its metric lies below the best one of as cheap a network at the
-    same epoch. At every rung those that are farthest behind are stopped; one that is not behind
-    goes on at any rate.
+    A training is behind if its metric at the same epoch is below the best one of a network that
+    costs no more. At every rung those that are farthest behind are stopped; one that is not behind
+    always continues.
 
     Attributes:
         metric: that a training reports with every ``epoch``; the higher, the better.
@@ -45,7 +46,7 @@ class Halving(Generic[Item]):
         may_stop: whether an item's training may be stopped at all.
         epochs: of a whole training.
         grace: epochs before the first rung.
-        reduction: one of so many goes on at a rung, of those that are behind.
+        reduction: one of so many continues at a rung, of those that are behind.
     """
 
     metric: str
@@ -74,26 +75,26 @@ def train_with_tune(
 
     Args:
         train: pickled into Ray's object store once; reports numbers after every epoch, ``epoch``
-            among them. It goes on by itself where an attempt before it was broken off.
+            among them. It resumes an interrupted attempt.
         items: its arguments.
-        on_report: called in this process with what was reported.
+        on_report: called in this process with each report.
         workers: trainings at a time.
-        directory: Tune's files are in a directory below it for as long as this runs.
-        cpus: of each training.
-        gpus: of each training; a fraction shares one.
-        retries: how often a training is begun again after an exception or its worker's death.
-            What was lost with a node is begun again after all others, too.
-        halving: by which trainings are stopped early; None for never.
+        directory: for temporary files of Tune.
+        cpus, gpus: of each training; a fraction shares a GPU.
+        retries: how often a training is started again after an exception or its worker's death.
+            Those lost with a node are also started again after all others.
+        halving: which trainings are stopped early; None for none.
 
     Returns:
         The items whose trainings were stopped.
 
     Raises:
-        ClusterError: a training failed, again and again; the others have come to their end.
+        ClusterError: a training failed repeatedly; the others have ended.
     """
-    schedule = _schedule(items, on_report, halving)
+    noted = _Noted(items, on_report)
+    schedule = _All(noted) if halving is None else _Behind(noted, halving)
     left = list(range(len(items)))
-    with tune_files(directory) as storage, signals_kept() as keep_signals:
+    with tune_files(directory) as storage, handler_kept(SIGUSR1) as keep_signals:
         for _ in range(1 + _MOST_LOST):
             tuner = tune.Tuner(
                 tune.with_resources(
@@ -104,34 +105,29 @@ def train_with_tune(
                 tune_config=tune.TuneConfig(
                     scheduler=schedule,
                     max_concurrent_trials=workers,
-                    reuse_actors=True,  # a new process would import torch anew
+                    reuse_actors=True,  # a new process would import torch again
                     trial_dirname_creator=short_name,
                 ),
                 run_config=run_config(storage, retries),
             )
             keep_signals()
             tuner.fit()
-            left = sorted(schedule.noted.lost)
+            left = sorted(noted.lost)
             if not left:
                 break
-    failed = schedule.noted.failed
-    if failed:
-        first = next(iter(failed.values()))
+    if noted.failed:
+        first = next(iter(noted.failed.values()))
         raise ClusterError(
-            f"{len(failed)} of {len(items)} trainings failed; the first: {first}; what is "
-            "finished is kept, and the same command goes on with the rest"
+            f"{len(noted.failed)} of {len(items)} trainings failed; the first: {first}; what is "
+            "finished is kept, and the same command resumes the rest"
         )
-    return [items[index] for index in sorted(schedule.noted.stopped)]
+    return [items[index] for index in sorted(noted.stopped)]
 
 
 def _train(
     config: Mapping[str, Any], *, train: Callable[[Any, Report], None], items: Sequence[Any]
 ) -> None:
-    """One trial.
-
-    Raises:
-        EvaluationError: whatever went wrong.
-    """
+    """One trial."""
     try:
         train(items[config[_INDEX]], lambda row: tune.report(dict(row)))
     except Exception as error:  # noqa: BLE001 - the reason of a failed trial
@@ -140,24 +136,16 @@ def _train(
 
 @dataclass
 class _Noted:
-    """What a schedule is told of trials.
-
-    Attributes:
-        items: by index.
-        on_report: is told every report.
-        stopped: indices of trainings that were stopped.
-        failed: reasons by index.
-        lost: those of them whose node was lost.
-    """
+    """Reports and failures of trials, by index of their items."""
 
     items: Sequence[Any]
     on_report: OnReport
     stopped: set[int] = field(default_factory=set)
-    failed: dict[int, str] = field(default_factory=dict)
-    lost: set[int] = field(default_factory=set)
+    failed: dict[int, str] = field(default_factory=dict)  # reasons
+    lost: set[int] = field(default_factory=set)  # failed with their node
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles its settings, and what is told of reports may be a progress bar."""
+        """Nothing: Tune pickles its settings, and ``on_report`` may hold a progress bar."""
         return {}
 
     def report(self, trial: Trial, result: Mapping[str, Any]) -> None:
@@ -165,14 +153,14 @@ class _Noted:
         self.on_report(self.items[index_of(trial)], numbers)
 
     def failure(self, trial: Trial) -> None:
-        """Tune tells of every failure, also of those after which a training is begun again."""
+        """Tune reports every failure, also those after which it starts a training again."""
         self.recovered(trial)
         self.failed[index_of(trial)] = reason_of(trial)
         if node_lost(trial):
             self.lost.add(index_of(trial))
 
     def recovered(self, trial: Trial) -> None:
-        """A training that had failed has come to its end."""
+        """A training that had failed has ended."""
         self.failed.pop(index_of(trial), None)
         self.lost.discard(index_of(trial))
 
@@ -182,32 +170,34 @@ def index_of(trial: Trial) -> int:
     return int(trial.config[_INDEX])
 
 
-class _All(FIFOScheduler):
-    """Every training comes to its end."""
+class _Noting(TrialScheduler):
+    """A mixin before a scheduler, which notes the ends of trials."""
 
-    def __init__(self, noted: _Noted) -> None:
-        super().__init__()
-        self.noted = noted
-
-    def on_trial_result(
-        self,
-        tune_controller: Any,  # noqa: ARG002
-        trial: Trial,
-        result: dict[str, Any],
-    ) -> str:
-        self.noted.report(trial, result)
-        return str(TrialScheduler.CONTINUE)
+    noted: _Noted
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         super().on_trial_complete(tune_controller, trial, result)
         self.noted.recovered(trial)
 
-    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:  # noqa: ARG002
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        super().on_trial_error(tune_controller, trial)
         self.noted.failure(trial)
 
 
-class _Behind(ASHAScheduler):
-    """ASHA by how far a training lies behind those of networks that cost no more."""
+class _All(_Noting, FIFOScheduler):
+    """Every training ends."""
+
+    def __init__(self, noted: _Noted) -> None:
+        super().__init__()
+        self.noted = noted
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        self.noted.report(trial, result)
+        return str(super().on_trial_result(tune_controller, trial, result))
+
+
+class _Behind(_Noting, ASHAScheduler):
+    """ASHA by how far a training is behind those of networks that cost no more."""
 
     def __init__(self, noted: _Noted, halving: Halving[Any]) -> None:
         super().__init__(
@@ -232,14 +222,6 @@ class _Behind(ASHAScheduler):
             return str(TrialScheduler.STOP)
         return str(TrialScheduler.CONTINUE)
 
-    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        super().on_trial_complete(tune_controller, trial, result)
-        self.noted.recovered(trial)
-
-    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        super().on_trial_error(tune_controller, trial)
-        self.noted.failure(trial)
-
     def _margin(self, index: int, epoch: float, value: float) -> float:
         """By how much a training is better than the best of others that cost no more."""
         cost, items = self._halving.cost, self.noted.items
@@ -251,8 +233,3 @@ class _Behind(ASHAScheduler):
             if other != index and cost(items[other]) <= cost(items[index])
         ]
         return value - max(others, default=value)
-
-
-def _schedule(items: Sequence[Any], on_report: OnReport, halving: Halving[Any] | None) -> Any:
-    noted = _Noted(items, on_report)
-    return _All(noted) if halving is None else _Behind(noted, halving)

@@ -5,13 +5,13 @@ from typing import Any
 
 HIDDEN = "***"
 
-# A space or a double quote ends a URL in running text or JSON. Everything else may stand in a
-# password that somebody forgot to percent-encode. The scheme's length is bounded so that long
-# texts without a URL are read in linear time.
+# A space or a double quote ends a URL in running text or JSON. Everything else may be part of a
+# password that is not percent-encoded. The scheme's length is bounded so that long texts without a
+# URL are read in linear time.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]{0,30})://([^\s\"]+)")
 
-# In the URL of a database a password may hold "/" as it is (SQLAlchemy reads up to the "@"), so
-# "user:12/3@host" is no host with a port there.
+# In the URL of a database a password may contain "/" (SQLAlchemy reads up to the "@"), so
+# "user:12/3@host" has no port there.
 _DATABASE = re.compile(r"(postgres|mysql|mariadb|mssql|oracle|sqlite|mongodb|redis)", re.IGNORECASE)
 _PORT_AND_PATH = re.compile(r"\d{1,5}(/.*)?", re.DOTALL)
 _QUERY = re.compile(r"[\w.%\-\[\]]*=")
@@ -27,11 +27,10 @@ _PARAMETER = re.compile(rf"([?&;#](?:{_SECRETS})=)[^&\s\"]+", re.IGNORECASE)
 def redact(text: str) -> str:
     """Replace every password in ``text`` by ``***``.
 
-    Passwords are looked for in the user part of URLs (``scheme://user:password@host``) and in
-    query parameters such as ``?password=``, ``&sslpassword=`` and ``&token=``. A password that
-    holds an ``@``, ``:`` or ``/`` as it is is hidden as well; then everything up to the URL's last
-    ``@`` counts as password, so rather too much is hidden than too little. User names stay.
-    Redacting twice changes nothing more.
+    Passwords are found in the user part of URLs (``scheme://user:password@host``) and in query
+    parameters such as ``?password=``, ``&sslpassword=`` and ``&token=``. With an unencoded ``@``,
+    ``:`` or ``/`` in it, everything up to the URL's last ``@`` counts as password, so that too much
+    is hidden rather than too little. User names stay. Redacting is idempotent.
     """
     return _PARAMETER.sub(rf"\g<1>{HIDDEN}", _URL.sub(_redact_url, text))
 
@@ -57,13 +56,13 @@ def _redact_url(match: re.Match[str]) -> str:
 
 
 def _user_end(rest: str, *, in_database: bool) -> int:
-    """Where the ``@`` behind the password stands in a URL without its scheme; -1 if nowhere."""
+    """Index of the ``@`` behind the password in a URL without its scheme; -1 if there is none."""
     head = re.split(r"[?#]", rest, maxsplit=1)[0]
     has_query = bool(_QUERY.match(rest[len(head) + 1 :]))
     if _PORT_AND_PATH.fullmatch(head.partition(":")[2]):
         if not in_database:
             return -1
         return (head if has_query else rest).rfind("@")
-    # An "@" behind a "?" belongs to the query; unless what follows is none, or no "@" stands
-    # before it: then the "?" is part of the password.
+    # An "@" behind a "?" belongs to the query; unless none follows, or there is no "@" before it:
+    # then the "?" is part of the password.
     return (head if has_query and "@" in head else rest).rfind("@")

@@ -25,7 +25,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from octnas.errors import ConfigError, OctnasError, RunDirectoryError
 
 LARGEST = 256 * 2**20
-"""Bytes of a document that is read whole; what octnas writes has a few at most."""
+"""Bytes of a document that is read whole; octnas writes a few MiB at most."""
 
 DRAFT = ".draft-"
 """In the name of what is being written: ``.NAME.draft-…``, a file or a folder."""
@@ -43,14 +43,10 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
 
     Raises:
         OSError: it cannot be written, or is a folder, a pipe or a device, which would be replaced;
-            with its name, so that it can be said in one line.
+            with its name.
     """
-    # Where a link leads nowhere, or nothing can be seen, writing says what is wrong.
-    mode = None
-    with contextlib.suppress(OSError):
-        mode = path.stat().st_mode
-    if mode is not None:
-        _check_regular(path, mode)
+    if path.exists():
+        _check_regular(path, path.stat().st_mode)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}{DRAFT}")
     try:
@@ -66,19 +62,15 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
         raise
 
 
-def read_regular(path: Path, most: int = LARGEST) -> bytes:
-    """Read a document that anybody may have named, as `open_regular`.
-
-    Args:
-        path: of the file.
-        most: bytes that it may have.
+def read_regular(path: Path) -> bytes:
+    """Read a document from an untrusted path.
 
     Raises:
-        OSError: as `open_regular`; or it is larger.
+        OSError: as `open_regular`; or it is larger than `LARGEST`.
     """
     with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size > most:
-            raise OSError(errno.EFBIG, f"larger than {most / 2**20:g} MiB", str(path))
+        if os.fstat(file.fileno()).st_size > LARGEST:
+            raise OSError(errno.EFBIG, f"larger than {LARGEST / 2**20:g} MiB", str(path))
         return file.read()
 
 
@@ -106,11 +98,9 @@ def _check_regular(path: Path, mode: int) -> None:
 
 
 def remove_drafts(path: Path, *, stale: bool = False) -> None:
-    """Remove what processes that were killed while they wrote a file have left beside it.
+    """Remove drafts that killed processes have left beside a file.
 
-    Args:
-        path: of the file.
-        stale: of old drafts only, where others may be writing the file now.
+    With ``stale`` only old ones, where others may be writing the file now.
     """
     for draft in path.parent.glob(f".{glob.escape(path.name)}{DRAFT}*"):
         if not stale or _is_stale(draft):
@@ -126,13 +116,10 @@ def _is_stale(draft: Path) -> bool:
 
 
 def remove_all_drafts(folder: Path, *others: str) -> None:
-    """Remove what processes that were killed have left of what they were writing below.
+    """Remove drafts that killed processes have left in a folder; requires the run lock.
 
-    For who alone writes there now.
-
-    Args:
-        folder: of a run or a part of one.
-        others: names of files that others may be writing at the moment, of which old drafts go.
+    Of the files named in ``others``, which other processes may be writing now, only old drafts are
+    removed.
     """
 
     def left(path: Path) -> bool:
@@ -140,7 +127,7 @@ def remove_all_drafts(folder: Path, *others: str) -> None:
         ours = path.name.startswith(".") and bool(draft)
         return ours and (written not in others or _is_stale(path))
 
-    # Unlike `Path.rglob`, it takes no offence at folders that are removed meanwhile.
+    # Unlike `Path.rglob`, it tolerates folders that are removed meanwhile.
     for place, folders, files in os.walk(folder):
         for path in filter(left, map(Path(place).joinpath, files)):
             path.unlink(missing_ok=True)
@@ -149,12 +136,7 @@ def remove_all_drafts(folder: Path, *others: str) -> None:
 
 
 def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
-    """Remove a folder with all that is in it, as `shutil.rmtree`, which refuses links.
-
-    Args:
-        path: of the folder; of a link, the link alone goes, and what it leads to stays.
-        ignore_errors: leave what cannot be removed, also if nothing is there.
-    """
+    """Remove a folder as `shutil.rmtree` does, or a link to one, whose target stays."""
     if path.is_symlink():
         with contextlib.suppress(*([OSError] if ignore_errors else [])):
             path.unlink(missing_ok=True)
@@ -163,11 +145,7 @@ def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file; it is on disk when this returns.
-
-    Raises:
-        OSError: it cannot be written; with its name.
-    """
+    """Add a line to a file; it is on disk when this returns."""
     with naming(path), path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
         file.flush()
@@ -176,7 +154,7 @@ def append_line(path: Path, line: str) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an error of the system inside have the file's name, which writing leaves out."""
+    """Add the file's name to an OSError raised inside, which writing leaves out."""
     try:
         yield
     except OSError as error:
@@ -188,13 +166,9 @@ def naming(path: Path) -> Iterator[None]:
 def expand_home(path: str, key: str) -> Path:
     """A path whose ``~`` is replaced by the user's home.
 
-    Args:
-        path: any path.
-        key: of the setting that it is the value of.
-
     Raises:
         ConfigError: it begins with ``~``, and there is no such home, as in a container whose user
-            has a number alone.
+            has no name; names the setting ``key``.
     """
     try:
         return Path(path).expanduser()
@@ -236,7 +210,7 @@ def read_json(
 
     Args:
         path: of the file.
-        kind: see `read_as`; a dataclass with a ``from_dict`` of its own is read by that.
+        kind: see `read_as`; a dataclass with a ``from_dict`` is read by that.
         schema: version that the document must carry as ``schema``, or several; by default it
             need not carry any.
         key: read only this entry of the document; empty for the whole document.

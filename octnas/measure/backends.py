@@ -37,7 +37,7 @@ def check_installed(backend: str) -> None:
 def check_device(name: str) -> None:
     """Raise `SettingError` unless torch knows the device and can compute on it."""
     try:
-        # And back: nothing comes back from "meta".
+        # And back, which fails on "meta".
         torch.zeros(1, device=name).cpu()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
@@ -133,13 +133,10 @@ def _torch(engine: Engine, model: nn.Module, inputs: Sequence[Tensor]) -> Infer:
 
     def infer() -> tuple[Tensor, ...]:
         with torch.inference_mode():
-            return _as_tuple(call(*tensors))
+            outputs = call(*tensors)
+        return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
     return infer
-
-
-def _as_tuple(outputs: Any) -> tuple[Tensor, ...]:
-    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
 
 def _training_step(backend: str, model: nn.Module, images: Tensor, settings: BenchSettings) -> Step:
@@ -154,11 +151,8 @@ def sgd_step(
 ) -> Callable[[Tensor, Tensor], None]:
     """A training step to be timed, from images and labels on any device; returns when it is done.
 
-    Args:
-        model: moved to the device, to training mode and to channels-last memory.
-        device: as torch names it.
-        precision: ``float32``, or ``bfloat16`` by autocast.
-        backend: ``"eager"`` or ``"compile"``.
+    The model is moved to the device, to training mode and to channels-last memory; ``bfloat16`` is
+    by autocast.
     """
     network = model.train().to(device)
     to_channels_last(network)

@@ -81,7 +81,6 @@ class BenchResult:
     """The results of a benchmark.
 
     Attributes:
-        settings: of the benchmark.
         rows: by batch size, backend and α.
         best: by batch size and α.
         environment: versions, device and threads.
@@ -122,11 +121,7 @@ def bench(settings: BenchSettings, log: Log = lambda _: None) -> BenchResult:
             kept = _kept(settings, networks, batch)
             for backend in settings.backends:
                 rows += [_row(backend, batch, label, seconds, macs, kept) for label in networks]
-            best += [
-                _best(settings, batch, label, seconds, macs)
-                for label in networks
-                if label != VANILLA
-            ]
+            best += [_best(settings, batch, label, seconds, macs) for label in settings.alphas]
     return BenchResult(settings, tuple(rows), tuple(best), _environment(settings))
 
 

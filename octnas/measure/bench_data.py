@@ -1,9 +1,9 @@
-"""Images per second: decoded anew, from the cache, and through a training step."""
+"""Images per second: from files, from the cache, and through a training step."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from itertools import count
+from itertools import chain, count, repeat
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
@@ -54,8 +54,8 @@ class DataRow:
     """One way of getting images.
 
     Attributes:
-        what: ``files`` and ``cache`` are loaders alone; ``step`` is training on one batch again
-            and again; ``step from …`` is training fed by a loader.
+        what: ``files`` and ``cache`` are loaders alone; ``step`` is training on one batch
+            repeatedly; ``step from …`` is training fed by a loader.
         images_per_second: median.
         spread: distance of the quartiles as a share of the median.
     """
@@ -67,11 +67,9 @@ class DataRow:
 
 @dataclass(frozen=True)
 class DataBenchResult:
-    """What a benchmark of the data has found.
+    """The results of a benchmark of the data.
 
     Attributes:
-        settings: what was asked for.
-        rows: by way.
         speed_up: images per second of the cache over those of the files.
         held_back: time of a training step fed by the cache over that of the step alone.
     """
@@ -95,25 +93,25 @@ def bench_data(
     """Time loaders and the training of a network, interleaved.
 
     Args:
-        data: images; the cache is built if it is not there.
-        network: that trains, by the number of classes.
-        settings: how long.
+        data: images; the cache is built if it is missing.
+        network: to train, by the number of classes.
+        settings: of the benchmark.
         progress: shows the cache being built.
 
     Raises:
-        DataError: as `octnas.data.prepare.prepare_images` raises it.
+        DataError: see `octnas.data.prepare.prepare_images`.
         MeasureError: fewer images than a batch, or images that only a cache can be made of.
     """
     check_device(settings.device)
     ways = _ways(data)
-    # Of any number of classes, so that a mistake in it is said before images are looked at.
+    # With any number of classes, so that mistakes are reported before images are read.
     input_size = network(1).input_size
     with ExitStack() as stack:
         stack.enter_context(cpu_threads(settings.threads))
         folder = stack.enter_context(_folder())
         # Both ways use the same list.
         prepare_images(ways[CACHE], input_size, folder, progress)
-        # Of those that can be used.
+        # Of the readable images.
         architecture = network(read_summary(folder).classes)
         loaders = {
             what: _train_batches(Data(way, folder), architecture, settings)
@@ -137,7 +135,7 @@ def bench_data(
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """A folder for as long as it is needed; it stays if an error names the list that it holds."""
+    """A temporary folder, which is kept if an error refers to the list in it."""
     folder, stays = Path(mkdtemp(prefix="octnas-bench-")), False
     try:
         yield folder
@@ -179,8 +177,10 @@ def _turns(
     loaders: dict[str, TrainingBatches], architecture: Architecture, settings: DataBenchSettings
 ) -> dict[str, Callable[[], None]]:
     step = sgd_step(build(architecture, seed=0), settings.device, settings.precision)
-    streams = {kind: _endless(batches) for kind, batches in loaders.items()}
-    kept = [next(streams[CACHE])]
+    streams = {
+        kind: chain.from_iterable(map(batches.epoch, count())) for kind, batches in loaders.items()
+    }
+    kept = next(streams[CACHE])
 
     def load(stream: Iterator[tuple[Tensor, Tensor]], times: int = 1) -> None:
         for _ in range(times * settings.batches):
@@ -196,17 +196,7 @@ def _turns(
     return {
         CACHE: lambda: load(streams[CACHE], _TIMES[CACHE]),
         STEP_FROM_CACHE: lambda: train(streams[CACHE]),
-        STEP: lambda: train(_again(kept)),
+        STEP: lambda: train(repeat(kept)),
         FILES: lambda: load(streams[FILES]),
         STEP_FROM_FILES: lambda: train(streams[FILES]),
     }
-
-
-def _endless(batches: TrainingBatches) -> Iterator[tuple[Tensor, Tensor]]:
-    for epoch in count():
-        yield from batches.epoch(epoch)
-
-
-def _again(batches: Sequence[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    while True:
-        yield from batches

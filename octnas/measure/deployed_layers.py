@@ -133,18 +133,16 @@ class _Segment:
 
 
 class CutLayer(nn.Module):
-    """A single layer.
+    """A single layer: a chain of modules.
 
     Args:
-        modules: in a chain.
-        adds: whether there is a summand; then the last module is the activation after the sum.
-        how: the input and the summand, as feature maps of the right shapes.
+        modules: with a summand, the last one is the activation after the sum.
+        how: the input, and the summand if there is one, as feature maps of the right shapes.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], adds: bool, how: Sequence[Features]) -> None:
+    def __init__(self, modules: Sequence[nn.Module], how: Sequence[Features]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(modules)
-        self.adds = adds
         self.parts = [_part(x) for x in how]
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -152,7 +150,7 @@ class CutLayer(nn.Module):
         given = list(tensors)
         x, *plus = [part.take(given) for part in self.parts]
         first, *after = self.layers
-        if not self.adds:
+        if not plus:
             for module in self.layers:
                 x = module(x)
         elif len(after) == 1:
@@ -226,7 +224,7 @@ def _layer(name: str, segment: _Segment, seen: Mapping[nn.Module, Features]) -> 
     block, features = segment.block, [seen[segment.modules[0]]]
     if block is not None:
         features.append(seen[block if block.downsample is None else block.downsample])
-    module = CutLayer(segment.modules, block is not None, features)
+    module = CutLayer(segment.modules, features)
     shapes = tuple(tuple(tensor.shape) for x in features for tensor in _tensors(x))
     return Layer(name, module.eval(), shapes)
 
@@ -250,7 +248,7 @@ class PlannedLayer:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """The layers of a table, and by key the modules to time, on the meta device."""
+    """The layers of a table, and the modules to time by key, on the meta device."""
 
     layers: tuple[PlannedLayer, ...]
     modules: Mapping[str, Layer]
@@ -259,9 +257,7 @@ class LayerPlan:
 def plan_layers(space: SearchSpace, batch: int) -> LayerPlan:
     """The layers of a search space's network at all pairs of choices, and of the vanilla network.
 
-    Args:
-        space: the search space.
-        batch: images at a time.
+    For ``batch`` images at a time.
     """
     args = {"in_chans": space.input_size[0], **space.backbone_args}
     sites = layer_sites(create_backbone(space.backbone, args, meta=True))
@@ -272,7 +268,7 @@ def plan_layers(space: SearchSpace, batch: int) -> LayerPlan:
     for alphas in _covering(space, sites, wanted):
         network = build_for_shapes(space.architecture(alphas))
         for site, layer in zip(sites, deployed_layers(network, sites, images), strict=True):
-            pair = _pair(site, alphas)
+            pair = (alphas[site.site_in] if site.site_in else 0.0, alphas[site.site_out])
             if pair in _pairs(space, site):
                 modules.setdefault(layer.key, layer)
                 keys[site.name][pair] = layer.key
@@ -298,10 +294,6 @@ def _pairs(space: SearchSpace, site: LayerSite) -> set[Pair]:
     into = (0.0,) if site.site_in is None else space.site[site.site_in].choices
     tied = site.site_in == site.site_out
     return {(a, b) for a in into for b in out if not tied or a == b} | {(0.0, 0.0)}
-
-
-def _pair(site: LayerSite, alphas: Mapping[str, float]) -> Pair:
-    return (0.0 if site.site_in is None else alphas[site.site_in], alphas[site.site_out])
 
 
 def _covering(

@@ -43,26 +43,23 @@ def draw_networks(
 ) -> list[tuple[str, dict[str, float]]]:
     """Distinct networks and their uses; fewer than asked for in a small space.
 
-    Args:
-        cost: its range is covered by those to ``"fit"`` to and to ``"check"``, and its middle by
-            the ``"narrow"`` ones.
-        settings: how many of each.
-        seed: of the draws.
+    Those to ``"fit"`` to and to ``"check"`` cover the range of the cost, the ``"narrow"`` ones its
+    middle.
     """
-    counts = {NARROW: settings.narrow, FIT: settings.fit, CHECK: settings.networks}
     width = settings.width
     levels, rng = CostLevels(cost.space, cost=cost), np.random.default_rng(seed)
-    middle = (levels.smallest + levels.largest) / 2
-    ends = {
-        NARROW: (int(middle * (1 - width / 2)), int(middle * (1 + width / 2))),
-        FIT: (levels.smallest, levels.largest),
-        CHECK: (levels.smallest, levels.largest),
-    }
+    middle, whole = (levels.smallest + levels.largest) / 2, (levels.smallest, levels.largest)
+    narrow = (int(middle * (1 - width / 2)), int(middle * (1 + width / 2)))
+    wanted = (
+        (NARROW, settings.narrow, narrow),
+        (FIT, settings.fit, whole),
+        (CHECK, settings.networks, whole),
+    )
     found: dict[tuple[float, ...], tuple[str, dict[str, float]]] = {}
-    for use, (low, high) in ends.items():
+    for use, count, (low, high) in wanted:
         if levels.count(low, high) == 0:
             continue
-        edges = np.linspace(low, high, counts[use] + 1)
+        edges = np.linspace(low, high, count + 1)
         for start, end in pairwise(edges):
             inside = (int(np.ceil(start)), int(end))
             if use == NARROW or levels.count(*inside) == 0:
@@ -80,12 +77,9 @@ def as_networks(
     keys: Sequence[str],
     seconds: Callable[[str], Mapping[str, float]],
 ) -> list[MeasuredNetwork]:
-    """Networks, from their uses and α by site, and their times.
+    """Networks, from their uses and α by site, their keys, and their times.
 
-    Args:
-        drawn: uses and α by site.
-        keys: of each network.
-        seconds: by key, for ``"ratio"`` (all rounds), ``"even"`` and ``"odd"``.
+    ``seconds`` gives times by key, for ``"ratio"`` (all rounds), ``"even"`` and ``"odd"``.
     """
     both, even, odd = (seconds(which) for which in ("ratio", "even", "odd"))
     return [
@@ -97,12 +91,7 @@ def as_networks(
 def fit_table(
     table: LatencyTable, space: SearchSpace, networks: Sequence[MeasuredNetwork]
 ) -> LatencyTable:
-    """A table fitted to some of the networks, with its quality on the others.
-
-    Args:
-        table: of single layers, with constant 0 and factor 1.
-        space: of the networks.
-        networks: measured whole.
+    """A table of single layers fitted to some whole networks, with its quality on the others.
 
     Raises:
         MeasureError: fewer than two networks to fit to, or times that do not grow with the layers'.
@@ -207,11 +196,7 @@ def measure_table(
 ) -> LatencyTable:
     """Measure a search space's layers, then whole networks, and fit the former to the latter.
 
-    Args:
-        space: the search space.
-        settings: backend, device and the like.
-        kept_file: times are stored here at once, so that an interrupted measurement resumes.
-        log: called with the progress.
+    Times are stored in ``kept_file`` at once, so that an interrupted measurement resumes.
 
     Raises:
         SettingError: a missing backend or device.
@@ -276,11 +261,7 @@ def _step(make: Make, settings: LatencySettings) -> Step:
 
 
 class _Clock:
-    """Times functions interleaved with the vanilla network, and stores the times in a file.
-
-    Raises:
-        LatencyError: the file has times measured with other settings.
-    """
+    """Times functions interleaved with the vanilla network, and stores the times in a file."""
 
     def __init__(self, space: SearchSpace, settings: LatencySettings, path: Path, log: Log) -> None:
         self._space, self._settings, self._log = space, settings, log

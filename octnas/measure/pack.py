@@ -38,12 +38,6 @@ def write_pack(
     Existing files are kept. Whole networks are spread over MACs, since there are no predictions
     yet, and those of the narrow slice have nearly equal MACs.
 
-    Args:
-        space: the search space.
-        settings: batch size, and how many whole networks.
-        folder: to write to.
-        log: called with the progress.
-
     Raises:
         SettingError: the ONNX exporter is not installed.
     """

@@ -142,7 +142,7 @@ class LatencySettings:
     def __post_init__(self) -> None:
         _check_engine(self.backend, self.device, self.precision, self.threads)
         require(self.batch >= 1, "batch", self.batch, "1 or more")
-        # Medians of the even and of the odd rounds are taken.
+        # There are medians over the even and the odd rounds.
         require(self.repeats >= 4, "repeats", self.repeats, "4 or more")
         require(self.fit >= 2, "fit", self.fit, "2 or more")
         for key in ("networks", "narrow"):

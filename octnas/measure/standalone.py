@@ -76,7 +76,9 @@ class Kept:
         first, *lines = content[:whole].split(b"\n")[:-1]
         try:
             head = json.loads(first.decode())
-            found = dict(head["conditions"]) if head["schema"] == SCHEMA else None
+            found = dict(head["conditions"])
+            if head["schema"] != SCHEMA:
+                raise ValueError(head["schema"])
         except _INVALID:
             raise MeasureFileError(
                 f"{path}: not a file of times of schema {SCHEMA}; remove it"
@@ -91,11 +93,10 @@ class Kept:
                 ) from None
             self.entries[key] = entry
         for key, value in dict(conditions).items():
-            if found is None or found.get(key) != value:
-                was = None if found is None else found.get(key)
+            if found.get(key) != value:
                 raise MeasureFileError(
-                    f"{path}: was measured with {key} {was!r}, now {value!r}; remove it or write "
-                    "to another file"
+                    f"{path}: was measured with {key} {found.get(key)!r}, now {value!r}; remove it "
+                    "or write to another file"
                 )
 
     def add(self, key: str, entry: Mapping[str, float]) -> None:
@@ -106,9 +107,7 @@ class Kept:
     def seconds(self, keys: Collection[str], which: str = "ratio") -> dict[str, float]:
         """Seconds by key, relative to one reference: the median over these keys.
 
-        Args:
-            keys: of the functions.
-            which: ``ratio``, ``even`` or ``odd``.
+        ``which`` is ``ratio``, ``even`` or ``odd``.
         """
         entries = {key: self.entries[key] for key in keys}
         if not entries:

@@ -2,6 +2,7 @@
 
 import resource
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ def kept_for_backward(model: nn.Module, images: Tensor) -> dict[str, int]:
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     # References, so that no address is reused.
     seen: dict[int, Tensor] = {}
-    kept: dict[str, int] = {}
+    kept: Counter[str] = Counter()
     part = "stem"
 
     def enter(name: str) -> Any:
@@ -148,12 +149,11 @@ def kept_for_backward(model: nn.Module, images: Tensor) -> dict[str, int]:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own and storage.data_ptr() not in seen:
             seen[storage.data_ptr()] = tensor
-            kept[part] = kept.get(part, 0) + storage.nbytes()
+            kept[part] += storage.nbytes()
         return tensor
 
-    names = {name: name for name, _ in model.named_children() if name.startswith("layer")}
-    names["global_pool"] = "head"
-    parts = [(names[n], m) for n, m in model.named_children() if n in names]
+    parts = [(n, m) for n, m in model.named_children() if n.startswith("layer")]
+    parts.append(("head", model.get_submodule("global_pool")))
     handles = [module.register_forward_pre_hook(enter(name)) for name, module in parts]
     try:
         with torch.enable_grad(), saved_tensors_hooks(note, lambda tensor: tensor):
@@ -161,4 +161,4 @@ def kept_for_backward(model: nn.Module, images: Tensor) -> dict[str, int]:
     finally:
         for handle in handles:
             handle.remove()
-    return kept
+    return dict(kept)

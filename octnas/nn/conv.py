@@ -180,7 +180,7 @@ class OctaveConv2d(nn.Conv2d):
 
     @property
     def depthwise(self) -> bool:
-        """Whether every channel is its own group, so that no path crosses the resolutions."""
+        """Whether no path crosses the resolutions."""
         return is_depthwise(self)
 
     def forward(self, x: Features) -> Features:  # type: ignore[override]
@@ -217,7 +217,7 @@ class OctaveConv2d(nn.Conv2d):
             )
 
     def geometry(self, low_in: int = 0, groups_in: int = 1) -> Geometry:
-        """What the convolution does with an input of so many low channels.
+        """What the convolution does with an input of so many low channels, split in groups.
 
         Raises:
             ValueError: an input that it cannot take.
@@ -292,7 +292,7 @@ def octave_conv(
         low: ``(N, C_low, ⌈H/2⌉, ⌈W/2⌉)``.
         weight: ``(C_out, C_in / groups, k, k)``.
         bias: ``(C_out,)``.
-        how: the rest.
+        how: everything else.
     """
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return _forward(high, low, weight, bias, how)
@@ -356,9 +356,8 @@ def scale_kernel(weight: Tensor, scales: Tensor, how: Geometry) -> Tensor:
         within = how.groups_in // how.groups
         low_in = low_mask(weight.shape[1], how.low_in // how.groups, within, like=weight)
     hh, hl, lh, ll = scales
-    factors = torch.where(
-        low_out, torch.where(low_in, ll, hl), torch.where(low_in, lh, hh)
-    )  # (C_out, C_in / groups)
+    # (C_out, C_in / groups)
+    factors = torch.where(low_out, torch.where(low_in, ll, hl), torch.where(low_in, lh, hh))
     return weight * factors[:, :, None, None]
 
 

@@ -17,7 +17,6 @@ class SiteCost:
     """One site of a costed model.
 
     Attributes:
-        name: of the site.
         alpha: quantized to a share of low channels.
         channels, low_channels: of its convolutions' outputs.
         macs: of those convolutions.

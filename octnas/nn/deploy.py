@@ -68,10 +68,7 @@ class DeployedConv(nn.Module):
     channels to many upsamples its input instead of its output, which is the same, so that the last
     addition can be fused too.
 
-    Args:
-        conv: the octave convolution.
-        norm: the batch norm that follows it, to be folded in.
-        how: what it does with its input.
+    The batch norm that follows it, if any, is folded in.
     """
 
     def __init__(self, conv: OctaveConv2d, norm: nn.BatchNorm2d | None, how: Geometry) -> None:
@@ -146,29 +143,20 @@ def _add(there: Tensor | None, y: Tensor) -> Tensor:
 
 
 class DeployedBlock(nn.Module):
-    """A residual block that adds inside its last convolution, unless something comes between.
-
-    Args:
-        block: timm's basic or bottleneck block.
-        convs: what its convolutions do.
-    """
+    """timm's basic or bottleneck block, adding in its last convolution if nothing comes between."""
 
     def __init__(self, block: nn.Module, convs: Mapping[nn.Module, Geometry]) -> None:
         super().__init__()
         last = 3 if isinstance(block, Bottleneck) else 2
-        body: list[nn.Module] = []
-        for index in range(1, last):
-            body += [block.get_submodule(f"{kind}{index}") for kind in ("conv", "bn", "act")]
-        body.append(block.get_submodule("aa"))
+        kinds = ("conv", "bn", "act")
+        body = [block.get_submodule(f"{kind}{n}") for n in range(1, last) for kind in kinds]
         end = [block.get_submodule(f"{kind}{last}") for kind in ("conv", "bn")]
-        self.body = nn.Sequential(*_folded(body, convs))
+        self.body = nn.Sequential(*_folded([*body, block.get_submodule("aa")], convs))
         self.last, *after = _folded(end, convs)
-        se = block.se
-        assert se is None or isinstance(se, nn.Module)
-        self.after = nn.Sequential(*after, *([] if se is None else [se]))
+        parts = dict(block.named_children())
+        self.after = nn.Sequential(*after, *([parts["se"]] if "se" in parts else []))
         self.downsample = None
-        if (shortcut := block.downsample) is not None:
-            assert isinstance(shortcut, nn.Module)
+        if (shortcut := parts.get("downsample")) is not None:
             self.downsample = nn.Sequential(*_folded(_chain(shortcut), convs))
         self.act = block.get_submodule(f"act{last}")
 

@@ -84,7 +84,7 @@ def octavize(
         The given model.
 
     Raises:
-        UnsupportedModelError: the model holds a module that octave feature maps cannot pass
+        UnsupportedModelError: the model has a module that octave feature maps cannot pass
             through; nothing has been changed then.
         ArchitectureError: a pattern that matches no site, or α outside [0, 1].
         SettingError: an impossible ``channel_multiple`` or ``stride_mode``.
@@ -182,7 +182,7 @@ def supported_convs(model: nn.Module) -> tuple[ConvSite, ...]:
 
 
 def _modules_on_features(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """All modules that feature maps pass through, with their names."""
+    """All modules that feature maps pass through, by name."""
     yield name, model
     if not isinstance(model, _INSIDE):
         for child_name, child in model.named_children():
@@ -330,8 +330,7 @@ def refuse_reentrant(model: nn.Module, _inputs: object = None) -> None:
     asked = getattr(model, "grad_checkpointing", False) and use_reentrant_ckpt()
     if not asked or not torch.is_grad_enabled():
         return
-    convs = (module for module in model.modules() if isinstance(module, OctaveConv2d))
-    if any(conv.low_channels for conv in convs):
+    if any(isinstance(one, OctaveConv2d) and one.low_channels for one in model.modules()):
         raise UnsupportedModelError(
             "reentrant gradient checkpoints lose the gradients of octave feature maps; call "
             "timm.layers.set_reentrant_ckpt(False)"

@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from octnas.errors import ExportError, first_cause, require
+from octnas.runtime.temporary import level
 
 # Native to torch's exporter, and read by all recent engines.
 OPSET = 18
@@ -47,8 +48,8 @@ def save_onnx(
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
-        _quiet("torch.onnx"),
-        _quiet("onnxscript"),
+        level(logging.getLogger("torch.onnx"), logging.ERROR),
+        level(logging.getLogger("onnxscript"), logging.ERROR),
     ):
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
@@ -81,17 +82,6 @@ def save_onnx(
 def _cause(error: BaseException) -> str:
     """The first cause in short; the exporter's own message takes pages."""
     return " ".join(str(first_cause(error)).split(". ")[0].split())[:300]
-
-
-@contextlib.contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 @cache

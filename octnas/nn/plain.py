@@ -3,6 +3,7 @@
 They are what one would use without octave convolutions, so an octave network should beat them.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from itertools import product
 from typing import Any
@@ -118,14 +119,9 @@ def _even(layers: tuple[int, ...], blocks: list[int]) -> bool:
 
 def _first(make: Callable[[int], Architecture], low: int, high: int, at_least: int) -> int:
     """The first of the networks, ascending in MACs, that has enough; the last one does."""
-    while low < high:
-        middle = (low + high) // 2
-        macs = _macs_or_none(make(middle))
-        if macs is None or macs < at_least:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+    return low + bisect_left(
+        range(low, high), at_least, key=lambda index: _macs_or_none(make(index)) or 0
+    )
 
 
 def _planes(block: Any) -> int:

@@ -73,11 +73,9 @@ Flow = Tensor | Versions
 class Relaxed:
     """A frozen view of a supernet that takes masks.
 
-    It shares the supernet's weights, also after they change, as long as they stay on their device.
-    Batch norms use the batch's statistics and track none; dropout is off.
-
-    Args:
-        supernet: an octave network, switchable or not.
+    It shares the weights of the supernet, switchable or not, also after they change, as long as
+    they stay on their device. Batch norms use the batch's statistics and track none; dropout is
+    off.
     """
 
     def __init__(self, supernet: nn.Module) -> None:
@@ -242,20 +240,15 @@ Rule = Callable[[Any, Masks, Any], Any]
 
 def _rule(module: nn.Module) -> Rule | None:
     """How a module treats feature maps; None if it meets none, or passes on whatever comes."""
-    if isinstance(module, _BY_PART):
-        return _each
     return next((rule for kind, rule in _RULES.items() if isinstance(module, kind)), None)
 
 
 _BY_PART = (
-    EachPart,
-    OctaveDropPath,
-    OctaveDropBlock2d,
-    OctaveMaxPool2d,
-    OctaveAvgPool2d,
-    OctaveBlurPool2d,
+    *(EachPart, OctaveDropPath, OctaveDropBlock2d),
+    *(OctaveMaxPool2d, OctaveAvgPool2d, OctaveBlurPool2d),
 )
 _RULES: Mapping[type, Rule] = {
+    **dict.fromkeys(_BY_PART, _each),
     OctaveConv2d: _conv,
     BatchNormAct2d: _norm_act,
     nn.BatchNorm2d: _norm,

@@ -1,6 +1,7 @@
 """The search space of a timm ResNet, from one pass of the model on the meta device."""
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,6 +58,7 @@ def search_space(
         fixed = {name: 0.0 for name, alpha in resolve_alphas(model, 1.0).items() if not alpha}
     else:
         fixed = match_sites(fixed, names)
+    own = {name: (fixed[name],) if name in fixed else choices for name in names}
     return SearchSpace(
         backbone=backbone,
         backbone_args=args,
@@ -64,12 +66,7 @@ def search_space(
         channel_multiple=channel_multiple,
         stride_mode=stride_mode,
         grid=tuple(sorted({float(alpha) for alpha in choices})),
-        sites=tuple(
-            _site(
-                name, convs, model, (fixed[name],) if name in fixed else choices, channel_multiple
-            )
-            for name in names
-        ),
+        sites=tuple(_site(name, convs, model, own[name], channel_multiple) for name in names),
         convs=tuple(_conv_shape(conv, model, sizes[conv.name]) for conv in convs),
         other_macs=other_macs,
         params=sum(parameter.numel() for parameter in model.parameters()),
@@ -121,11 +118,8 @@ def _trace(
     others: list[int] = []
     handles = []
 
-    def note_size(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            sizes[name] = (output.shape[-2], output.shape[-1])
-
-        return hook
+    def note_size(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
+        sizes[name] = (output.shape[-2], output.shape[-1])
 
     def note_macs(module: nn.Module, _inputs: object, output: Tensor) -> None:
         # Each output value is a sum over one row of the weight: classifier, SE and ECA.
@@ -135,7 +129,7 @@ def _trace(
 
     for name, module in model.named_modules():
         if name in names:
-            handles.append(module.register_forward_hook(note_size(name)))
+            handles.append(module.register_forward_hook(partial(note_size, name)))
         elif isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
             handles.append(module.register_forward_hook(note_macs))
     try:

@@ -82,10 +82,8 @@ class _Switchable(nn.BatchNorm2d):
             )
         if tracks and picked.mean is not None and picked.variance is not None:
             for name, now in zip(_STATISTICS, (picked.mean, picked.variance), strict=True):
-                for values, where in (
-                    (getattr(self, name), ~low),
-                    (getattr(self, f"low_{name}"), low),
-                ):
+                for use, where in (("", ~low), ("low_", low)):
+                    values = getattr(self, use + name)
                     values.copy_(torch.where(where, now, values))
         return normalised
 
@@ -113,16 +111,10 @@ _PLAIN = {switchable: plain for plain, switchable in _SWITCHABLE.items()}
 
 
 def make_switchable(model: Model) -> Model:
-    """Give an octave network switchable batch norms and path scales, in place.
+    """Give an octave network switchable batch norms and path scales, in place; returns it.
 
     At first it computes what it computed before, at any α. A module that has them already keeps
     its values; frozen parameters stay frozen.
-
-    Args:
-        model: a network that `octnas.octavize` has made.
-
-    Returns:
-        The given model.
     """
     for module in model.modules():
         if type(module) in _SWITCHABLE:
@@ -147,12 +139,9 @@ def is_switchable(model: nn.Module) -> bool:
 
 
 def fold_switchable(model: Model) -> Model:
-    """Make a switchable supernet an ordinary octave network of its present α, in place.
+    """Make a switchable supernet an ordinary octave network of its present α, in place; returns it.
 
     It computes what it computed before; keys and parameters are timm's again.
-
-    Returns:
-        The given model, unchanged if it is not switchable.
     """
     if not is_switchable(model):
         return model
@@ -214,13 +203,7 @@ def build_supernet(
 
 @dataclass(frozen=True)
 class TrainedSupernet:
-    """A supernet on disk; picklable, so that any process can load it.
-
-    Attributes:
-        space: its architectures.
-        weights: file of its weights.
-        switchable: see `build_supernet`.
-    """
+    """A supernet on disk, see `build_supernet`; picklable, so that any process can load it."""
 
     space: SearchSpace
     weights: Path

@@ -43,10 +43,8 @@ WHOLE_RUN = tuple(stage for stage in STAGES if stage not in ("truth", "rank"))
 def check_links(path: Path) -> None:
     """Refuse a run directory with links that lead out of it, before anything is removed there.
 
-    The run directory may be a link itself, and links within it may lead to other parts of it.
-
-    Args:
-        path: of the run directory, which may be missing.
+    The run directory may be missing or a link itself, and links within it may lead to other parts
+    of it.
 
     Raises:
         RunDirectoryError: naming the link and its target.
@@ -67,23 +65,14 @@ def check_links(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Marker:
-    """What ``stage.json`` says of a stage.
-
-    Attributes:
-        finished: when; None while it is not.
-        fingerprint: of its settings and inputs.
-    """
+    """The contents of ``stage.json``; ``finished`` is None before the stage is."""
 
     finished: str | None
     fingerprint: Mapping[str, Any]
 
 
 class RunDirectory:
-    """The folder of one run.
-
-    Attributes:
-        path: the folder; made when something is first written to it.
-    """
+    """The folder of one run, made when something is first written to it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -128,7 +117,7 @@ class RunDirectory:
         return "; ".join(f"{key}: was {before.get(key)!r}, now {now.get(key)!r}" for key in changed)
 
     def begin(self, stage: str, fingerprint: Mapping[str, Any]) -> None:
-        """Note that a stage begins whose files it will go on with if it is broken off."""
+        """Note that a stage begins that can be resumed from its files if it is interrupted."""
         if self.marker(stage) is None:
             self._mark(stage, fingerprint, finished=None)
 
@@ -141,7 +130,7 @@ class RunDirectory:
         write_json(self.stage(stage) / MARKER, {**document, "fingerprint": dict(fingerprint)})
 
     def _bases(self, stage: str) -> set[str]:
-        """What a stage builds on: always, or, as its marker says, with its settings."""
+        """What a stage builds on: always, or with the settings in its marker."""
         try:
             marker = self.marker(stage)
         except RunDirectoryError:
@@ -154,16 +143,15 @@ class RunDirectory:
         """Remove a stage's results and those of the stages that depend on it; their names."""
         gone = list(dependents(stage, {name: self._bases(name) for name in STAGES}))
         for name in reversed(gone):
-            # Out of the way in one step, so that what is left of a removal that was broken off is
-            # not gone on with.
-            # Also a link that leads nowhere: nothing could be written there.
+            # Renamed first, so that no stage resumes from the leftovers of an interrupted removal;
+            # also a broken link, which nothing could be written to.
             if (folder := self.stage(name)).exists() or folder.is_symlink():
                 folder.rename(self.path / f"{_FORGOTTEN}{name}-{uuid.uuid4().hex}")
         self.remove_forgotten()
         return gone
 
     def remove_forgotten(self) -> None:
-        """Remove what is forgotten: whoever forgot it may have been killed meanwhile."""
+        """Remove forgotten results, also those of a process that was killed while removing."""
         for folder in self.path.glob(f"{_FORGOTTEN}*"):
             remove_tree(folder)
 

@@ -1,9 +1,9 @@
 """The run lock: one process at a time uses a run directory, on whatever host.
 
-It is a `filelock.SoftFileLease`: ``run.lock`` names its owner, who touches it again and again. An
-owner is gone if its process is, on this host, or if a newcomer has seen no heartbeat for as long
-as a lease lasts; clocks of hosts are not compared. A process that was suspended for so long and
-finds another owner when it resumes exits at once.
+It is a `filelock.SoftFileLease`: ``run.lock`` names its owner, who touches it every few seconds. An
+owner is dead if its process on this host is, or if a newcomer has seen no heartbeat for as long as
+a lease lasts; clocks of hosts are not compared. A process that was suspended for so long and finds
+another owner when it resumes exits at once.
 """
 
 import contextlib
@@ -21,17 +21,13 @@ LOCK_FILE = "run.lock"
 
 # Seconds between two heartbeats, and without one until another host may take over.
 BEAT, LEASE = 5.0, 60.0
-_POLL = 1.0  # seconds between two looks at the lock of another host
+_POLL = 1.0  # seconds between two checks of the lock of another host
 _INITIAL = "effffffc"  # namespace of process numbers outside of containers; proc_ns.h of Linux
 
 
 @contextlib.contextmanager
 def held(path: Path, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
-    """Hold the run lock within a ``with`` block.
-
-    Args:
-        path: of the run directory; made if it is missing.
-        say: called with a line before waiting for a heartbeat of another host.
+    """Hold the lock of a run directory, made if it is missing, within a ``with`` block.
 
     Raises:
         RunDirectoryError: another process is using the run directory.
@@ -74,7 +70,7 @@ def _acquire(lock: SoftFileLease, path: Path, say: Callable[[str], None]) -> Non
 
 
 def _heartbeat(path: Path) -> int | None:
-    """When the lock was last touched, by the clock of the file system; None if it is gone."""
+    """When the lock was last touched, by the clock of the file system; None if there is none."""
     try:
         return (path / LOCK_FILE).stat().st_mtime_ns
     except OSError:

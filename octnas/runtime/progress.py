@@ -1,4 +1,4 @@
-"""What the user sees while a run goes on."""
+"""What the user sees during a run."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ class Bar(Protocol):
     """A progress bar."""
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Go on by some steps; the note stands behind the bar."""
+        """Advance by some steps; the note is shown behind the bar."""
         ...
 
 

@@ -24,11 +24,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal stops the work; raised in the main thread, like a KeyboardInterrupt.
-
-    Attributes:
-        number: of the signal.
-    """
+    """A signal stops the work; raised in the main thread, like a KeyboardInterrupt."""
 
     def __init__(self, number: int = signal.SIGINT) -> None:
         super().__init__(number)
@@ -40,23 +36,14 @@ class Stopped(KeyboardInterrupt):
 
 @dataclass
 class _State:
-    """What signals do in this process.
+    """What signals do in this process."""
 
-    Attributes:
-        leave: they end the process instead of raising.
-        patience: seconds for which they are deferred; 0 for not at all.
-        received: number of the signal that was received; 0 for none.
-        when: by the monotonic clock.
-        timer: ends the patience.
-        before: called in a thread with the number of the signal before the work stops.
-    """
-
-    leave: bool = False
-    patience: float = 0.0
-    received: int = 0
-    when: float = 0.0
-    timer: threading.Timer | None = None
-    before: Callable[[int], None] | None = None
+    leave: bool = False  # they end the process instead of raising
+    patience: float = 0.0  # seconds for which they are deferred
+    received: int = 0  # number of the signal; 0 for none
+    when: float = 0.0  # by the monotonic clock
+    timer: threading.Timer | None = None  # ends the patience
+    before: Callable[[int], None] | None = None  # see `before_stop`
 
 
 _state = _State()
@@ -101,8 +88,7 @@ def from_now_on(*, leave: bool = False) -> Mapping[signal.Signals, Any]:
 def blocked(*numbers: signal.Signals) -> Iterator[None]:
     """Start processes within the block that never get signals; this one gets them afterwards.
 
-    Args:
-        numbers: of the signals; by default all that stop work.
+    By default all signals that stop work are blocked.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers or _SIGNALS)
     try:

@@ -2,7 +2,9 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -39,6 +41,21 @@ def level(logger: logging.Logger, value: int) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+@contextmanager
+def handler_kept(number: signal.Signals) -> Iterator[Callable[[], None]]:
+    """Restore a signal's handler after a ``with`` block, or earlier by calling what this yields."""
+    before = signal.getsignal(number)
+
+    def restore() -> None:
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(number, before)
+
+    try:
+        yield restore
+    finally:
+        restore()
 
 
 @contextmanager

@@ -160,7 +160,7 @@ def _as_json(args: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_alpha(site: str, alpha: float) -> None:
-    """Raise `ArchitectureError` unless an octave ratio lies in [0, 1]."""
+    """Raise `ArchitectureError` unless an octave ratio is in [0, 1]."""
     if not 0.0 <= alpha <= 1.0:
         raise ArchitectureError(f"α of site {site!r}: found {alpha}, allowed: 0 to 1")
 

@@ -158,11 +158,7 @@ def _within(name: str, cost: AdditiveCost, bound: Bound) -> Budget:
 
 
 def check_budgets(budgets: Sequence[Budget], levels: CostLevels) -> None:
-    """Refuse budgets that no architecture meets.
-
-    Args:
-        budgets: to check.
-        levels: the architectures by MACs.
+    """Refuse budgets that no architecture meets; ``levels`` are by MACs.
 
     Raises:
         BudgetError: naming the budget, its bounds and those of the space.

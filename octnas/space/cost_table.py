@@ -147,13 +147,8 @@ class CostLevels:
     the 1.8 million exact levels would take minutes and 18 GB.) Counts are float64: exact up to
     2^53, then to 15 digits.
 
-    Args:
-        space: the search space.
-        max_levels: see above.
-        cost: by default MACs.
-
     Attributes:
-        cost: as given; bounds and levels are in its unit.
+        cost: by default MACs; bounds and levels are in its unit.
         width: distance of neighbouring levels.
         exact: whether every level is one exact cost.
         lowest: cost of level 0.
@@ -228,7 +223,7 @@ class CostLevels:
             α by site, one of each site's choices.
 
         Raises:
-            BudgetError: no architecture lies within the bounds.
+            BudgetError: no architecture is within the bounds.
         """
         for _ in range(_TRIES):
             level = self.sample_level(costs or rng, low, high, by_count=by_count)
@@ -327,12 +322,8 @@ class CostLevels:
         ]
         indices = [tuple(index) for index in np.array(np.meshgrid(*free)).reshape(len(names), -1).T]
         rest = [level - int(step.costs[index]) for index in indices]
-        weights = np.array(
-            [
-                table[index[:-1]][left] if left >= 0 else 0.0
-                for index, left in zip(indices, rest, strict=True)
-            ]
-        )
+        pairs = zip(indices, rest, strict=True)
+        weights = np.array([table[at[:-1]][left] if left >= 0 else 0.0 for at, left in pairs])
         pick = int(rng.choice(len(indices), p=weights / weights.sum()))
         chosen.update(zip(names, map(int, indices[pick]), strict=True))
         return rest[pick]
@@ -363,13 +354,9 @@ def _plan(space: SearchSpace, terms: Terms) -> list[Step]:
 def along(
     sites: tuple[str, ...], term: np.ndarray, names: tuple[str, ...], shape: tuple[int, ...]
 ) -> np.ndarray:
-    """A term over the choices of ``sites``, broadcastable to those of all ``names``.
+    """A term over the choices of ``sites``, transposed to broadcast over those of all ``names``.
 
-    Args:
-        sites: of the axes of ``term``; some of ``names``.
-        term: to be transposed.
-        names: of all sites.
-        shape: their numbers of choices.
+    ``shape`` has the numbers of choices of all ``names``.
     """
     ordered = sorted(sites, key=names.index)
     turned = term.transpose([sites.index(name) for name in ordered])

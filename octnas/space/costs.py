@@ -135,7 +135,7 @@ class Bound:
     lower: int = 0
 
     def admits(self, cost: int) -> bool:
-        """Whether a cost lies within the bounds."""
+        """Whether a cost is within the bounds."""
         return self.lower <= cost <= self.upper
 
 
@@ -158,5 +158,5 @@ class Budget:
     bound: Bound | None = None
 
     def admits(self, macs: int) -> bool:
-        """Whether ``macs`` lies within the bounds."""
+        """Whether ``macs`` is within the bounds."""
         return self.min_macs <= macs <= self.max_macs

@@ -1,7 +1,7 @@
 """Independent distributions over the α of every site: expected cost, draws, mode."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from math import exp, log
 from typing import Any
 
@@ -13,7 +13,7 @@ from octnas.space.costs import Budget, ConvShape, conv_macs
 from octnas.space.optimum import Scores, best_within
 from octnas.space.search_space import SearchSpace
 
-Probabilities = Mapping[str, Sequence[float]]
+Probabilities = Mapping[str, tuple[float, ...]]
 """By site, one for each of its choices; sites with a single choice may be omitted."""
 
 _TRIES = 1000  # draws outside the budget before the most probable architecture is taken
@@ -25,8 +25,6 @@ class Distribution:
     """The distribution learned for one budget.
 
     Attributes:
-        budget: its name.
-        probabilities: by site.
         expected_macs: of an architecture drawn from them.
         alphas: by site, of the most probable architecture inside the budget.
         macs: of that architecture.
@@ -61,9 +59,7 @@ class Distribution:
     @staticmethod
     def from_dict(document: Mapping[str, Any]) -> "Distribution":
         """Read what `to_dict` wrote."""
-        found = read_as(Distribution, document)
-        probabilities = {name: tuple(shares) for name, shares in found.probabilities.items()}
-        return replace(found, probabilities=probabilities)
+        return read_as(Distribution, document)
 
 
 def expected_macs(space: SearchSpace, probabilities: Mapping[str, Any]) -> Any:

@@ -138,7 +138,7 @@ class LatencyTable:
 
         Args:
             space: of the network that was measured; its choices must be among those measured.
-            alphas: by site, each one of its choices; the first where a site is not named.
+            alphas: one of the choices by site; other sites are at their first choice.
 
         Raises:
             LatencyError: the table is of another network, or lacks a choice of the space.

@@ -4,7 +4,7 @@ Like costs, terms of a score may also depend on the two ends of a convolution; t
 programming over cost levels is the same.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from octnas.space.cost_table import CostLevels, along
 from octnas.space.search_space import SearchSpace
 
 _TRIES = 1000  # wide levels to try whose best architectures are below the lower bound
+
+Tables = list[np.ndarray]
 
 Scores = Mapping[tuple[str, ...], np.ndarray]
 """Terms of the score by sites; shape: their choices.
@@ -25,13 +27,12 @@ def ends(space: SearchSpace) -> list[tuple[str, str]]:
     """The pairs of searchable sites at the two ends of a convolution, in the sites' order."""
     order = {site.name: index for index, site in enumerate(space.searchable)}
     found = {
-        (conv.site_in, conv.site_out)
+        tuple(sorted((order[conv.site_in], order[conv.site_out])))
         for conv in space.convs
         if conv.site_in in order and conv.site_out in order and not conv.depthwise
     }
-    at = sorted({(order[a], order[b]) for a, b in found} | {(order[b], order[a]) for a, b in found})
     names = list(order)
-    return [(names[first], names[last]) for first, last in at if first < last]
+    return [(names[first], names[last]) for first, last in sorted(found) if first < last]
 
 
 def best_within(levels: CostLevels, scores: Scores, low: int, high: int) -> dict[str, float]:
@@ -48,17 +49,17 @@ def best_within(levels: CostLevels, scores: Scores, low: int, high: int) -> dict
         α by site.
 
     Raises:
-        BudgetError: no architecture lies within the bounds.
+        BudgetError: no architecture is within the bounds.
         ValueError: a score of sites that are not the ends of one convolution.
     """
-    tables = _best_scores(levels, scores, high)
-    final = tables.best[-1].copy()
+    gains, best = _best_scores(levels, scores, high)
+    final = best[-1].copy()
     # No architecture costs more than its level.
     final[: _first(levels, low)] = -np.inf
     for level in np.argsort(-final, kind="stable")[:_TRIES]:
         if final[level] == -np.inf:
             break
-        (alphas,) = _trace_back(levels, tables, np.array([level]))
+        (alphas,) = _trace_back(levels, gains, best, np.array([level]))
         if levels.cost.of(alphas) >= low:
             return alphas
     unit = levels.cost.unit
@@ -82,15 +83,15 @@ def best_front(
     Raises:
         ValueError: a score of sites that are not the ends of one convolution.
     """
-    tables = _best_scores(levels, scores, high)
-    final = tables.best[-1]
+    gains, best = _best_scores(levels, scores, high)
+    final = best[-1]
     first = _first(levels, low)
     inside = final[first:]
     before = np.maximum.accumulate(np.concatenate([[-np.inf], inside[:-1]]))
     found = first + np.flatnonzero(inside > before[: len(inside)])
     if len(found) > most:
         found = found[np.linspace(0, len(found) - 1, most).round().astype(int)]
-    front = _trace_back(levels, tables, found)
+    front = _trace_back(levels, gains, best, found)
     # Architectures of a wide level may cost less than the level.
     return [alphas for alphas in front if levels.cost.of(alphas) >= low]
 
@@ -100,37 +101,28 @@ def _first(levels: CostLevels, low: int) -> int:
     return max(0, -(-(low - levels.lowest) // levels.width))
 
 
-class _Tables:
-    """Scores added by each step, and the best scores before and after it.
+def _best_scores(levels: CostLevels, scores: Scores, high: int) -> tuple[Tables, Tables]:
+    """Scores added by each step, and the best scores before and after each.
 
-    Attributes:
-        gains: by step; shape: the choices of ``step.before`` and ``step.site``.
-        best: shape: the choices of the sites in the state, then levels.
+    The shape of the latter: the choices of the sites in the state, then levels.
     """
-
-    def __init__(self, gains: Sequence[np.ndarray], count: int) -> None:
-        self.gains = gains
-        self.best = [np.full(count, -np.inf)]
-        self.best[0][:1] = 0.0
-
-
-def _best_scores(levels: CostLevels, scores: Scores, high: int) -> _Tables:
     # Levels beyond the largest architecture are empty.
     count = max(0, (min(high, levels.largest) - levels.lowest) // levels.width + 1)
-    tables = _Tables(_gains(levels, scores), count)
-    for step, gains in zip(levels.steps, tables.gains, strict=True):
+    gains, best = _gains(levels, scores), [np.full(count, -np.inf)]
+    best[0][:1] = 0.0
+    for step, gain in zip(levels.steps, gains, strict=True):
         joined = np.full((*step.costs.shape, count), -np.inf)
         for index in np.ndindex(step.costs.shape):
             shift = min(int(step.costs[index]), count)
-            joined[index][shift:] = tables.best[-1][index[:-1]][: count - shift] + gains[index]
+            joined[index][shift:] = best[-1][index[:-1]][: count - shift] + gain[index]
         names = (*step.before, step.site)
         gone = tuple(axis for axis, name in enumerate(names) if name not in step.after)
-        tables.best.append(joined.max(axis=gone))
-    return tables
+        best.append(joined.max(axis=gone))
+    return gains, best
 
 
 def _gains(levels: CostLevels, scores: Scores) -> list[np.ndarray]:
-    """The scores by the step that completes their sites."""
+    """The scores by the step that completes their sites; shape: that of ``step.costs``."""
     gains, left = [], dict(scores)
     for step in levels.steps:
         names = (*step.before, step.site)
@@ -144,15 +136,17 @@ def _gains(levels: CostLevels, scores: Scores) -> list[np.ndarray]:
     return gains
 
 
-def _trace_back(levels: CostLevels, tables: _Tables, final: np.ndarray) -> list[dict[str, float]]:
+def _trace_back(
+    levels: CostLevels, all_gains: Tables, all_best: Tables, final: np.ndarray
+) -> list[dict[str, float]]:
     """The best architecture of each of some levels, all at once."""
     at, chosen = final, dict[str, np.ndarray]()
     # The last table is of the levels themselves.
-    steps = zip(levels.steps, tables.gains, tables.best[:-1], strict=True)
+    steps = zip(levels.steps, all_gains, all_best[:-1], strict=True)
     for step, gains, best in reversed(list(steps)):
         costs = step.costs.reshape(-1, 1)
-        own = dict(zip((*step.before, step.site), np.indices(step.costs.shape), strict=True))
-        own = {name: index.reshape(-1, 1) for name, index in own.items()}
+        indices = np.indices(step.costs.shape).reshape(step.costs.ndim, -1, 1)
+        own: dict[str, np.ndarray] = dict(zip((*step.before, step.site), indices, strict=True))
         before = at - costs
         rows = best.reshape(-1, best.shape[-1])
         # The choices of the sites before are rows; those of the step's site follow one another.

@@ -35,15 +35,7 @@ LOCK_WAIT = 20.0  # seconds for an SQLite file that others write to; as long as 
 
 @dataclass
 class Connection:
-    """A store that answers, with the outbox of one run directory.
-
-    Attributes:
-        client: MLflow's.
-        store: the store.
-        experiment_id: MLflow's.
-        outbox: the records.
-        progress: how far they were sent.
-    """
+    """A store that answers, with the outbox of one run directory."""
 
     client: "MlflowClient"
     store: Store
@@ -77,7 +69,7 @@ class Connection:
         """The file of a record.
 
         Raises:
-            RefusedError: it is gone.
+            RefusedError: it no longer exists.
         """
         if (found := self.outbox.file(entry)) is None:
             raise RefusedError(f"{entry.values['path']} is gone")
@@ -137,12 +129,7 @@ def _open(mlflow: Any, store: Store) -> "MlflowClient":
 
 
 def _check_server(store: Store, experiment: str) -> None:
-    """Ask the server once, without MLflow's retries.
-
-    Raises:
-        AwayError: it does not answer, or has a problem of its own.
-        TrackingError: it refuses access, or is not an MLflow server.
-    """
+    """Ask the server once, without MLflow's retries."""
     from mlflow.exceptions import MlflowException
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request

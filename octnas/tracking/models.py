@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from octnas.runtime.temporary import level
 from octnas.tracking.connection import OUTBOX_TAG, Connection
 from octnas.tracking.outbox import Entry
 from octnas.tracking.store import import_mlflow
@@ -74,16 +75,10 @@ def save_model(network: "nn.Module", images: "Tensor", folder: Path) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence MLflow's warnings about its own types and about the given requirements."""
-    logger = logging.getLogger("mlflow")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            for category in (UserWarning, DeprecationWarning, FutureWarning):
-                warnings.simplefilter("ignore", category)
-            yield
-    finally:
-        logger.setLevel(level)
+    with level(logging.getLogger("mlflow"), logging.ERROR), warnings.catch_warnings():
+        for category in (UserWarning, DeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
+        yield
 
 
 def send_model(connection: Connection, entry: Entry) -> None:
@@ -127,11 +122,7 @@ def send_model(connection: Connection, entry: Entry) -> None:
 
 
 def remove_duplicate_models(connection: Connection) -> int:
-    """Delete models and model versions that a slow server has created twice.
-
-    Returns:
-        The number of deletions.
-    """
+    """Delete models and model versions that a slow server has created twice; their number."""
     client, removed = connection.client, 0
     query = f"tags.`{OUTBOX_TAG}` = '{connection.outbox.id}'"
     models = [entry for entry in connection.outbox.entries() if entry.kind == "model"]

@@ -35,7 +35,6 @@ class Entry:
     """A record.
 
     Attributes:
-        id: unique.
         time: when it was recorded, in milliseconds since 1970.
         kind: what to do; a key of `octnas.tracking.records.SEND`.
         key: of its run within the run directory.
@@ -59,7 +58,7 @@ class Outbox:
     """The records of one run directory. One process at a time may add, any process may send."""
 
     def __init__(self, folder: Path) -> None:
-        """Nothing is read or written yet; ``folder`` lies in the run directory."""
+        """Nothing is read or written yet; ``folder`` is inside the run directory."""
         self.folder = folder
         self.path = folder / FILE
 
@@ -77,13 +76,9 @@ class Outbox:
                 remove_tree(kept)
 
     def add(self, kind: str, key: str, path: Path | None = None, **values: Any) -> None:
-        """Add a record; it is on disk when this returns.
+        """Add a record, see `Entry`; it is on disk when this returns.
 
-        Args:
-            kind: see `Entry`.
-            key: see `Entry`.
-            path: a file or folder to send along; it may change or disappear afterwards.
-            values: depend on ``kind``.
+        The file or folder at ``path``, to send along, may change or disappear afterwards.
         """
         identity = uuid.uuid4().hex
         if path is not None:
@@ -130,7 +125,7 @@ class Outbox:
         return next((entry.id for entry in self.entries()), "")
 
     def file(self, entry: Entry) -> Path | None:
-        """The file of a record as it was then, else as it is now; None if it is gone.
+        """The file of a record as it was then, else as it is now; None if it no longer exists.
 
         Files outside the run directory are never sent, unless a copy was kept.
         """
@@ -155,7 +150,7 @@ class Outbox:
 
     @contextmanager
     def sending(self, seconds: float = 0.0) -> Iterator[None]:
-        """Hold the lock of the one process that sends; wait for it for at most ``seconds``.
+        """Hold the lock for sending; wait for it for at most ``seconds``.
 
         Raises:
             BusyError: another process still holds it.

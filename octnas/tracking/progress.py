@@ -9,7 +9,7 @@ from octnas.tracking.outbox import Entry, Outbox
 
 FILE = "tracking.json"
 SCHEMA = 2
-_READABLE = (1, SCHEMA)  # 1 is of the time before the outbox
+_READABLE = (1, SCHEMA)  # 1 was before the outbox
 
 
 class Progress:
@@ -24,16 +24,7 @@ class Progress:
     """
 
     def __init__(self, path: Path, *, uri: str, experiment_id: str) -> None:
-        """Read the file; the caller holds the lock `Outbox.sending`.
-
-        Args:
-            path: the JSON file.
-            uri: the tracking URI without its password.
-            experiment_id: MLflow's id of the experiment.
-
-        Raises:
-            TrackingError: the file cannot be read.
-        """
+        """As `read`, with the URI without its password; requires the lock `Outbox.sending`."""
         self._path = path
         self._about = {"tracking_uri": uri, "experiment_id": experiment_id}
         remove_drafts(path)

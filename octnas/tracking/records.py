@@ -31,9 +31,7 @@ RECORD_TAG = "octnas.record"
 def send(connection: Connection, proceed: Callable[[], bool] = lambda: True) -> Counter[str]:
     """Send what was not sent yet; after each record the position is on disk.
 
-    Args:
-        connection: to the store.
-        proceed: asked before each record whether to continue.
+    Stops before a record for which ``proceed`` returns False.
 
     Returns:
         The number of records by kind; for metrics, the number of values.
@@ -160,8 +158,10 @@ def _send_start(connection: Connection, entry: Entry) -> None:
         run = None
     if run is None:
         # This record may have created it already, if the answer was lost.
-        created = _tagged(connection, RECORD_TAG, entry.id)
-        run = created[0] if created else _create(connection, entry, name, tags)
+        found = _tagged(connection, RECORD_TAG, entry.id)
+        own = {**tags, RECORD_TAG: entry.id, OUTBOX_TAG: connection.outbox.id}
+        experiment = connection.experiment_id
+        run = found[0] if found else client.create_run(experiment, entry.time, own, name)
         connection.progress.set_run(entry.key, run.info.run_id)
     if (run.info.status, run.info.run_name) != ("RUNNING", name):
         client.update_run(run.info.run_id, status="RUNNING", name=name)
@@ -173,15 +173,6 @@ def _send_start(connection: Connection, entry: Entry) -> None:
         run.info.run_id,
         params=[Param(key, text) for key, text in values["params"].items() if key not in known],
         tags=[RunTag(key, text) for key, text in tags.items() if run.data.tags.get(key) != text],
-    )
-
-
-def _create(connection: Connection, entry: Entry, name: str, tags: Mapping[str, str]) -> "Run":
-    return connection.client.create_run(
-        connection.experiment_id,
-        start_time=entry.time,
-        run_name=name,
-        tags={**tags, RECORD_TAG: entry.id, OUTBOX_TAG: connection.outbox.id},
     )
 
 

@@ -63,11 +63,7 @@ class Store:
 
 
 def find_store(settings: TrackingSettings, folder: Path) -> Store:
-    """The store that the settings ask for.
-
-    Args:
-        settings: section ``tracking`` of the experiment.
-        folder: holds the default SQLite file and its artifacts.
+    """The store that the settings ask for; ``folder`` is that of the default SQLite file.
 
     Raises:
         TrackingError: the URI is malformed.
@@ -158,7 +154,6 @@ def tracking_errors(store: Store, problem: str = "MLflow") -> Iterator[None]:
 
     Raises:
         AwayError: the same may succeed later.
-        TrackingError: any other problem.
     """
     try:
         yield

@@ -51,7 +51,7 @@ class Tracker:
         Args:
             settings: section ``tracking`` of the experiment.
             experiment: name of the MLflow experiment if the settings give none.
-            directory: the run directory; the default SQLite file is beside it.
+            directory: of the run; the default SQLite file is beside it.
             say: prints a line about an unreachable store.
 
         Raises:
@@ -172,7 +172,7 @@ class Tracker:
     def close(self, *, failed: bool = False, seconds: float = CLOSE_WAIT) -> None:
         """Finish the open runs and send the remaining records, for at most ``seconds``.
 
-        Unless the work has failed, this includes what a killed process has left.
+        Unless the work has failed, this includes leftovers of a killed process.
 
         Args:
             failed: the work was interrupted by an error; resuming it resumes its runs.
@@ -210,13 +210,10 @@ class Tracker:
         return view_command(self._store) if self.enabled else ""
 
     def _adopt(self) -> None:
-        """Take over what a killed process has left, where nothing new was recorded.
+        """Take over leftovers of a killed process, where nothing new was recorded.
 
         Of its open runs only those without a parent end here; the others belong to interrupted
         work.
-
-        Raises:
-            TrackingError: as `start`.
         """
         left: set[str] = set()
         for entry in self._outbox.entries():
@@ -282,12 +279,7 @@ def _number(value: float) -> float | str:
 
 
 def sync_runs(settings: TrackingSettings, experiment: str, directory: Path) -> tuple[str, ...]:
-    """Send the remaining records of a run directory.
-
-    Args:
-        settings: section ``tracking`` of the experiment.
-        experiment: name of the MLflow experiment if the settings give none.
-        directory: the run directory.
+    """Send the remaining records of a run directory; arguments as for `Tracker`.
 
     Returns:
         Lines about what was sent and what was refused.
