@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -67,17 +67,16 @@ def list_folders(root: Path, folders: Mapping[str, str]) -> Listing:
                 f"data.root: found {str(root)!r} without a folder {folder!r}; set it to a folder "
                 "in ImageFolder layout, or name its folders by data.train and data.val"
             )
-        strange = dict(_strange(root / folder))
-        problems += [
-            Problem(path.relative_to(root).as_posix(), reason) for path, reason in strange.items()
-        ]
-        if not any(entry.is_dir() for entry in (root / folder).iterdir()):
+        classes = sorted(entry.name for entry in (root / folder).iterdir() if entry.is_dir())
+        if not classes:
             raise DataError(f"{root / folder}: holds no folders of classes")
-        files[split] = _files_by_class(root, folder, strange.keys())
+        found, unusable = _walk(root, Path(folder).as_posix())
+        files[split] = {name: found.get(name, []) for name in classes}
+        problems += unusable
         problems += [
             Problem(f"{folder}/{name}", "a class without images")
-            for name, found in files[split].items()
-            if not found
+            for name in classes
+            if name not in found
         ]
     for split, other in (("train", "val"), ("val", "train")):
         problems += [
@@ -85,91 +84,62 @@ def list_folders(root: Path, folders: Mapping[str, str]) -> Listing:
             for name in sorted(files[split].keys() - files[other].keys())
             if files[split][name]
         ]
-    usable = [
-        name for name in files["train"] if files["train"][name] and files["val"].get(name, [])
-    ]
+    usable = [name for name in files["train"] if files["train"][name] and files["val"].get(name)]
     if not usable:
         raise DataError(
             f"{root}: {folders['train']} and {folders['val']} have no class with images in both"
         )
-    pairs = {
-        split: [(name, label) for label, c in enumerate(usable) for name in files[split][c]]
-        for split in folders
-    }
     return Listing(
         tuple(usable),
-        {split: tuple(name for name, _ in found) for split, found in pairs.items()},
-        {split: tuple(label for _, label in found) for split, found in pairs.items()},
+        {split: tuple(chain(*(files[split][name] for name in usable))) for split in folders},
+        {
+            split: tuple(label for label, name in enumerate(usable) for _ in files[split][name])
+            for split in folders
+        },
         tuple(problems),
     )
 
 
-def _files_by_class(root: Path, folder: str, strange: Set[Path]) -> dict[str, list[str]]:
-    """Names below the root of a split's images, by class; classes without any are kept."""
-    if strange:
-        # torchvision would follow loops as deep as the file system lets it.
-        found = _walk_without(root / folder, strange)
-    else:
-        data = datasets.ImageFolder(str(root / folder), allow_empty=True)
-        found = {name: [] for name in data.classes}
-        for path, label in data.samples:
-            found[data.classes[label]].append(path)
-    return {
-        name: [Path(path).relative_to(root).as_posix() for path in paths]
-        for name, paths in found.items()
-    }
+def _walk(root: Path, top: str) -> tuple[dict[str, list[str]], list[Problem]]:
+    """Names of a split's images by class, in torchvision's order, and what cannot be walked.
 
-
-def _walk_without(folder: Path, strange: Set[Path]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    extensions = datasets.folder.IMG_EXTENSIONS
-    for entry in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
-        paths = found.setdefault(entry.name, [])
-        if entry in strange:
-            continue
-        for here, below, names in os.walk(entry, followlinks=True):
-            below[:] = sorted(name for name in below if Path(here) / name not in strange)
-            files = [Path(here) / n for n in sorted(names) if n.lower().endswith(extensions)]
-            paths += [str(path) for path in files if path not in strange]
-    return found
-
-
-def _strange(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Paths below a folder that cannot be walked, with the reasons.
-
-    Each folder is walked once: links among classes would give their images wrong labels, and
-    nested links can make exponentially many paths.
+    Each folder is walked once, links after all others: links among classes would give their images
+    wrong labels, and nested links can make exponentially many paths.
     """
+    files: list[tuple[str, str]] = []
+    problems: list[Problem] = []
     seen: set[str] = set()
-    links = deque([folder])
-    while links:
-        place = links.popleft()
-        real = os.path.realpath(place)
-        if place != folder and Path(os.path.realpath(place.parent)).is_relative_to(real):
-            yield place, "a symbolic link to a folder around it"
-        elif real in seen:
-            yield place, "a symbolic link to a folder that is there already"
-        else:
-            yield from _walk_once(place, seen, links)
-
-
-def _walk_once(place: Path, seen: set[str], links: deque[Path]) -> Iterator[tuple[Path, str]]:
-    """Unreadable paths below a folder; collects its folders, and the links to others."""
-    waiting = [place]
-    while waiting:
-        here = waiting.pop()
-        seen.add(os.path.realpath(here))
+    waiting, links = [top], deque[str]()
+    while waiting or links:
+        linked = not waiting
+        here = links.popleft() if linked else waiting.pop()
+        real = os.path.realpath(root / here)
+        if linked and Path(os.path.realpath((root / here).parent)).is_relative_to(real):
+            problems.append(Problem(here, "a symbolic link to a folder around it"))
+            continue
+        if linked and real in seen:
+            problems.append(Problem(here, "a symbolic link to a folder that is there already"))
+            continue
+        seen.add(real)
         try:
-            with os.scandir(here) as entries:
-                for entry in sorted(entries, key=lambda entry: entry.name):
-                    try:
-                        if entry.is_dir():
-                            (links if entry.is_symlink() else waiting).append(Path(entry.path))
-                    except OSError as error:
-                        # A link to itself.
-                        yield Path(entry.path), str(error.strerror)
+            entries = sorted(os.scandir(root / here), key=lambda entry: entry.name)
         except OSError as error:
-            yield here, str(error.strerror)
+            problems.append(Problem(here, str(error.strerror)))
+            continue
+        for entry in entries:
+            try:
+                if entry.is_dir():
+                    (links if entry.is_symlink() else waiting).append(f"{here}/{entry.name}")
+                elif here != top and entry.name.lower().endswith(datasets.folder.IMG_EXTENSIONS):
+                    files.append((here, entry.name))
+            except OSError as error:
+                # A link to itself.
+                problems.append(Problem(f"{here}/{entry.name}", str(error.strerror)))
+    found: dict[str, list[str]] = {}
+    for folder, name in sorted(files):
+        class_name = folder[len(top) + 1 :].split("/")[0]
+        found.setdefault(class_name, []).append(f"{folder}/{name}")
+    return found, problems
 
 
 # Where torchvision puts Imagenette below its root.
