@@ -9,7 +9,6 @@ from typing import IO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-_DIGEST_BYTES = 16
 # Pillow names 16-bit images so; the other modes it converts to RGB as they look.
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
@@ -90,6 +89,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def pixel_digest(image: Image.Image) -> str:
     """A hash of an image's size and pixels, by which copies under other names are found."""
-    state = blake2b(f"{image.mode} {image.size}".encode(), digest_size=_DIGEST_BYTES)
+    state = blake2b(f"{image.mode} {image.size}".encode(), digest_size=16)
     state.update(image.tobytes())
     return state.hexdigest()

@@ -159,13 +159,13 @@ class Reader(Protocol):
         """
         ...
 
-    def stamp(self, name: str) -> str:
+    def stamp(self, name: str) -> str:  # noqa: ARG002
         """A text that changes with the image on disk, as far as known without reading it."""
-        ...
+        return ""
 
 
 @dataclass(frozen=True)
-class FileReader:
+class FileReader(Reader):
     """Files below a folder."""
 
     root: Path
@@ -184,7 +184,7 @@ class FileReader:
 
 
 @dataclass(frozen=True)
-class IndexReader:
+class IndexReader(Reader):
     """A data set of torchvision or timm whose images are known by their number."""
 
     settings: ImagesSettings
@@ -197,28 +197,20 @@ class IndexReader:
             # timm's own indexing would put the next image in the place of a broken one.
             source = data.reader[int(index)][0] if self.settings.name else data[int(index)][0]
         except Exception as error:
-            # A row without an image, or whose file is gone.
+            # A row without an image, or a missing file.
             raise broken(error) from error
         return read_rgb(source)
 
-    def stamp(self, name: str) -> str:  # noqa: ARG002  all are in one file
-        """See `Reader.stamp`."""
-        return ""
-
 
 @dataclass(frozen=True)
-class StreamReader:
-    """Shards, which timm reads from end to end."""
+class StreamReader(Reader):
+    """Shards, which timm reads in order."""
 
     settings: ImagesSettings
 
     def read(self, name: str) -> Image.Image:
         """Not possible."""
         raise BrokenImageError(f"{name}: shards are read from end to end")
-
-    def stamp(self, name: str) -> str:  # noqa: ARG002  all are in a few files
-        """See `Reader.stamp`."""
-        return ""
 
     def stream(self, split: str) -> Iterator[tuple[str, Image.Image]]:
         """All images of a split that timm can read, with their names, in order."""
@@ -245,13 +237,13 @@ def list_images(settings: ImagesSettings) -> Listing:
             f"data.root: found {settings.root!r}, which is no folder; "
             "set it to the folder of the data, such as --set data.root=PATH"
         )
-    if (folders := _folders(settings)) is None:
-        with _explained(settings):
-            return _list_indexed(settings)
+    folders = _folders(settings)
     with _explained(settings):
+        if folders is None:
+            return _list_indexed(settings)
         for split, folder in folders.items():
-            # torchvision unpacks or fetches what is not there; of what is there it would refuse
-            # the whole for one folder too many or without images.
+            # torchvision unpacks or downloads missing data. It would refuse existing data with an
+            # additional or an empty folder.
             if settings.source != "folder" and not (root / folder).is_dir():
                 open_dataset(settings, split)
         return list_folders(root, folders)
