@@ -69,11 +69,7 @@ _NEEDS: Mapping[Format, tuple[str, ...]] = {
 
 
 def check_installed(settings: ExportSettings) -> None:
-    """Refuse a format whose packages are not installed.
-
-    Raises:
-        ExportError: naming them and what to install.
-    """
+    """Raise an `ExportError` for a format whose packages are not installed."""
     for name in settings.formats:
         if missing := [need for need in _NEEDS.get(name, ()) if find_spec(need) is None]:
             what = "tensorrt" if missing == ["tensorrt"] else '"octnas[export]"'

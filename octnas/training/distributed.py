@@ -82,8 +82,7 @@ class Processes:
         The next backward pass outside of it averages the sums.
         """
         if isinstance(model, DistributedDataParallel):
-            within: AbstractContextManager[None] = model.no_sync()
-            return within
+            return model.no_sync()
         return contextlib.nullcontext()
 
     def average(self, values: Tensor) -> None:
