@@ -108,9 +108,9 @@ class Cache:
     def found(self) -> list[Found]:
         """The digest or reason of every image of a complete cache."""
         everything: list[Found] = []
+        remedy = f"remove {self.folder}; the same command rebuilds it"
         for shard in range(self.shards):
             path = self._file(shard)
-            remedy = f"remove {path.parent}; the same command rebuilds it"
             everything += read_json(
                 path, list[Found], schema=SCHEMA, key="images", error=DataError, remedy=remedy
             )
@@ -205,13 +205,7 @@ class Cache:
 
 
 class CachedImages:
-    """Some images of a cache with their labels.
-
-    Args:
-        pixels: of the whole cache, ``(count, side, side, 3)`` uint8.
-        positions: of these images in it.
-        labels: of these images.
-    """
+    """The images at some positions of a cache, ``(count, side, side, 3)`` uint8, with labels."""
 
     def __init__(self, pixels: np.ndarray, positions: Iterable[int], labels: Sequence[int]) -> None:
         self._pixels = pixels
@@ -240,15 +234,11 @@ class CachedImages:
 
     def _shape(self, indices: Tensor, draws: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:
         places = self._positions[indices.numpy()]
-        pixels = torch.from_numpy(
-            np.stack(
-                [
-                    shape(Image.fromarray(self._pixels[place]), row)
-                    for place, row in zip(places, draws.tolist(), strict=True)
-                ]
-            )
-        )
-        labels = self._labels[indices]
+        shaped = [
+            shape(Image.fromarray(self._pixels[place]), row)
+            for place, row in zip(places, draws.tolist(), strict=True)
+        ]
+        pixels, labels = torch.from_numpy(np.stack(shaped)), self._labels[indices]
         if torch.cuda.is_available():
             return pixels.pin_memory(), labels.pin_memory()
         return pixels, labels

@@ -84,17 +84,11 @@ def _place(image: np.ndarray, patch: np.ndarray, rng: np.random.Generator) -> No
 
 
 class DigitImages:
-    """Cluttered digits, held in memory.
-
-    Args:
-        settings: how many, and from which seed.
-        side: to which the images are resized, for networks that take others than of 16 pixels.
-    """
+    """Cluttered digits, held in memory; resized for networks of another input size."""
 
     def __init__(self, settings: DigitsSettings, side: int = SIZE) -> None:
         self.classes = CLASSES
-        self._side = side
-        self._padding = settings.padding
+        self._side, self._padding = side, settings.padding
         self._parts = make_digits(settings)
 
     def train_batches(self, batch_size: int, seed: int, part: Part = WHOLE) -> "_Shuffled":

@@ -82,7 +82,7 @@ def build(
                 time.sleep(0.2)
 
 
-def look_again(cache: Cache, names: Sequence[str], reader: Reader) -> list[Found]:
+def retry_broken(cache: Cache, names: Sequence[str], reader: Reader) -> list[Found]:
     """The results of a complete cache, after another attempt at images that could not be read."""
     found = cache.found()
     if isinstance(reader, StreamReader):
@@ -229,12 +229,14 @@ def prepare_images(
         )
     reader = open_reader(settings)
     build(cache, names, reader, workers=settings.workers, progress=progress)
-    looked = look_again(cache, names, reader)
-    gone = broken_classes(listing, looked)
-    problems = [*listing.problems, *gone]
-    problems += [Problem(n, one.reason) for n, one in zip(names, looked, strict=True) if one.reason]
+    results = retry_broken(cache, names, reader)
+    unusable = broken_classes(listing, results)
+    problems = [*listing.problems, *unusable]
+    for name, one in zip(names, results, strict=True):
+        if one.reason:
+            problems.append(Problem(name, one.reason))
     _report_problems(settings, problems, folder)
-    classes, entries = sort_out(settings, listing, looked, {problem.name for problem in gone})
+    classes, entries = sort_out(settings, listing, results, {one.name for one in unusable})
     write_images(
         ImageList(classes, entries, tuple(problems), key, resolution, max(input_size[1:])), folder
     )

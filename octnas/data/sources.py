@@ -25,12 +25,7 @@ SPLITS = ("train", "val")
 
 @dataclass(frozen=True)
 class Problem:
-    """An image or folder that cannot be used.
-
-    Attributes:
-        name: of the image or folder, below the data's root.
-        reason: why.
-    """
+    """An image or folder that cannot be used, by its name below the data's root."""
 
     name: str
     reason: str
@@ -194,7 +189,7 @@ class IndexReader(Reader):
         split, index = name.split("/")
         data = open_dataset(self.settings, split)
         try:
-            # timm's own indexing would put the next image in the place of a broken one.
+            # timm's own indexing would replace a broken image by the next one.
             source = data.reader[int(index)][0] if self.settings.name else data[int(index)][0]
         except Exception as error:
             # A row without an image, or a missing file.
@@ -210,7 +205,7 @@ class StreamReader(Reader):
 
     def read(self, name: str) -> Image.Image:
         """Not possible."""
-        raise BrokenImageError(f"{name}: shards are read from end to end")
+        raise BrokenImageError(f"{name}: shards are read in order")
 
     def stream(self, split: str) -> Iterator[tuple[str, Image.Image]]:
         """All images of a split that timm can read, with their names, in order."""
@@ -332,7 +327,7 @@ def _list_indexed(settings: ImagesSettings) -> Listing:
         if settings.streamed:
             found = [label for _, label in data]
             if lost := max(data.reader.num_samples - len(found), 0):
-                # One for each image, since reports count them; timm does not say which they are.
+                # One for each image, since reports count them; timm does not name them.
                 among = f"of {lost} that cannot be read, among {data.reader.num_samples}"
                 problems += [Problem(split, f"image {n} {among}") for n in range(1, lost + 1)]
         else:

@@ -36,7 +36,7 @@ def choose_subset(listing: Listing, subset: SubsetSettings, seed: int) -> Listin
         drawn = {name: label_of[c] for c, found in by_class.items() for name in found}
         names[split] = tuple(name for name in listing.names[split] if name in drawn)
         labels[split] = tuple(drawn[name] for name in names[split])
-    # Problems of classes outside the subset do not matter.
+    # Ignore problems of classes outside the subset.
     problems = tuple(
         problem
         for problem in listing.problems

@@ -81,12 +81,7 @@ def check_installed(settings: ExportSettings) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of exporting one network.
-
-    Attributes:
-        variants: what was written.
-        refused: a line for each variant that differs too much from its source; it was not kept.
-    """
+    """The variants that were written, and a line for each that was refused and not kept."""
 
     variants: tuple[Variant, ...]
     refused: tuple[str, ...]

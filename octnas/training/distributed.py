@@ -51,11 +51,7 @@ _SYNC_BUFFERS = next(
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of one training, as seen from this one.
-
-    Attributes:
-        part: rank of this process, and their number.
-    """
+    """The processes of one training, as seen from this one."""
 
     part: Part = field(default=WHOLE)
 

@@ -79,10 +79,7 @@ class Running:
     """The state of a training between two steps: what a checkpoint holds.
 
     Attributes:
-        model: the network.
-        optimizer: of its weights.
-        scheduler: of the learning rate, stepped per update.
-        ema: moving average of the weights, if any.
+        model, optimizer, scheduler, ema: the network, and what updates or averages its weights.
         strategy: state of the backward passes, if any.
         total: sum of the losses of this epoch's steps.
         step: number of completed steps.
@@ -243,8 +240,7 @@ def train(
             labels = labels.to(device, non_blocking=True)
             seed_step(seed, running.step, rank, device)
             optimizer.zero_grad(set_to_none=True)
-            step = running.step
-            average = processes.average
+            step, average = running.step, processes.average
             loss = backward(Step(step, images, labels, forward, criterion, rank, no_sync, average))
             average(loss)
             running.advance(loss, recipe.clip_grad)

@@ -137,14 +137,8 @@ def train_one(
 
     The result is written last: a folder with a result is complete.
 
-    Args:
-        training: what to train.
-        data: on which.
-        settings: recipe, threads, processes of this training, sizes of test images.
-        device: name of the device.
-        log: called after every epoch.
-        watch: a part of the data on which the network is evaluated after every epoch, for
-            ``{watch}_top1`` in the rows of ``log``; not again for epochs before a resumption.
+    ``log`` gets a row after every epoch. With ``watch``, a part of the data, the row includes the
+    network's ``{watch}_top1``, except for epochs before a resumption.
     """
     place = choose_device(device)
     images = _images(training, data, settings, place)
@@ -215,10 +209,7 @@ def _evaluate(
     settings: RetrainSettings,
     device: torch.device,
 ) -> dict[str, float]:
-    """Metrics at the training's image size and at each of the test sizes.
-
-    Predictions at its own size are written beside the weights.
-    """
+    """Metrics at each image size; predictions at the training's are written beside the weights."""
     part, batch_size = training.part, settings.recipe.batch_size * 4
     channels, _, own = training.architecture.input_size
     metrics: dict[str, float] = {}
@@ -348,8 +339,8 @@ def _train_side_by_side(
                 "are kept, and the same command resumes the others"
             ) from error
         except BaseException:
-            # Otherwise the pool waits until all running trainings are finished. Only the pool joins
-            # its processes: of two threads that join one, the second never learns of its end.
+            # Otherwise the pool waits for all running trainings. Only the pool may join its
+            # processes: if two threads join one, the second never sees its end.
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
             pool.shutdown(cancel_futures=True)
@@ -377,7 +368,7 @@ def _train_in_worker(
     try:
         return train_one(training, data, settings, device, log)
     except Stopped as stopped:
-        # Not an exception: this process would wait for a lock that a dead one may hold.
+        # Without an exception, which would wait for a lock that a dead process may hold.
         os._exit(128 + stopped.number)
 
 
