@@ -55,12 +55,7 @@ def random_box(
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """Random resized crop and horizontal flip of one image, antialiased as in evaluation.
-
-    Attributes:
-        settings: ``scale`` and ``hflip``.
-        size: height and width of the result.
-    """
+    """Random resized crop and horizontal flip of one image, antialiased as in evaluation."""
 
     settings: AugmentSettings
     size: tuple[int, int]
@@ -176,10 +171,7 @@ def _operations(
 def _jitter(pixels: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     """Change brightness, contrast and saturation of every image, in an order of its own.
 
-    Args:
-        pixels: ``(N, 3, H, W)`` uint8.
-        factors: ``(N, 3)``, of the three operations.
-        order: ``(N, 3)``, their numbers.
+    Pixels are ``(N, 3, H, W)`` uint8; factors of the three operations and their order ``(N, 3)``.
     """
     result, luma = pixels.float(), torch.tensor(_LUMA, device=pixels.device)[:, None, None]
     for step in order.T:
@@ -194,12 +186,7 @@ def _jitter(pixels: Tensor, factors: Tensor, order: Tensor) -> Tensor:
 
 
 class BatchMixup:
-    """timm's Mixup and CutMix, by a seed of their own.
-
-    Args:
-        settings: α of both.
-        classes: how many.
-    """
+    """timm's Mixup and CutMix, by a seed of their own."""
 
     def __init__(self, settings: AugmentSettings, classes: int) -> None:
         self._mixup = Mixup(

@@ -118,14 +118,7 @@ def epoch_generator(seed: int, epoch: int, *stream: int) -> torch.Generator:
 
 @dataclass(frozen=True)
 class Epoch:
-    """Which images the batches of an epoch hold, with random numbers for each.
-
-    Attributes:
-        order: of the images, by batch.
-        draws: random numbers of an image.
-        seed, number: of the training, and of the epoch.
-        part: of this rank.
-    """
+    """Image indices of an epoch's batches, with random numbers for each image of this rank."""
 
     order: Tensor
     draws: int

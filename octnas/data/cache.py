@@ -12,7 +12,6 @@ import math
 import os
 import shutil
 import tempfile
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -109,9 +108,9 @@ class Cache:
     def found(self) -> list[Found]:
         """The digest or reason of every image of a complete cache."""
         everything: list[Found] = []
+        remedy = f"remove {self.folder}; the same command rebuilds it"
         for shard in range(self.shards):
             path = self._file(shard)
-            remedy = f"remove {path.parent}; the same command rebuilds it"
             everything += read_json(
                 path, list[Found], schema=SCHEMA, key="images", error=DataError, remedy=remedy
             )
@@ -130,7 +129,8 @@ class Cache:
             DataError: naming both sizes.
         """
         needed = sum(len(self.positions(shard)) for shard in self.missing()) * self.image_bytes
-        free = shutil.disk_usage(_existing(self.folder)).free
+        existing = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+        free = shutil.disk_usage(existing).free
         if needed > free:
             raise DataError(
                 f"data.cache: needs {gigabytes(needed)} in {self.folder}, which has "
@@ -184,8 +184,9 @@ class Cache:
                         continue
                     found.append({"digest": pixel_digest(image)})
                     if shape is not None:
-                        content = np.asarray(shape(image)).tobytes()
-                        _write_at(file.fileno(), content, position * self.image_bytes)
+                        file.seek(position * self.image_bytes)
+                        file.write(np.asarray(shape(image)).tobytes())
+                file.flush()
                 os.fsync(file.fileno())
             write_json(self._file(shard), {"schema": SCHEMA, "images": found})
         except OSError as error:
@@ -196,11 +197,6 @@ class Cache:
             with suppress(OSError):
                 self._claim(shard).unlink()
 
-    def wait(self, shards: Sequence[int]) -> None:
-        """Wait a little for shards that others have claimed."""
-        if any(not self._file(shard).exists() for shard in shards):
-            time.sleep(0.2)
-
     def _claim(self, shard: int) -> Path:
         return self.folder / f"shard-{shard:06d}.claim"
 
@@ -209,13 +205,7 @@ class Cache:
 
 
 class CachedImages:
-    """Some images of a cache with their labels.
-
-    Args:
-        pixels: of the whole cache, ``(count, side, side, 3)`` uint8.
-        positions: of these images in it.
-        labels: of these images.
-    """
+    """The images at some positions of a cache, ``(count, side, side, 3)`` uint8, with labels."""
 
     def __init__(self, pixels: np.ndarray, positions: Iterable[int], labels: Sequence[int]) -> None:
         self._pixels = pixels
@@ -244,15 +234,11 @@ class CachedImages:
 
     def _shape(self, indices: Tensor, draws: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:
         places = self._positions[indices.numpy()]
-        pixels = torch.from_numpy(
-            np.stack(
-                [
-                    shape(Image.fromarray(self._pixels[place]), row)
-                    for place, row in zip(places, draws.tolist(), strict=True)
-                ]
-            )
-        )
-        labels = self._labels[indices]
+        shaped = [
+            shape(Image.fromarray(self._pixels[place]), row)
+            for place, row in zip(places, draws.tolist(), strict=True)
+        ]
+        pixels, labels = torch.from_numpy(np.stack(shaped)), self._labels[indices]
         if torch.cuda.is_available():
             return pixels.pin_memory(), labels.pin_memory()
         return pixels, labels
@@ -270,27 +256,12 @@ def _square(side: int) -> Callable[[Image.Image], Image.Image]:
     return shape  # type: ignore[no-any-return]
 
 
-def _write_at(handle: int, content: bytes, place: int) -> None:
-    """Write everything; on a nearly full disk a single call may write less."""
-    while content:
-        written = os.pwrite(handle, content, place)
-        content, place = content[written:], place + written
-
-
-def _existing(folder: Path) -> Path:
-    while not folder.exists():
-        folder = folder.parent
-    return folder
-
-
 def _alive(pid: int) -> bool:
     """Whether a process of this host exists."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
+    except OSError as error:
+        return isinstance(error, PermissionError)
     return True
 
 

@@ -9,12 +9,11 @@ from typing import IO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-_DIGEST_BYTES = 16
-# Pillow names 16-bit images so; the other modes it converts to RGB as they look.
+# Pillow's modes of 16-bit images; it converts the other modes to RGB correctly.
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
-# Sides of an image may differ so much. Networks get it with its shorter side at a length: of a
-# line of 60,000 pixels, in a file of 200 bytes, 256 rows would take twelve gigabytes.
+# The largest aspect ratio. Images are resized by their shorter side: to 256 rows, a line of 60,000
+# pixels in a file of 200 bytes would take twelve gigabytes.
 _LONGEST = 100
 
 
@@ -90,6 +89,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def pixel_digest(image: Image.Image) -> str:
     """A hash of an image's size and pixels, by which copies under other names are found."""
-    state = blake2b(f"{image.mode} {image.size}".encode(), digest_size=_DIGEST_BYTES)
+    state = blake2b(f"{image.mode} {image.size}".encode(), digest_size=16)
     state.update(image.tobytes())
     return state.hexdigest()

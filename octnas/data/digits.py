@@ -6,6 +6,7 @@ Each 16×16 image has one whole handwritten digit at its native 8×8 at a random
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from hashlib import sha256
 
 import numpy as np
@@ -83,17 +84,11 @@ def _place(image: np.ndarray, patch: np.ndarray, rng: np.random.Generator) -> No
 
 
 class DigitImages:
-    """Cluttered digits, held in memory.
-
-    Args:
-        settings: how many, and from which seed.
-        side: to which the images are resized, for networks that take others than of 16 pixels.
-    """
+    """Cluttered digits, held in memory; resized for networks of another input size."""
 
     def __init__(self, settings: DigitsSettings, side: int = SIZE) -> None:
         self.classes = CLASSES
-        self._side = side
-        self._padding = settings.padding
+        self._side, self._padding = side, settings.padding
         self._parts = make_digits(settings)
 
     def train_batches(self, batch_size: int, seed: int, part: Part = WHOLE) -> "_Shuffled":
@@ -115,47 +110,36 @@ class DigitImages:
         return len(self._parts[part][1])
 
 
+@dataclass(frozen=True)
 class _Shuffled:
     """Training batches from images in memory, randomly shifted."""
 
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        batch_size: int,
-        padding: int,
-        seed: int,
-        part: Part,
-        side: int = SIZE,
-    ) -> None:
-        self._side = side
-        self._images = F.pad(images, [padding] * 4)
-        self._labels = labels
-        self._batch_size, self._seed, self._part = batch_size, seed, part
-        self._shifts = 2 * padding + 1
+    images: Tensor
+    labels: Tensor
+    batch_size: int
+    padding: int
+    seed: int
+    part: Part
+    side: int
 
     def __len__(self) -> int:
-        return len(self._labels) // self._batch_size
+        return len(self.labels) // self.batch_size
 
     def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """See `octnas.data.batches.TrainingBatches.epoch`."""
-        order = epoch_order(len(self._labels), self._batch_size, self._seed, number)
-        generator = epoch_generator(self._seed, number, 1)
-        corners = torch.randint(self._shifts, (*order.shape, 2), generator=generator)
+        order = epoch_order(len(self.labels), self.batch_size, self.seed, number)
+        generator = epoch_generator(self.seed, number, 1)
+        corners = torch.randint(2 * self.padding + 1, (*order.shape, 2), generator=generator)
         for chosen, corner in zip(order[start:], corners[start:], strict=True):
-            mine = self._part.of(chosen)
-            shown = self._crop(self._images[mine], self._part.of(corner).T[:, :, None])
-            yield _normalise(shown, self._side), self._labels[mine]
-
-    @staticmethod
-    def _crop(padded: Tensor, corners: Tensor) -> Tensor:
-        """Every padded image from its corner on."""
-        rows, columns = corners + torch.arange(SIZE)
-        index = torch.arange(len(padded))[:, None, None]
-        return padded[index, 0, rows[:, :, None], columns[:, None]][:, None]
+            mine = self.part.of(chosen)
+            padded = F.pad(self.images[mine], [self.padding] * 4)
+            rows, columns = self.part.of(corner).T[:, :, None] + torch.arange(SIZE)
+            index = torch.arange(len(mine))[:, None, None]
+            crops = padded[index, 0, rows[:, :, None], columns[:, None]][:, None]
+            yield _normalise(crops, self.side), self.labels[mine]
 
 
-def _normalise(images: Tensor, side: int = SIZE) -> Tensor:
+def _normalise(images: Tensor, side: int) -> Tensor:
     """uint8 digits to normalised float32, resized where a network takes others."""
     found = (images.float() / 255 - MEAN[0]) / STD[0]
     if side == SIZE:

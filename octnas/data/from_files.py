@@ -82,14 +82,7 @@ def load(dataset: Dataset[Any], workers: int, items: Sequence[int]) -> Iterator[
 
 @dataclass(frozen=True)
 class FileImages:
-    """Images that are decoded whenever they are needed.
-
-    Attributes:
-        names: as the reader knows them.
-        labels: of the images.
-        reader: opens them.
-        workers: processes that decode; 0 for this one.
-    """
+    """Images that are decoded whenever they are needed, by worker processes if there are any."""
 
     names: Sequence[str]
     labels: Sequence[int]

@@ -72,12 +72,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class Data:
-    """A prepared data set; picklable, so that any process can open it.
-
-    Attributes:
-        settings: of the data.
-        folder: with the list of the images.
-    """
+    """A prepared data set, with the folder of its image list; picklable for any process."""
 
     settings: DataSettings
     folder: Path
@@ -173,12 +168,7 @@ class ListedImages:
 class AugmentedBatches:
     """Training batches; shuffled and augmented differently in each epoch.
 
-    Attributes:
-        images: of the training part.
-        crop, recolour, normalise, mixup: what the images go through.
-        batch_size: of all ranks together.
-        seed: of order and augmentation.
-        part: the share of this rank.
+    The batch size is that of all ranks together.
     """
 
     images: StoredImages
@@ -210,14 +200,7 @@ class AugmentedBatches:
 
 @dataclass(frozen=True)
 class PlainBatches:
-    """A part in its order.
-
-    Attributes:
-        images: of the part.
-        shape: of evaluation.
-        normalise: on the device.
-        batch_size: images of a batch.
-    """
+    """A part in its order, without augmentation."""
 
     images: StoredImages
     shape: Shape
@@ -235,12 +218,7 @@ class PlainBatches:
 
 
 class CentreCrop:
-    """timm's preparation of an image for evaluation.
-
-    Args:
-        size: height and width.
-        crop_pct: share of the side that the crop keeps.
-    """
+    """timm's preparation of an image for evaluation."""
 
     def __init__(self, size: tuple[int, int], crop_pct: float) -> None:
         self._transform = create_transform(

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -41,7 +42,6 @@ def build(
     *,
     workers: int,
     progress: Progress,
-    title: str = "images",
     digests: Sequence[str] = (),
 ) -> None:
     """Fill the missing shards of a cache; other processes may be doing the same.
@@ -52,9 +52,7 @@ def build(
         reader: opens them.
         workers: processes that decode; 0 for this one.
         progress: shows the shards.
-        title: of the progress bar.
-        digests: expected, by position; an empty one accepts any image. A shard with another image
-            is not written.
+        digests: expected, by position; an empty one accepts any image.
 
     Raises:
         DataError: the disk is full or too small, or an image has another digest.
@@ -62,7 +60,7 @@ def build(
     if not (missing := cache.missing()):
         return
     cache.check_room()
-    with progress.bar(title, cache.shards) as bar:
+    with progress.bar("data", cache.shards) as bar:
         bar.advance(cache.shards - len(missing))
         if isinstance(reader, StreamReader):
             for shard in _fill_from_stream(cache, names, reader, missing, digests):
@@ -79,14 +77,13 @@ def build(
                 bar.advance(int(filled))
             before, missing = len(missing), cache.missing()
             bar.advance(before - len(missing) - own)
-            cache.wait(missing)
+            if missing:
+                # Others have claimed them.
+                time.sleep(0.2)
 
 
-def look_again(cache: Cache, names: Sequence[str], reader: Reader) -> list[Found]:
-    """The results of a complete cache, after a second attempt at images that could not be read.
-
-    Their files may have lacked permission, or their disk may have been unreachable.
-    """
+def retry_broken(cache: Cache, names: Sequence[str], reader: Reader) -> list[Found]:
+    """The results of a complete cache, after another attempt at images that could not be read."""
     found = cache.found()
     if isinstance(reader, StreamReader):
         return found
@@ -196,10 +193,12 @@ def prepare_images(
 ) -> None:
     """Decode every image once, and list which are used for which part.
 
+    An interrupted preparation resumes.
+
     Args:
         settings: of the data.
         input_size: channels, height and width of the networks' images.
-        folder: of the list; an interrupted preparation resumes.
+        folder: of the list.
         progress: bars and lines for the user.
 
     Raises:
@@ -229,13 +228,15 @@ def prepare_images(
             f"{size} in {cache.folder}"
         )
     reader = open_reader(settings)
-    build(cache, names, reader, workers=settings.workers, progress=progress, title="data")
-    looked = look_again(cache, names, reader)
-    gone = broken_classes(listing, looked)
-    problems = [*listing.problems, *gone]
-    problems += [Problem(n, one.reason) for n, one in zip(names, looked, strict=True) if one.reason]
+    build(cache, names, reader, workers=settings.workers, progress=progress)
+    results = retry_broken(cache, names, reader)
+    unusable = broken_classes(listing, results)
+    problems = [*listing.problems, *unusable]
+    for name, one in zip(names, results, strict=True):
+        if one.reason:
+            problems.append(Problem(name, one.reason))
     _report_problems(settings, problems, folder)
-    classes, entries = sort_out(settings, listing, looked, {problem.name for problem in gone})
+    classes, entries = sort_out(settings, listing, results, {one.name for one in unusable})
     write_images(
         ImageList(classes, entries, tuple(problems), key, resolution, max(input_size[1:])), folder
     )
@@ -286,11 +287,7 @@ def _key(settings: ImagesSettings, names: Sequence[str], resolution: int) -> str
 
 
 def _report_problems(settings: ImagesSettings, problems: Sequence[Problem], folder: Path) -> None:
-    """Write the list of problems.
-
-    Raises:
-        DataError: there are some, and ``on_error`` is ``fail``.
-    """
+    """Write the list of problems; with ``on_error: fail``, raise a `DataError` if there are any."""
     path = folder / PROBLEMS_FILE
     path.unlink(missing_ok=True)
     if not problems:

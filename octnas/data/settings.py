@@ -186,7 +186,7 @@ class ImagesSettings:
         # Evaluation resizes images to the side of its crop over this, before it crops.
         require(0.1 <= self.crop_pct <= 1, "crop_pct", self.crop_pct, "0.1 to 1")
         require(all(map(isfinite, self.mean)), "mean", self.mean, "finite numbers")
-        # `min` would pass over what is no number.
+        # `min` would ignore NaN.
         above = all(0 < value < inf for value in self.std)
         require(above, "std", self.std, "finite numbers above 0")
         require_at_least(self, 0, "workers")
@@ -205,7 +205,7 @@ class ImagesSettings:
 
     @property
     def streamed(self) -> bool:
-        """Whether images can be read from end to end alone."""
+        """Whether images can only be read in order."""
         return self.name.startswith("wds/")
 
 

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -25,12 +25,7 @@ SPLITS = ("train", "val")
 
 @dataclass(frozen=True)
 class Problem:
-    """An image or folder that cannot be used.
-
-    Attributes:
-        name: of the image or folder, below the data's root.
-        reason: why.
-    """
+    """An image or folder that cannot be used, by its name below the data's root."""
 
     name: str
     reason: str
@@ -67,17 +62,16 @@ def list_folders(root: Path, folders: Mapping[str, str]) -> Listing:
                 f"data.root: found {str(root)!r} without a folder {folder!r}; set it to a folder "
                 "in ImageFolder layout, or name its folders by data.train and data.val"
             )
-        strange = dict(_strange(root / folder))
-        problems += [
-            Problem(path.relative_to(root).as_posix(), reason) for path, reason in strange.items()
-        ]
-        if not any(entry.is_dir() for entry in (root / folder).iterdir()):
+        classes = sorted(entry.name for entry in (root / folder).iterdir() if entry.is_dir())
+        if not classes:
             raise DataError(f"{root / folder}: holds no folders of classes")
-        files[split] = _files_by_class(root, folder, strange.keys())
+        found, unusable = _walk(root, Path(folder).as_posix())
+        files[split] = {name: found.get(name, []) for name in classes}
+        problems += unusable
         problems += [
             Problem(f"{folder}/{name}", "a class without images")
-            for name, found in files[split].items()
-            if not found
+            for name in classes
+            if name not in found
         ]
     for split, other in (("train", "val"), ("val", "train")):
         problems += [
@@ -85,91 +79,62 @@ def list_folders(root: Path, folders: Mapping[str, str]) -> Listing:
             for name in sorted(files[split].keys() - files[other].keys())
             if files[split][name]
         ]
-    usable = [
-        name for name in files["train"] if files["train"][name] and files["val"].get(name, [])
-    ]
+    usable = [name for name in files["train"] if files["train"][name] and files["val"].get(name)]
     if not usable:
         raise DataError(
             f"{root}: {folders['train']} and {folders['val']} have no class with images in both"
         )
-    pairs = {
-        split: [(name, label) for label, c in enumerate(usable) for name in files[split][c]]
-        for split in folders
-    }
     return Listing(
         tuple(usable),
-        {split: tuple(name for name, _ in found) for split, found in pairs.items()},
-        {split: tuple(label for _, label in found) for split, found in pairs.items()},
+        {split: tuple(chain(*(files[split][name] for name in usable))) for split in folders},
+        {
+            split: tuple(label for label, name in enumerate(usable) for _ in files[split][name])
+            for split in folders
+        },
         tuple(problems),
     )
 
 
-def _files_by_class(root: Path, folder: str, strange: Set[Path]) -> dict[str, list[str]]:
-    """Names below the root of a split's images, by class; classes without any are kept."""
-    if strange:
-        # torchvision would follow loops as deep as the file system lets it.
-        found = _walk_without(root / folder, strange)
-    else:
-        data = datasets.ImageFolder(str(root / folder), allow_empty=True)
-        found = {name: [] for name in data.classes}
-        for path, label in data.samples:
-            found[data.classes[label]].append(path)
-    return {
-        name: [Path(path).relative_to(root).as_posix() for path in paths]
-        for name, paths in found.items()
-    }
+def _walk(root: Path, top: str) -> tuple[dict[str, list[str]], list[Problem]]:
+    """Names of a split's images by class, in torchvision's order, and what cannot be walked.
 
-
-def _walk_without(folder: Path, strange: Set[Path]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    extensions = datasets.folder.IMG_EXTENSIONS
-    for entry in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
-        paths = found.setdefault(entry.name, [])
-        if entry in strange:
-            continue
-        for here, below, names in os.walk(entry, followlinks=True):
-            below[:] = sorted(name for name in below if Path(here) / name not in strange)
-            files = [Path(here) / n for n in sorted(names) if n.lower().endswith(extensions)]
-            paths += [str(path) for path in files if path not in strange]
-    return found
-
-
-def _strange(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Paths below a folder that cannot be walked, with the reasons.
-
-    Each folder is walked once: links among classes would give their images wrong labels, and
-    nested links can make exponentially many paths.
+    Each folder is walked once, links after all others: links among classes would give their images
+    wrong labels, and nested links can make exponentially many paths.
     """
+    files: list[tuple[str, str]] = []
+    problems: list[Problem] = []
     seen: set[str] = set()
-    links = deque([folder])
-    while links:
-        place = links.popleft()
-        real = os.path.realpath(place)
-        if place != folder and Path(os.path.realpath(place.parent)).is_relative_to(real):
-            yield place, "a symbolic link to a folder around it"
-        elif real in seen:
-            yield place, "a symbolic link to a folder that is there already"
-        else:
-            yield from _walk_once(place, seen, links)
-
-
-def _walk_once(place: Path, seen: set[str], links: deque[Path]) -> Iterator[tuple[Path, str]]:
-    """Unreadable paths below a folder; collects its folders, and the links to others."""
-    waiting = [place]
-    while waiting:
-        here = waiting.pop()
-        seen.add(os.path.realpath(here))
+    waiting, links = [top], deque[str]()
+    while waiting or links:
+        linked = not waiting
+        here = links.popleft() if linked else waiting.pop()
+        real = os.path.realpath(root / here)
+        if linked and Path(os.path.realpath((root / here).parent)).is_relative_to(real):
+            problems.append(Problem(here, "a symbolic link to a folder around it"))
+            continue
+        if linked and real in seen:
+            problems.append(Problem(here, "a symbolic link to a folder that is there already"))
+            continue
+        seen.add(real)
         try:
-            with os.scandir(here) as entries:
-                for entry in sorted(entries, key=lambda entry: entry.name):
-                    try:
-                        if entry.is_dir():
-                            (links if entry.is_symlink() else waiting).append(Path(entry.path))
-                    except OSError as error:
-                        # A link to itself.
-                        yield Path(entry.path), str(error.strerror)
+            entries = sorted(os.scandir(root / here), key=lambda entry: entry.name)
         except OSError as error:
-            yield here, str(error.strerror)
+            problems.append(Problem(here, str(error.strerror)))
+            continue
+        for entry in entries:
+            try:
+                if entry.is_dir():
+                    (links if entry.is_symlink() else waiting).append(f"{here}/{entry.name}")
+                elif here != top and entry.name.lower().endswith(datasets.folder.IMG_EXTENSIONS):
+                    files.append((here, entry.name))
+            except OSError as error:
+                # A link to itself.
+                problems.append(Problem(f"{here}/{entry.name}", str(error.strerror)))
+    found: dict[str, list[str]] = {}
+    for folder, name in sorted(files):
+        class_name = folder[len(top) + 1 :].split("/")[0]
+        found.setdefault(class_name, []).append(f"{folder}/{name}")
+    return found, problems
 
 
 # Where torchvision puts Imagenette below its root.
@@ -189,13 +154,13 @@ class Reader(Protocol):
         """
         ...
 
-    def stamp(self, name: str) -> str:
+    def stamp(self, name: str) -> str:  # noqa: ARG002
         """A text that changes with the image on disk, as far as known without reading it."""
-        ...
+        return ""
 
 
 @dataclass(frozen=True)
-class FileReader:
+class FileReader(Reader):
     """Files below a folder."""
 
     root: Path
@@ -214,7 +179,7 @@ class FileReader:
 
 
 @dataclass(frozen=True)
-class IndexReader:
+class IndexReader(Reader):
     """A data set of torchvision or timm whose images are known by their number."""
 
     settings: ImagesSettings
@@ -224,31 +189,23 @@ class IndexReader:
         split, index = name.split("/")
         data = open_dataset(self.settings, split)
         try:
-            # timm's own indexing would put the next image in the place of a broken one.
+            # timm's own indexing would replace a broken image by the next one.
             source = data.reader[int(index)][0] if self.settings.name else data[int(index)][0]
         except Exception as error:
-            # A row without an image, or whose file is gone.
+            # A row without an image, or a missing file.
             raise broken(error) from error
         return read_rgb(source)
 
-    def stamp(self, name: str) -> str:  # noqa: ARG002  all are in one file
-        """See `Reader.stamp`."""
-        return ""
-
 
 @dataclass(frozen=True)
-class StreamReader:
-    """Shards, which timm reads from end to end."""
+class StreamReader(Reader):
+    """Shards, which timm reads in order."""
 
     settings: ImagesSettings
 
     def read(self, name: str) -> Image.Image:
         """Not possible."""
-        raise BrokenImageError(f"{name}: shards are read from end to end")
-
-    def stamp(self, name: str) -> str:  # noqa: ARG002  all are in a few files
-        """See `Reader.stamp`."""
-        return ""
+        raise BrokenImageError(f"{name}: shards are read in order")
 
     def stream(self, split: str) -> Iterator[tuple[str, Image.Image]]:
         """All images of a split that timm can read, with their names, in order."""
@@ -275,13 +232,13 @@ def list_images(settings: ImagesSettings) -> Listing:
             f"data.root: found {settings.root!r}, which is no folder; "
             "set it to the folder of the data, such as --set data.root=PATH"
         )
-    if (folders := _folders(settings)) is None:
-        with _explained(settings):
-            return _list_indexed(settings)
+    folders = _folders(settings)
     with _explained(settings):
+        if folders is None:
+            return _list_indexed(settings)
         for split, folder in folders.items():
-            # torchvision unpacks or fetches what is not there; of what is there it would refuse
-            # the whole for one folder too many or without images.
+            # torchvision unpacks or downloads missing data. It would refuse existing data with an
+            # additional or an empty folder.
             if settings.source != "folder" and not (root / folder).is_dir():
                 open_dataset(settings, split)
         return list_folders(root, folders)
@@ -370,7 +327,7 @@ def _list_indexed(settings: ImagesSettings) -> Listing:
         if settings.streamed:
             found = [label for _, label in data]
             if lost := max(data.reader.num_samples - len(found), 0):
-                # One for each image, since reports count them; timm does not say which they are.
+                # One for each image, since reports count them; timm does not name them.
                 among = f"of {lost} that cannot be read, among {data.reader.num_samples}"
                 problems += [Problem(split, f"image {n} {among}") for n in range(1, lost + 1)]
         else:

@@ -36,7 +36,7 @@ def choose_subset(listing: Listing, subset: SubsetSettings, seed: int) -> Listin
         drawn = {name: label_of[c] for c, found in by_class.items() for name in found}
         names[split] = tuple(name for name in listing.names[split] if name in drawn)
         labels[split] = tuple(drawn[name] for name in names[split])
-    # Problems of classes outside the subset do not matter.
+    # Ignore problems of classes outside the subset.
     problems = tuple(
         problem
         for problem in listing.problems
@@ -91,15 +91,10 @@ def cut(
     val_digests: Iterable[str],
     settings: ImagesSettings,
 ) -> list[str]:
-    """The part of each training image: ``train``, ``search_val``, ``read``, or ``copy``.
+    """The part of each usable training image: ``train``, ``search_val``, ``read``, or ``copy``.
 
     A ``copy`` has the pixels of a val image and is left out. Duplicates within the training images
     all go to ``train``, so that no two parts share an image.
-
-    Args:
-        names, labels, digests: of the training images that can be used.
-        val_digests: of the val images.
-        settings: images per class for search_val and read, and the seed.
 
     Raises:
         DataError: a class with too few images.
@@ -140,12 +135,7 @@ _NONE = -1
 
 
 def broken_classes(listing: Listing, found: Sequence[Found]) -> tuple[Problem, ...]:
-    """Classes without any usable image in a split.
-
-    Args:
-        listing: the images.
-        found: the result for each, in the order of the splits.
-    """
+    """Classes without any usable image in a split; results are in the order of the splits."""
     entries = [(split, label) for split in SPLITS for label in listing.labels[split]]
     usable = {entry for entry, one in zip(entries, found, strict=True) if not one.reason}
     return tuple(
@@ -164,14 +154,10 @@ def sort_out(
 ) -> tuple[tuple[str, ...], tuple[Entry, ...]]:
     """The classes that are used, and the part of every image.
 
-    Args:
-        settings: of the cuts.
-        listing: the images.
-        found: the result for each, in the order of the splits.
-        left_out: classes whose images are all skipped.
+    Results are in the order of the splits; all images of the classes in ``left_out`` are skipped.
 
     Raises:
-        DataError: no class is left, or one with too few images.
+        DataError: there is no usable class, or one has too few images.
     """
     classes = tuple(name for name in listing.classes if name not in left_out)
     if not classes:

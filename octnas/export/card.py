@@ -14,13 +14,7 @@ _CLASSES_SHOWN = 100
 
 
 def model_card(source: Source, moved: int, variants: Sequence[Variant]) -> str:
-    """The card as Markdown, with the Hub's metadata first.
-
-    Args:
-        source: the network.
-        moved: see `octnas.export.macs.moved_macs`.
-        variants: everything in the folder.
-    """
+    """The card as Markdown, with the Hub's metadata first; see `octnas.export.record`."""
     parts = (
         _head(source),
         _results(source),
@@ -84,14 +78,11 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _results(source: Source) -> str:
     found = source.retrained
-    rows = [
-        (
-            f"{run.seed}{' (these weights)' if run.seed == source.seed else ''}",
-            f"{100 * run.metrics['val_top1']:.2f}",
-            f"{run.metrics['val_loss']:.4f}",
-        )
-        for run in found.runs
-    ]
+    rows = []
+    for run in found.runs:
+        own = " (these weights)" if run.seed == source.seed else ""
+        top1, loss = run.metrics["val_top1"], run.metrics["val_loss"]
+        rows.append((f"{run.seed}{own}", f"{100 * top1:.2f}", f"{loss:.4f}"))
     text = "## Results\n\nOn the val images, after training:\n\n"
     text += _table(("seed", "top-1, %", "loss"), rows)
     if std := found.std("val_top1"):

@@ -63,11 +63,7 @@ class Comparison:
 
 @torch.inference_mode()
 def answers(network: nn.Module, batches: Iterable[Batch]) -> Answers:
-    """The predictions of a network in eval mode, on the CPU.
-
-    Raises:
-        ExportError: its logits are all but zero, so nothing could be compared with them.
-    """
+    """The predictions of a network in eval mode, on the CPU; see `check_trained`."""
     pairs = [(network(images), labels) for images, labels in batches]
     found = Answers(torch.cat([logits for logits, _ in pairs]), torch.cat([y for _, y in pairs]))
     check_trained(found.logits)
@@ -75,11 +71,7 @@ def answers(network: nn.Module, batches: Iterable[Batch]) -> Answers:
 
 
 def check_trained(logits: Tensor) -> None:
-    """Refuse a network whose logits are all but zero.
-
-    Raises:
-        ExportError: they are.
-    """
+    """Raise an `ExportError` if all logits are nearly zero: nothing could be compared with them."""
     if not logits.abs().max() > 1e-6:
         raise ExportError("the logits are all but zero; the network was not trained")
 
@@ -87,13 +79,7 @@ def check_trained(logits: Tensor) -> None:
 def compare(
     run: Callable[[Tensor], Tensor], batches: Iterable[Batch], expected: Answers
 ) -> Comparison:
-    """Compare an exported network with its source.
-
-    Args:
-        run: images ``(N, C, H, W)`` to logits.
-        batches: the images of ``expected``.
-        expected: the source's predictions.
-    """
+    """Compare an exported network with its source's predictions on the same images."""
     logits = torch.cat([run(images) for images, _ in batches])
     apart = (logits - expected.logits).abs().amax(1) / expected.logits.abs().amax(1)
     return Comparison(

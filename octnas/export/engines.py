@@ -5,6 +5,7 @@ Batch norms are folded and kernels split. ONNX and OpenVINO files take any batch
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from octnas.data.batches import Batches
+from octnas.data.batches import Batch, Batches
 from octnas.errors import ExportError
 from octnas.export.macs import onnx_macs, openvino_macs
 from octnas.export.source import Exported, Original
@@ -55,10 +56,11 @@ def export_openvino(original: Original, precision: str, folder: Path) -> Exporte
     # CPUs that can would compute in bfloat16.
     compiled = core.compile_model(written, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
-    def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(compiled([images.numpy()])[0].copy())
-
-    return Exported((path.name, path.with_suffix(".bin").name), run, openvino_macs(written))
+    return Exported(
+        (path.name, path.with_suffix(".bin").name),
+        lambda images: torch.from_numpy(compiled([images.numpy()])[0].copy()),
+        openvino_macs(written),
+    )
 
 
 def export_tensorrt(original: Original, precision: str, folder: Path) -> Exported:
@@ -132,7 +134,7 @@ def _quantize(source: Path, calibration: Batches, path: Path) -> None:
         quantize_static(
             prepared,
             path,
-            _CalibrationReader(calibration),
+            _CalibrationReader(iter(calibration)),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=_QUANTIZED,
             per_channel=True,
@@ -142,14 +144,14 @@ def _quantize(source: Path, calibration: Batches, path: Path) -> None:
         )
 
 
+@dataclass(frozen=True)
 class _CalibrationReader:
     """Calibration images in the form that ONNX Runtime asks for."""
 
-    def __init__(self, calibration: Batches) -> None:
-        self._batches: Iterator[Any] = iter(calibration)
+    batches: Iterator[Batch]
 
     def get_next(self) -> dict[str, Any] | None:
-        batch = next(self._batches, None)
+        batch = next(self.batches, None)
         return None if batch is None else {"images": batch[0].numpy()}
 
 

@@ -69,11 +69,7 @@ _NEEDS: Mapping[Format, tuple[str, ...]] = {
 
 
 def check_installed(settings: ExportSettings) -> None:
-    """Refuse a format whose packages are not installed.
-
-    Raises:
-        ExportError: naming them and what to install.
-    """
+    """Raise an `ExportError` for a format whose packages are not installed."""
     for name in settings.formats:
         if missing := [need for need in _NEEDS.get(name, ()) if find_spec(need) is None]:
             what = "tensorrt" if missing == ["tensorrt"] else '"octnas[export]"'
@@ -85,12 +81,7 @@ def check_installed(settings: ExportSettings) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of exporting one network.
-
-    Attributes:
-        variants: what was written.
-        refused: a line for each variant that differs too much from its source; it was not kept.
-    """
+    """The variants that were written, and a line for each that was refused and not kept."""
 
     variants: tuple[Variant, ...]
     refused: tuple[str, ...]

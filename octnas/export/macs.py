@@ -75,9 +75,7 @@ def moved_macs(deployed: nn.Module, example: torch.Tensor) -> int:
     many high ones comes after upsampling instead of before: the same result from more pixels,
     which engines compute faster.
 
-    Args:
-        deployed: by `octnas.deploy`.
-        example: images of its input size.
+    ``deployed`` is made by `octnas.deploy`; the example images have its input size.
     """
     found: list[int] = []
 

@@ -1,6 +1,6 @@
 """``export.json``: what an exported folder holds, where it comes from and how it was checked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -57,32 +57,23 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class _Weights:
-    sha256: str
-
-
-@dataclass(frozen=True)
 class _Record:
-    """What is read back of a record."""
+    """The part of a record that is read again."""
 
     id: str
-    weights: _Weights
+    weights: Mapping[str, Any]
     variants: tuple[Variant, ...]
 
-    @property
-    def origin(self) -> tuple[str, str]:
-        """Which network it is of, and with which weights."""
-        return self.id, self.weights.sha256
+    def is_of(self, source: Source) -> bool:
+        """Whether it is of this network with these weights."""
+        own = source.network.architecture.id, source.weights_digest()
+        return (self.id, self.weights.get("sha256")) == own
 
 
 def write_record(source: Source, moved: int, variants: Sequence[Variant], folder: Path) -> None:
     """Write everything that is needed to rebuild the network, and what was measured.
 
-    Args:
-        source: the network.
-        moved: see `octnas.export.macs.moved_macs`.
-        variants: everything in the folder.
-        folder: of the export.
+    ``moved`` is that of `octnas.export.macs.moved_macs`, ``variants`` everything in the folder.
     """
     network = source.network
     document = {
@@ -116,7 +107,7 @@ def read_variants(source: Source, folder: Path) -> tuple[Variant, ...]:
     if not path.exists():
         return ()
     record = read_json(path, _Record, schema=SCHEMA)
-    if record.origin != _own_origin(source):
+    if not record.is_of(source):
         for variant in record.variants:
             remove(variant, folder)
         return ()
@@ -135,16 +126,12 @@ def check_room(source: Source, folder: Path) -> None:
     path = folder / RECORD_FILE
     if not path.exists():
         raise ExportError(f"{folder}: holds other files; give a new or an empty folder")
-    found = read_json(path, _Record, schema=SCHEMA).origin
-    if found != (own := _own_origin(source)):
+    record = read_json(path, _Record, schema=SCHEMA)
+    if not record.is_of(source):
         raise ExportError(
-            f"{folder}: holds an export of {found[0]} or of other weights, not of {own[0]}; give a "
-            "new or an empty folder"
+            f"{folder}: holds an export of {record.id} or of other weights, not of "
+            f"{source.network.architecture.id}; give a new or an empty folder"
         )
-
-
-def _own_origin(source: Source) -> tuple[str, str]:
-    return source.network.architecture.id, source.weights_digest()
 
 
 def remove(variant: Variant, folder: Path) -> None:

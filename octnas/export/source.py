@@ -66,12 +66,8 @@ class Source:
 class Original:
     """A trained network in memory, and what converting it needs.
 
-    Attributes:
-        source: the network on disk.
-        network: in eval mode.
-        deployed: the same with batch norms folded and kernels split.
-        calibration: batches of training images, for int8.
-        scratch: a temporary folder.
+    The network is in eval mode; ``deployed`` has its batch norms folded and its kernels split.
+    ``calibration`` are batches of training images for int8, ``scratch`` is a temporary folder.
     """
 
     source: Source

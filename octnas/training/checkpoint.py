@@ -75,16 +75,15 @@ class Checkpoints:
         """
         remove_all_drafts(self.folder)
         for path in self._paths():
-            if (document := _read(path)) is None:
-                warnings.warn(
-                    f"{path}: cannot be read (truncated or changed); resuming from the previous "
-                    "checkpoint, or from the beginning if there is none",
-                    stacklevel=2,
-                )
-                path.unlink()
-                continue
-            _load(target, document, path)
-            return
+            if (document := _read(path)) is not None:
+                _load(target, document, path)
+                return
+            warnings.warn(
+                f"{path}: cannot be read (truncated or changed); resuming from the previous "
+                "checkpoint, or from the beginning if there is none",
+                stacklevel=2,
+            )
+            path.unlink()
 
     def remove(self) -> None:
         """Remove all: the training is finished."""

@@ -51,11 +51,7 @@ _SYNC_BUFFERS = next(
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of one training, as seen from this one.
-
-    Attributes:
-        part: rank of this process, and their number.
-    """
+    """The processes of one training, as seen from this one."""
 
     part: Part = field(default=WHOLE)
 
@@ -82,8 +78,7 @@ class Processes:
         The next backward pass outside of it averages the sums.
         """
         if isinstance(model, DistributedDataParallel):
-            within: AbstractContextManager[None] = model.no_sync()
-            return within
+            return model.no_sync()
         return contextlib.nullcontext()
 
     def average(self, values: Tensor) -> None:

@@ -36,13 +36,7 @@ _WEIGHTS, _LOGITS, _EXPLORES = 0, 1, 2
 
 
 class Learner:
-    """The logits of one budget, initialised so that the expected MACs meet it.
-
-    Args:
-        space: of the sites.
-        budget: its upper bound is the target of the expected MACs.
-        settings: learning rates and penalty.
-    """
+    """The logits of one budget, initialised so that the expected MACs meet its upper bound."""
 
     def __init__(self, space: SearchSpace, budget: Budget, settings: LearnableSettings) -> None:
         self.budget, self.multiplier = budget, 0.0
@@ -74,12 +68,9 @@ class Learner:
         return sample
 
     def learn(self, loss: Tensor, lr: float, average: Callable[[Tensor], None]) -> None:
-        """Update the logits and the multiplier once.
+        """Update the logits and the multiplier once, by the loss of a sample.
 
-        Args:
-            loss: of a sample.
-            lr: of this step.
-            average: replaces a gradient by its mean over the processes and their samples.
+        ``average`` replaces a gradient by its mean over the processes.
         """
         violation = expected_macs(self._space, self._shares()) / self.budget.max_macs - 1
         penalty = self.multiplier * violation + self._settings.penalty / 2 * violation**2

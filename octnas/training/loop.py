@@ -79,10 +79,7 @@ class Running:
     """The state of a training between two steps: what a checkpoint holds.
 
     Attributes:
-        model: the network.
-        optimizer: of its weights.
-        scheduler: of the learning rate, stepped per update.
-        ema: moving average of the weights, if any.
+        model, optimizer, scheduler, ema: the network, and what updates or averages its weights.
         strategy: state of the backward passes, if any.
         total: sum of the losses of this epoch's steps.
         step: number of completed steps.
@@ -243,28 +240,17 @@ def train(
             labels = labels.to(device, non_blocking=True)
             seed_step(seed, running.step, rank, device)
             optimizer.zero_grad(set_to_none=True)
-            loss = backward(
-                Step(
-                    running.step,
-                    images,
-                    labels,
-                    forward,
-                    criterion,
-                    rank,
-                    no_sync,
-                    processes.average,
-                )
-            )
-            processes.average(loss)
+            step, average = running.step, processes.average
+            loss = backward(Step(step, images, labels, forward, criterion, rank, no_sync, average))
+            average(loss)
             running.advance(loss, recipe.clip_grad)
             if running.step % len(batches) == 0:
                 running.end_epoch(len(batches))
                 log(running.history[-1])
             stop = processes.max(asked())
-            if checkpoints is not None and (
-                stop or time.monotonic() - written >= checkpoints.seconds
-            ):
-                written = time.monotonic()
+            now = time.monotonic()
+            if checkpoints is not None and (stop or now - written >= checkpoints.seconds):
+                written = now
                 if processes.first:
                     running.check()
                     no_hurry()
@@ -324,11 +310,7 @@ def _forward(model: nn.Module, recipe: Recipe, device: torch.device) -> Callable
 
 
 def check_recipe(recipe: Recipe, images: int) -> None:
-    """Check a recipe before any training begins.
-
-    Args:
-        recipe: to check.
-        images: size of the training part.
+    """Check a recipe before any training begins, for a number of training images.
 
     Raises:
         SettingError: timm has no such optimizer or scheduler, or a batch is larger than the

@@ -60,7 +60,7 @@ def sampling_steps(
     """
     draw = architecture_draw(space, settings, seed, rank)
     warmup = round(settings.alpha_warmup * steps)
-    limit = rising_alphas(space, warmup) if warmup else _unlimited
+    limit: Limit = rising_alphas(space, warmup) if warmup else lambda alphas, _: alphas
     fixed, samples, distil = list[Alphas](), 1, False
     if settings.sampling == "sandwich":
         fixed, samples = _ends(space, settings.teacher), settings.samples
@@ -94,17 +94,8 @@ def _ends(space: SearchSpace, teacher: float | str) -> list[Alphas]:
     return [first, *(end for end in ends if end != first)]
 
 
-def _unlimited(alphas: Alphas, _: int) -> Alphas:
-    return alphas
-
-
 def rising_alphas(space: SearchSpace, steps: int) -> Limit:
-    """Limit α to a maximum that rises linearly from 0 to the largest choice.
-
-    Args:
-        space: the largest choice of each site below the maximum is taken.
-        steps: length of the rise.
-    """
+    """Limit each α to the site's choices below a maximum, which rises linearly over the steps."""
     largest = max(site.choices[-1] for site in space.sites)
 
     def limit(alphas: Alphas, number: int) -> Alphas:
@@ -125,13 +116,9 @@ def architecture_draw(
 ) -> Draw:
     """Draws of α by site.
 
-    Args:
-        space: to sample from.
-        settings: ``uniform`` draws every site's α uniformly; other samplings draw a cost uniformly,
-            then an architecture of that cost (uniform α would crowd a narrow band of costs).
-        seed: of the draws.
-        rank: of this process. With the same seed and number, all processes draw the same cost but
-            different architectures.
+    ``uniform`` draws every site's α uniformly; other samplings draw a cost uniformly, then an
+    architecture of that cost (uniform α would crowd a narrow band of costs). With the same seed and
+    number, processes of all ranks draw the same cost but different architectures.
 
     Raises:
         SettingError: no architecture has MACs in the sampled range.
@@ -167,12 +154,6 @@ def architecture_draw(
 
 
 def of_about_equal_macs(space: SearchSpace, first: Alphas, draw: Callable[[], Alphas]) -> Alphas:
-    """The best match in MACs of several draws, so that no process waits long for another.
-
-    Args:
-        space: for the costs.
-        first: α by site, to match.
-        draw: called several times for α by site.
-    """
+    """The best match in MACs of several draws, so that no process waits long for another."""
     macs = space.cost(first).macs
     return min((draw() for _ in range(_TRIES)), key=lambda one: abs(space.cost(one).macs - macs))

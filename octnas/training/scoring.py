@@ -179,14 +179,9 @@ def _split(batches: list[Batch], order: Tensor, share: float) -> tuple[list[Batc
 def make_scorer(
     trained: TrainedSupernet, data: Data, part: str, *, device: str, threads: int, **settings: float
 ) -> Scorer:
-    """A scorer from picklable values, for any process.
+    """A `Scorer` from picklable values, for any process.
 
     Sets the CPU threads of this process, since they change the last digits of a score.
-
-    Args:
-        trained, data, part, device: by file and name; see `Scorer`.
-        threads: of the CPU.
-        **settings: further arguments of `Scorer`.
     """
     torch.set_num_threads(threads)
     place = choose_device(device)

@@ -6,7 +6,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import partial
@@ -59,13 +59,7 @@ _PAUSE, _END = 0.3, 20.0
 
 
 def training_folder(stage: Path, identity: str, seed: int) -> Path:
-    """The folder of one training of a stage.
-
-    Args:
-        stage: the stage's folder.
-        identity: of the architecture.
-        seed: of the training.
-    """
+    """The folder of one training of a stage, by the architecture's id."""
     return stage / identity / f"seed-{seed}"
 
 
@@ -91,9 +85,7 @@ class Training:
     def result(self) -> SeedResult | None:
         """The result on disk; None while the training is unfinished."""
         path = self.folder / RESULT_FILE
-        if not path.exists():
-            return None
-        return read_json(path, SeedResult)
+        return read_json(path, SeedResult) if path.exists() else None
 
     def checkpoints(self, seconds: float = 0.0) -> Checkpoints:
         """The checkpoints that it resumes from."""
@@ -105,7 +97,7 @@ OnEpoch = Callable[[Training, Mapping[str, float]], None]
 
 
 def unfinished(trainings: Sequence[Training]) -> list[Training]:
-    """Those without a result. Checkpoints that a killed process has left of the others go."""
+    """Those without a result. Leftover checkpoints of the others are removed."""
     todo = []
     for training in trainings:
         if training.result is None:
@@ -124,12 +116,7 @@ def train_all(
 ) -> Iterator[tuple[Training, SeedResult]]:
     """Run trainings in ``settings.workers`` processes, and yield each result as it is finished.
 
-    Args:
-        trainings: what to train.
-        data: opened by each process.
-        settings: recipe, threads and processes.
-        device: name of the device.
-        on_epoch: called in this process.
+    ``on_epoch`` is called in this process.
     """
     if settings.workers > 1 and len(trainings) > 1:
         yield from _train_side_by_side(trainings, data, settings, device, on_epoch)
@@ -150,14 +137,8 @@ def train_one(
 
     The result is written last: a folder with a result is complete.
 
-    Args:
-        training: what to train.
-        data: on which.
-        settings: recipe, threads, processes of this training, sizes of test images.
-        device: name of the device.
-        log: called after every epoch.
-        watch: a part of the data on which the network is evaluated after every epoch, for
-            ``{watch}_top1`` in the rows of ``log``; not again for epochs before a resumption.
+    ``log`` gets a row after every epoch. With ``watch``, a part of the data, the row includes the
+    network's ``{watch}_top1``, except for epochs before a resumption.
     """
     place = choose_device(device)
     images = _images(training, data, settings, place)
@@ -228,22 +209,14 @@ def _evaluate(
     settings: RetrainSettings,
     device: torch.device,
 ) -> dict[str, float]:
-    """Metrics at the training's image size and at each of the test sizes.
-
-    Predictions at its own size are written beside the weights.
-    """
+    """Metrics at each image size; predictions at the training's are written beside the weights."""
     part, batch_size = training.part, settings.recipe.batch_size * 4
     channels, _, own = training.architecture.input_size
     metrics: dict[str, float] = {}
     for size in (None, *settings.test_sizes):
         if training.validation_log is not None:
-            log_validation(
-                training.validation_log,
-                training.architecture,
-                training.seed,
-                size or own,
-                "retrain",
-            )
+            log = training.validation_log
+            log_validation(log, training.architecture, training.seed, size or own, "retrain")
         shown = images if size is None else open_images(data, (channels, size, size), device)
         found = evaluate(model, shown.batches(part, batch_size), device)
         if size is None:
@@ -262,11 +235,7 @@ def _fit_together(
     log: Log,
     watch: str,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
-    """As `_fit`, by several processes (see `octnas.training.distributed`).
-
-    Raises:
-        TrainingError: one of them failed; the training resumes from its last checkpoint.
-    """
+    """As `_fit`, by several processes (see `octnas.training.distributed`)."""
     folder = (training.folder / TOGETHER_FOLDER).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     # A new file for every attempt: dead processes have left their addresses in the old one.
@@ -370,8 +339,8 @@ def _train_side_by_side(
                 "are kept, and the same command resumes the others"
             ) from error
         except BaseException:
-            # Otherwise the pool waits until all running trainings are finished. Only the pool joins
-            # its processes: of two threads that join one, the second never learns of its end.
+            # Otherwise the pool waits for all running trainings. Only the pool may join its
+            # processes: if two threads join one, the second never sees its end.
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
             pool.shutdown(cancel_futures=True)
@@ -399,7 +368,7 @@ def _train_in_worker(
     try:
         return train_one(training, data, settings, device, log)
     except Stopped as stopped:
-        # Not an exception: this process would wait for a lock that a dead one may hold.
+        # Without an exception, which would wait for a lock that a dead process may hold.
         os._exit(128 + stopped.number)
 
 
@@ -409,16 +378,12 @@ def _collect(
     epochs: Epochs,
     on_epoch: OnEpoch,
 ) -> Iterator[tuple[Training, SeedResult]]:
-    """Pass on epochs as they come, and results as they are finished."""
+    """Report epochs while trainings run, and yield results as they are finished."""
     waiting = set(futures)
     while waiting:
-        try:
-            done = [next(as_completed(waiting, timeout=0.2))]
-        except TimeoutError:
-            done = []
+        done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
         while not epochs.empty():
             index, row = epochs.get()
             on_epoch(trainings[index], row)
         for future in done:
-            waiting.discard(future)
             yield futures[future], future.result()

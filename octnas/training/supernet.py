@@ -53,7 +53,7 @@ def train_supernet(
 
     Args:
         space: to sample architectures from.
-        images: its training part is used; for learnable sampling also the one that ranks.
+        images: of the training part; learnable sampling also uses search_val.
         settings: sampling and recipe.
         seed: of initialisation, data order and sampling.
         device: where to train.
@@ -174,12 +174,7 @@ def _original(
 class SupernetJob:
     """What each of several processes needs to train one supernet; picklable.
 
-    Attributes:
-        space, budgets, data, settings, seed: see `train_supernet`.
-        device: name of the device.
-        weights: file that rank 0 writes at the end.
-        checkpoints: where rank 0 writes them.
-        folder: for progress and result.
+    Rank 0 writes the weights, the checkpoints, and progress and result into the folder.
     """
 
     space: SearchSpace

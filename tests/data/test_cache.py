@@ -131,7 +131,7 @@ def test_a_disk_that_is_full(
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(module.os, "pwrite", full)
+    monkeypatch.setattr(module.os, "fsync", full)
     with pytest.raises(DataError, match=r"cannot be written to .*No space left on device"):
         fill(tmp_path / "cache", names, tmp_path / "images", workers)
 
