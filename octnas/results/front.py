@@ -11,7 +11,7 @@ from octnas.space.costs import Budget
 
 @dataclass(frozen=True)
 class Candidate:
-    """An architecture with what was measured of it.
+    """An architecture and its measurements.
 
     Attributes:
         id: of the architecture.
