@@ -32,7 +32,7 @@ WORKS: dict[str, str] = {}
 @pytest.fixture
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without trying imports, which takes seconds."""
-    monkeypatch.setattr(doctor, "_broken", lambda modules: WORKS)
+    monkeypatch.setattr(doctor, "_broken", lambda: WORKS)
 
 
 def without(monkeypatch: pytest.MonkeyPatch, name: str, found: str | None = None) -> None:
