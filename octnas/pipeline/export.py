@@ -62,8 +62,8 @@ def export(run: Run) -> None:
 def _track(run: Run, made: Source, folder: Path) -> None:
     """Log the exported folder, and register the network as an MLflow model."""
     network, key = made.network, tracking_key(made.network)
-    # The run may be missing: tracking was off, or its database is gone.
-    track_network(run, network, anew=False)
+    # The run may be missing: tracking was off, or its database was deleted.
+    track_network(run, network, again=False)
     run.tracker.artifact(key, folder, "model")
     model = run.directory.path / FOLDER / MODELS_FOLDER / network.slug
     remove_tree(model, ignore_errors=True)  # of an interrupted export, or of other weights
@@ -93,9 +93,6 @@ def export_some(
         settings: replace the experiment's.
         out: the folder for a single network, or the parent of one folder per network; the export
             stage's folder by default.
-
-    Returns:
-        The outcomes by folder.
 
     Raises:
         ExportError: ``out`` holds something else; nothing was written.

@@ -271,7 +271,7 @@ def test_a_run_directory_that_the_jobs_would_refuse_is_refused_at_once(
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "config.yaml").write_text("precious")
     for run, out, message in (
-        ("thesis", "jobs", "thesis: is not a run directory, and holds other files; give a new"),
+        ("thesis", "jobs", "thesis: not a run directory, and not empty; give a new"),
         ("run", "run/jobs", "run/jobs: lies in the run directory, "),
         ("run", "run", "run: lies in the run directory, "),
     ):
