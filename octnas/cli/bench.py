@@ -126,7 +126,7 @@ def _output(found: Any, show: Callable[[], None], as_json: bool) -> None:
 
 
 def _first_batch(batches: str) -> int:
-    """The first batch size; 0 if none is given."""
+    """The first batch size; 0 for the default."""
     return 0 if batches == BATCHES else _whole_number((_list(batches) or (batches,))[0])
 
 

@@ -147,7 +147,7 @@ def source(run: Run, result: Retrained, settings: ExportSettings) -> Source:
 
 
 def _data(run: Run) -> dict[str, Any]:
-    """What the network was trained on."""
+    """The training data and its settings."""
     summary = read_summary(run.data.folder)
     counts = {part: count for part, count in summary.counts.items() if count}
     settings = flatten(run.config.data, "data")
@@ -191,9 +191,9 @@ def by_budget(results: Sequence[Retrained], budget: str, vanilla_macs: int) -> R
 
     Args:
         results: the retrained networks.
-        budget: its name, such as ``"uniform α 0.5"`` (or ``"uniform-0.5"``); or a share of the
+        budget: a name, such as ``"uniform α 0.5"`` (or ``"uniform-0.5"``); or a share of the
             vanilla network's MACs, such as ``"0.5x"``: the searched network with the most MACs
-            below it, since val results choose nothing.
+            below it.
         vanilla_macs: MACs at α = 0.
 
     Raises:

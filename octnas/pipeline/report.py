@@ -228,7 +228,7 @@ class _Record:
 
 
 def _records(run: Run) -> tuple[_Record, ...]:
-    """One for each command, the first one first; at least one."""
+    """One for each command, in order; at least one."""
     path = run.directory.path / RUN_FILE
     return read_json(path, tuple[_Record, ...], schema=RUN_SCHEMA, key="runs")
 
@@ -240,7 +240,7 @@ def _device(records: Sequence[_Record]) -> str:
 
 
 def facts(run: Run) -> dict[str, str]:
-    """What the report shows unchanged: data, settings, versions."""
+    """Facts that the report shows unchanged: data, settings, versions."""
     runs = _records(run)
     first, last = runs[0], runs[-1]
     overrides = dict.fromkeys(override for record in runs for override in record.overrides)
