@@ -182,7 +182,7 @@ def _print(found: "BenchResult") -> None:
     for best in found.best:
         verdict = "faster" if best.ratio.value < 1 else "slower"
         if best.ratio.undecided:
-            verdict = "no difference can be told: the machine is too noisy"
+            verdict = "no difference can be seen: the machine is too noisy"
         console.print(
             f"batch {best.batch}, α {best.alpha}: best octave ({best.octave_backend}) against best "
             f"vanilla ({best.vanilla_backend}): {best.ratio.value:.3f} of the time "
