@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 
 from octnas.cli.cost import print_cost
+from octnas.cli.run import wide_console
+from octnas.errors import ArchitectureError
 
 if TYPE_CHECKING:
     from octnas.nn.cost import ModelCost
@@ -62,7 +65,6 @@ def validate(
     ] = None,
 ) -> None:
     """Validate architecture files, one line each; exit with 2 if one is invalid."""
-    from octnas.errors import ArchitectureError
     from octnas.nn.load import read_architecture
 
     choices = None if space is None else _read_space(space)
@@ -81,8 +83,6 @@ def validate(
 
 
 def _check_choices(file: Path, architecture: "Architecture", space: "SearchSpace") -> None:
-    from octnas.errors import ArchitectureError
-
     try:
         space.check_choices(architecture)
     except ArchitectureError as error:
@@ -91,7 +91,6 @@ def _check_choices(file: Path, architecture: "Architecture", space: "SearchSpace
 
 def _read_space(path: Path) -> "SearchSpace":
     """The search space of a run directory, or of the file itself."""
-    from octnas.errors import ArchitectureError
     from octnas.io.files import read_json
     from octnas.space.search_space import SearchSpace
 
@@ -102,9 +101,6 @@ def _read_space(path: Path) -> "SearchSpace":
 
 
 def _print_difference(one: "Architecture", other: "Architecture") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from octnas.nn.cost import cost
 
     costs = cost(one), cost(other)
@@ -118,8 +114,7 @@ def _print_difference(one: "Architecture", other: "Architecture") -> None:
             table.add_row(name, *cells)
     for name, values in _totals(*costs):
         table.add_row(name, *values)
-    console = Console(highlight=False)
-    console.width = max(console.width, 100)
+    console = wide_console(100)
     console.print(table)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 
-from octnas.cli.run import NOTHING, Overrides, RichProgress, stopped_with_a_line
+from octnas.cli.run import NOTHING, Overrides, RichProgress, stopped_with_a_line, wide_console
 from octnas.errors import ConfigError, SettingError
 from octnas.runtime.progress import Quiet
 
@@ -18,11 +19,6 @@ if TYPE_CHECKING:
     from octnas.pipeline.bench import StepBenchResult
 
 BATCHES = "1,8"
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(bench)
 
 
 @stopped_with_a_line(NOTHING)
@@ -130,7 +126,7 @@ def _output(found: Any, show: Callable[[], None], as_json: bool) -> None:
 
 
 def _first_batch(batches: str) -> int:
-    """The first batch size; 0 if none is given."""
+    """The first batch size; 0 for the default."""
     return 0 if batches == BATCHES else _whole_number((_list(batches) or (batches,))[0])
 
 
@@ -157,11 +153,7 @@ def _alpha(text: str) -> "AlphaChoice":
 
 
 def _print(found: "BenchResult") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    console.width = max(console.width, 118)
+    console = wide_console(118)
     settings = found.settings
     console.print(
         f"{settings.model}, {settings.input_size} pixels, {settings.mode}, {settings.precision}, "
@@ -190,7 +182,7 @@ def _print(found: "BenchResult") -> None:
     for best in found.best:
         verdict = "faster" if best.ratio.value < 1 else "slower"
         if best.ratio.undecided:
-            verdict = "no difference can be told: the machine is too noisy"
+            verdict = "no difference can be seen: the machine is too noisy"
         console.print(
             f"batch {best.batch}, α {best.alpha}: best octave ({best.octave_backend}) against best "
             f"vanilla ({best.vanilla_backend}): {best.ratio.value:.3f} of the time "
@@ -226,10 +218,7 @@ def _bench_data(
 
 
 def _print_images(found: "DataBenchResult") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
+    console = wide_console()
     settings = found.settings
     console.print(
         f"batches of {settings.batch_size}, {settings.device}, {settings.precision}, threads: "
@@ -260,11 +249,7 @@ def _bench_steps(
 
 
 def _print_steps(found: "StepBenchResult") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    console.width = max(console.width, 100)
+    console = wide_console(100)
     settings = found.settings
     console.print(
         f"training steps of {settings.batch_size} images, {settings.device}, "

@@ -5,16 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
+from octnas.cli.run import wide_console
 from octnas.errors import ConfigError
 
 if TYPE_CHECKING:
     from octnas.nn.cost import ModelCost
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(cost)
 
 
 def cost(
@@ -77,10 +74,7 @@ def print_cost(found: "ModelCost", identity: str = "") -> None:
         found: the costs.
         identity: id to print instead of the architecture's, as for a file that omits sites.
     """
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
+    console = wide_console()
     architecture = found.architecture
     size = "×".join(map(str, architecture.input_size))
     share = found.macs / found.vanilla_macs

@@ -4,18 +4,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
-from octnas.cli.run import Experiment, Fresh, Overrides, RunDir, carry_out, opened_for
+from octnas.cli.run import (
+    Experiment,
+    Fresh,
+    Overrides,
+    RunDir,
+    carry_out,
+    opened_for,
+    wide_console,
+)
+from octnas.errors import ConfigError, ExportError
 
 if TYPE_CHECKING:
     from octnas.export.formats import Outcome
     from octnas.pipeline.run import Run
     from octnas.results.networks import Retrained
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(export)
 
 
 Identity = Annotated[
@@ -83,8 +88,6 @@ def export(
     fresh: Fresh = None,
 ) -> None:
     """Export retrained networks; without options, all of them as the experiment says."""
-    from octnas.errors import ConfigError
-
     given = {
         "formats": _list(to),
         "precisions": _list(precision),
@@ -114,8 +117,6 @@ def export(
     for folder, found in written.items():
         _print(folder, found)
     if refused := [line for found in written.values() for line in found.refused]:
-        from octnas.errors import ExportError
-
         raise ExportError("\n".join(refused))
 
 
@@ -129,7 +130,6 @@ def _choose(
     run: "Run", results: "tuple[Retrained, ...]", architecture: str | None, budget: str | None
 ) -> "list[Retrained]":
     """The network that the options ask for; every network without them."""
-    from octnas.errors import ConfigError
     from octnas.pipeline.export import by_architecture, by_budget
 
     if architecture is not None and budget is not None:
@@ -142,11 +142,7 @@ def _choose(
 
 
 def _print(folder: Path, found: "Outcome") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    console.width = max(console.width, 120)
+    console = wide_console(120)
     columns = ("format", "precision", "MB", "MACs", "difference", "agreement", "top-1", "source's")
     table = Table(*columns)
     table.add_column("file", no_wrap=True)

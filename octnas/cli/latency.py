@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 from typer.core import TyperGroup
 
-from octnas.cli.run import GOES_ON, NOTHING, Overrides, stopped_with_a_line
+from octnas.cli.run import GOES_ON, NOTHING, Overrides, stopped_with_a_line, wide_console
 
 if TYPE_CHECKING:
     from octnas.space.latency import LatencyTable
@@ -171,11 +172,7 @@ def import_answer(
 
 
 def _print(table: "LatencyTable", file: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    console.width = max(console.width, 100)
+    console = wide_console(100)
     console.print(
         f"{table.device}, {table.backend}, {table.precision}, batch {table.batch}, threads: "
         f"{table.threads or 'any'}; {len(table.layers)} layers, network = {table.factor:.3f} × "

@@ -11,17 +11,7 @@ from typing import TextIO
 import typer
 
 from octnas import __version__
-from octnas.cli import (
-    architecture,
-    bench,
-    cost,
-    export,
-    latency,
-    plan,
-    report,
-    run,
-    tools,
-)
+from octnas.cli import architecture, bench, cost, export, latency, plan, report, run, tools
 from octnas.errors import OctnasError, SettingWarning
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -38,14 +28,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 run.add_to(app)
-report.add_to(app)
-export.add_to(app)
 architecture.add_to(app)
-plan.add_to(app)
-cost.add_to(app)
-bench.add_to(app)
 latency.add_to(app)
-tools.add_to(app)
+app.command()(report.report)
+app.command()(report.compare)
+app.command()(export.export)
+app.command()(plan.plan)
+app.command()(cost.cost)
+app.command()(bench.bench)
+app.command()(tools.slurm)
+app.command()(tools.sync)
+app.command()(tools.init)
+app.command()(tools.doctor)
 
 
 def _version(value: bool) -> None:

@@ -4,16 +4,19 @@ import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
-from octnas.cli.run import NOTHING, Experiment, Overrides, RunDir, stopped_with_a_line
+from octnas.cli.run import (
+    NOTHING,
+    Experiment,
+    Overrides,
+    RunDir,
+    stopped_with_a_line,
+    wide_console,
+)
 
 if TYPE_CHECKING:
     from octnas.pipeline.estimate import Plan, StageNeeds
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(plan)
 
 
 @stopped_with_a_line(NOTHING)
@@ -37,11 +40,7 @@ def plan(
 
 
 def _print(plan: "Plan") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    console.width = max(console.width, 100)
+    console = wide_console(100)
     machine = plan.machine
     console.print(f"{plan.name} on {machine.device}: {machine.name}, {machine.cores} cores")
     counts = ", ".join(f"{count:,} {part}" for part, count in plan.images.items())

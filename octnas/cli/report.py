@@ -4,16 +4,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
-from octnas.cli.run import Experiment, Overrides, RunDir, opened_for, stopped_with_a_line
+from octnas.cli.run import (
+    Experiment,
+    Overrides,
+    RunDir,
+    opened_for,
+    stopped_with_a_line,
+    wide_console,
+)
+from octnas.errors import ConfigError
 
 _SECONDS = 30
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the commands."""
-    for command in (report, compare):
-        app.command()(command)
 
 
 def report(
@@ -40,8 +43,6 @@ def report(
     tables = tuple(latency or ())
     if watch:
         if png:
-            from octnas.errors import ConfigError
-
             raise ConfigError(
                 "octnas report: --png cannot be combined with --watch, which writes the page only"
             )
@@ -83,14 +84,10 @@ def compare(
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("comparison.html"),
 ) -> None:
     """Overlay the fronts of several runs, and say which of them can be ranked."""
-    from rich.console import Console
-    from rich.table import Table
-
     from octnas.pipeline.report import compare_runs
 
     rows, differing = compare_runs(runs, out)
-    console = Console(highlight=False)
-    console.width = max(console.width, 120)
+    console = wide_console(120)
     table = Table("run", "group", "hypervolume", "rank", "data", "recipe", "retrained")
     for row in rows:
         table.add_row(*row)

@@ -21,6 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from octnas.errors import ConfigError
 from octnas.runtime.directory import WHOLE_RUN
 from octnas.runtime.signals import Stopped, last_signal, stoppable
 
@@ -63,8 +64,6 @@ Overrides = Annotated[
 def _folder(text: str) -> Path:
     """Refuse an empty path, which would be the working directory."""
     if not text:
-        from octnas.errors import ConfigError
-
         raise ConfigError("--run-dir: found '', allowed: a folder; or leave the option out")
     return Path(text)
 
@@ -211,6 +210,13 @@ def opened_for(
             progress=RichProgress(),
         ) as opened:
             yield opened
+
+
+def wide_console(columns: int = 0) -> Console:
+    """A console of at least so many columns, for tables."""
+    console = Console(highlight=False)
+    console.width = max(console.width, columns)
+    return console
 
 
 class RichProgress:

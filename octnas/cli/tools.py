@@ -7,12 +7,7 @@ from typing import Annotated
 import typer
 
 from octnas.cli.run import Overrides, RunDir
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the commands."""
-    for command in (slurm, sync, init, doctor):
-        app.command()(command)
+from octnas.errors import ConfigError
 
 
 def doctor(
@@ -53,8 +48,6 @@ def init(
 ) -> None:
     """Write the shipped experiments, or a minimal one for your images; existing files are kept."""
     if minimal != (data is not None):
-        from octnas.errors import ConfigError
-
         raise ConfigError("init: found one of --minimal and --data, allowed: both or neither")
     if data is not None:
         from octnas.pipeline.minimal import minimal_experiment

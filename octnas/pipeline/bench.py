@@ -32,10 +32,9 @@ Steps = Callable[[int, int], int]
 
 @dataclass(frozen=True, kw_only=True)
 class StepBenchSettings(TrainingBenchSettings):
-    """Settings of a benchmark of training steps.
+    """Settings of a benchmark of training steps, with several steps per round.
 
-    Attributes:
-        steps: in each round, so that a round has architectures of several costs.
+    So a round has architectures of several costs.
     """
 
     steps: int = 4

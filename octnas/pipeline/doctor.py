@@ -1,7 +1,7 @@
-"""What there is on this machine, without importing what is slow to import.
+"""``octnas doctor``: a check of this machine that imports no slow package itself.
 
-Versions are those of the installed distributions; whether a package can be imported is tried in a
-process of its own, all at once, so that one that crashes takes nothing else with it.
+Versions come from the metadata of the installed distributions. Packages that may fail to import are
+imported in separate processes, in parallel, so that a crash affects nothing else.
 """
 
 import os
@@ -20,85 +20,49 @@ from octnas.errors import ConfigError
 from octnas.io.files import expand_home
 from octnas.report.png import find_browser
 
-REQUIRED: Mapping[str, str] = {
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "timm": "timm",
-    "optuna": "optuna",
-    "ray": "ray",
-    "mlflow": "mlflow",
-    "pydantic": "pydantic",
-    "typer": "typer",
-    "rich": "rich",
-    "plotly": "plotly",
-    "pyyaml": "yaml",
-    "safetensors": "safetensors",
-    "scikit-learn": "sklearn",
-    "scipy": "scipy",
-    "sqlalchemy": "sqlalchemy",
-    "numpy": "numpy",
-}
-"""What octnas cannot do without: distributions, and the modules in them."""
-
-OPTIONAL: Mapping[str, tuple[str, Mapping[str, str]]] = {
+OPTIONAL: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "ONNX and OpenVINO": (
         'pip install "octnas[export]"',
-        {
-            "onnx": "onnx",
-            "onnxruntime": "onnxruntime",
-            "onnxscript": "onnxscript",
-            "openvino": "openvino",
-        },
+        ("onnx", "onnxruntime", "onnxscript", "openvino"),
     ),
-    "studies in PostgreSQL": ('pip install "octnas[postgresql]"', {"psycopg": "psycopg"}),
-    "parquet and WebDataset shards": (
-        'pip install "octnas[shards]"',
-        {"datasets": "datasets", "webdataset": "webdataset"},
-    ),
-    "TensorRT engines": ("pip install tensorrt", {"tensorrt": "tensorrt"}),
+    "studies in PostgreSQL": ('pip install "octnas[postgresql]"', ("psycopg",)),
+    "parquet and WebDataset shards": ('pip install "octnas[shards]"', ("datasets", "webdataset")),
+    "TensorRT engines": ("pip install tensorrt", ("tensorrt",)),
 }
-"""What else it can do, with the command that installs what it takes."""
+"""Optional features, with the command that installs their distributions, and these."""
 
 _SECONDS = 120
-# Worth a try: importing the others takes seconds and says no more than that their files are there.
+# Distributions with compiled parts, imported to see whether they work; modules of the same name.
 _FRAGILE = ("torch", "onnxruntime", "openvino", "psycopg", "tensorrt")
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found.
-
-    Attributes:
-        sections: lines by heading.
-        problems: of what octnas needs; empty where all of it works.
-    """
+    """Lines by heading, and a line for each requirement of octnas that is not met."""
 
     sections: Mapping[str, list[str]]
     problems: tuple[str, ...]
 
 
 def examine(directory: Path) -> Findings:
-    """Look at this machine.
+    """Check this machine.
 
     Args:
-        directory: where runs are written; it need not be there yet.
+        directory: where runs are written; it need not exist yet.
     """
-    optional = {name: module for _, parts in OPTIONAL.values() for name, module in parts.items()}
-    broken = _broken({**REQUIRED, **optional})
-    wanted = _lower_bounds()
+    broken, wanted = _broken(), lower_bounds()
     problems, lines = [], [f"python {platform.python_version()}", f"octnas {version('octnas')}"]
-    for name in REQUIRED:
+    for name, least in wanted.items():
         found, wrong = installed(name), broken.get(name, "")
-        if found is not None and _below(found, wanted.get(name, "")):
-            wrong = f"octnas needs {wanted[name]} or later"
+        if found is not None and _below(found, least):
+            wrong = f"octnas needs {least} or later"
         lines.append(f"{name} {found or 'not installed'}{f', broken: {wrong}' if wrong else ''}")
         if found is None or wrong:
             again = (
                 "--force-reinstall --no-deps " if found and not wrong.startswith("octnas") else ""
             )
             problems.append(
-                f"{name}: {wrong or 'not installed'}; pip install {again}"
-                f'"{name}>={wanted.get(name, "0")}"'
+                f'{name}: {wrong or "not installed"}; pip install {again}"{name}>={least}"'
             )
     sections = {
         "Versions": lines,
@@ -111,7 +75,7 @@ def examine(directory: Path) -> Findings:
 
 
 def installed(name: str) -> str | None:
-    """The version of a distribution; None where it is not there."""
+    """The version of a distribution; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -136,8 +100,8 @@ def _browser() -> str:
     return "figures as PNG: no Chromium or Chrome on the PATH; apt-get install chromium"
 
 
-def _lower_bounds() -> dict[str, str]:
-    """The oldest version that octnas states for each of what it needs."""
+def lower_bounds() -> dict[str, str]:
+    """The lowest version of each distribution that octnas requires, extras excluded."""
     pattern = re.compile(r"^([A-Za-z0-9_.-]+)(?:\[.*?\])?>=([0-9.]+)\s*$")
     matches = (pattern.match(line) for line in requires("octnas") or ())
     return {match[1].lower(): match[2] for match in matches if match}
@@ -147,20 +111,20 @@ def _below(found: str, least: str) -> bool:
     def parts(text: str) -> list[int]:
         return [int(part) for part in re.findall(r"\d+", text.partition("+")[0])[:3]]
 
-    return bool(least) and parts(found) < parts(least)
+    return parts(found) < parts(least)
 
 
-def _broken(modules: Mapping[str, str]) -> dict[str, str]:
-    """Why what is installed cannot be imported, by distribution."""
+def _broken() -> dict[str, str]:
+    """Why installed packages cannot be imported, by distribution."""
     running = {
         name: subprocess.Popen(  # noqa: S603
-            [sys.executable, "-c", f"import {modules[name]}"],
+            [sys.executable, "-c", f"import {name}"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for name in modules
-        if name in _FRAGILE and installed(name) is not None
+        for name in _FRAGILE
+        if installed(name) is not None
     }
     found = {}
     for name, process in running.items():
@@ -201,7 +165,7 @@ def _cpu_name() -> str:
 
 
 def _gpus() -> list[str]:
-    """As the driver states them, which needs no torch."""
+    """As reported by the driver, without torch."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ["none: no nvidia-smi on the PATH"]

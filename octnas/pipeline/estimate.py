@@ -22,13 +22,7 @@ _FLOAT = 4
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine of a run.
-
-    Attributes:
-        device: ``cpu`` or ``cuda``.
-        name: of the processor or GPU.
-        cores: of its CPU.
-    """
+    """The machine of a run: ``cpu`` or ``cuda``, the processor's or GPU's name, and CPU cores."""
 
     device: str
     name: str
@@ -41,7 +35,6 @@ class ImageCounts:
 
     Attributes:
         parts: number of images in train, search_val, read and val.
-        classes: number of classes.
         counted: where these numbers come from.
         seconds: for one process to read and decode an image; 0 if unknown or not needed.
         cache: size of the cache in bytes; 0 without one.
@@ -59,8 +52,6 @@ class StageNeeds:
     """Estimated needs of a stage.
 
     Attributes:
-        stage: its name.
-        wall_hours: from begin to end.
         cpu_hours: core-hours; 0 for what is computed on a GPU.
         gpu_hours: of all its GPUs.
         memory: of all workers, in bytes.
@@ -86,12 +77,8 @@ class Plan:
     """An estimate of a whole run.
 
     Attributes:
-        name: of the experiment.
-        machine: on which it was measured.
-        images: number of images in each part.
-        counted: where these numbers come from.
-        stages: in the order of the run.
-        measured: seconds of what was timed, by name.
+        images, counted: see `ImageCounts`.
+        measured: timings in seconds, by name.
         notes: what the estimate leaves out, a sentence each.
     """
 
@@ -140,14 +127,12 @@ def needs(
     Workers that share a GPU are assumed to be no faster together than one after another.
 
     Args:
-        stage: its name.
-        machine: where it runs.
+        stage, machine, disk, scratch: see `StageNeeds`.
         work: for each kind of work, how often it is done and its seconds.
         workers: processes that share it.
         gpus: over which they are spread.
         threads: CPU cores of one worker.
         memory, gpu_memory: of one worker, in bytes.
-        disk, scratch: see `StageNeeds`.
     """
     workers = max(1, min(workers, sum(count for count, _ in work)))
     hours = sum(count * seconds for count, seconds in work) / _HOUR
@@ -181,12 +166,7 @@ def fed(step: float, images: int, image: float, loaders: int) -> float:
 
 
 def interpolate(macs: int, first: tuple[int, float], second: tuple[int, float]) -> float:
-    """Seconds at some MACs, linear between two measurements and constant outside of them.
-
-    Args:
-        macs: of the network.
-        first, second: MACs and seconds that were measured.
-    """
+    """Seconds at some MACs: linear between two (MACs, seconds), constant outside of them."""
     (low, fast), (high, slow) = sorted((first, second))
     if low == high:
         return max(fast, slow)
@@ -204,17 +184,12 @@ def supernet_threads(config: RunConfig, machine: Machine) -> int:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was counted and timed of an experiment.
+    """Counts and timings of an experiment.
 
     Attributes:
-        config: the experiment.
-        space: the search space.
         budgets: by name, in MACs.
-        images: how many there are.
-        machine: where it was timed.
         middle: MACs of the uniform network of the middle budget.
-        supernet: a step of the supernet.
-        vanilla, searched: a retraining step of the vanilla and of the middle network.
+        vanilla, searched: retraining of the vanilla and of the middle network.
         evaluation: of the middle network.
     """
 

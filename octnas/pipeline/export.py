@@ -62,8 +62,8 @@ def export(run: Run) -> None:
 def _track(run: Run, made: Source, folder: Path) -> None:
     """Log the exported folder, and register the network as an MLflow model."""
     network, key = made.network, tracking_key(made.network)
-    # The run may be missing: tracking was off, or its database is gone.
-    track_network(run, network, anew=False)
+    # The run may be missing: tracking was off, or its database was deleted.
+    track_network(run, network, again=False)
     run.tracker.artifact(key, folder, "model")
     model = run.directory.path / FOLDER / MODELS_FOLDER / network.slug
     remove_tree(model, ignore_errors=True)  # of an interrupted export, or of other weights
@@ -93,9 +93,6 @@ def export_some(
         settings: replace the experiment's.
         out: the folder for a single network, or the parent of one folder per network; the export
             stage's folder by default.
-
-    Returns:
-        The outcomes by folder.
 
     Raises:
         ExportError: ``out`` holds something else; nothing was written.
@@ -150,7 +147,7 @@ def source(run: Run, result: Retrained, settings: ExportSettings) -> Source:
 
 
 def _data(run: Run) -> dict[str, Any]:
-    """What the network was trained on."""
+    """The training data and its settings."""
     summary = read_summary(run.data.folder)
     counts = {part: count for part, count in summary.counts.items() if count}
     settings = flatten(run.config.data, "data")
@@ -194,9 +191,9 @@ def by_budget(results: Sequence[Retrained], budget: str, vanilla_macs: int) -> R
 
     Args:
         results: the retrained networks.
-        budget: its name, such as ``"uniform α 0.5"`` (or ``"uniform-0.5"``); or a share of the
+        budget: a name, such as ``"uniform α 0.5"`` (or ``"uniform-0.5"``); or a share of the
             vanilla network's MACs, such as ``"0.5x"``: the searched network with the most MACs
-            below it, since val results choose nothing.
+            below it.
         vanilla_macs: MACs at α = 0.
 
     Raises:

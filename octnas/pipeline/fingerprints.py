@@ -1,4 +1,4 @@
-"""What decides the results of each stage of a run."""
+"""Fingerprints: the settings and inputs that determine the results of each stage."""
 
 from hashlib import file_digest
 from pathlib import Path
@@ -11,14 +11,14 @@ from octnas.runtime.directory import STAGES, digest
 from octnas.settings import PRETRAINED, flatten, with_former_names
 
 SCHEMA = 1
-# Stages whose settings have another name.
+# Stages whose section of the experiment file has another name.
 _SECTIONS = {"truth": "ranking"}
-# The settings of the search that decide a score.
+# The settings of the search that affect scores.
 _SCORING = ("calibration_batches", "images_per_batch", "threads")
 
 
 def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
-    """What decides the results of a stage, by dotted key."""
+    """The settings and inputs that determine the results of a stage, by dotted key."""
     found: dict[str, Any] = {"schema": SCHEMA}
     for base in STAGES[stage]:
         found[f"input.{base}"] = digest(with_former_names(fingerprint(config, base)))
@@ -30,27 +30,23 @@ def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
     if stage == "data":
         found["space.input_size"] = list(config.space.input_size)
     if stage == "supernet" and config.supernet.weights not in ("", PRETRAINED):
-        # The weights themselves: a file may be moved, or another may take its place.
+        # The contents: the file may be moved or replaced.
         found["supernet.weights"] = _digest_of("supernet.weights", config.supernet.weights)
     if stage == "search":
-        # What it comes to; runs were made without where it is MACs.
+        # As resolved; earlier versions recorded nothing for MACs.
         objective = {} if config.objective == "macs" else {"search.objective": config.objective}
         found = {key: found[key] for key in found if key != "search.objective"} | objective
     if stage in ("supernet", "search"):
         found["seed"] = config.seed
     if stage == "rank":
         found |= {f"search.{key}": getattr(config.search, key) for key in _SCORING}
-        # Of the ground truth it decides nothing, so that it is not among its settings.
+        # Excluded from the ground truth's own fingerprint, which it does not affect.
         found["ranking.resamples"] = config.ranking.resamples
     return found
 
 
 def _digest_of(key: str, file: str) -> str:
-    """A short hash of a file that a setting names.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
+    """A short hash of a file that a setting names; a ConfigError if it cannot be read."""
     try:
         with open_regular(Path(file)) as opened:
             return file_digest(opened, "sha256").hexdigest()[:16]

@@ -91,11 +91,8 @@ def latency_words(candidate: Candidate, budget: Budget) -> str:
 def measure_chosen(run: Run, chosen: Mapping[str, Candidate]) -> dict[str, Candidate]:
     """The chosen candidates with their measured latency, in seconds.
 
-    Nothing is measured without a latency table, or with ``latency.measure: false``.
-
-    Args:
-        run: its table determines backend, precision, batch size and threads.
-        chosen: by budget.
+    Nothing is measured without a latency table, or with ``latency.measure: false``. The table
+    determines backend, precision, batch size and threads.
     """
     table, use = run.table, run.config.latency
     if table is None or not use.measure:

@@ -20,13 +20,7 @@ _FEW_IMAGES = 100_000
 
 @dataclass(frozen=True)
 class Minimal:
-    """An experiment file.
-
-    Attributes:
-        name: name of the experiment.
-        text: the file, in YAML.
-        problems: folders of the data that an experiment would refuse, with reasons.
-    """
+    """An experiment as YAML, and folders of its data that it would refuse, with reasons."""
 
     name: str
     text: str

@@ -58,9 +58,8 @@ def latencies(
     """Latencies by device; the device with most of the retrained networks first.
 
     Args:
-        run: measurements are in its folder ``latency``.
-        candidates: whose latency is predicted; the chosen ones with their measured latency.
-        retrained: whose latency is predicted.
+        run: with measurements in the folder ``latency``.
+        candidates, retrained: to predict; chosen candidates have their measured latency.
         tables: of the same network, besides the run's own.
 
     Raises:

@@ -39,7 +39,6 @@ class RandomImages:
     """Random images with random labels; see `octnas.data.images.Images`.
 
     Attributes:
-        classes: their names.
         size: channels, height and width.
         steps: batches of a training epoch, all of them the same.
         counts: sizes of the parts; other than in training, a part has one batch only.
@@ -101,12 +100,7 @@ class TrainingPace:
 
 @dataclass(frozen=True)
 class EvaluationPace:
-    """The evaluation of a candidate.
-
-    Attributes:
-        calibrate, score: median seconds of one batch.
-        memory, gpu_memory: peak.
-    """
+    """The evaluation of a candidate: median seconds of one batch, and peak memory in bytes."""
 
     calibrate: float
     score: float
@@ -168,10 +162,8 @@ def supernet_pace(
     With several processes, one of them with its share of a batch, without communication.
 
     Args:
-        config: the experiment.
-        space: to sample from.
+        config, space, budgets: of the experiment.
         images: how many steps, and of which size.
-        budgets: for learnable sampling.
         device: where to train.
         threads: of the CPU; 0 for torch's default.
     """

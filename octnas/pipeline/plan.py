@@ -53,9 +53,8 @@ def plan_run(
     """Time a few steps of an experiment, on random images, and estimate its needs.
 
     Args:
-        experiment: a YAML file, or the directory of an earlier run.
-        overrides: ``section.key=value``.
-        run_dir: where the run would write; its finished stages are taken into account.
+        experiment, overrides, run_dir: see `octnas.pipeline.run.open_run`; finished stages are
+            taken into account.
         steps: timed steps of each kind.
 
     Raises:

@@ -4,7 +4,7 @@ The ground truth is the accuracy of some architectures, each trained from scratc
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from octnas.report.page import write_ranking_page
 from octnas.report.ranking import ranking_text, write_ranking_csv
 from octnas.results.ranking import Ranked, Ranking, regrets, statistics
 from octnas.settings import flatten
+from octnas.training.scoring import Scorer
 from octnas.training.settings import RetrainSettings
 from octnas.training.standalone import Training, training_folder
 
@@ -32,12 +33,7 @@ _TRIES = 100  # draws in a row that find nothing new
 
 @dataclass(frozen=True)
 class Drawn:
-    """An architecture of the ground truth.
-
-    Attributes:
-        alphas: α by site.
-        narrow: whether it belongs to the slice of nearly equal MACs.
-    """
+    """An architecture of the ground truth; a narrow one is of the slice of nearly equal MACs."""
 
     alphas: Mapping[str, float]
     narrow: bool
@@ -137,8 +133,6 @@ def trainings(run: Run) -> list[Training]:
     return found
 
 
-Score = Callable[[Mapping[str, float]], Mapping[str, float]]
-
 SCHEMA = 1
 KEY = "rank"
 RANKING_FILE = "ranking.json"
@@ -150,20 +144,15 @@ def rank(run: Run) -> None:
     begin_tracking(run)
     params = flatten(run.config.ranking, "ranking") | flatten(run.config.supernet, "supernet")
     run.tracker.start(KEY, "ranking check", params=params, parent=PARENT, again=True)
-    values: dict[str, float] = {}
-    found: dict[str, Ranking] = {}
-    for source, score, seconds in _sources(run):
-        run.progress.say(f"rank: scores of {source}")
-        found[source] = one = _ranking(run, score, seconds)
-        known = {name: i.value for name, i in one.statistics.items() if i.value is not None}
-        known |= {f"regret_points/{regret.budget}": regret.points for regret in one.regrets}
-        values |= {f"{source}/{name}": value for name, value in known.items()}
+    run.progress.say(f"rank: scores of {SUPERNET}")
+    ranking = _ranking(run, scorer(run, "search_val")())
+    known = {name: i.value for name, i in ranking.statistics.items() if i.value is not None}
+    known |= {f"regret_points/{regret.budget}": regret.points for regret in ranking.regrets}
     path = run.directory.stage("rank") / RANKING_FILE
-    sources = {source: one.to_dict() for source, one in found.items()}
-    write_json(path, {"schema": SCHEMA, "sources": sources})
-    write_ranking_csv(found, path.with_suffix(".csv"))
-    write_ranking_page(run.config.name, found, path.with_suffix(".html"))
-    run.tracker.metrics(KEY, values, 0)
+    write_json(path, {"schema": SCHEMA, "sources": {SUPERNET: ranking.to_dict()}})
+    write_ranking_csv({SUPERNET: ranking}, path.with_suffix(".csv"))
+    write_ranking_page(run.config.name, {SUPERNET: ranking}, path.with_suffix(".html"))
+    run.tracker.metrics(KEY, {f"{SUPERNET}/{name}": value for name, value in known.items()}, 0)
     for suffix in (".json", ".csv", ".html"):
         run.tracker.artifact(KEY, path.with_suffix(suffix))
     run.tracker.finish(KEY)
@@ -183,13 +172,7 @@ def table(run: Run) -> str:
     return "\n".join(ranking_text(source, one) for source, one in read_rankings(run).items())
 
 
-def _sources(run: Run) -> Iterator[tuple[str, Score, float]]:
-    """Where scores come from: name, function, and the seconds that it took to have it."""
-    supernet, seconds = scorer(run, "search_val")(), read_seconds(run)
-    yield SUPERNET, supernet, seconds
-
-
-def _ranking(run: Run, score: Score, seconds: float) -> Ranking:
+def _ranking(run: Run, score: Scorer) -> Ranking:
     settings, truth = run.config.ranking, _truth(run)
     begin, ranked = time.perf_counter(), []
     with cpu_threads(run.config.search.threads):
@@ -213,7 +196,7 @@ def _ranking(run: Run, score: Score, seconds: float) -> Ranking:
         tuple(ranked),
         statistics(ranked, resamples=settings.resamples, seed=settings.seed),
         regrets(ranked, run.budgets, resamples=settings.resamples, seed=settings.seed),
-        {"score": seconds, "scoring": scoring, "truth": trained},
+        {"score": read_seconds(run), "scoring": scoring, "truth": trained},
         settings.recipe.epochs,
     )
 

@@ -1,6 +1,6 @@
-"""What several stages write and read: candidates, chosen networks, results; and MLflow's parent.
+"""Files shared by several stages: candidates, chosen networks, results; and the parent MLflow run.
 
-Which commit of the user's own repository a run belongs to.
+The parent is tagged with the commit of the user's Git repository.
 """
 
 import os
@@ -17,7 +17,7 @@ from octnas.results.networks import Retrained
 from octnas.settings import flatten
 
 _SECONDS = 10
-# A repository may come with somebody's run: what its configuration names is not run, and nothing is
+# The repository is untrusted: programs that its configuration names are not run, and nothing is
 # fetched.
 _NOTHING_ELSE = (
     "--no-optional-locks",
@@ -27,18 +27,14 @@ _NOTHING_ELSE = (
     "core.hooksPath=/dev/null",
 )
 _ENVIRONMENT = {"GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none", "LC_ALL": "C"}
+# Scopes of a repository's own configuration.
 _OWN = ("local", "worktree")
-"""Scopes of what a repository brings with it."""
 
 
 def commit_tags(folder: Path) -> dict[str, str]:
-    """MLflow's tags for the Git commit of a folder; empty where there is no repository.
+    """MLflow's tags for the Git commit of a working tree; empty without a repository.
 
-    Whether tracked files differ from the commit is not said where the repository has filters of its
-    own, which Git would run over them.
-
-    Args:
-        folder: in the working tree.
+    There is no ``dirty`` tag if the repository configures filters, which `git diff` would run.
     """
     try:
         commit = _git(folder, "rev-parse", "--verify", "HEAD").stdout.strip()
@@ -49,19 +45,14 @@ def commit_tags(folder: Path) -> dict[str, str]:
         options = ("--quiet", "--no-ext-diff", "--no-textconv", "--ignore-submodules=all")
         differs = _git(folder, "diff", *options, "HEAD", codes=(0, 1)).returncode == 1
     except (OSError, subprocess.SubprocessError):
-        return {}  # no Git, no repository, no commit, or a repository too large to look through
+        return {}  # no Git, repository or commit; or a repository too large to compare in time
     return {**tags, "mlflow.source.git.dirty": str(differs).lower()}
 
 
 def _git(
     folder: Path, *arguments: str, codes: tuple[int, ...] = (0,)
 ) -> subprocess.CompletedProcess[str]:
-    """Run Git.
-
-    Raises:
-        SubprocessError: it ends with another code, or takes too long.
-        OSError: there is none.
-    """
+    """Run Git; a SubprocessError if it fails or takes too long, an OSError if there is none."""
     done = subprocess.run(  # noqa: S603
         ["git", *_NOTHING_ELSE, *arguments],  # noqa: S607
         cwd=folder,
@@ -84,7 +75,7 @@ RESULTS_FILE = "results.json"
 
 
 def begin_tracking(run: Run) -> None:
-    """Start the experiment's parent run in MLflow, or go on with it."""
+    """Start or resume the experiment's parent run in MLflow."""
     config = run.config
     params: dict[str, Any] = {"seed": config.seed, "device": config.device}
     params |= flatten(config.space, "space") | flatten(config.data, "data")
@@ -98,13 +89,13 @@ def begin_tracking(run: Run) -> None:
 
 
 def class_names(run: Run) -> tuple[str, ...]:
-    """Of the data, in the order of the logits; their numbers where they have no names."""
+    """Names of the classes in the order of the logits; their numbers if they have no names."""
     about = read_summary(run.data.folder)
     return about.class_names or tuple(map(str, range(about.classes)))
 
 
 def write_candidates(run: Run, candidates: Sequence[Candidate]) -> None:
-    """Everything that the search has evaluated."""
+    """Write every candidate that the search has evaluated."""
     write_json(
         run.directory.stage("search") / CANDIDATES_FILE,
         {"schema": SCHEMA, "candidates": [candidate.to_dict() for candidate in candidates]},
@@ -118,7 +109,7 @@ def read_candidates(run: Run) -> tuple[Candidate, ...]:
 
 
 def write_chosen(run: Run, chosen: dict[str, Candidate]) -> None:
-    """The candidate that was chosen for each budget, by the budget's name."""
+    """Write the chosen candidates by name of the budget."""
     write_json(
         run.directory.stage("search") / CHOSEN_FILE,
         {"schema": SCHEMA, "chosen": {name: found.to_dict() for name, found in chosen.items()}},
@@ -132,7 +123,7 @@ def read_chosen(run: Run) -> dict[str, Candidate]:
 
 
 def write_results(run: Run, results: Sequence[Retrained]) -> None:
-    """The retrained networks with their results by seed."""
+    """Write the retrained networks with their results by seed."""
     write_json(
         run.directory.stage("retrain") / RESULTS_FILE,
         {"schema": SCHEMA, "networks": [result.to_dict() for result in results]},

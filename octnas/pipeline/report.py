@@ -51,7 +51,7 @@ def report(run: Run, *, tables: Iterable[Path] = (), png: bool = False) -> None:
 
     Args:
         run: with a finished space stage.
-        tables: of layer times of other devices.
+        tables: latency tables of other devices.
         png: whether to draw the figures as PNG files, too.
     """
     data, folder = gather(run, tables), run.directory.stage("report")
@@ -67,12 +67,12 @@ def report(run: Run, *, tables: Iterable[Path] = (), png: bool = False) -> None:
 def write_if_ready(
     path: Path, overrides: Sequence[str], tables: Sequence[Path], seconds: int
 ) -> tuple[str, bool]:
-    """Write the page alone, of a run that another process may be working on.
+    """Write only the page, of a run that another process may be working on.
 
     Args:
         path: the run directory, which need not exist yet.
-        overrides: of settings that do not affect results.
-        tables: of layer times of other devices.
+        overrides: see `look_at_run`.
+        tables: latency tables of other devices.
         seconds: after which the page of an unfinished run reloads itself.
 
     Returns:
@@ -95,11 +95,7 @@ def write_if_ready(
 
 
 def gather(run: Run, tables: Iterable[Path] = ()) -> ReportData:
-    """Everything that the report shows, from the files of the run directory.
-
-    Args:
-        run: with a finished space stage.
-        tables: of layer times of other devices.
+    """Everything that the report shows, from the files of the run directory; see `report`.
 
     Raises:
         RunDirectoryError: a file with unexpected contents.
@@ -171,11 +167,7 @@ def _answers(
 
 
 def _read_answers(path: Path) -> dict[str, Matrix]:
-    """The classes that a training predicted, and the correct ones.
-
-    Raises:
-        RunDirectoryError: the file is truncated.
-    """
+    """The classes that a training predicted, and the correct ones."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -195,10 +187,7 @@ def effects_of_sites(space: SearchSpace, candidates: Sequence[Candidate]) -> dic
     """By searchable site, how the loss changes from its smallest α to its largest, in percent.
 
     According to the surrogate model: the mean over some candidates, whose other sites are kept.
-
-    Args:
-        space: the search space.
-        candidates: that were evaluated; with fewer than ten there are no effects.
+    With fewer than ten candidates there are no effects.
     """
     usable = [one for one in candidates if np.isfinite(one.loss)]
     if len(usable) < _FEWEST:
@@ -239,7 +228,7 @@ class _Record:
 
 
 def _records(run: Run) -> tuple[_Record, ...]:
-    """One for each command, the first one first; at least one."""
+    """One for each command, in order; at least one."""
     path = run.directory.path / RUN_FILE
     return read_json(path, tuple[_Record, ...], schema=RUN_SCHEMA, key="runs")
 
@@ -251,7 +240,7 @@ def _device(records: Sequence[_Record]) -> str:
 
 
 def facts(run: Run) -> dict[str, str]:
-    """What the report shows unchanged: data, settings, versions."""
+    """Facts that the report shows unchanged: data, settings, versions."""
     runs = _records(run)
     first, last = runs[0], runs[-1]
     overrides = dict.fromkeys(override for record in runs for override in record.overrides)
@@ -345,18 +334,11 @@ def _links(run: Run) -> dict[str, str]:
 def compare_runs(
     paths: Sequence[Path], out: Path
 ) -> tuple[list[tuple[str, ...]], dict[str, list[str]]]:
-    """Write a page that compares runs.
-
-    Args:
-        paths: run directories, two or more.
-        out: the page.
-
-    Returns:
-        The rows of its first table, and the settings that differ.
+    """Write a page that compares runs; returns its first table's rows and differing settings.
 
     Raises:
         RunDirectoryError: fewer than two different run directories, or one without a search space;
-            or the page would lie in one of them.
+            or the page would be inside one of them.
     """
     if len({path.resolve() for path in paths}) < max(2, len(paths)):
         raise RunDirectoryError("octnas compare: give two or more different run directories")

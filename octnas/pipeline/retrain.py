@@ -169,9 +169,9 @@ def retrain(run: Run) -> None:
     networks = plan(run) if new else read_plan(run)
     begin_tracking(run)
     for network in networks:
-        track_network(run, network, anew=new)
+        track_network(run, network, again=new)
     if new:
-        # After MLflow's runs have started: a resumed stage looks for them.
+        # After MLflow's runs have started, since a resumed stage expects them.
         run.directory.begin("retrain", run.fingerprint("retrain"))
         document = {"schema": SCHEMA, "networks": [network.to_dict() for network in networks]}
         write_json(path, document)
@@ -284,11 +284,7 @@ def train_several(
 
 
 def finished(training: Training) -> SeedResult:
-    """The result of a training.
-
-    Raises:
-        RunDirectoryError: it is missing.
-    """
+    """The result of a training; a RunDirectoryError if it is missing."""
     if (result := training.result) is None:
         raise RunDirectoryError(
             f"{training.folder}: this training is missing; redo its stage with --fresh in the run "
@@ -347,8 +343,8 @@ def _with_tune(
         training.checkpoints().remove()
 
 
-def track_network(run: Run, network: Network, *, anew: bool) -> None:
-    """Start the network's MLflow run, or resume it."""
+def track_network(run: Run, network: Network, *, again: bool) -> None:
+    """Start the network's MLflow run, or resume it; ``again`` starts it in any case."""
     params = flatten(run.config.retrain, "retrain") | {
         "architecture": network.architecture.id,
         "macs": network.cost.macs,
@@ -358,7 +354,7 @@ def track_network(run: Run, network: Network, *, anew: bool) -> None:
     }
     tags = {"octnas.role": network.role, "octnas.budget": network.budget}
     run.tracker.start(
-        tracking_key(network), network.name, params=params, tags=tags, parent=PARENT, again=anew
+        tracking_key(network), network.name, params=params, tags=tags, parent=PARENT, again=again
     )
 
 

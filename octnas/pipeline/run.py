@@ -185,11 +185,7 @@ def open_run(
 
 @contextmanager
 def locked(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock of a run directory, free of leftovers of killed processes.
-
-    Args:
-        directory: of the run.
-        say: see `held`.
+    """Hold the lock of a run directory (see `held`), free of leftovers of killed processes.
 
     Raises:
         RunDirectoryError: another process is using it; it holds other files than a run's; or a
@@ -212,10 +208,7 @@ def _remove_drafts(directory: Path) -> None:
 
 
 def check_place(path: Path) -> None:
-    """Refuse a folder with other files than a run's, before anything there is replaced.
-
-    Args:
-        path: of the run directory; it may be missing.
+    """Refuse a folder with other files than a run's; a missing one is fine.
 
     Raises:
         RunDirectoryError: it holds other files.
@@ -234,7 +227,7 @@ def check_place(path: Path) -> None:
 
 
 def _is_begun(entry: Path) -> bool:
-    """Whether a run leaves it that was killed as it began, or a ground truth for other runs."""
+    """Whether it is left by a run killed at its start, or is a ground truth for other runs."""
     return (
         entry.name == "lost+found"
         or entry.name.startswith((LOCK_FILE, f".{RUN_FILE}{DRAFT}"))
@@ -243,11 +236,7 @@ def _is_begun(entry: Path) -> bool:
 
 
 def look_at_run(path: Path, overrides: Sequence[str] = ()) -> Run:
-    """Open a run directory for reading, which another process may be writing to.
-
-    Args:
-        path: the run directory.
-        overrides: of settings that decide no result.
+    """Open a run directory for reading, while another process may be writing to it.
 
     Raises:
         RunDirectoryError: it is none, or was made with other settings than the overrides.
@@ -264,14 +253,7 @@ def look_at_run(path: Path, overrides: Sequence[str] = ()) -> Run:
 
 
 def sync_run(path: Path, overrides: Sequence[str] = ()) -> tuple[str, ...]:
-    """Send the records that MLflow does not have yet, with the run directory's own settings.
-
-    Args:
-        path: the run directory.
-        overrides: ``section.key=value``, such as another ``tracking.uri``.
-
-    Returns:
-        Lines that say what was sent.
+    """Send the records that MLflow does not have yet; returns lines that say what was sent.
 
     Raises:
         RunDirectoryError: it is not a run directory.
@@ -285,11 +267,6 @@ def sync_run(path: Path, overrides: Sequence[str] = ()) -> tuple[str, ...]:
 
 def where(experiment: Path | None, overrides: Sequence[str], run_dir: Path | None) -> Path:
     """The run directory; the experiment is read only if ``run_dir`` is None.
-
-    Args:
-        experiment: by default the shipped digits.
-        overrides: ``section.key=value``.
-        run_dir: instead of the experiment's own.
 
     Raises:
         ConfigError: a mistake in the experiment file.
@@ -345,7 +322,7 @@ def check_stages(directory: RunDirectory, config: RunConfig, upto: str | None = 
 
 
 def _directory_of(config: RunConfig, directory: RunDirectory, stage: str) -> RunDirectory:
-    """Where a stage writes; the ground truth may belong to another run."""
+    """See `Run.directory_of`."""
     other = config.ranking.truth_from
     if not other or stage != "truth" or Path(other).resolve() == directory.path.resolve():
         return directory

@@ -78,10 +78,10 @@ def _gpus(settings: SlurmSettings, stage: str) -> int:
 
 
 def _device(config: RunConfig, settings: SlurmSettings, stage: str) -> list[str]:
-    """The data stage, which comes with the search space, would look for a GPU that it lacks."""
+    """The option that sets the device: the data stage, without a GPU, must not look for one."""
     if not settings.gpus or config.device == "auto":
         return []
-    # Said every time: a run directory goes on with what it was last told.
+    # In every job, since a run directory keeps the settings of its last command.
     return ["--set", f"device={config.device if stage in _ON_GPU else 'cpu'}"]
 
 

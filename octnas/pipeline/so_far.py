@@ -1,20 +1,11 @@
-"""What an unfinished run has found so far; reading it changes nothing."""
+"""The results of an unfinished run so far; reading them changes nothing."""
 
 from collections.abc import Mapping
 
-from octnas.pipeline.records import (
-    read_candidates,
-    read_chosen,
-    read_results,
-)
+from octnas.pipeline.records import read_candidates, read_chosen, read_results
 from octnas.pipeline.retrain import PLAN_FILE, read_plan
 from octnas.pipeline.run import Run
-from octnas.pipeline.search import (
-    JOURNAL_FILE,
-    STUDY_FILE,
-    chosen_by,
-    read_study_name,
-)
+from octnas.pipeline.search import JOURNAL_FILE, STUDY_FILE, chosen_by, read_study_name
 from octnas.results.front import Candidate, best_under
 from octnas.results.networks import Retrained
 from octnas.runtime.directory import WHOLE_RUN
@@ -50,7 +41,7 @@ def candidates_so_far(run: Run) -> tuple[Candidate, ...]:
 
 
 def chosen_so_far(run: Run, candidates: tuple[Candidate, ...]) -> Mapping[str, Candidate]:
-    """What was chosen, or the best so far; never read on other images then."""
+    """The chosen candidates; before the end of the search, the best so far without read metrics."""
     if run.directory.finished("search") is not None:
         return read_chosen(run)
     metric = chosen_by(run)

@@ -24,11 +24,7 @@ from octnas.space.search_space import SearchSpace
 
 
 def chosen_settings(run: Run, table: LatencyTable) -> LatencySettings:
-    """Settings to measure chosen networks with: those of the table, on the run's device.
-
-    Raises:
-        SettingError: an unknown backend or precision, or one that the device does not support.
-    """
+    """Settings to measure chosen networks with: those of the table, on the run's device."""
     return LatencySettings(
         backend=table.backend,
         device=run.config.latency.device,
@@ -40,10 +36,6 @@ def chosen_settings(run: Run, table: LatencyTable) -> LatencySettings:
 
 def check_measuring(run: Run, table: LatencyTable | None) -> None:
     """Check that chosen networks can be measured here; the table may be of another device.
-
-    Args:
-        run: with the settings.
-        table: of the run, if any.
 
     Raises:
         ConfigError: a device that is not available.
@@ -80,24 +72,17 @@ def space_without_data(config: RunConfig) -> SearchSpace:
 
 
 def space_of(config: RunConfig, classes: int) -> SearchSpace:
-    """The search space of an experiment; the number of classes is the data's unless given.
-
-    Args:
-        config: the experiment.
-        classes: of its data.
+    """The search space of an experiment, with ``classes`` unless the settings give the number.
 
     Raises:
         SettingError: an invalid setting of the section ``space``.
     """
-    settings = config.space
-    args = dict(settings.backbone_args)
-    if "num_classes" not in args:
-        args["num_classes"] = classes
+    settings, given = config.space, config.space.backbone_args
     return search_space(
         settings.backbone,
         settings.input_size,
         settings.alphas,
-        backbone_args=args,
+        backbone_args=given | {"num_classes": given.get("num_classes", classes)},
         fixed=settings.fixed,
         channel_multiple=settings.channel_multiple,
         stride_mode=settings.stride_mode,

@@ -32,19 +32,18 @@ _WORK: Mapping[str, Callable[[Run], None]] = {
 
 
 def run_stages(run: Run, stages: Sequence[str] = WHOLE_RUN) -> None:
-    """Do some stages in order; what is finished with the same settings is skipped, and said so.
+    """Run stages in order; those that are finished with the same settings are skipped.
 
     Raises:
         RunDirectoryError: a stage builds on one that is not finished.
         ConfigError: a setting that turns out to be wrong, with its file and line.
-        ExportError: a format that is asked for needs what is not installed.
+        ExportError: a requested format needs a package that is not installed.
     """
     if "export" in stages:
-        # Now, and not after the hours of the stages before it.
+        # Before the hours of the earlier stages.
         check_installed(run.config.export)
     for stage in stages:
         if (shared := run.directory_of(stage)) is not run.directory:
-            # As soon.
             _check_shared(run, shared, stage)
     with _tracked(run):
         first = ("data", "space")
@@ -53,15 +52,10 @@ def run_stages(run: Run, stages: Sequence[str] = WHOLE_RUN) -> None:
 
 
 def rewrite_report(run: Run, *, tables: Sequence[Path] = (), png: bool = False) -> None:
-    """Write the report anew from what there is; there must be a search space.
-
-    Args:
-        run: finished or not.
-        tables: of layer times of other devices.
-        png: whether figures are also drawn as PNG files.
+    """Write the report again, of a finished or unfinished run; see `octnas.pipeline.report.report`.
 
     Raises:
-        RunDirectoryError: there is none.
+        RunDirectoryError: there is no search space yet.
     """
     if run.directory.finished("space") is None:
         raise RunDirectoryError(
@@ -102,11 +96,7 @@ def _do_stage(run: Run, stage: str) -> None:
 
 
 def _check_shared(run: Run, directory: RunDirectory, stage: str) -> None:
-    """Refuse another run's results that were made with other settings, of its data among them.
-
-    Raises:
-        RunDirectoryError: naming the changed keys.
-    """
+    """Refuse another run's results if they or their data were made with other settings."""
     # A digest alone would not say which setting of an earlier stage it is.
     for one in ("data", "space", stage):
         if what := directory.changes(one, run.fingerprint(one)):

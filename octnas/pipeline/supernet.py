@@ -38,12 +38,7 @@ DISTRIBUTION_FILE = "distribution.json"
 
 
 def write_distributions(run: Run, probabilities: Mapping[str, Probabilities]) -> None:
-    """Write ``supernet/distribution.json``, and report its expected MACs.
-
-    Args:
-        run: with the budgets.
-        probabilities: by site, for each budget by name.
-    """
+    """Write ``supernet/distribution.json`` from probabilities by budget; reports expected MACs."""
     found = [Distribution.of(run.levels, b, probabilities[b.name]) for b in run.budgets]
     choices = {site.name: list(site.choices) for site in run.space.searchable}
     document = {
@@ -255,10 +250,7 @@ def trained_supernet(run: Run) -> TrainedSupernet:
 def scorer(run: Run, part: str, first: float = 1.0) -> Callable[[], Scorer]:
     """A picklable function that makes a scorer in any process.
 
-    Args:
-        run: with a trained supernet.
-        part: of the data.
-        first: share of the part that is scored before the rest.
+    ``first`` is the share of the part that is scored before the rest.
     """
     settings = run.config.search
     return partial(
@@ -275,11 +267,7 @@ def scorer(run: Run, part: str, first: float = 1.0) -> Callable[[], Scorer]:
 
 
 def check_processes(processes: int, device: torch.device) -> None:
-    """Check that there is a GPU for each process, as NCCL requires.
-
-    Raises:
-        SettingError: naming both numbers.
-    """
+    """Refuse more processes than GPUs with a SettingError, as NCCL requires."""
     if device.type == "cuda" and processes > 1:
         gpus = torch.cuda.device_count()
         allowed = f"at most {gpus}, the GPUs of this machine"
@@ -287,11 +275,7 @@ def check_processes(processes: int, device: torch.device) -> None:
 
 
 def check_classes(run: Run, classes: int) -> None:
-    """Check that the classifier fits the data.
-
-    Raises:
-        ConfigError: naming both numbers.
-    """
+    """Refuse a classifier that does not fit the data with a ConfigError."""
     given = run.space.backbone_args.get("num_classes")
     if given != classes:
         raise ConfigError(

@@ -97,7 +97,7 @@ def add_axes(figure: go.Figure, data: ReportData) -> None:
 
 
 def _lines(axis: Axis, known: Sequence[float]) -> tuple[list[Any], list[Any]]:
-    """Vertical lines with labels, which all lie on the side where no line crosses them."""
+    """Vertical lines with labels, all on the side where no line crosses them."""
     uppers = [upper for _, upper, _ in axis.bounds]
     to_right = bool(uppers and known) and max(known) - max(uppers) > min(uppers) - min(known)
     shapes: list[Any] = []

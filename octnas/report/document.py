@@ -1,4 +1,4 @@
-"""What the page's scripts choose from, as one JSON document."""
+"""The data of the page's scripts, as one JSON document."""
 
 from collections.abc import Mapping
 from math import isfinite
@@ -12,7 +12,7 @@ from octnas.space.search_space import SearchSpace, Site
 
 CLASSIFIER = "classifier"
 FOUND = (SEARCHED, FRONT)
-"""Roles of networks that the search found, without looking at val."""
+"""Roles of networks that the search found, without val images."""
 NOT_OFFERED = (RANDOM, WORST)
 """Roles of networks that nobody would deploy."""
 
@@ -60,12 +60,7 @@ def stage_of(name: str) -> str:
 
 
 def macs_by_stage(space: SearchSpace, alphas: Mapping[str, float]) -> dict[str, int]:
-    """MACs by stage in the order of the network, linear layers last.
-
-    Args:
-        space: of the architecture.
-        alphas: quantized, for every site.
-    """
+    """MACs by stage in the order of the network, linear layers last, for quantized α."""
     found: dict[str, float] = {}
     for conv in space.convs:
         stage = stage_of(conv.name)
@@ -111,7 +106,7 @@ def _network(data: ReportData, one: Retrained) -> dict[str, Any]:
 
 
 def _score(data: ReportData, identity: str) -> float | None:
-    """The loss by which the search chose, before val was looked at; None if there is none."""
+    """The loss by which the search chose, before val was used; None if there is none."""
     losses = (
         one.metrics.get("expected_loss", one.loss) for one in data.candidates if one.id == identity
     )

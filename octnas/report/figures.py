@@ -261,12 +261,7 @@ def hypervolume_figure(data: ReportData) -> go.Figure | None:
 
 
 def hypervolumes_so_far(data: ReportData, order: Sequence[Candidate]) -> list[float]:
-    """The hypervolume after each candidate, up to the largest budget and the loss of guessing.
-
-    Args:
-        data: for the reference point.
-        order: candidates in the order of evaluation.
-    """
+    """The hypervolume after each candidate, up to the largest budget and the loss of guessing."""
     if not order or not data.budgets:
         return []
     classes = data.space.backbone_args.get("num_classes")

@@ -30,12 +30,7 @@ def write_page(data: ReportData, path: Path, again: int = 0) -> None:
 
 
 def page(data: ReportData, again: int = 0) -> str:
-    """The report as HTML.
-
-    Args:
-        data: what it shows.
-        again: seconds after which the page reloads itself, for an unfinished run; 0 for never.
-    """
+    """The report as HTML, which reloads itself after so many seconds; with 0 never."""
     return render(
         "report.html",
         title=data.name,

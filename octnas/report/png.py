@@ -44,10 +44,6 @@ def find_browser() -> str | None:
 def write_pngs(figures: Mapping[str, go.Figure], folder: Path) -> list[Path]:
     """Write figures as ``NAME.png``; all are drawn in one call of the browser.
 
-    Args:
-        figures: by name, a plain word.
-        folder: where to write.
-
     Raises:
         PngError: there is no browser, or it does not draw all of them.
     """

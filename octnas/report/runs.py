@@ -119,7 +119,7 @@ def _place_words(place: Place) -> str:
 
 
 def rank_rows(runs: Sequence[ComparedRun]) -> list[tuple[str, ...]]:
-    """For each run: label, group, hypervolume, rank in words, digests, number of networks."""
+    """For each run: label, group, hypervolume, rank, digests, number of networks."""
     rows: list[tuple[str, ...]] = []
     for number, group in enumerate(groups(runs), start=1):
         places = {place.run.label: place for place in ranked(group)}

@@ -23,7 +23,7 @@ from octnas.results.networks import (
     WORST,
 )
 
-# Colour and symbol of a role, and what the searched network is compared with, if with that.
+# Colour and symbol of a role, and how a baseline is called in sentences.
 _ROLES = {
     SEARCHED: ("#e4572e", "star", ""),
     FRONT: ("#f09d51", "star-open", ""),
@@ -63,10 +63,7 @@ def new_figure(x_title: str, y_title: str, top: int = TOP) -> go.Figure:
         "automargin": True,
         "exponentformat": "SI",
     }
-    title = {
-        "standoff": 10,
-        "font": {"size": FONT_SIZE},
-    }
+    title = {"standoff": 10, "font": {"size": FONT_SIZE}}
     figure = go.Figure(layout_template="none")
     figure.update_layout(
         paper_bgcolor=CLEAR,

@@ -232,11 +232,9 @@ def hypervolumes(data: ReportData) -> dict[str, tuple[float, float | None]]:
 def areas_by_seed(networks: Sequence[Retrained], most_macs: int, worst: float) -> list[float]:
     """For each seed, the area that the networks of a role dominate, in points of top-1.
 
-    Args:
-        networks: those of the role. Several of a budget, with numbers, are equally good tries: the
-            mean of their areas counts, not the area of the best.
-        most_macs: MACs up to which it extends; areas are shares of them.
-        worst: error (0 to 1) up to which it extends.
+    It extends up to ``most_macs``, of which areas are shares, and the ``worst`` error (0 to 1).
+    Several networks of a budget, with numbers, are equally good tries: the mean of their areas
+    counts, not the area of the best.
     """
     by_budget: dict[str, list[Retrained]] = {}
     for one in networks:

@@ -1,4 +1,4 @@
-"""What was found and what weakens it, in sentences; plain text, with commands in backticks."""
+"""Findings and caveats as sentences; plain text, with commands in backticks."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

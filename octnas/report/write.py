@@ -39,16 +39,7 @@ _CAPTIONS = {
 
 
 def write_all(data: ReportData, folder: Path, *, png: bool) -> list[str]:
-    """Write the report.
-
-    Args:
-        data: what it shows.
-        folder: where to write.
-        png: whether to draw the figures as PNG files, which takes a browser some seconds.
-
-    Returns:
-        Messages about what could not be written.
-    """
+    """Write the report; returns messages about what could not be written."""
     write_page(data, folder / PAGE_FILE)
     front = [_front_row(data, one) for one in data.front.candidates]
     write_json(folder / FRONT_JSON, _front_document(data, front))
@@ -122,10 +113,7 @@ def _front_row(data: ReportData, one: Candidate) -> dict[str, Any]:
 def markdown(data: ReportData, figures: Sequence[str], why_not: str = "") -> str:
     """The report as Markdown, for a pull request.
 
-    Args:
-        data: what it shows.
-        figures: names of the PNG files in ``figures/``.
-        why_not: why there are none.
+    ``figures`` are names of the PNG files in ``figures/``; ``why_not`` says why there are none.
     """
     text = _ENVIRONMENT.get_template("report.md").render(
         columns=SHORT, figures=figures, captions=_CAPTIONS, why_not=why_not, **context(data)

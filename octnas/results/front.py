@@ -11,7 +11,7 @@ from octnas.space.costs import Budget
 
 @dataclass(frozen=True)
 class Candidate:
-    """An architecture with what was measured of it.
+    """An architecture and its measurements.
 
     Attributes:
         id: of the architecture.
@@ -51,7 +51,7 @@ class Candidate:
         return self.metrics[metric] if metric else self.loss
 
     def fits(self, budget: Budget) -> bool:
-        """Whether the cost that the budget bounds lies inside."""
+        """Whether the cost that the budget bounds is within it."""
         if budget.bound is None:
             return budget.admits(self.macs)
         return budget.bound.admits(self.cost(budget.bound.cost))
@@ -118,13 +118,7 @@ def hypervolume(points: Iterable[tuple[float, float]], reference: tuple[float, f
 def hypervolume_curve(
     candidates: Iterable[Candidate], reference: tuple[float, float], cost: str = "macs"
 ) -> Iterator[float]:
-    """The hypervolume after each candidate, of all candidates up to it.
-
-    Args:
-        candidates: in the order of their evaluation.
-        reference: see `hypervolume`.
-        cost: see `Front`.
-    """
+    """The hypervolume after each candidate, of all candidates up to it."""
     front = Front((), cost)
     for one in candidates:
         front = Front.of([*front.candidates, one], cost=cost)
@@ -134,13 +128,7 @@ def hypervolume_curve(
 def best_under(
     candidates: Sequence[Candidate], budget: Budget, metric: str = ""
 ) -> Candidate | None:
-    """The best candidate inside a budget; None if none is inside.
-
-    Args:
-        candidates: to choose from.
-        budget: that it has to fit.
-        metric: of which the best has the lowest; empty for the loss.
-    """
+    """The candidate inside a budget with the lowest metric, by default the loss; None without."""
     inside = [candidate for candidate in _scored(candidates) if candidate.fits(budget)]
     return min(inside, key=lambda c: (c.value(metric), c.macs, c.id), default=None)
 

@@ -1,4 +1,4 @@
-"""Networks to retrain, their results, and the baselines that one could design by hand."""
+"""Networks to retrain, their results, and baselines that could be designed by hand."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,7 +31,6 @@ VANILLA = "vanilla"
 PLAIN = (NARROWER, SHALLOWER, SMALLER_IMAGES)
 """Plain networks of the same MACs."""
 ROLES = (SEARCHED, FRONT, UNIFORM, PAPER, INCREASING, RANDOM, WORST, *PLAIN, VANILLA)
-# Roles in the files of earlier versions.
 
 
 @dataclass(frozen=True)

@@ -180,11 +180,6 @@ def statistics(
 ) -> Mapping[str, Interval]:
     """All figures, with bootstrap intervals over architectures.
 
-    Args:
-        ranked: architectures with scores and ground truth.
-        resamples: number of bootstrap resamples.
-        seed: of the bootstrap.
-
     Returns:
         By name: ``tau_loss``, ``tau_top1``, ``rho_loss``, ``rho_top1`` (of the score with the mean
         of the ground truth; a good score has positive ones), ``tau_macs`` (MACs alone), ``gain``
@@ -206,13 +201,8 @@ def regrets(
 ) -> tuple[Regret, ...]:
     """The regret of choosing by loss, for each budget that admits at least two architectures.
 
-    Mean accuracies are noisy, so even the truly best architecture may have some regret.
-
-    Args:
-        ranked: architectures with scores and ground truth.
-        budgets: to choose inside.
-        resamples: bootstrap resamples for the interval.
-        seed: of the bootstrap.
+    Mean accuracies are noisy, so even the truly best architecture may have some regret. Intervals
+    are bootstrapped as in `statistics`.
     """
     found: list[Regret] = []
     rng = np.random.default_rng(seed)

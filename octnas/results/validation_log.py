@@ -17,15 +17,7 @@ LOOKS = ("retrain", "export")
 
 
 def log_validation(path: Path, architecture: Architecture, seed: int, size: int, why: str) -> None:
-    """Append a line, before the validation.
-
-    Args:
-        path: of the file.
-        architecture: of the network.
-        seed: of its training.
-        size: of the images, in pixels.
-        why: one of `LOOKS`.
-    """
+    """Append a line, before the validation; ``size`` is in pixels, ``why`` one of `LOOKS`."""
     entry = {"architecture": architecture.id, "seed": seed, "size": size, "why": why}
     path.parent.mkdir(parents=True, exist_ok=True)
     append_line(path, json.dumps(entry))

@@ -82,12 +82,11 @@ def initial_design(
     Args:
         space: the search space.
         levels: its architectures by MACs.
-        budgets: the spread lies between their lowest and their highest bound.
+        budgets: the spread covers the MACs from their lowest to their highest bound.
         spread: number of equal ranges of MACs, from each of which one architecture is drawn.
         seed: of the draws.
         learned: α by site of the most probable architectures of a learnable supernet.
-        inside: architectures by another cost, and a budget's bound on it; each adds a spread
-            inside the bound.
+        inside: architectures by another cost and a bound on it; each adds a spread inside.
     """
     design: list[tuple[str, Mapping[str, float]]] = [(LEARNED, alphas) for alphas in learned]
     design += [(UNIFORM, space.uniform(alpha).alphas) for alpha in space.grid]
@@ -103,14 +102,7 @@ def initial_design(
 
 
 def proposals(sampler: Sampler, levels: CostLevels, within: Ranges, seed: int) -> Propose | None:
-    """The proposals of ``random`` and ``surrogate``; None for other samplers.
-
-    Args:
-        sampler: its name.
-        levels: the architectures by the objective beside the loss.
-        within: ranges of that.
-        seed: of the draws.
-    """
+    """The proposals of ``random`` and ``surrogate`` within ranges of the cost; else None."""
     made = {"random": random_proposals, "surrogate": surrogate_proposals}.get(sampler)
     return made and made(levels, within, seed)
 
@@ -172,17 +164,9 @@ def _best_new(
     scores: Values,
     taken: Collection[Key],
 ) -> dict[str, float] | None:
-    """The architecture on a model's front that adds most to the hypervolume.
+    """The architecture on a model's front that adds most to the hypervolume; None if all are taken.
 
-    Args:
-        levels: the architectures by cost.
-        within: ranges of the cost.
-        model: that scores them.
-        costs, scores: of the reported candidates, the scores by the model, shape ``(n,)``.
-        taken: what is not proposed again.
-
-    Returns:
-        None if everything on the front is taken.
+    ``costs`` and ``scores``, by the model, are of the n reported candidates, shape ``(n,)``.
     """
     by_site = {sites: -score for sites, score in model.scores.items()}
     front = [
@@ -214,7 +198,7 @@ def _front(costs: Values, scores: Values) -> list[tuple[float, float]]:
 def _new(
     levels: CostLevels, within: Ranges, rng: np.random.Generator, taken: Collection[Key]
 ) -> dict[str, float]:
-    """An architecture that was not proposed before, if there is any left, all but surely."""
+    """An architecture not proposed before; if none is left, or rarely otherwise, a known one."""
     inside = sum(levels.count(*one) for one in within)
     tries = _TRIES * inside / max(1.0, inside - len(taken))
     for _ in range(int(min(max(tries, _TRIES), _MOST_TRIES))):
@@ -238,9 +222,6 @@ class SiteBySite(BaseSampler):
 
     A process that dies in the middle of a trial leaves some of its sites in the storage. Resuming
     does not draw these again, which would put a single stream of random numbers out of step.
-
-    Args:
-        make: returns the sampler for a stream.
     """
 
     def __init__(self, make: Callable[[int], BaseSampler]) -> None:
@@ -279,13 +260,13 @@ class SiteBySite(BaseSampler):
         return own.sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """That of the sampler."""
+        """Forwarded to the sampler."""
         self._whole.before_trial(study, trial)
 
     def after_trial(
         self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """That of the sampler."""
+        """Forwarded to the sampler."""
         self._whole.after_trial(study, trial, state, values)
 
 

@@ -17,7 +17,7 @@ from octnas.errors import SearchError, first_cause
 from octnas.io.credentials import redact
 from octnas.io.files import naming, parse_json, read_as
 
-# Raised by Optuna on lines that it has not written.
+# Raised by Optuna on lines that it did not write.
 _SPOILT = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 
 

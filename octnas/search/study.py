@@ -49,7 +49,7 @@ class Job:
         key: of the architecture, see `SearchSpace.key`.
         alphas: α by site.
         cost: the objective beside the loss.
-        limit: a loss on the first images above which the other images do not matter.
+        limit: loss on the first images above which the other images are not needed.
     """
 
     trial: optuna.Trial
@@ -68,10 +68,8 @@ class Driver:
     """Asks the study for candidates and reports their outcomes to it.
 
     Args:
-        space: the search space.
-        settings: sampler, number of trials, batch size.
-        storage: of the study.
-        study_name: in that storage; an existing study is resumed.
+        space, settings: of the search.
+        storage, study_name: of the study, which is resumed if it exists.
         within: ranges of the cost; candidates outside are infeasible.
         design: the first candidates.
         seed: of the sampler.
@@ -327,11 +325,6 @@ def _key(space: SearchSpace, params: Mapping[str, float]) -> Key:
 
 def run_local(driver: Driver, evaluate: Evaluate, *, retries: int = 0) -> None:
     """Evaluate one candidate after another in this process until the study is done.
-
-    Args:
-        driver: of the search.
-        evaluate: called with α by site and the limit of each job.
-        retries: how often a candidate is evaluated again after an exception.
 
     Raises:
         DeviceError: no candidate can be evaluated any more.

@@ -5,7 +5,7 @@ sites explains nine tenths of its variance, and with pairs of neighbouring sites
 So a few evaluated architectures are enough for a Bayesian ridge model that predicts the others, and
 the best architectures of any draw from its posterior follow exactly, see `octnas.space.optimum`.
 
-Shrinkage: the best of many measured losses looks better than it is, because the images are a
+Shrinkage: the best of many measured losses is biased downwards, because the images are a
 sample. The prediction of the model has next to none of that luck, but misses what is specific to
 the candidate. Two halves of the images tell how much of a residual is specific: what shows on both
 (split-half reliability, Spearman and Brown, British Journal of Psychology 3, 1910; shrinkage as by
@@ -107,12 +107,7 @@ class Features:
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """One additive score of architectures; lower is better.
-
-    Attributes:
-        features: of the architectures.
-        weights: of the features.
-    """
+    """One additive score of architectures, with a weight per feature; lower is better."""
 
     features: Features
     weights: Values
@@ -137,7 +132,6 @@ class Surrogate:
     """A fitted model of the logarithm of the loss.
 
     Attributes:
-        features: of the architectures.
         scaler: of the features, to unit variance.
         model: from scaled features to the score; its posterior is normal.
     """

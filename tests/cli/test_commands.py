@@ -73,7 +73,7 @@ def test_cost_of_an_architecture_file(octnas: Octnas, tmp_path: Path) -> None:
         (["cost", "resnet5"], "backbone: found 'resnet5', allowed: a model that timm knows"),
         (["cost", "vit_tiny_patch16_224"], "allowed: timm's ResNets"),
         (["cost", "resnet50_gn"], "bn1: found a GroupNorm, allowed: AvgPool2d"),
-        (["cost", "--architecture", "missing.json"], "missing.json: cannot be read as JSON"),
+        (["cost", "--architecture", "missing.json"], "missing.json: no such file"),
         (["cost", "--architecture", "a.json", "--alpha", "0.5"], "need MODEL instead"),
         (["run", "missing.yaml"], "missing.yaml: cannot be read"),
         (["search", str(EXPERIMENT), "--fresh", "space"], "found 'space', allowed here: search"),
