@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from octnas.errors import ConfigError, LatencyError, RunDirectoryError
+from octnas.errors import ConfigError, LatencyError
 from octnas.io.files import write_json
 from octnas.measure import backends
 from octnas.pipeline.latency import experiment_space
@@ -20,7 +20,7 @@ BUDGETS = "space.budgets=[{latency_share: 0.9}, {activation_share: 0.7}, {unifor
 
 
 def test_a_budget_on_latency_needs_a_table(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"a table of `octnas latency` in latency\.table"):
+    with pytest.raises(ConfigError, match=r"latency\.table: found '', allowed: a table measured"):
         open_tiny(tmp_path, BUDGETS)
     with pytest.raises(ConfigError, match=r"latency\.table: .*nowhere\.json: cannot be read"):
         open_tiny(tmp_path, BUDGETS, "latency.table=nowhere.json")
@@ -31,8 +31,7 @@ def test_a_table_that_does_not_fit_is_refused(tmp_path: Path, content: str) -> N
     path = tmp_path / "table.json"
     path.write_text(json.dumps(table_of(small()).to_dict()) if content == "other" else content)
     run = open_tiny(tmp_path, BUDGETS, f"latency.table={path}", stages=("data",))
-    error = RunDirectoryError if content == "nonsense" else LatencyError
-    with pytest.raises(error) as caught:
+    with pytest.raises(LatencyError) as caught:
         run_stages(run, ("data",))
     assert "\n" not in str(caught.value)
 

@@ -9,11 +9,11 @@ from octnas.config import RunConfig
 from octnas.data.settings import ImagesSettings
 from octnas.errors import DataError
 from octnas.pipeline.minimal import minimal_experiment
-from octnas.pipeline.run import open_run
 from octnas.pipeline.stages import run_stages
 from octnas.runtime.progress import Quiet
 from tests.data.trees import make_tree
 from tests.loading import load_config
+from tests.pipeline.tiny import open_unlocked
 
 
 def images(root: Path, size: tuple[int, int], count: int = 40, val: str = "val") -> Path:
@@ -80,7 +80,7 @@ def test_folders_that_do_not_fit(tmp_path: Path) -> None:
 def test_a_minimal_experiment_runs(tmp_path: Path) -> None:
     path = tmp_path / "minimal.yaml"
     path.write_text(minimal_experiment(make_tree(tmp_path / "tree")).text)
-    run = open_run(
+    run = open_unlocked(
         path,
         overrides=["data.workers=0", "tracking.enabled=false"],
         run_dir=tmp_path / "run",
