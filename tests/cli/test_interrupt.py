@@ -68,7 +68,7 @@ WATCH = ("octnas.pipeline.report.write_if_ready", ("report", str(EXPERIMENT), "-
         (BENCH, "nothing is kept"),
         (IMAGES, "nothing is kept"),
         (STEPS, "nothing is kept"),
-        (WATCH, "the page stays as it was last written"),
+        (WATCH, "the page stays as last written"),
     ],
 )
 def test_what_takes_long_says_what_is_kept(
