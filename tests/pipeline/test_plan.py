@@ -54,7 +54,7 @@ def test_the_real_steps_are_timed_and_nothing_is_written(tmp_path: Path, samplin
 def test_counts_of_the_tiny_experiment(tmp_path: Path) -> None:
     # Training leaves out the last incomplete batch of every epoch, evaluation does not.
     data, supernet, search, retrain = plan_tiny(
-        tmp_path, "data.train_images=300", "data.rank_images=65", "search.images_per_batch=64"
+        tmp_path, "data.train_images=300", "data.search_val_images=65", "search.images_per_batch=64"
     ).stages
     assert data.wall_hours == data.disk == 0
     # 300 images in batches of 64, two epochs.

@@ -113,9 +113,9 @@ def test_a_broken_image_stops_the_run_or_is_counted(open_tree: Open, tree: Path)
     lines: list[str] = []
     run = open_tree("data.on_error=skip", lines=lines)
     run_stages(run, ("data",))
-    assert "data: 2 classes, images: 13 train, 6 rank, 4 read, 8 val, 1 skipped" in lines
+    assert "data: 2 classes, images: 13 train, 6 search_val, 4 read, 8 val, 1 skipped" in lines
     assert facts(run)["Skipped images and folders"] == "1"
-    assert facts(run)["Images"] == "13 train, 6 rank, 4 read, 8 val, 1 skipped"
+    assert facts(run)["Images"] == "13 train, 6 search_val, 4 read, 8 val, 1 skipped"
 
 
 def test_mlflow_counts_what_was_skipped(open_tree: Open, tree: Path, tmp_path: Path) -> None:
