@@ -66,7 +66,11 @@ def _acquire(lock: SoftFileLease, path: Path, say: Callable[[str], None]) -> Non
             cancel_check=lambda: _heartbeat(path) not in (None, before),
         )
     except Timeout:
-        raise _in_use(path, lock.owner or owner) from None
+        if lock.owner or _heartbeat(path) != before:
+            raise _in_use(path, lock.owner or owner) from None
+        # An empty file, as a full disk leaves it: filelock waits for its owner to sign it.
+        (path / LOCK_FILE).unlink(missing_ok=True)
+        lock.acquire(blocking=False)
 
 
 def _heartbeat(path: Path) -> int | None:

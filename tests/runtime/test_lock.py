@@ -140,8 +140,10 @@ def test_one_that_was_suspended_exits_when_another_took_over(tmp_path: Path, sta
     assert "taken over by process" in err
 
 
-def test_a_truncated_lock_is_taken_over(tmp_path: Path) -> None:
-    (tmp_path / LOCK_FILE).touch()
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("content", ["", "filelock/2\n12"])
+def test_a_truncated_lock_is_taken_over(tmp_path: Path, content: str) -> None:
+    (tmp_path / LOCK_FILE).write_text(content)
     with held(tmp_path):
         assert files(tmp_path) == [LOCK_FILE]
 
