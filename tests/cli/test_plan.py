@@ -18,7 +18,7 @@ def test_a_table_for_a_reader(
     monkeypatch.chdir(tmp_path)
     result = octnas(*COMMAND)
     assert result.code == 0
-    assert "images (from the settings): 256 train, 64 rank, 64 read, 64 val" in result.out
+    assert "images (from the settings): 256 train, 64 search_val, 64 read, 64 val" in result.out
     rows = [line for line in result.out.splitlines() if line.startswith("│")]
     names = [row.split("│")[1].strip() for row in rows]
     assert names == ["data", "supernet", "search", "retrain", "total"]
