@@ -166,9 +166,7 @@ def test_what_is_made_small_is_what_all_budgets_bound(tmp_path: Path) -> None:
         assert run.config.objective == expected
         # Runs from before it could be chosen made MACs small.
         assert run.fingerprint("search").get("search.objective", "macs") == expected
-    with pytest.raises(
-        ConfigError, match="found 'activation', allowed: auto or macs; activ"
-    ):
+    with pytest.raises(ConfigError, match="found 'activation', allowed: auto or macs; activ"):
         open_tiny(tmp_path, "search.objective=activation")
 
 

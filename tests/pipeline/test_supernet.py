@@ -90,5 +90,7 @@ def test_a_distribution_of_another_schema_is_refused(learned: Run) -> None:
 
 def test_drawing_from_what_was_not_learned_is_refused_at_once() -> None:
     document = load_document(EXPERIMENT, ("supernet.sampling=by_macs",))
-    with pytest.raises(ConfigError, match=r"search\.sampler: found 'learned', allowed: learned only"):
+    with pytest.raises(
+        ConfigError, match=r"search\.sampler: found 'learned', allowed: learned only"
+    ):
         check_config(document)
