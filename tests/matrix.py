@@ -19,7 +19,7 @@ def oldest() -> list[str]:
     project = tomllib.loads(_PROJECT.read_text(encoding="utf-8"))["project"]
     found = []
     for line in project["dependencies"]:
-        match = re.fullmatch(r"([a-z-]+)(?:\[.*\])?>=([0-9.]+)", line)
+        match = re.fullmatch(r"([a-z0-9-]+)(?:\[.*\])?>=([0-9.]+)", line)
         assert match, line
         if match[1] in DECISIVE:
             found.append(

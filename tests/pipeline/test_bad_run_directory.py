@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from octnas.pipeline.trainings import finished as trained
 
 from octnas.errors import OctnasError
 from octnas.nn.supernet import build
@@ -13,6 +12,7 @@ from octnas.nn.weights import load_weights
 from octnas.pipeline.ranking import trainings
 from octnas.pipeline.records import read_results
 from octnas.pipeline.report import gather
+from octnas.pipeline.retrain import finished as trained
 from octnas.pipeline.run import look_at_run
 from octnas.pipeline.supernet import trained_supernet
 from octnas.training.standalone import WEIGHTS_FILE, training_folder
