@@ -25,6 +25,10 @@ from octnas.training.scoring import Scorer
 from octnas.training.settings import RetrainSettings
 from octnas.training.standalone import Training, training_folder
 
+SCHEMA = 1
+KEY = "rank"
+RANKING_FILE = "ranking.json"
+SUPERNET = "supernet"
 TRUTH_SCHEMA = 1
 DESIGN_FILE = "design.json"
 PART = "read"
@@ -131,12 +135,6 @@ def trainings(run: Run) -> list[Training]:
             place = training_folder(folder, architecture.id, seed)
             found.append(Training(architecture, seed, place, PART))
     return found
-
-
-SCHEMA = 1
-KEY = "rank"
-RANKING_FILE = "ranking.json"
-SUPERNET = "supernet"
 
 
 def rank(run: Run) -> None:

@@ -33,6 +33,10 @@ from octnas.training.supernet import (
     train_supernet,
 )
 
+KEY = "supernet"
+HISTORY_FILE = "history.json"
+TOGETHER_FOLDER = "together"
+SCHEMA = 1
 LEARNED_SCHEMA = 1
 DISTRIBUTION_FILE = "distribution.json"
 
@@ -75,12 +79,6 @@ def learned_proposals(run: Run) -> Propose:
         return draw_within(run.space, found[index], budgets[index], rng)
 
     return propose
-
-
-SCHEMA = 1
-KEY = "supernet"
-HISTORY_FILE = "history.json"
-TOGETHER_FOLDER = "together"
 
 
 def supernet(run: Run) -> None:
