@@ -1,7 +1,8 @@
-"""Augmentation: crops where images are decoded, colours in batches on the device.
+"""Augmentation of training images, the same from files and from a cache.
 
-Images from files and from a cache go through the same functions. Every image has random numbers
-of its own, uniform on [0, 1), so that nothing depends on which process crops it or on its batch.
+Every image has random numbers of its own, uniform on [0, 1), so that nothing depends on which
+process crops it or on its batch. Crops are made on the CPU, where images are decoded; of cached
+images on a GPU if one trains. Colours are changed in batches on the device that trains.
 """
 
 import math
@@ -70,6 +71,45 @@ class RandomCrop:
             pixels = pixels[:, ::-1]
         return pixels.transpose(2, 0, 1)
 
+    def on_device(self, pixels: Tensor, draws: Tensor) -> Tensor:
+        """The same for a batch on a GPU; values may differ by 1, since PIL rounds twice.
+
+        Args:
+            pixels: ``(N, H, W, 3)`` uint8.
+            draws: ``(N, CROP_DRAWS)`` or wider, on the CPU.
+
+        Returns:
+            ``(N, 3, *size)`` uint8.
+        """
+        count, height, width, channels = pixels.shape
+        boxes = [random_box((height, width), self.settings.scale, row) for row in draws.tolist()]
+        top, left, box_height, box_width = torch.tensor(boxes, device=pixels.device).T
+        rows = _resampling(top, box_height, height, self.size[0])
+        columns = _resampling(left, box_width, width, self.size[1])
+        flipped = (draws[:, 2] < self.settings.hflip).to(pixels.device)[:, None, None]
+        columns = torch.where(flipped, columns.flip(1), columns)
+        shrunk = rows @ pixels.float().view(count, height, width * channels)
+        # (N, W, rows × channels)
+        turned = shrunk.view(count, -1, width, channels).transpose(1, 2).reshape(count, width, -1)
+        found = (columns @ turned).view(count, self.size[1], self.size[0], channels)
+        return found.round_().to(torch.uint8).permute(0, 3, 2, 1).contiguous()
+
+
+def _resampling(start: Tensor, length: Tensor, size: int, out: int) -> Tensor:
+    """Weights ``(N, out, size)`` of antialiased bilinear resizing of a part of each line.
+
+    Args:
+        start, length: ``(N,)``, of the part.
+        size, out: pixels of the whole line and of the result.
+    """
+    step = (length / out)[:, None]
+    centres = start[:, None] + (torch.arange(out, device=start.device) + 0.5) * step
+    places = torch.arange(size, device=start.device) + 0.5
+    weights = 1 - (places - centres[..., None]).abs() / step.clamp(min=1)[..., None]
+    inside = (places > start[:, None]) & (places < (start + length)[:, None])
+    weights = weights.clamp_(min=0) * inside[:, None]
+    return weights / weights.sum(-1, keepdim=True)
+
 
 class Normalise:
     """uint8 pixels to normalised float32, on a device.
@@ -82,7 +122,7 @@ class Normalise:
     def __init__(
         self, mean: Sequence[float], std: Sequence[float], device: torch.device | str
     ) -> None:
-        self._device = device
+        self.device = torch.device(device)
         self._mean = torch.tensor(mean, device=device)[:, None, None] * 255
         self._scale = 1 / (torch.tensor(std, device=device)[:, None, None] * 255)
 
@@ -92,7 +132,7 @@ class Normalise:
 
     def moved(self, tensor: Tensor) -> Tensor:
         """Any tensor on the device."""
-        return tensor.to(self._device, non_blocking=True)
+        return tensor.to(self.device, non_blocking=True)
 
 
 class Recolour:

@@ -221,24 +221,39 @@ class CachedImages:
 
     def shaped(self, asked: Asked, shape: Shape, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """See `octnas.data.batches.StoredImages`."""
+
+        def shaped(pixels: np.ndarray, draws: Tensor) -> np.ndarray:
+            images = zip(pixels, draws.tolist(), strict=True)
+            return np.stack([shape(Image.fromarray(image), row) for image, row in images])
+
+        return self._ahead(asked, shaped, start)
+
+    def stored(self, asked: Asked, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Whole images ``(n, side, side, 3)`` uint8 and labels ``(n,)``, read ahead."""
+        return self._ahead(asked, lambda pixels, _: pixels, start)
+
+    def _ahead(
+        self, asked: Asked, prepare: Callable[[np.ndarray, Tensor], np.ndarray], start: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         # One batch ahead, in a thread: reading and resampling release the interpreter. Torch would
         # start more threads there, which take the cores from the training; PIL and numpy do not.
         with ThreadPoolExecutor(1) as pool:
             waiting: deque[Future[tuple[Tensor, Tensor]]] = deque()
             for batch in range(start, len(asked)):
-                waiting.append(pool.submit(self._shape, *asked[batch], shape))
+                waiting.append(pool.submit(self._batch, *asked[batch], prepare))
                 if len(waiting) > 1:
                     yield waiting.popleft().result()
             if waiting:
                 yield waiting.popleft().result()
 
-    def _shape(self, indices: Tensor, draws: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:
-        places = self._positions[indices.numpy()]
-        shaped = [
-            shape(Image.fromarray(self._pixels[place]), row)
-            for place, row in zip(places, draws.tolist(), strict=True)
-        ]
-        pixels, labels = torch.from_numpy(np.stack(shaped)), self._labels[indices]
+    def _batch(
+        self,
+        indices: Tensor,
+        draws: Tensor,
+        prepare: Callable[[np.ndarray, Tensor], np.ndarray],
+    ) -> tuple[Tensor, Tensor]:
+        found = prepare(self._pixels[self._positions[indices.numpy()]], draws)
+        pixels, labels = torch.from_numpy(found), self._labels[indices]
         if torch.cuda.is_available():
             return pixels.pin_memory(), labels.pin_memory()
         return pixels, labels

@@ -189,13 +189,23 @@ class AugmentedBatches:
         asked = Epoch(order, CROP_DRAWS + self.recolour.draws, self.seed, number, self.part)
         mixing = epoch_generator(self.seed, number, 1)
         seeds = torch.randint(2**31, (len(self),), generator=mixing).tolist()
-        shaped = self.images.shaped(asked, self.crop, start)
-        for batch, (crops, labels) in enumerate(shaped, start):
-            coloured = self.recolour(self.normalise.moved(crops), asked[batch][1][:, CROP_DRAWS:])
+        for batch, (crops, labels) in enumerate(self._crops(asked, start), start):
+            coloured = self.recolour(crops, asked[batch][1][:, CROP_DRAWS:])
             images, labels = self.normalise(coloured), self.normalise.moved(labels)
             if self.mixup is not None:
                 images, labels = self.mixup(images, labels, seeds[batch])
             yield images, labels
+
+    def _crops(self, asked: Epoch, start: int) -> Iterator[Batch]:
+        """Cropped images ``(n, 3, H, W)`` uint8, on the device, with labels."""
+        moved = self.normalise.moved
+        if isinstance(self.images, CachedImages) and self.normalise.device.type == "cuda":
+            # One thread that crops would hold a GPU back.
+            for batch, (pixels, labels) in enumerate(self.images.stored(asked, start), start):
+                yield self.crop.on_device(moved(pixels), asked[batch][1]), labels
+            return
+        for crops, labels in self.images.shaped(asked, self.crop, start):
+            yield moved(crops), labels
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,22 @@ def test_crops_are_those_of_torchvision(size: tuple[int, int], hflip: float) -> 
     assert abs(flipped / 200 - hflip) <= 4 * (hflip * (1 - hflip) / 200) ** 0.5
 
 
+@pytest.mark.parametrize("size", [(16, 16), (9, 30), (80, 50)])
+def test_crops_on_a_device_are_those_of_single_images(size: tuple[int, int]) -> None:
+    """By the same numbers the same boxes and flips, antialiased alike."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (64, 48, 64, 3), dtype=np.uint8)
+    crop, rows = RandomCrop(AugmentSettings(scale=0.05), size), draws(64)
+    found = crop.on_device(torch.from_numpy(pixels), rows)
+    single = [
+        crop(Image.fromarray(image), row) for image, row in zip(pixels, rows.tolist(), strict=True)
+    ]
+    expected = torch.from_numpy(np.stack(single))
+    assert found.shape == (64, 3, *size)
+    assert expected.float().std() > 20
+    assert (found.int() - expected.int()).abs().max() <= 1
+
+
 def noise(count: int, side: int = 24) -> Tensor:
     rng = torch.Generator().manual_seed(1)
     # Of limited contrast, so that not every operation saturates, and smooth enough to be moved.
