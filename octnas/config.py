@@ -205,6 +205,8 @@ def _use_current_names(document: Document, *, warn: bool = True) -> None:
         if not isinstance(holder, dict):
             continue
         value = holder.get(name)
+        if key == "retrain.baselines" and not isinstance(value, list):
+            continue  # an error, which names what was written
         for old in names:
             if old in (value if isinstance(value, list) else [value]):
                 place = document.place((section, name))
@@ -220,7 +222,10 @@ def check_config(document: Document) -> RunConfig:
     Raises:
         ConfigError: one line for each mistake: file, line, key, what was found, what is allowed.
     """
-    values = {"name": Path(document.name).stem, **document.values}
+    sections = {entry.name for entry in fields(RunConfig)}
+    # A section whose settings are all commented out is null.
+    given = {k: v for k, v in document.values.items() if v is not None or k not in sections}
+    values = {"name": Path(document.name).stem, **given}
     if isinstance(data := values.get("data"), dict):
         values["data"] = {"source": "folder", **data}
     for section, kind in _WITH_RECIPE.items():
@@ -228,6 +233,9 @@ def check_config(document: Document) -> RunConfig:
         recipe = settings.get("recipe", {}) if isinstance(settings, dict) else None
         if isinstance(recipe, dict):
             defaults = {} if values.get("schema") == 1 else asdict(kind().recipe)
+            epochs = recipe.get("epochs")
+            if isinstance(epochs, int) and "warmup_epochs" in defaults:
+                defaults["warmup_epochs"] = min(defaults["warmup_epochs"], epochs / 10)
             values[section] = {**settings, "recipe": {**defaults, **recipe}}
     try:
         # As JSON, whose arrays may become tuples in strict mode.
@@ -277,6 +285,8 @@ def _describe(document: Document, problem: Mapping[str, Any]) -> tuple[str, str]
     if len(where) > 1 and _is_plain(document.values, where[:-1]):
         del where[-1]  # the name of a type, in a union
     message = problem["msg"][0].lower() + problem["msg"][1:]
+    for json_word, word in {"an object": "a section", "a valid array": "a list"}.items():
+        message = message.replace(json_word, word)
     note = " (only true and false are truth values)" if problem["type"] == "bool_type" else ""
     value = f"{document.place(tuple(where))}: found {_show(problem['input'])}, "
     return value, f"{message}{note}"

@@ -50,8 +50,11 @@ def rename_value(value: Any, names: Mapping[Any, Any]) -> Any:
 
 def with_current_names(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     """A stored fingerprint with the current names of its settings."""
-    found = {RENAMED.get(key, key): value for key, value in fingerprint.items()}
-    found.pop("input.proxies", None)
+    found = {
+        RENAMED.get(key, key): value
+        for key, value in fingerprint.items()
+        if not key.removeprefix("input.").startswith(REMOVED)
+    }
     return {key: rename_value(value, RENAMED_VALUES.get(key, {})) for key, value in found.items()}
 
 

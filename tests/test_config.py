@@ -234,7 +234,7 @@ def test_screening_is_refused_where_it_could_miss_the_best(tmp_path: Path) -> No
             "e.yaml:11: data.padding: found 'x'",
         ),
         ("[0, 0.5]", "[0, 1.5]", "e.yaml:6: space.alphas: found [0.0, 1.5], allowed: one or more"),
-        ("[0, 0.5]", "0.5", "e.yaml:6: space.alphas: found 0.5, input should be a valid array"),
+        ("[0, 0.5]", "0.5", "e.yaml:6: space.alphas: found 0.5, input should be a list"),
         ("    - uniform: 0.5", "    - {uniform: 0.5, macs: 3}", "e.yaml:8: space.budgets.0: found"),
         ("    - uniform: 0.5", "    - uniform: 2", "e.yaml:8: space.budgets.0.uniform: found 2.0"),
     ],
@@ -388,4 +388,4 @@ def test_imagenet_budgets_are_the_papers_networks(name: str) -> None:
 def test_every_alpha_is_a_choice_of_its_own(name: str) -> None:
     """Low channels are rounded to multiples of 8: .125 of 64 is the smallest that stays apart."""
     _, space = shipped(name)
-    assert all(site.choices == space.grid for site in space.searchable)
+    assert all(site.choices == space.alphas for site in space.searchable)

@@ -118,6 +118,8 @@ def parse_yaml(text: str, name: str) -> Document:
     document = Document(name, {})
     try:
         root = _compose(text)
+        if root is None:
+            return document  # empty, or comments only: defaults throughout
         if not isinstance(root, yaml.MappingNode):
             raise ConfigError(f"{name}:1: found no settings, allowed: a mapping of sections")
         _note_lines(root, (), document, ())

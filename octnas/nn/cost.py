@@ -110,7 +110,7 @@ def cost(
     space = search_space(
         model,
         input_size or tuple(pretrained_cfg(backbone).get("input_size", (3, 224, 224))),
-        choices=(0.0,),
+        alphas=(0.0,),
         backbone_args=backbone_args,
         fixed={},
         channel_multiple=channel_multiple,

@@ -54,7 +54,7 @@ def space_of(architecture: Architecture) -> SearchSpace:
     return search_space(
         architecture.backbone,
         architecture.input_size,
-        choices=(0.0, 1.0),
+        alphas=(0.0, 1.0),
         backbone_args=dict(architecture.backbone_args),
         fixed={},
         channel_multiple=architecture.channel_multiple,

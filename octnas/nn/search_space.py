@@ -1,5 +1,6 @@
 """The search space of a timm ResNet, from one pass of the model on the meta device."""
 
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from octnas.errors import UnsupportedModelError, require
+from octnas.errors import SettingWarning, UnsupportedModelError, require
 from octnas.nn.backbone import create_backbone, refusing
 from octnas.nn.conv import require_octave
 from octnas.nn.octavize import ConvSite, match_sites, resolve_alphas, supported_convs
@@ -19,33 +20,38 @@ from octnas.space.search_space import SearchSpace, Site
 def search_space(
     backbone: str,
     input_size: tuple[int, int, int],
-    choices: Sequence[float],
+    alphas: Sequence[float] = (),
     *,
     backbone_args: Mapping[str, Any] | None = None,
     fixed: Mapping[str, float] | None = None,
     channel_multiple: int = 1,
     stride_mode: StrideMode = "timm",
+    choices: Sequence[float] = (),
 ) -> SearchSpace:
     """The search space of a timm ResNet.
 
     Args:
         backbone: name of the timm model.
         input_size: ``(channels, height, width)`` of one image.
-        choices: α to choose from, before they are quantized, at every searchable site.
+        alphas: α to choose from, before they are quantized, at every searchable site.
         backbone_args: keyword arguments for ``timm.create_model``.
         fixed: α of sites that are not searched, by site name pattern; by default the paper's rule
             (§4.1), the stem and the last stage at 0.
-        channel_multiple: low channels are rounded down to a multiple of this; choices that
+        channel_multiple: low channels are rounded down to a multiple of this; α that
             coincide after that are merged.
         stride_mode: ``"timm"`` or ``"paper"``.
+        choices: former name of ``alphas``.
 
     Raises:
         SettingError: an unknown backbone, arguments that it does not take, or α outside [0, 1].
         UnsupportedModelError: a backbone that octave feature maps cannot pass through.
         ArchitectureError: a pattern in ``fixed`` that matches no site.
     """
-    within = len(choices) > 0 and all(0.0 <= alpha <= 1.0 for alpha in choices)
-    require(within, "choices", choices, "one or more, each 0 to 1")
+    if choices:
+        warnings.warn("choices is now called alphas", SettingWarning, stacklevel=2)
+        alphas = choices
+    within = len(alphas) > 0 and all(0.0 <= alpha <= 1.0 for alpha in alphas)
+    require(within, "alphas", alphas, "one or more, each 0 to 1")
     require_octave(channel_multiple, stride_mode)
     require(max(input_size) <= MOST, "input_size", input_size, f"1 to {MOST}")
     args = {"in_chans": input_size[0], **(backbone_args or {})}
@@ -58,14 +64,14 @@ def search_space(
         fixed = {name: 0.0 for name, alpha in resolve_alphas(model, 1.0).items() if not alpha}
     else:
         fixed = match_sites(fixed, names)
-    own = {name: (fixed[name],) if name in fixed else choices for name in names}
+    own = {name: (fixed[name],) if name in fixed else alphas for name in names}
     return SearchSpace(
         backbone=backbone,
         backbone_args=args,
         input_size=input_size,
         channel_multiple=channel_multiple,
         stride_mode=stride_mode,
-        grid=tuple(sorted({float(alpha) for alpha in choices})),
+        alphas=tuple(sorted({float(alpha) for alpha in alphas})),
         sites=tuple(_site(name, convs, model, own[name], channel_multiple) for name in names),
         convs=tuple(_conv_shape(conv, model, sizes[conv.name]) for conv in convs),
         other_macs=other_macs,
@@ -77,14 +83,14 @@ def _site(
     name: str,
     convs: Sequence[ConvSite],
     model: nn.Module,
-    choices: Sequence[float],
+    alphas: Sequence[float],
     channel_multiple: int,
 ) -> Site:
     own = [index for index, conv in enumerate(convs) if conv.site_out == name]
     first = model.get_submodule(convs[own[0]].name)
     assert isinstance(first, nn.Conv2d)
     channels, groups = first.out_channels, convs[own[0]].split_groups
-    low = {low_channels(alpha, channels, channel_multiple, groups) for alpha in choices}
+    low = {low_channels(alpha, channels, channel_multiple, groups) for alpha in alphas}
     return Site(
         name=name,
         channels=channels,

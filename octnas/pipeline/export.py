@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from octnas.pipeline.retrain import track_network, tracking_key
 from octnas.pipeline.run import Run
 from octnas.results.networks import SEARCHED, Retrained
 from octnas.results.validation_log import LOOKS_FILE, log_validation
-from octnas.settings import flatten
+from octnas.settings import RENAMED_VALUES, flatten
 from octnas.tracking.models import save_model
 from octnas.tracking.tracker import FOLDER
 from octnas.training.standalone import WEIGHTS_FILE, training_folder
@@ -48,7 +49,7 @@ def export(run: Run) -> None:
     refused, opened = list[str](), dict[Size, Images]()
     with run.progress.bar("export", len(results)) as bar:
         for result in results:
-            folder = run.directory.stage("export") / result.network.slug
+            folder = _folder(run, result)
             made, images = source(run, result, settings), _images(run, result, opened)
             refused += export_network(made, images, settings, folder).refused
             if run.tracker.enabled:
@@ -99,9 +100,9 @@ def export_some(
     """
     made: dict[Path, tuple[Retrained, Source]] = {}
     for result in results:
-        folder = (out or run.directory.stage("export")) / result.network.slug
-        if out is not None and len(results) == 1:
-            folder = out
+        folder = _folder(run, result) if out is None else out
+        if out is not None and len(results) > 1:
+            folder = out / result.network.slug
         made[folder] = result, source(run, result, settings)
         if out is not None:
             check_room(made[folder][1], folder)
@@ -113,6 +114,15 @@ def export_some(
                 one, images, settings, folder, lambda variant: bar.advance(note=variant)
             )
     return written
+
+
+def _folder(run: Run, result: Retrained) -> Path:
+    """Where the export stage writes a network; a folder with a former name is kept."""
+    network, folder = result.network, run.directory.stage("export")
+    for former, role in RENAMED_VALUES["retrain.baselines"].items():
+        if network.role == role and (folder / replace(network, role=former).slug).exists():
+            return folder / replace(network, role=former).slug
+    return folder / network.slug
 
 
 def read_finished_results(run: Run) -> tuple[Retrained, ...]:

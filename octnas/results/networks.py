@@ -250,7 +250,7 @@ def _increasing_designs(space: SearchSpace) -> np.ndarray:
     """
     depth = np.array([site.depth for site in space.searchable])
     designs = []
-    for start, top in product(np.linspace(0, 1, _STEPS // 4, endpoint=False), space.grid[1:]):
+    for start, top in product(np.linspace(0, 1, _STEPS // 4, endpoint=False), space.alphas[1:]):
         for end in np.linspace(start, 2, _STEPS // 2)[1:]:
             ramp = top * np.clip((depth - start) / (end - start), 0, 1)
             wanted = zip(space.searchable, ramp, strict=True)

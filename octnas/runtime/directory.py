@@ -113,6 +113,11 @@ class RunDirectory:
         if marker is None:
             return ""
         before, now = with_current_names(marker.fingerprint), json.loads(json.dumps(fingerprint))
+        for base in STAGES[stage]:
+            # Made with this very input, whose own settings are checked by their current names.
+            made, key = self.marker(base), f"input.{base}"
+            if made and before.get(key) == digest(made.fingerprint):
+                before[key] = now.get(key)
         changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
         return "; ".join(f"{key}: was {before.get(key)!r}, now {now.get(key)!r}" for key in changed)
 

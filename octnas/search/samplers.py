@@ -89,7 +89,7 @@ def initial_design(
         inside: architectures by another cost and a bound on it; each adds a spread inside.
     """
     design: list[tuple[str, Mapping[str, float]]] = [(LEARNED, alphas) for alphas in learned]
-    design += [(UNIFORM, space.uniform(alpha).alphas) for alpha in space.grid]
+    design += [(UNIFORM, space.uniform(alpha).alphas) for alpha in space.alphas]
     rng = np.random.default_rng(seed)
     design += [(SPREAD, found) for found in levels.spread(rng, spread, *bounds(budgets))]
     for others, bound in inside:

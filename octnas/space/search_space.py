@@ -59,7 +59,7 @@ class SearchSpace:
 
     Attributes:
         backbone, backbone_args, input_size, channel_multiple, stride_mode: as in `Architecture`.
-        grid: the α to choose from before they are quantized, ascending.
+        alphas: the α to choose from before they are quantized, ascending.
         sites: in the order of execution.
         convs: every convolution of the backbone.
         other_macs: MACs of the linear layers, the same for every architecture.
@@ -71,7 +71,7 @@ class SearchSpace:
     input_size: tuple[int, int, int]
     channel_multiple: int
     stride_mode: StrideMode
-    grid: tuple[float, ...]
+    alphas: tuple[float, ...]
     sites: tuple[Site, ...]
     convs: tuple[ConvShape, ...]
     other_macs: int
@@ -247,7 +247,8 @@ class SearchSpace:
             raise ArchitectureError(
                 f"search space schema: found {document.get('schema')!r}, allowed: {SCHEMA}"
             )
-        space = read_as(SearchSpace, document)
+        # `grid` is the former name of `alphas`.
+        space = read_as(SearchSpace, {"alphas": document.get("grid"), **document})
         _check_parts(space)
         return space
 

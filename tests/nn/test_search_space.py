@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import octnas
 from octnas import Architecture, OctaveConv2d, OctaveTensor, octavize
-from octnas.errors import ArchitectureError, SettingError, UnsupportedModelError
+from octnas.errors import ArchitectureError, SettingError, SettingWarning, UnsupportedModelError
 from octnas.nn import build
 from octnas.nn.backbone import create_backbone
 from octnas.nn.search_space import search_space
@@ -189,10 +189,10 @@ def cost_of(name: str, size: tuple[int, int, int], _: object, **kwargs: Any) -> 
         ),
         ({"fixed": {"layer7": 0.0}}, ArchitectureError, "'layer7' matches no site"),
         ({"fixed": {"stem": 2.0}}, ArchitectureError, "found 2.0"),
-        ({"choices": (0.0, 1.5)}, SettingError, "choices"),
-        ({"choices": (-0.5, 0.5)}, SettingError, "choices"),
-        ({"choices": (float("nan"),)}, SettingError, "choices"),
-        ({"choices": ()}, SettingError, "choices"),
+        ({"alphas": (0.0, 1.5)}, SettingError, "alphas"),
+        ({"alphas": (-0.5, 0.5)}, SettingError, "alphas"),
+        ({"alphas": (float("nan"),)}, SettingError, "alphas"),
+        ({"alphas": ()}, SettingError, "alphas"),
         ({"channel_multiple": 0}, SettingError, "channel_multiple"),
         ({"channel_multiple": 1.5}, SettingError, "channel_multiple"),
         ({"stride_mode": "fast"}, SettingError, "stride_mode"),
@@ -204,12 +204,18 @@ def test_mistakes_are_named(kwargs: dict[str, Any], error: type[Exception], mess
     given = {
         "backbone": "thumbnail_resnet",
         "input_size": (3, 16, 16),
-        "choices": CHOICES,
+        "alphas": CHOICES,
         **kwargs,
     }
     with pytest.raises(error, match=message) as caught:
         search_space(**given)
     assert "\n" not in str(caught.value)
+
+
+def test_the_former_name_of_alphas_is_accepted() -> None:
+    with pytest.warns(SettingWarning, match="choices is now called alphas"):
+        space = search_space("thumbnail_resnet", (3, 16, 16), choices=CHOICES)
+    assert space == search_space("thumbnail_resnet", (3, 16, 16), CHOICES)
 
 
 def test_looking_at_a_model_leaves_the_random_state_alone() -> None:

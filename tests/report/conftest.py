@@ -34,7 +34,7 @@ def space() -> SearchSpace:
         input_size=(3, 8, 8),
         channel_multiple=1,
         stride_mode="paper",
-        grid=grid,
+        alphas=grid,
         sites=(
             Site("stem", 16, 1, grid, 0.0),
             Site("body", 32, 1, grid, 0.5),

@@ -136,7 +136,7 @@ def test_a_learned_search_evaluates_what_is_drawn(make_driver: Make, space: Sear
     run_local(whole, loss_of)
     found = whole.candidates()
     drawn = [c for c in found if c.origin == "learned"]
-    assert len(drawn) == len(found) - len(space.grid)
+    assert len(drawn) == len(found) - len(space.alphas)
     assert [c.alphas for c in drawn] == [propose(c.trial) for c in drawn]
     begun = make("parts")
     for _ in range(6):

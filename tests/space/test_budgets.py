@@ -179,7 +179,7 @@ def test_settings_that_runs_were_made_without_are_in_no_fingerprint() -> None:
 
 @pytest.mark.parametrize("role", [UNIFORM, INCREASING])
 def test_baselines_of_a_latency_budget_take_as_long(role: str) -> None:
-    space = small(choices=(0, 0.25, 0.5, 1))
+    space = small(alphas=(0, 0.25, 0.5, 1))
     costs = costs_of(space, table_of(space))
     budget = BudgetSettings(latency_share=0.9).resolve(space, costs)
     assert budget.bound is not None

@@ -25,17 +25,17 @@ EXACT = 10**6  # levels, enough for the spaces of these tests
 
 
 def thumbnail(**kwargs: Any) -> SearchSpace:
-    defaults = {"input_size": (3, 16, 16), "choices": QUARTERS}
+    defaults = {"input_size": (3, 16, 16), "alphas": QUARTERS}
     return search_space("thumbnail_resnet", **{**defaults, **kwargs})
 
 
 # In ResNet-18, whose stage 1 begins with an identity shortcut, two sites meet the stem's α.
 SPACES = {
     "thumbnail": thumbnail(),
-    "thumbnail, all sites": thumbnail(choices=(0.0, 0.5, 1.0), fixed={}),
+    "thumbnail, all sites": thumbnail(alphas=(0.0, 0.5, 1.0), fixed={}),
     "thumbnail, odd maps": thumbnail(
         input_size=(3, 15, 13),
-        choices=(0.0, 0.3, 0.9),
+        alphas=(0.0, 0.3, 0.9),
         fixed={"stem": 0.25},
         backbone_args={"channels": (4, 8, 8)},
     ),

@@ -66,14 +66,14 @@ def test_levels_of_latency_are_exact(space: SearchSpace) -> None:
 def small(**kwargs: Any) -> SearchSpace:
     from octnas.nn.search_space import search_space
 
-    defaults: dict[str, Any] = {"choices": (0, 0.5), "fixed": {}}
+    defaults: dict[str, Any] = {"alphas": (0, 0.5), "fixed": {}}
     return search_space("thumbnail_resnet", (3, 16, 16), **defaults | kwargs)
 
 
 def test_a_table_of_another_network_is_refused() -> None:
     space, table = small(), table_of(small())
     assert table.predict(space, {}) > 0
-    assert table.predict(small(choices=(0,)), {}) == table.predict(space, {})
+    assert table.predict(small(alphas=(0,)), {}) == table.predict(space, {})
     for other in (small(backbone_args={"channels": (4, 8, 8)}), small(stride_mode="paper")):
         with pytest.raises(LatencyError, match="is for another network"):
             table.predict(other, {})
@@ -86,7 +86,7 @@ def test_the_number_of_classes_is_no_part_of_the_geometry() -> None:
 def test_a_choice_that_was_not_measured_is_refused() -> None:
     table = table_of(small())
     with pytest.raises(LatencyError, match=r"lacks conv1 from α 0 to 0\.25; measure"):
-        table.predict(small(choices=(0, 0.25)), {})
+        table.predict(small(alphas=(0, 0.25)), {})
     with pytest.raises(ArchitectureError, match=r"allowed: 0, 0\.5"):
         table.predict(small(), {"stem": 0.25})
 

@@ -70,6 +70,11 @@ def test_round_trips(space: SearchSpace) -> None:
     assert pickle.loads(pickle.dumps(space)) == space
 
 
+def test_a_space_with_the_former_name_of_its_alphas_is_read() -> None:
+    former = {{"alphas": "grid"}.get(key, key): value for key, value in SPACE.to_dict().items()}
+    assert SearchSpace.from_dict(former) == SPACE
+
+
 @pytest.mark.parametrize("schema", [None, 0, 2, "1"])
 def test_unknown_schema_is_refused(schema: object) -> None:
     with pytest.raises(ArchitectureError, match="schema"):

@@ -24,7 +24,7 @@ def space(digit_space: SearchSpace) -> SearchSpace:
     return search_space(
         digit_space.backbone,
         digit_space.input_size,
-        digit_space.grid,
+        digit_space.alphas,
         backbone_args=digit_space.backbone_args,
         fixed={},
         stride_mode="timm",
