@@ -200,20 +200,24 @@ def _use_current_names(document: Document, *, warn: bool = True) -> None:
         if document.rename(tuple(key.split(".")), None):
             notes.append(f"{place} was removed and is ignored")
     for key, names in RENAMED_VALUES.items():
-        section, name = key.split(".")
-        holder = document.values.get(section)
-        if not isinstance(holder, dict):
-            continue
-        value = holder.get(name)
-        if key == "retrain.baselines" and not isinstance(value, list):
-            continue  # an error, which names what was written
-        for old in names:
-            if old in (value if isinstance(value, list) else [value]):
-                place = document.place((section, name))
-                notes.append(f"{place}: {old} is now called {names[old]}")
-                holder[name] = rename_value(value, names)
+        notes += _use_current_values(document, key, names)
     for note in notes if warn else ():
         warnings.warn(note, SettingWarning, stacklevel=3)
+
+
+def _use_current_values(document: Document, key: str, names: Mapping[Any, Any]) -> list[str]:
+    """Replace former names of a setting's values; a note for each."""
+    section, name = key.split(".")
+    holder = document.values.get(section)
+    value = holder.get(name) if isinstance(holder, dict) else None
+    # Text in place of a list is an error, which shows what was written.
+    if not isinstance(holder, dict) or (key == "retrain.baselines" and isinstance(value, str)):
+        return []
+    found = [old for old in names if old in (value if isinstance(value, list) else [value])]
+    if found:
+        holder[name] = rename_value(value, names)
+    place = document.place((section, name))
+    return [f"{place}: {old} is now called {names[old]}" for old in found]
 
 
 def check_config(document: Document) -> RunConfig:

@@ -100,6 +100,18 @@ def test_a_partial_recipe_keeps_the_defaults_of_its_section(tmp_path: Path) -> N
     assert config.retrain.recipe == Recipe()
 
 
+@pytest.mark.parametrize("text", ["", "# comments only\n", "supernet:\nretrain:\n  # seeds: [0]\n"])
+def test_what_is_empty_is_missing(tmp_path: Path, text: str) -> None:
+    assert load_config(write(tmp_path, text)) == load_config(write(tmp_path, "schema: 2\n"))
+
+
+def test_warm_up_is_shorter_where_epochs_are_few(tmp_path: Path) -> None:
+    text = "retrain: {recipe: {epochs: EPOCHS}}\n"
+    for epochs, warmup in (("2", 0.2), ("40", 4), ("90", 5)):
+        recipe = load_config(write(tmp_path, text.replace("EPOCHS", epochs))).retrain.recipe
+        assert (recipe.epochs, recipe.warmup_epochs) == (int(epochs), warmup)
+
+
 def test_an_override_leaves_aliases_alone(tmp_path: Path) -> None:
     text = "supernet: {recipe: &recipe {epochs: 9}}\nretrain: {recipe: *recipe}\n"
     config = load_config(write(tmp_path, text), ["supernet.recipe.epochs=7"])
@@ -273,7 +285,7 @@ def test_mistakes_name_file_line_key_found_and_allowed(
         ),
         ("seed: 1.5", "seed: found 1.5, input should be a valid integer"),
         ("seed: -1", "seed: found -1, allowed: 0 to 2147483647"),
-        ("search: null", "search: found None"),
+        ("search: [1]", "search: found [1], input should be a section"),
     ],
 )
 def test_mistakes_in_other_sections(tmp_path: Path, section: str, message: str) -> None:

@@ -24,7 +24,8 @@ class Recipe:
         momentum: for optimizers that have one.
         weight_decay: on weights; biases and normalisation layers have none, as in timm.
         scheduler: a name known to ``timm.scheduler.create_scheduler_v2``, stepped per update.
-        warmup_epochs: epochs of linear warm-up from zero; may be a fraction.
+        warmup_epochs: epochs of linear warm-up from zero; may be a fraction. If only ``epochs`` is
+            given, at most a tenth of them.
         label_smoothing: share of the target spread over all classes; 0 for none.
         clip_grad: maximum gradient norm; 0 for no limit.
         amp: ``bf16`` runs layers in bfloat16 by torch's autocast; weights, loss and evaluation stay

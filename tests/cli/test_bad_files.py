@@ -15,7 +15,7 @@ from tests.mutations import mutated_bytes, mutated_json
 from tests.pipeline.tiny import EXPERIMENT
 
 ARCHITECTURE = Architecture("resnet18", (3, 32, 32), {"layer1": 0.5})
-EXAMPLES = [15, pytest.param(200, marks=pytest.mark.slow)]
+EXAMPLES = [5, pytest.param(200, marks=pytest.mark.slow)]
 
 
 def check(content: bytes, examples: int, run: Callable[[bytes], Result]) -> set[int]:

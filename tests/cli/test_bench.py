@@ -233,6 +233,7 @@ COMMAND = ("bench", "--supernet", str(EXPERIMENT), *SMALL_STEPS)
 WAYS = ["uniform", "by_macs", "sandwich"]
 
 
+@pytest.mark.slow
 def test_a_table_for_a_reader_of_steps(octnas: Octnas) -> None:
     result = octnas(*COMMAND, "--batch", "4")
     assert result.code == 0

@@ -197,6 +197,7 @@ def files_with_secret(folder: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_password_is_in_no_file_and_no_output(
     octnas: Octnas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from octnas.runtime.directory import WHOLE_RUN
+from octnas.runtime.directory import WHOLE_RUN, digest
 from octnas.settings import RENAMED, RENAMED_VALUES, rename_value, with_former_names
+from octnas.space.architecture import Architecture
 from tests.cli.conftest import Octnas
 
 # Of the tiny run's stages, as the first release computed them.
@@ -35,13 +36,14 @@ def former(finished: Path, tmp_path: Path) -> Path:
         section, name = key.split(".")
         before = {new: old for old, new in names.items()}
         config[section][name] = rename_value(config[section][name], before)
-    config["search"]["proxies"] = False
+    config["search"]["proxies"] = True
     config |= {"schema": 1, "proxies": {"epochs": 2}}
     (path / "config.yaml").write_text(yaml.safe_dump(config))
     for marker in path.glob("*/stage.json"):
         document = json.loads(marker.read_text())
         document["fingerprint"] = with_former_names(document["fingerprint"])
         marker.write_text(json.dumps(document))
+    add_removed_settings(path)
     for file in (path / "retrain" / "plan.json", path / "retrain" / "results.json"):
         file.write_text(file.read_text().replace('"increasing"', '"growing"'))
     images = path / "data" / "images.json"
@@ -49,14 +51,25 @@ def former(finished: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_fingerprints_are_those_of_the_first_release(former: Path) -> None:
+def add_removed_settings(path: Path) -> None:
+    """A search that zero-cost proxies took part in; later stages know it by its digest."""
+    made = {
+        stage: path / stage / "stage.json" for stage in ("search", "retrain", "export", "report")
+    }
+    documents = {stage: json.loads(marker.read_text()) for stage, marker in made.items()}
+    prints = {stage: document["fingerprint"] for stage, document in documents.items()}
+    prints["search"]["search.proxies"] = True
+    prints["retrain"]["input.search"] = digest(prints["search"])
+    for stage in ("export", "report"):
+        prints[stage]["input.retrain"] = digest(prints["retrain"])
+    for stage, marker in made.items():
+        marker.write_text(json.dumps(documents[stage]))
+
+
+def test_fingerprints_are_those_of_the_first_release(finished: Path) -> None:
     for stage, digests in DIGESTS.items():
-        found = json.loads((former / stage / "stage.json").read_text())["fingerprint"]
-        assert digests.items() <= found.items()
-    assert (
-        "supernet.by_role"
-        in json.loads((former / "supernet/stage.json").read_text())["fingerprint"]
-    )
+        marker = finished / "runs" / "tiny" / stage / "stage.json"
+        assert digests.items() <= json.loads(marker.read_text())["fingerprint"].items()
 
 
 def test_a_former_run_is_finished_reported_and_exported(octnas: Octnas, former: Path) -> None:
@@ -69,6 +82,21 @@ def test_a_former_run_is_finished_reported_and_exported(octnas: Octnas, former: 
     assert "increasing" in (former / "report" / "networks.csv").read_text()
     done = octnas("export", str(former), "--budget", "1x", "--out", str(former / "out"))
     assert done.code == 0, done.err
+
+
+def test_a_former_export_is_written_in_its_place(
+    octnas: Octnas, finished: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "former")
+    path = tmp_path / "former" / "runs" / "tiny"
+    (now,) = (path / "export").glob("increasing-uniform-0.5")
+    now.rename(now.with_name("growing-uniform-0.5"))
+    network = json.loads((now.with_name("growing-uniform-0.5") / "architecture.json").read_text())
+    identity = Architecture.from_dict(network).id
+    done = octnas("export", str(path), "--architecture", identity, "--to", "timm")
+    assert done.code == 0, done.err
+    assert "growing-uniform-0.5" in done.out
+    assert not now.exists()
 
 
 def test_a_former_name_is_named_once(octnas: Octnas, former: Path) -> None:

@@ -16,7 +16,7 @@ QUICK = (
     "slurm EXPERIMENT --out jobs --partition gpu --gpus 4 --cpus 16 --mem 64G --time 08:00:00",
     "report runs/NAME",
     "report runs/NAME --watch",
-    "report runs/NAME --png",
+    "report runs/digits --png",
     "latency networks runs/NAME --batch 1",
     "compare runs/ONE runs/OTHER",
     "supernet search_spaces/digits.yaml --run-dir runs/table --set data.read_images=2000 "
@@ -113,6 +113,9 @@ def test_commands_do_what_they_say(
     words = [part for word in command.split() for part in stands_for.get(word, [word])]
     result = octnas(*words)
     assert result.code == 0, result.err
+    if "--png" in words and CHROMIUM:
+        picture = Path("runs/tiny/report/figures/front.png")
+        assert 1_000 < picture.stat().st_size < LARGEST_PICTURE
 
 
 def test_the_cost_that_is_shown(octnas: Octnas) -> None:

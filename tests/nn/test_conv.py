@@ -245,7 +245,7 @@ for one, other in zip(expected, found, strict=True):
 """
 
 
-@pytest.mark.parametrize("what", ["timm", "0", "0.5"])
+@pytest.mark.parametrize("what", ["timm", pytest.param("0", marks=pytest.mark.slow), "0.5"])
 def test_gradients_are_sound_with_few_channels(what: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, what],

@@ -138,7 +138,7 @@ def test_what_octavize_made_is_exported_too(
 @pytest.mark.parametrize(
     ("name", "size"),
     [
-        ("basic", (33, 32)),
+        pytest.param("basic", (33, 32), marks=pytest.mark.slow),
         *(
             pytest.param(name, size, marks=pytest.mark.slow)
             for name in ("basic", "bottleneck", "ResNeXt", "D", "SE", "blurred", "RS")

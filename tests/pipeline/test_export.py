@@ -25,6 +25,7 @@ def test_a_missing_package_is_reported_before_any_stage(tmp_path: Path) -> None:
     assert not run.directory.stage("data").exists()
 
 
+@pytest.mark.slow
 def test_every_network_is_exported_before_refusals_are_reported(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,7 +106,7 @@ def spoiled(number: int, what: Callable[[], object], backward: Backward = plain)
     return step
 
 
-@pytest.mark.parametrize("checkpoint_seconds", [0, 60])
+@pytest.mark.parametrize("checkpoint_seconds", [0, pytest.param(60, marks=pytest.mark.slow)])
 def test_a_retraining_whose_loss_is_lost_goes_on_from_before(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint_seconds: int
 ) -> None:
@@ -254,6 +254,7 @@ def test_a_small_disk_and_a_larger_one(mounted: Path, octnas: Octnas) -> None:  
     assert octnas(*command).code == 0
 
 
+@pytest.mark.slow
 def test_the_second_command_is_refused(
     finished: Path,
     tmp_path: Path,

@@ -88,7 +88,7 @@ def test_a_device_that_is_not_there_is_said_before_anything_is_trained(
         run_stages(open_tiny(tmp_path, *settings, stages=("data",)), ("data",))
 
 
-@pytest.mark.parametrize("sampler", ["surrogate", "nsga2"])
+@pytest.mark.parametrize("sampler", ["surrogate", pytest.param("nsga2", marks=pytest.mark.slow)])
 def test_latency_is_made_small_beside_the_loss(
     tmp_path: Path, sampler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +127,7 @@ def test_latency_is_made_small_beside_the_loss(
             assert latency.of(candidate.alphas) <= bound.upper
 
 
+@pytest.mark.slow
 def test_the_front_is_over_what_is_made_small(tmp_path: Path) -> None:
     own = tmp_path / "table.json"
     write_json(own, table_of(experiment_space(EXPERIMENT, TINY), device="made up").to_dict())

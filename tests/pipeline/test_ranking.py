@@ -276,7 +276,8 @@ def test_a_killed_ground_truth_goes_on_and_is_the_same(ranked: Path, tmp_path: P
     assert accuracies(run) == accuracies(open_ranking(ranked))
 
 
-@pytest.mark.parametrize("executor", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["local", "ray"])
 def test_what_is_missing_is_trained_side_by_side(
     ranked: Path, spoilable: Path, executor: str
 ) -> None:

@@ -105,6 +105,7 @@ def test_a_supernet_stage_goes_on(
         assert [entry.step for entry in told] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_stage_that_cannot_begin_can_be_mended(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^--set: supernet.macs: found \(0.0, 0.01\), allowed: "):
         run_stages(open_tiny(tmp_path, "supernet.macs=[0, 0.01]"), ("supernet",))
@@ -241,6 +242,7 @@ def start(path: Path) -> subprocess.Popen[bytes]:
     )
 
 
+@pytest.mark.slow
 def test_checkpoints_without_a_marker_are_not_believed(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,6 +253,7 @@ def test_checkpoints_without_a_marker_are_not_believed(
     assert_equal(weights(tmp_path), weights(finished))
 
 
+@pytest.mark.slow
 def test_a_supernet_whose_checkpoints_are_gone_is_not_trained_again(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -191,7 +191,14 @@ def test_the_hypervolume_continues_in_a_resumed_search(
     assert ordered == sorted(ordered)
 
 
-@pytest.mark.parametrize("place", ["begin_tracking", "track_network", "write_json", "_train"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        *(pytest.param(p, marks=pytest.mark.slow) for p in ("begin_tracking", "write_json")),
+        "track_network",
+        pytest.param("_train", marks=pytest.mark.slow),
+    ],
+)
 def test_retraining_again_has_new_runs_wherever_it_was_killed(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:

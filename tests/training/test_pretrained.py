@@ -51,6 +51,7 @@ def test_at_first_it_is_the_trained_network(
     assert torch.equal(supernet(images), logits)
 
 
+@pytest.mark.slow
 def test_it_learns_from_the_original(
     space: SearchSpace, weights: Path, few_digits: DigitImages
 ) -> None:
