@@ -157,7 +157,7 @@ def test_without_weaknesses_there_are_no_caveats(full: ReportData) -> None:
         ({"latencies": ()}, "Latency was not measured, and MACs are not time"),
         ({"rankings": {}}, "Ranking was not checked"),
         ({"rankings": {"supernet": check(0.31, 0.1)}}, "Low noise ceiling (supernet)"),
-        ({"rankings": {"supernet": check(None, 0.1)}}, "unknown: one seed"),
+        ({"rankings": {"supernet": check(None, 0.1)}}, "unknown with a single seed"),
         ({"rankings": {"both": check(0.8, -0.1)}}, "scores of both are not shown to rank better"),
         ({"correct": {}}, "intervals cover seeds only"),
         ({"correct": {"a": np.ones((2, 200))}}, "200 images: each is 0.50 points"),
