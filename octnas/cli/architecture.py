@@ -59,7 +59,7 @@ def validate(
     space: Annotated[
         Path | None,
         typer.Option(
-            help="A run directory, or its space.json, whose choices each α must be among.",
+            help="A run directory, or its space.json; each α must be one of its choices.",
             show_default=False,
         ),
     ] = None,

@@ -33,21 +33,21 @@ def bench(
     batch: Annotated[
         str,
         typer.Option(
-            help="Batch sizes, separated by commas; by default 64 with --data, and the "
-            "experiment's with --supernet."
+            help="Batch sizes, separated by commas; default: 64 with --data, the experiment's with "
+            "--supernet."
         ),
     ] = BATCHES,
     backends: Annotated[
         str,
         typer.Option(
-            help="eager, compile, onnxruntime and openvino, separated by commas; by default those "
-            "installed, without compile, which takes minutes; only eager in training, on other "
-            "devices than the CPU and in bfloat16.",
+            help="eager, compile, onnxruntime and openvino, separated by commas; default: those "
+            "installed except compile, which takes minutes. Training, bfloat16 and other devices "
+            "than the CPU support eager only.",
             show_default=False,
         ),
     ] = "",
     mode: Annotated[str, typer.Option(help="inference or training.")] = "inference",
-    device: Annotated[str, typer.Option(help="As torch names it, such as cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="A torch device, such as cuda.")] = "cpu",
     precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     threads: Annotated[int, typer.Option(help="CPU threads; 0 is the backend's default.")] = 1,
     input_size: Annotated[int, typer.Option(help="Height and width of the images.")] = 224,
@@ -57,30 +57,30 @@ def bench(
     repeats: Annotated[
         int | None,
         typer.Option(
-            help="Timings of each network; by default 20, and 7 with --data.",
+            help="Timings of each network; default: 20, or 7 with --data.",
             show_default=False,
         ),
     ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Instead time the data of this experiment: files, cache and training step, with "
-            "the first batch size.",
+            help="Instead time data loading of this experiment, from files and from the cache, "
+            "with the first batch size.",
             show_default=False,
         ),
     ] = None,
     supernet: Annotated[
         Path | None,
         typer.Option(
-            help="Instead time the training steps of this experiment's supernet, for every "
-            "sampling, against the vanilla network's, with the first batch size.",
+            help="Instead time the training steps of this experiment's supernet for every "
+            "sampling strategy, against the vanilla network's, with the first batch size.",
             show_default=False,
         ),
     ] = None,
     overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Time octave networks and the vanilla one, interleaved; or data loading; or a supernet."""
+    """Time octave networks against the vanilla one; or data loading; or supernet training."""
     if data is not None and supernet is not None:
         raise SettingError("supernet", str(supernet), "one of --data and --supernet")
     found: Any

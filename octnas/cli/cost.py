@@ -20,7 +20,9 @@ def cost(
     ] = None,
     alpha: Annotated[
         float | None,
-        typer.Option(help="One α by the paper's rule: stem and last stage at 0.", min=0, max=1),
+        typer.Option(
+            help="α of all sites except the stem and the last stage, which are at 0.", min=0, max=1
+        ),
     ] = None,
     architecture: Annotated[
         Path | None, typer.Option(help="An architecture file instead of a model and an α.")

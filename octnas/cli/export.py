@@ -87,7 +87,7 @@ def export(
     run_dir: RunDir = None,
     fresh: Fresh = None,
 ) -> None:
-    """Export retrained networks; without options, all of them as the experiment says."""
+    """Export retrained networks; without options, all of them with the experiment's settings."""
     given = {
         "formats": _list(to),
         "precisions": _list(precision),

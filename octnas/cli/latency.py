@@ -18,23 +18,23 @@ Experiment = Annotated[
     Path, typer.Argument(help="A YAML file, or the directory of a run.", show_default=False)
 ]
 Name = Annotated[
-    str, typer.Option(help="Of the device; by default the machine's.", show_default=False)
+    str, typer.Option(help="Device name; default: this machine's name.", show_default=False)
 ]
 Out = Annotated[
     Path | None,
     typer.Option(
-        help="The file; by default latency/DEVICE-BACKEND-PRECISION-batch-N-threads-N.json."
+        help="Output file; default: latency/DEVICE-BACKEND-PRECISION-batch-N-threads-N.json."
     ),
 ]
 Backend = Annotated[str, typer.Option(help="eager, compile, onnxruntime or openvino.")]
-Device = Annotated[str, typer.Option(help="As torch names it, such as cuda.")]
+Device = Annotated[str, typer.Option(help="A torch device, such as cuda.")]
 Precision = Annotated[str, typer.Option(help="float32 or bfloat16.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 is the backend's default.")]
-Batch = Annotated[int, typer.Option(help="Images at a time.")]
+Batch = Annotated[int, typer.Option(help="Batch size.")]
 Networks = Annotated[
-    int, typer.Option(help="Whole networks to check predictions on, over their whole range.")
+    int, typer.Option(help="Whole networks over the whole range, to check predictions on.")
 ]
-Narrow = Annotated[int, typer.Option(help="More of them, of nearly equal predictions.")]
+Narrow = Annotated[int, typer.Option(help="Further networks with nearly equal predictions.")]
 Fit = Annotated[int, typer.Option(help="Whole networks to fit predictions to.")]
 
 
@@ -160,9 +160,9 @@ def pack(
 
 def import_answer(
     answer: Annotated[Path, typer.Argument(help="answer.json, or its folder.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The file to write.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Output file.", show_default=False)],
 ) -> None:
-    """Make a latency table from a device's answer to a pack."""
+    """Make a latency table from the times that a device measured with a pack."""
     from octnas.io.files import write_json
     from octnas.measure.pack import read_answer
 

@@ -24,7 +24,7 @@ def plan(
     experiment: Experiment = None,
     overrides: Overrides = None,
     run_dir: RunDir = None,
-    steps: Annotated[int, typer.Option(help="How many steps of each kind are timed.")] = 10,
+    steps: Annotated[int, typer.Option(help="Steps to time for each kind of work.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Time a few steps and estimate hours, memory and disk of the whole run; writes nothing."""
@@ -67,7 +67,11 @@ def _row(stage: "StageNeeds", gpu: bool) -> list[str]:
     hours = [stage.wall_hours, stage.cpu_hours, *([stage.gpu_hours] if gpu else [])]
     sizes = [stage.memory, *([stage.gpu_memory] if gpu else []), stage.disk]
     scratch = f"+ {_bytes(stage.scratch)}" if stage.scratch else "–"
-    return [stage.stage, *(f"{one:,.3g}" for one in hours), *map(_bytes, sizes), scratch]
+    return [stage.stage, *map(_hours, hours), *map(_bytes, sizes), scratch]
+
+
+def _hours(hours: float) -> str:
+    return "< 0.01" if 0 < hours < 0.01 else f"{hours:,.3g}"
 
 
 def _bytes(size: int) -> str:

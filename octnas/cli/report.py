@@ -26,7 +26,7 @@ def report(
     latency: Annotated[
         list[Path] | None,
         typer.Option(
-            help="A latency table of another device, by `octnas latency`; can be repeated.",
+            help="Latency table of another device, from `octnas latency`; can be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -37,9 +37,11 @@ def report(
         bool,
         typer.Option("--watch", help="Keep the page up to date while the run continues elsewhere."),
     ] = False,
-    seconds: Annotated[int, typer.Option(min=1, help="Between two updates of --watch.")] = _SECONDS,
+    seconds: Annotated[
+        int, typer.Option(min=1, help="Seconds between updates of --watch.")
+    ] = _SECONDS,
 ) -> None:
-    """Write the report again, from what has finished so far."""
+    """Rewrite the report from what has finished so far."""
     tables = tuple(latency or ())
     if watch:
         if png:
@@ -81,7 +83,7 @@ def _watch(
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run directories.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("comparison.html"),
+    out: Annotated[Path, typer.Option(help="Output file.")] = Path("comparison.html"),
 ) -> None:
     """Overlay the fronts of several runs, and say which of them can be ranked."""
     from octnas.pipeline.report import compare_runs

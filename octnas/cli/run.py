@@ -51,7 +51,7 @@ def stopped_with_a_line(kept: str) -> Iterator[None]:
 Experiment = Annotated[
     Path | None,
     typer.Argument(
-        help="A YAML file, or the directory of an earlier run; the shipped digits.yaml by default.",
+        help="A YAML file, or the directory of an earlier run; default: the shipped digits.yaml.",
         show_default=False,
     ),
 ]
@@ -70,11 +70,11 @@ def _folder(text: str) -> Path:
 
 RunDir = Annotated[
     Path | None,
-    typer.Option(parser=_folder, metavar="PATH", help="Where to write; runs/NAME by default."),
+    typer.Option(parser=_folder, metavar="PATH", help="Run directory; default: runs/NAME."),
 ]
 Fresh = Annotated[
     str | None,
-    typer.Option(metavar="STAGE", help="Redo a stage and all that depend on it."),
+    typer.Option(metavar="STAGE", help="Redo a stage and all stages that depend on it."),
 ]
 
 
@@ -107,7 +107,7 @@ def add_to(app: typer.Typer) -> None:
     add("truth", "Train the ground truth of `octnas rank`; share it with ranking.truth_from.")
     add(
         "rank",
-        "Check whether the scores rank: train some architectures from scratch and compare.",
+        "Check how well the supernet ranks: train some architectures from scratch and compare.",
         ("supernet", "truth", "rank"),
         _print_ranking,
     )
@@ -144,7 +144,7 @@ def supernet(
         typer.Option(
             "--processes",
             "--workers",
-            help="Processes that train together, as --set supernet.processes=N.",
+            help="Number of training processes; same as --set supernet.processes=N.",
             show_default=False,
         ),
     ] = None,
@@ -162,7 +162,7 @@ def search(
     address: Annotated[
         str | None,
         typer.Option(
-            help="Evaluate on a running Ray cluster, auto or HOST:PORT; as --set "
+            help="Evaluate on a running Ray cluster, auto or HOST:PORT; same as --set "
             "search.executor=ray --set ray.address=…",
             show_default=False,
         ),
@@ -213,7 +213,7 @@ def opened_for(
 
 
 def wide_console(columns: int = 0) -> Console:
-    """A console of at least so many columns, for tables."""
+    """A console that is at least ``columns`` wide, for tables."""
     console = Console(highlight=False)
     console.width = max(console.width, columns)
     return console

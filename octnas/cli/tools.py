@@ -12,7 +12,7 @@ from octnas.errors import ConfigError
 
 def doctor(
     directory: Annotated[
-        Path, typer.Argument(help="Where runs are written; its disk is checked.")
+        Path, typer.Argument(help="Folder for runs, whose disk is checked.")
     ] = Path("runs"),
 ) -> None:
     """Print versions, devices and disks, and how to install what is missing.
@@ -35,9 +35,9 @@ def doctor(
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="Where to write; created if missing.")] = Path(
-        "experiments"
-    ),
+    folder: Annotated[
+        Path, typer.Argument(help="Folder for the files; created if missing.")
+    ] = Path("experiments"),
     minimal: Annotated[
         bool, typer.Option("--minimal", help="Write a short experiment for your own images.")
     ] = False,
@@ -75,7 +75,7 @@ def sync(
     run: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)],
     overrides: Overrides = None,
 ) -> None:
-    """Send the records that MLflow does not have yet, as after an outage; none twice."""
+    """Send the records that MLflow has not received yet, without duplicates."""
     from octnas.pipeline.run import sync_run
 
     for line in sync_run(run, overrides or ()):
@@ -87,19 +87,21 @@ def slurm(
         Path, typer.Argument(help="A YAML file, or a run directory.", show_default=False)
     ],
     out: Annotated[
-        Path, typer.Option(help="Where to write the files, on the shared disk.", show_default=False)
+        Path, typer.Option(help="Folder for the files, on the shared disk.", show_default=False)
     ],
     overrides: Overrides = None,
     run_dir: RunDir = None,
-    partition: Annotated[str, typer.Option(help="The cluster's by default.")] = "",
-    account: Annotated[str, typer.Option(help="The user's by default.")] = "",
+    partition: Annotated[str, typer.Option(help="Partition; default: the cluster's.")] = "",
+    account: Annotated[str, typer.Option(help="Account; default: the user's.")] = "",
     gpus: Annotated[
-        int, typer.Option(help="For the supernet; other jobs get one. 0 for none.")
+        int, typer.Option(help="GPUs of the supernet job; other jobs get one. 0 for none.")
     ] = 0,
-    cpus: Annotated[int, typer.Option(help="Cores for each job.")] = 4,
-    mem: Annotated[str, typer.Option(help="Such as 32G; the cluster's by default.")] = "",
+    cpus: Annotated[int, typer.Option(help="CPU cores of each job.")] = 4,
+    mem: Annotated[
+        str, typer.Option(help="Memory of each job, such as 32G; default: the cluster's.")
+    ] = "",
     time: Annotated[
-        str, typer.Option(metavar="HH:MM:SS", help="For each job, before it is requeued.")
+        str, typer.Option(metavar="HH:MM:SS", help="Time limit of each job, before it is requeued.")
     ] = "24:00:00",
 ) -> None:
     """Write SLURM batch files, one job per stage, that resume after their time limit."""

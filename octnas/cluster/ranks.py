@@ -86,10 +86,10 @@ def run_ranks(
             scheduling_strategy=PlacementGroupSchedulingStrategy(room),
         )(_on_its_node)
         for _ in range(restarts + 1):
-            # Every time: a node may have died, and its share is replaced elsewhere.
+            # On every attempt: after a node died, its bundles are placed on other nodes.
             _wait_for(room, workers, gpus)
             # A new file for every attempt: entries of dead processes would mislead others.
-            rendezvous = folder / f"meeting-{uuid.uuid4().hex}"
+            rendezvous = folder / f"rendezvous-{uuid.uuid4().hex}"
             ranks = [
                 task.remote(function, job, rank, workers, str(rendezvous))
                 for rank in range(workers)
@@ -120,7 +120,7 @@ def _room(workers: int, gpus: float) -> Iterator[PlacementGroup]:
 
 
 def _wait_for(room: PlacementGroup, workers: int, gpus: float) -> None:
-    """Wait until there is room for all: some ranks would begin, and wait for the others."""
+    """Wait until there is room for all, since ranks that started would wait for the others."""
     end = time.monotonic() + _ROOM
     # For short periods, between which signals are handled.
     while not room.wait(timeout_seconds=1):
@@ -141,8 +141,8 @@ def _on_its_node(
         address = ray.util.get_node_ip_address()
         if not (name := interface_of(address)):
             raise ClusterError(
-                f"{address}: no network interface of this node has that address, by which others "
-                "know it; set GLOO_SOCKET_IFNAME to the name of one where Ray is started"
+                f"{address}: no network interface of this node has the address that other nodes "
+                "use for it; set GLOO_SOCKET_IFNAME to the name of one where Ray is started"
             )
         os.environ["GLOO_SOCKET_IFNAME"] = name
         if address == LOOPBACK:
@@ -165,6 +165,6 @@ def _wait(ranks: list[Any]) -> str:
         return one_line(cause)
     finally:
         for rank in waiting:
-            # Those that wait for a dead one would wait forever.
+            # Ranks that wait for a dead one would wait forever.
             ray.cancel(rank, force=True)
     return ""

@@ -123,7 +123,7 @@ def _options(name: str, settings: SlurmSettings, gpus: int) -> list[str]:
         "gpus-per-node": str(gpus) if gpus else "",
         "mem": settings.mem,
         "time": settings.time,
-        # To the shell alone, which knows what to do about it.
+        # To the shell only, which has a handler for it.
         "signal": f"B:USR1@{NOTICE}",
         # Relative to the folder that jobs are submitted from: a path might hold a % or a space.
         "output": "%x-%j.out",
@@ -147,7 +147,7 @@ put_back() {{
         kill -TERM "$!" 2>/dev/null
         wait "$!"
     fi
-    echo "time is over: putting job $SLURM_JOB_ID back into the queue"
+    echo "time limit reached: requeueing job $SLURM_JOB_ID"
     scontrol requeue "$SLURM_JOB_ID"
     exit {put_back}
 }}

@@ -7,12 +7,12 @@ What Ray 2.60 does without these precautions, and what stops it:
   statistics off, unless ``~/ray_bootstrap_config.yaml`` exists. So Ray's own processes get a
   private home with such a file, and the workers get the user's home back.
 - All its servers listen on all interfaces, and ``_node_ip_address="127.0.0.1"`` is replaced by the
-  address of the machine, unless Ray's switch for clusters is off (it is called after Windows and
+  address of the machine, unless Ray's switch for clusters is off (it is named after Windows and
   macOS, where that is the default).
 - Under ``uv run`` it packs the working directory and starts every worker with ``uv run`` too,
   which may look for packages, unless its hook is off.
 - On machines with ``/dev/accel*`` or ``/dev/vfio/*`` it asks the metadata address about TPUs,
-  unless told how many there are.
+  unless their number is given.
 
 A run can use a cluster that is already running instead.
 """
@@ -54,9 +54,9 @@ _RAY_ENVIRONMENT: Mapping[str, str | None] = {
     "RAY_AUTH_MODE": None,  # Ray's default for a local start is "token"; it sets this variable
     "RAY_ADDRESS": None,
     "RAY_REDIS_ADDRESS": None,
-    "RAY_worker_niceness": "0",  # else 15: they would starve beside any other busy process
-    # Workers ask for no GPU, so that any number of them shares those that there are; without this
-    # Ray would hide all GPUs from them.
+    "RAY_worker_niceness": "0",  # default 15: they would starve next to any other busy process
+    # Workers request no GPU, so that any number of them can share the machine's; without this Ray
+    # would hide all GPUs from them.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Workers with an environment of their own cannot be started ahead.
     "RAY_enable_worker_prestart": "0",
@@ -138,8 +138,7 @@ def _start(ray: ModuleType, workers: int, directory: Path, *, gpus: bool) -> Non
     address = ray.nodes()[0]["NodeManagerAddress"]
     if address != LOOPBACK:
         raise ClusterError(
-            f"Ray {ray.__version__} listens on {address} although told to use {LOOPBACK}; "
-            "octnas does not run it like that"
+            f"Ray {ray.__version__} listens on {address} instead of {LOOPBACK}; refusing to use it"
         )
 
 

@@ -59,7 +59,7 @@ class Evaluation(tune.Trainable):
         self._make_evaluate = make_evaluate
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next candidate; what the factory has loaded stays."""
+        """Take the next candidate, and keep what the factory has loaded."""
         self._alphas, self._limit = dict(new_config["alphas"]), float(new_config["limit"])
         return True
 
@@ -102,7 +102,7 @@ def reason_of(trial: Trial) -> str:
     """Why a trial failed, on one line."""
     error = _error_of(trial)
     if error is None:
-        return "Ray Tune gave the evaluation up"
+        return "Ray Tune gave up on the evaluation"
     if isinstance(error, ActorUnavailableError):
         return f"{type(error).__name__}: the worker process cannot be reached any more"
     if isinstance(error, RayActorError) and not error.actor_init_failed:
@@ -119,8 +119,8 @@ def node_lost(trial: Trial) -> bool:
     error = _error_of(trial)
     if isinstance(error, ActorUnavailableError):  # Ray does not know its state yet
         return True
-    gone = (node["NodeID"] for node in ray.nodes() if not node["Alive"])
-    return isinstance(error, RayActorError) and any(node in str(error) for node in gone)
+    dead = (node["NodeID"] for node in ray.nodes() if not node["Alive"])
+    return isinstance(error, RayActorError) and any(node in str(error) for node in dead)
 
 
 def _error_of(trial: Trial) -> BaseException | None:

@@ -46,7 +46,7 @@ class Halving(Generic[Item]):
         may_stop: whether an item's training may be stopped at all.
         epochs: of a whole training.
         grace: epochs before the first rung.
-        reduction: one of so many continues at a rung, of those that are behind.
+        reduction: at a rung, one in ``reduction`` of those that are behind continues.
     """
 
     metric: str

@@ -85,7 +85,7 @@ class Part:
             SettingError: naming the batch size.
         """
         fits = batch_size % self.ranks == 0
-        require(fits, "batch_size", batch_size, f"a multiple of the {self.ranks} ranks")
+        require(fits, "batch_size", batch_size, f"a multiple of the {self.ranks} processes")
 
 
 WHOLE = Part()
@@ -94,7 +94,7 @@ WHOLE = Part()
 def spread(count: int, most: int) -> list[int]:
     """At most ``most`` of ``count`` positions, evenly spread; all where ``most`` is 0.
 
-    Images may be sorted by class, so that the first ones are no sample.
+    Images may be sorted by class, so the first ones would not be a representative sample.
     """
     most = min(most or count, count)
     return [index * count // most for index in range(most)]

@@ -1,4 +1,4 @@
-"""From a file to an RGB image, or to the reason why there is none."""
+"""Decoding of image files to RGB, with the reason where that fails."""
 
 import math
 import warnings
@@ -24,12 +24,12 @@ class BrokenImageError(Exception):
 def read_rgb(source: Path | IO[bytes] | Image.Image) -> Image.Image:
     """Decode an image whole, whatever its format and its name; a file is closed.
 
-    Grayscale, palette and CMYK become RGB; 16 bits become 8 by scale; alpha is left out, and
-    EXIF orientation is not applied, as torchvision does it.
+    Grayscale, palette and CMYK become RGB; 16 bits are scaled to 8; alpha is dropped, and EXIF
+    orientation is not applied, as in torchvision.
 
     Raises:
-        BrokenImageError: it is no image, is cut off, cannot be read, or is a decompression bomb:
-            so large that Pillow takes it for one, or so narrow that resizing makes one of it.
+        BrokenImageError: it is not an image, is truncated, cannot be read, or is a decompression
+            bomb: too many pixels for Pillow, or so narrow that resizing would exhaust memory.
     """
     try:
         with warnings.catch_warnings():
@@ -43,17 +43,17 @@ def read_rgb(source: Path | IO[bytes] | Image.Image) -> Image.Image:
                     raise Image.DecompressionBombError
                 return _to_rgb(source)
             if isinstance(source, Path) and source.exists() and not source.is_file():
-                # Opening a pipe would wait for whoever writes to it.
-                raise BrokenImageError("no regular file")
+                # Opening a pipe would wait for a writer.
+                raise BrokenImageError("not a regular file")
             # Pillow leaves files open where it fails.
             with source.open("rb") if isinstance(source, Path) else source as file:
                 return _to_rgb(Image.open(file))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise BrokenImageError(
-            f"more than {Image.MAX_IMAGE_PIXELS} pixels, as in a decompression bomb"
+            f"more than {Image.MAX_IMAGE_PIXELS} pixels: possibly a decompression bomb"
         ) from None
     except UnidentifiedImageError:
-        raise BrokenImageError("no image, or of an unknown format") from None
+        raise BrokenImageError("not an image, or an unsupported format") from None
     except Exception as error:
         # Pillow's decoders raise anything for damaged files.
         raise broken(error) from error
@@ -69,12 +69,12 @@ def broken(error: Exception) -> BrokenImageError:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if max(image.size) > _LONGEST * min(image.size):
         raise BrokenImageError(
-            f"{image.width}×{image.height} pixels, more than {_LONGEST} times as long as wide: "
-            "once it is resized, a decompression bomb"
+            f"{image.width}×{image.height} pixels, an aspect ratio above {_LONGEST}: resizing it "
+            "would exhaust memory"
         )
     if image.format == "EPS":
         # Pillow would start Ghostscript, which may never end.
-        raise BrokenImageError("PostScript, which is a program and no image")
+        raise BrokenImageError("PostScript is a program, not an image")
     if image.mode in _SIXTEEN_BITS:
         values = np.asarray(image).astype(np.float64) / 257
         if not 0 <= values.min() <= values.max() <= 255:

@@ -171,7 +171,7 @@ def _entry(fields: Sequence[str]) -> Entry:
     return Entry(_renamed(part), int(label), digest, _unquoted(name))
 
 
-# Names of files may hold tabs, line breaks, and bytes that are no UTF-8.
+# Names of files may hold tabs, line breaks and bytes that are not UTF-8.
 def _quoted(name: str) -> str:
     if name.isprintable() and "\\" not in name:
         return name

@@ -61,7 +61,7 @@ class Images(Protocol):
         Args:
             part: ``"train"``, ``"search_val"``, ``"read"`` or ``"val"``.
             batch_size: images of a batch; the last may have fewer.
-            most: at most so many images, evenly spread over the part; 0 for all.
+            most: maximum number of images, evenly spread over the part; 0 for all.
         """
         ...
 
@@ -137,7 +137,8 @@ class ListedImages:
         mixup = None
         if settings.mixup or settings.cutmix:
             pairs = batch_size // part.ranks % 2 == 0
-            allowed = f"even on each of the {part.ranks} ranks, with mixup or cutmix"
+            each = f" for each of the {part.ranks} processes" if part.ranks > 1 else ""
+            allowed = f"an even number of images{each}, with mixup or cutmix"
             require(pairs, "batch_size", batch_size, allowed)
             mixup = BatchMixup(settings, len(self.classes))
         return AugmentedBatches(

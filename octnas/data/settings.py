@@ -217,7 +217,7 @@ def cache_folder(settings: ImagesSettings) -> Path:
     """The folder with the caches of this node.
 
     Raises:
-        ConfigError: it is in the home of a user who has none.
+        ConfigError: it starts with ``~``, and the user has no home directory.
     """
     folder = settings.cache.folder or CACHE
     return expand_home(folder, "data.cache.folder").absolute()

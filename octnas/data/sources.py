@@ -110,10 +110,10 @@ def _walk(root: Path, top: str) -> tuple[dict[str, list[str]], list[Problem]]:
         here = links.popleft() if linked else waiting.pop()
         real = os.path.realpath(root / here)
         if linked and Path(os.path.realpath((root / here).parent)).is_relative_to(real):
-            problems.append(Problem(here, "a symbolic link to a folder around it"))
+            problems.append(Problem(here, "a symbolic link to a parent folder"))
             continue
         if linked and real in seen:
-            problems.append(Problem(here, "a symbolic link to a folder that is there already"))
+            problems.append(Problem(here, "a symbolic link to a folder that is already included"))
             continue
         seen.add(real)
         try:
@@ -229,7 +229,7 @@ def list_images(settings: ImagesSettings) -> Listing:
     root = Path(settings.root)
     if not settings.root or not (root.is_dir() or settings.download):
         raise DataError(
-            f"data.root: found {settings.root!r}, which is no folder; "
+            f"data.root: found {settings.root!r}, which is not a folder; "
             "set it to the folder of the data, such as --set data.root=PATH"
         )
     folders = _folders(settings)

@@ -29,7 +29,7 @@ from octnas.space.architecture import Architecture
 FILES, CACHE = "files", "cache"
 STEP, STEP_FROM_FILES, STEP_FROM_CACHE = "step", "step from files", "step from cache"
 
-# So many more batches in a turn, which would else be too short to time.
+# Factors for the number of batches in a turn, where it would otherwise be too short to time.
 _TIMES = {CACHE: 8}
 
 

@@ -146,7 +146,7 @@ class CutLayer(nn.Module):
         self.parts = [_part(x) for x in how]
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Run the parts in turn."""
+        """Run the parts one after the other."""
         given = list(tensors)
         x, *plus = [part.take(given) for part in self.parts]
         first, *after = self.layers

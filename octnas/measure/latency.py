@@ -41,7 +41,7 @@ _CONDITIONS = ("backend", "precision", "batch", "threads", "repeats")
 def draw_networks(
     cost: AdditiveCost, settings: LatencySettings, seed: int = 0
 ) -> list[tuple[str, dict[str, float]]]:
-    """Distinct networks and their uses; fewer than asked for in a small space.
+    """Distinct networks and their uses; fewer than requested in a small space.
 
     Those to ``"fit"`` to and to ``"check"`` cover the range of the cost, the ``"narrow"`` ones its
     middle.

@@ -39,7 +39,7 @@ class Ratio:
 def interleave(
     functions: Mapping[Key, Callable[[], None]], repeats: int, warm_up: int = 2
 ) -> dict[Key, np.ndarray]:
-    """Time functions in turn, round by round, so that a slow phase of the machine hits all alike.
+    """Time functions alternately, in rounds, so that a slow phase of the machine affects all alike.
 
     Args:
         functions: each returns once its work is done.

@@ -210,14 +210,14 @@ class OctaveConv2d(nn.Conv2d):
     def _check_batch(self, x: Features) -> None:
         plain = isinstance(x, Tensor)
         shape = x.shape if plain else x.high.shape  # type: ignore[union-attr]
-        # Where all of it is torch's own convolution, that also takes single images.
+        # A convolution that is entirely torch's own also takes single images.
         if len(shape) != 4 and not (plain and not self.low_channels and not self.geometry().pools):
             raise ValueError(
                 f"an octave convolution takes batches (N, C, H, W), found {tuple(shape)}"
             )
 
     def geometry(self, low_in: int = 0, groups_in: int = 1) -> Geometry:
-        """What the convolution does with an input of so many low channels, split in groups.
+        """What the convolution does with ``low_in`` low channels in ``groups_in`` groups.
 
         Raises:
             ValueError: an input that it cannot take.

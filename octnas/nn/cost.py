@@ -82,7 +82,7 @@ def cost(
     """The cost of a timm ResNet as an octave network, or of an architecture.
 
     Args:
-        model: a timm model's name; or an `Architecture`, beside which only the input size may be
+        model: a timm model's name; or an `Architecture`, with which only the input size may be
             given.
         alphas: as for `octnas.octavize`, by default 0; a number means the paper's rule.
         input_size: ``(channels, height, width)``; by default timm's for the model.
@@ -91,16 +91,16 @@ def cost(
         stride_mode: ``"timm"`` or ``"paper"``; MACs are the same.
 
     Raises:
-        SettingError: timm knows no such model, or other arguments beside an `Architecture`.
+        SettingError: timm knows no such model, or other arguments given with an `Architecture`.
         UnsupportedModelError: a model that octave feature maps cannot pass through.
         ArchitectureError: an unknown site, or α outside [0, 1].
     """
     fits = isinstance(model, str | Architecture)
     require(fits, "model", type(model).__name__, "a timm model's name, or an Architecture")
     if isinstance(model, Architecture):
-        beside = (alphas, channel_multiple, stride_mode)
-        allowed = "no α, channel_multiple or stride_mode beside it"
-        require(beside == (None, 1, "timm"), "architecture", beside, allowed)
+        others = (alphas, channel_multiple, stride_mode)
+        allowed = "an Architecture without α, channel_multiple or stride_mode"
+        require(others == (None, 1, "timm"), "architecture", others, allowed)
         alphas, input_size = model, input_size or model.input_size
         backbone_args, model = dict(model.backbone_args), model.backbone
     if isinstance(alphas, Architecture):

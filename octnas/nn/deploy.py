@@ -26,8 +26,8 @@ from octnas.nn.supernet import fold_switchable
 
 Model = TypeVar("Model", bound=nn.Module)
 
-# Up to so many low channels, computing at full resolution is faster than reading and writing the
-# output, of at least twice as many channels, once more.
+# Up to this number of low channels, computing at full resolution is faster than reading and writing
+# the output, of at least twice as many channels, once more.
 _FEW_CHANNELS = 64
 
 

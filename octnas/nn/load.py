@@ -36,8 +36,8 @@ def read_architecture(path: str | Path) -> Architecture:
     """The architecture in a file, or in an exported folder.
 
     Raises:
-        ArchitectureError: in one line: the file is missing or no architecture, its backbone or a
-            site does not exist, or an α is no share of whole low channels.
+        ArchitectureError: in one line: the file is missing or not an architecture, its backbone or
+            a site does not exist, or an α does not give a whole number of low channels.
     """
     path = Path(path)
     file = path / ARCHITECTURE_FILE if path.is_dir() else path

@@ -129,7 +129,7 @@ class OctaveFeatures(FeatureListNet):
 
 
 def _feature_cfg(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """timm's ``feature_cfg``; removes ``feature_cls`` from ``kwargs`` if features are asked for.
+    """timm's ``feature_cfg``; removes ``feature_cls`` from ``kwargs`` if features are requested.
 
     Raises:
         UnsupportedModelError: a ``feature_cls`` that would return or trace octave tensors.

@@ -19,12 +19,12 @@ from octnas.space.architecture import Architecture
 
 _WIDTHS = 64  # steps from width 0 to the full width
 _PAIR = 2  # widths are even, since timm halves that of a stem
-_ABOVE = 1.03  # times the MACs asked for is close enough
+_ABOVE = 1.03  # times the requested MACs is close enough
 _SMALLEST = 8  # pixels of an image's side
 
 
 def plain_network(role: str, architecture: Architecture, at_least: int) -> Architecture | None:
-    """The smallest plain network, scaled down in one way, with at least so many MACs.
+    """The smallest plain network, scaled down in one way, with at least ``at_least`` MACs.
 
     Args:
         role: ``"narrower"`` (fewer channels in every stage), ``"shallower"`` (fewer blocks) or
@@ -68,7 +68,7 @@ def _near(
     macs_of: Callable[[tuple[int, ...]], int | None],
     at_least: int,
 ) -> tuple[int, ...]:
-    """Widths next to the given ones with MACs closer to those asked for, still about even.
+    """Widths next to the given ones with MACs closer to the requested ones, still about even.
 
     In a network of few channels, one step of all widths may be a tenth of the MACs.
     """

@@ -260,7 +260,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
         batches: of images ``(N, C, H, W)``, on the model's device.
 
     Raises:
-        ValueError: there is no batch.
+        ValueError: no batch was given.
     """
     iterator = iter(batches)
     first = next(iterator, None)

@@ -1,4 +1,4 @@
-"""A minimal experiment for a folder of images: what depends on the data, and nothing else."""
+"""A minimal experiment for a folder of images: only the settings that depend on the data."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from octnas.errors import DataError
 
 _VAL = ("val", "validation", "valid", "test")
 _SAMPLE = 200
-"""Images that are opened for their size."""
+"""The number of images whose size is read."""
 _FEW_IMAGES = 100_000
 
 
@@ -58,7 +58,7 @@ def minimal_experiment(root: Path) -> Minimal:
     held_out = max(1, min(wanted, fewest // 10))
     # Linear scaling of the default recipes, which are for batches of 256.
     recipe = "{batch_size: 64, lr: 0.025}" if train < _FEW_IMAGES else ""
-    root = root.absolute()
+    root = root.resolve()
     lines = (
         f"# {root}: {classes:,} classes, {train:,} training and {len(listing.names['val']):,} "
         f"validation images,",

@@ -19,6 +19,7 @@ from octnas.pipeline.run import Run
 from octnas.pipeline.supernet import read_seconds, scorer
 from octnas.report.page import write_ranking_page
 from octnas.report.ranking import ranking_text, write_ranking_csv
+from octnas.report.style import plural
 from octnas.results.ranking import Ranked, Ranking, regrets, statistics
 from octnas.settings import flatten
 from octnas.training.scoring import Scorer
@@ -52,7 +53,7 @@ class Design:
 
 
 def truth(run: Run) -> None:
-    """Draw the architectures and train each with every seed, but for finished trainings."""
+    """Draw the architectures and train each with every seed, except for finished trainings."""
     settings, directory = run.config.ranking, run.directory_of("truth")
     path = directory.stage("truth") / DESIGN_FILE
     if not path.exists():
@@ -68,8 +69,8 @@ def truth(run: Run) -> None:
     )
     train_several(run, trainings(run), recipe, section="ranking", title="ground truth")
     run.progress.say(
-        f"truth: {len(read_design(run))} architectures × {len(settings.seeds)} seeds, "
-        f"{settings.recipe.epochs} epochs each"
+        f"truth: {plural(len(read_design(run)), 'architecture')} × "
+        f"{plural(len(settings.seeds), 'seed')}, {plural(settings.recipe.epochs, 'epoch')} each"
     )
 
 

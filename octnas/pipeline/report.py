@@ -32,7 +32,7 @@ from octnas.report.style import plural
 from octnas.report.write import FILES, PAGE_FILE, write_all
 from octnas.results.front import Candidate, Front
 from octnas.results.networks import Retrained
-from octnas.results.validation_log import LOOKS_FILE, count_validations
+from octnas.results.validation_log import VALIDATION_LOG, count_validations
 from octnas.results.verdict import Matrix
 from octnas.runtime.directory import check_links, digest
 from octnas.search.surrogate import Features, fit_candidates
@@ -117,7 +117,7 @@ def gather(run: Run, tables: Iterable[Path] = ()) -> ReportData:
         supernet_history=_history(run),
         facts=facts(run),
         correct={name: correct for name, (correct, _) in answers.items()},
-        validations=count_validations(run.directory.path / LOOKS_FILE),
+        validations=count_validations(run.directory.path / VALIDATION_LOG),
         baselines=run.config.retrain.baselines,
         latencies=latencies(
             run, (*candidates, *chosen.values()), retrained, [read_table(path) for path in tables]
@@ -251,9 +251,9 @@ def facts(run: Run) -> dict[str, str]:
         "Skipped images and folders": str(len(images.problems)),
         "Seed of supernet and search": str(config.seed),
         "Seeds of retraining": ", ".join(map(str, config.retrain.seeds)),
-        "Supernet": f"{config.supernet.recipe.epochs} epochs, {config.supernet.sampling}",
-        "Search": f"{config.search.sampler}, {config.search.trials} trials",
-        "Retraining": f"{config.retrain.recipe.epochs} epochs from scratch",
+        "Supernet": f"{plural(config.supernet.recipe.epochs, 'epoch')}, {config.supernet.sampling}",
+        "Search": f"{config.search.sampler}, {plural(config.search.trials, 'trial')}",
+        "Retraining": f"{plural(config.retrain.recipe.epochs, 'epoch')} from scratch",
         "Device": _device(runs),
         "Started": first.time,
         "Overrides": ", ".join(overrides) or "none",
@@ -344,7 +344,7 @@ def compare_runs(
         raise RunDirectoryError("octnas compare: give two or more different run directories")
     if inside := [path for path in paths if out.resolve().is_relative_to(path.resolve())]:
         raise RunDirectoryError(
-            f"{out}: lies inside {inside[0]}, which is being compared; give another --out"
+            f"{out}: is inside {inside[0]}, one of the runs to compare; give another --out"
         )
     names = [path.resolve().name for path in paths]
     labels = names if len(set(names)) == len(names) else [str(path) for path in paths]

@@ -25,6 +25,7 @@ from octnas.pipeline.records import (
 from octnas.pipeline.run import Run
 from octnas.pipeline.search import chosen_by
 from octnas.pipeline.supernet import check_classes
+from octnas.report.style import plural
 from octnas.results.front import Candidate, Front
 from octnas.results.networks import (
     FRONT,
@@ -39,7 +40,7 @@ from octnas.results.networks import (
     baseline,
     searched,
 )
-from octnas.results.validation_log import LOOKS_FILE
+from octnas.results.validation_log import VALIDATION_LOG
 from octnas.search.surrogate import Features, fit_candidates
 from octnas.settings import flatten
 from octnas.space.architecture import Architecture
@@ -163,7 +164,7 @@ def tracking_key(network: Network) -> str:
 
 
 def retrain(run: Run) -> None:
-    """Train every network with every seed, but for finished trainings."""
+    """Train every network with every seed, except for finished trainings."""
     path = run.directory.stage("retrain") / PLAN_FILE
     new = not path.exists()
     networks = plan(run) if new else read_plan(run)
@@ -185,7 +186,8 @@ def retrain(run: Run) -> None:
         else:
             run.tracker.finish(tracking_key(network), failed=True)
     if stopped := len(networks) - len(results):
-        run.progress.say(f"retrain: {stopped} of the front were stopped early and are left out")
+        left_out = plural(stopped, "network")
+        run.progress.say(f"retrain: left out {left_out} of the front that ASHA stopped early")
     write_results(run, results)
     for result in results:
         std = result.std("val_top1")
@@ -205,7 +207,7 @@ def read_plan(run: Run) -> list[Network]:
 def _train(run: Run, networks: list[Network]) -> dict[tuple[str, int], SeedResult]:
     """Results by architecture and seed; an architecture in two roles is trained once."""
     settings, folder = run.config.retrain, run.directory.stage("retrain")
-    log = run.directory.path.resolve() / LOOKS_FILE
+    log = run.directory.path.resolve() / VALIDATION_LOG
     by_id: dict[str, list[Network]] = {}
     for network in networks:
         by_id.setdefault(network.architecture.id, []).append(network)

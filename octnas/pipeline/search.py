@@ -18,6 +18,7 @@ from octnas.pipeline.records import PARENT, begin_tracking, write_candidates, wr
 from octnas.pipeline.run import Run
 from octnas.pipeline.space import check_measuring
 from octnas.pipeline.supernet import learned_proposals, read_distributions, scorer
+from octnas.report.style import plural
 from octnas.results.front import Candidate, Front, best_under, hypervolume_curve
 from octnas.runtime.progress import Bar
 from octnas.search.samplers import Propose, Ranges, initial_design, proposals, ranges
@@ -252,7 +253,7 @@ def _say(
         f"search: {len(candidates)} different candidates, {len(front.candidates)} on the front"
     )
     if failures:
-        run.progress.say(f"  {len(failures)} trials failed; the first: {failures[0]}")
+        run.progress.say(f"  {plural(len(failures), 'trial')} failed; the first: {failures[0]}")
     for budget in run.budgets:
         best = chosen[budget.name]
         run.progress.say(

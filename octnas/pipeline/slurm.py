@@ -50,10 +50,10 @@ def write_jobs(
     _, config = load_experiment(experiment, overrides)
     Part(0, max(1, settings.gpus)).check(config.supernet.recipe.batch_size)
     own = run_dir or default_directory(experiment, config)
-    # Now, and not hours later in the queue.
+    # Fail now, not hours later in the queue.
     check_place(own)
     if out.resolve().is_relative_to(own.resolve()):
-        raise RunDirectoryError(f"{out}: lies in the run directory, {own}; give another --out")
+        raise RunDirectoryError(f"{out}: is inside the run directory {own}; give another --out")
     given = [word for one in overrides for word in ("--set", redact(one))]
     for stage in JOBS:
         words = [program or _program(), stage, str(experiment.absolute())]

@@ -112,7 +112,7 @@ def _tracked(run: Run) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        # Whoever stops it does not wait for long; what is not sent is kept.
+        # A user who stops the run should not wait; records that are not sent yet are kept.
         run.tracker.close(failed=True, seconds=STOP_WAIT)
         raise
     except BaseException:

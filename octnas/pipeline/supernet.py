@@ -56,8 +56,8 @@ def write_distributions(run: Run, probabilities: Mapping[str, Probabilities]) ->
     for budget, distribution in zip(run.budgets, found, strict=True):
         off = distribution.expected_macs / budget.max_macs - 1
         run.progress.say(
-            f"  {budget.name}: expected MACs {off:+.2%} from the budget, the most probable "
-            f"architecture inside has {distribution.macs / 1e6:,.3f} M"
+            f"  {budget.name}: expected MACs {off:+.2%} off the budget; most probable architecture "
+            f"within it: {distribution.macs / 1e6:,.3f} M MACs"
         )
 
 
@@ -70,7 +70,7 @@ def read_distributions(run: Run) -> tuple[Distribution, ...]:
 
 
 def learned_proposals(run: Run) -> Propose:
-    """Draws inside the budgets in turn, which follow from seed and number alone."""
+    """Draws that alternate between the budgets and depend on seed and number only."""
     found, budgets, seed = read_distributions(run), run.budgets, run.config.seed
 
     def propose(number: int, *_: object) -> dict[str, float]:

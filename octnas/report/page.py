@@ -30,7 +30,7 @@ def write_page(data: ReportData, path: Path, again: int = 0) -> None:
 
 
 def page(data: ReportData, again: int = 0) -> str:
-    """The report as HTML, which reloads itself after so many seconds; with 0 never."""
+    """The report as HTML, which reloads itself every ``again`` seconds; 0 for never."""
     return render(
         "report.html",
         title=data.name,

@@ -27,7 +27,7 @@ from octnas.report.verdicts import (
 )
 from octnas.results.front import Candidate
 from octnas.results.networks import SEARCHED
-from octnas.results.validation_log import LOOKS
+from octnas.results.validation_log import PURPOSES
 from octnas.results.verdict import Verdict
 from octnas.space.costs import Budget
 
@@ -53,7 +53,7 @@ def searched_what(data: ReportData) -> str:
     space = data.space
     size = " × ".join(map(str, space.input_size))
     free, fixed = len(space.searchable), len(space.sites) - len(space.searchable)
-    where = plural(free, "site") + (f" ({fixed:,} more are fixed)" if fixed else "")
+    where = plural(free, "site") + (f" (plus {plural(fixed, 'fixed site')})" if fixed else "")
     epochs = len(data.supernet_history)
     trained = f" trained for {plural(epochs, 'epoch')}" if epochs else ""
     return (
@@ -116,7 +116,8 @@ def _found(data: ReportData, budget: Budget) -> Iterator[str]:
         yield "No architecture was chosen for this budget."
     if searched := data.find(SEARCHED, budget.name):
         epochs = sorted({len(run.history) for run in searched.runs} - {0})
-        length = f" for {'–'.join(map(str, epochs))} epochs" if epochs else ""
+        several = [*map(str, epochs[:-1]), *(plural(last, "epoch") for last in epochs[-1:])]
+        length = f" for {'–'.join(several)}" if several else ""
         seeds = plural(len(searched.runs), "seed")
         yield f"Trained on its own{length}, it reaches {top1(searched)} top-1 over {seeds}."
 
@@ -147,7 +148,7 @@ def _outlook(data: ReportData, budget: Budget, compared: set[str]) -> Iterator[s
 
 def validation_words(data: ReportData) -> str:
     """How often networks were evaluated on the val images, and why."""
-    trained, exported = (data.validations.get(purpose, 0) for purpose in LOOKS)
+    trained, exported = (data.validations.get(purpose, 0) for purpose in PURPOSES)
     return (
         f"Validation log: {plural(trained, 'evaluation')} on the val images after training (one "
         f"for each size of test images) and {plural(exported, 'evaluation')} for exports, "
@@ -173,7 +174,7 @@ def _unfinished(data: ReportData) -> Iterator[str]:
 
 def _of_trainings(data: ReportData) -> Iterator[str]:
     if not data.retrained:
-        yield "No network was retrained: the supernet’s scores rank, but they are no accuracies."
+        yield "No network was retrained: supernet scores rank networks; they are not accuracies."
         return
     if few := sum(len(one.runs) < FEW_SEEDS for one in data.retrained):
         yield (
@@ -210,7 +211,7 @@ def _of_ranking(data: ReportData) -> Iterator[str]:
     for source, ranking in data.rankings.items():
         ceiling, gain = ranking.statistics.get("ceiling"), ranking.statistics.get("gain")
         if ceiling is None or ceiling.value is None:
-            yield f"The noise ceiling of the ranking check ({source}) is unknown: one seed."
+            yield f"Ranking check ({source}): the noise ceiling is unknown with a single seed."
         elif ceiling.value < LOW_CEILING:
             yield (
                 f"Low noise ceiling ({source}): the ground truth agrees with itself with a τ of "

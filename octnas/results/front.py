@@ -86,7 +86,7 @@ class Front:
 
         Args:
             candidates: to choose from.
-            metric: that is compared beside the cost; empty for the loss.
+            metric: to minimise besides the cost; empty for the loss.
             cost: see `Candidate.cost`.
         """
         front: list[Candidate] = []

@@ -10,14 +10,15 @@ from pathlib import Path
 from octnas.io.files import append_line
 from octnas.space.architecture import Architecture
 
-LOOKS_FILE = "looks.jsonl"
+VALIDATION_LOG = "looks.jsonl"
 """In a run directory; it stays when a stage is redone."""
-LOOKS = ("retrain", "export")
+LOOKS_FILE = VALIDATION_LOG  # for octnas.pipeline.export
+PURPOSES = ("retrain", "export")
 """The purposes of a validation."""
 
 
 def log_validation(path: Path, architecture: Architecture, seed: int, size: int, why: str) -> None:
-    """Append a line, before the validation; ``size`` is in pixels, ``why`` one of `LOOKS`."""
+    """Append a line, before the validation; ``size`` is in pixels, ``why`` one of `PURPOSES`."""
     entry = {"architecture": architecture.id, "seed": seed, "size": size, "why": why}
     path.parent.mkdir(parents=True, exist_ok=True)
     append_line(path, json.dumps(entry))

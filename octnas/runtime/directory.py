@@ -1,8 +1,8 @@
 """Where the stages write, and what each stage was made with.
 
 Every stage has a folder with a marker, ``stage.json``, that holds the fingerprint of its settings
-and inputs. A finished stage is skipped if its fingerprint matches what is asked for now; if it
-does not, the run is refused and the changed key named, so that results are never stale.
+and inputs. A finished stage is skipped if its fingerprint matches the current one; if it does not,
+the run is refused and the changed key named, so that results are never stale.
 """
 
 import json
@@ -146,14 +146,14 @@ class RunDirectory:
 
     def forget(self, stage: str) -> list[str]:
         """Remove a stage's results and those of the stages that depend on it; their names."""
-        gone = list(dependents(stage, {name: self._bases(name) for name in STAGES}))
-        for name in reversed(gone):
+        redone = list(dependents(stage, {name: self._bases(name) for name in STAGES}))
+        for name in reversed(redone):
             # Renamed first, so that no stage resumes from the leftovers of an interrupted removal;
             # also a broken link, which nothing could be written to.
             if (folder := self.stage(name)).exists() or folder.is_symlink():
                 folder.rename(self.path / f"{_FORGOTTEN}{name}-{uuid.uuid4().hex}")
         self.remove_forgotten()
-        return gone
+        return redone
 
     def remove_forgotten(self) -> None:
         """Remove forgotten results, also those of a process that was killed while removing."""

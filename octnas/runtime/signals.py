@@ -16,8 +16,8 @@ from typing import Any
 
 # Seconds for the current step of a training, and of several processes that train together.
 PATIENCE, PATIENCE_TOGETHER = 3.0, 15.0
-# Signals within so many seconds are one: a scheduler signals a group of processes, and their parent
-# signals each of them again.
+# Signals within this many seconds count as one: a scheduler signals a group of processes, and their
+# parent signals each of them again.
 _SAME = 2.0
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -48,7 +48,7 @@ _RANDOM, _SURROGATE = 1, 2
 _FRONT, _MODELS = 48, 8
 # Candidates that a model needs.
 _FEWEST = 2
-# Uniform draws for something new: so many times the expected number; and at most.
+# Uniform draws for a new architecture: a multiple of the expected number, and the most.
 _TRIES, _MOST_TRIES = 10, 20_000
 
 

@@ -52,7 +52,7 @@ class Journal(JournalStorage):
 class _File(BaseJournalBackend):
     """A journal file, one JSON object per line.
 
-    What a killed process or a full disk has left of a last line is ignored, and overwritten.
+    A truncated last line, as after a kill or with a full disk, is ignored and overwritten.
     """
 
     def __init__(self, path: Path) -> None:

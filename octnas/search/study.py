@@ -36,7 +36,7 @@ Evaluate = Callable[[Mapping[str, float], float], Outcome]
 
 # User attributes of a trial.
 _ORIGIN, _METRICS, _REASON = "origin", "metrics", "reason"
-# So many failures in a row are not the candidates' fault.
+# Consecutive failures after which the cause is not the candidates.
 _MOST_FAILURES = 8
 
 
@@ -45,7 +45,7 @@ class Job:
     """A candidate to evaluate.
 
     Attributes:
-        trial: that was asked for and is not reported yet.
+        trial: asked of Optuna and not reported yet.
         key: of the architecture, see `SearchSpace.key`.
         alphas: α by site.
         cost: the objective beside the loss.
@@ -225,7 +225,7 @@ class Driver:
             self._to_do.append(job)
 
     def _constraints(self, cost: int) -> dict[str, float]:
-        """By how much a cost lies outside of the nearest range, as a share of vanilla's."""
+        """By how much a cost is outside the nearest range, as a share of vanilla's."""
         name, vanilla = self._cost.name, self._cost.vanilla
         low, high = min(self._within, key=lambda one: max(one[0] - cost, cost - one[1]))
         return {f"max_{name}": (cost - high) / vanilla, f"min_{name}": (low - cost) / vanilla}

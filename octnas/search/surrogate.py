@@ -1,4 +1,4 @@
-"""A model of the loss of architectures, and what follows from it and from parts of the images.
+"""A model of the loss of architectures, with shrinkage and screening.
 
 The loss is nearly additive: over all architectures of a small trained supernet, a sum over the
 sites explains nine tenths of its variance, and with pairs of neighbouring sites nearly all of it.

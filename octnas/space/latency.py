@@ -142,7 +142,7 @@ class LatencyTable:
 
         Raises:
             LatencyError: the table is of another network, or lacks a choice of the space.
-            ArchitectureError: an α that is no choice of its site.
+            ArchitectureError: an α that is not among the choices of its site.
         """
         return self.cost(space).of(alphas) * 1e-9
 

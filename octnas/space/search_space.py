@@ -130,7 +130,7 @@ class SearchSpace:
         )
 
     def check_quantized(self, architecture: Architecture) -> None:
-        """Refuse an α that is no share of whole low channels, and would be built as another one.
+        """Refuse an α that does not give a whole number of low channels and would be rounded.
 
         Raises:
             ArchitectureError: naming the site and the nearest α allowed; or an unknown site.

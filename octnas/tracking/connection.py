@@ -59,7 +59,7 @@ class Connection:
         """MLflow's id of the run that a record belongs to.
 
         Raises:
-            RefusedError: there is none.
+            RefusedError: MLflow does not have it.
         """
         if (found := self.progress.runs.get(entry.key)) is None:
             raise RefusedError(f"its run {entry.key!r} is not in MLflow")
@@ -72,7 +72,7 @@ class Connection:
             RefusedError: it no longer exists.
         """
         if (found := self.outbox.file(entry)) is None:
-            raise RefusedError(f"{entry.values['path']} is gone")
+            raise RefusedError(f"{entry.values['path']} no longer exists")
         return found
 
     def steps(self, run_id: str, metric: str) -> set[int]:

@@ -121,7 +121,7 @@ class Outbox:
 
     @property
     def id(self) -> str:
-        """Id of the first record: a tag of all that is sent from here; empty if there is none."""
+        """Id of the first record, which tags everything sent from here; empty without records."""
         return next((entry.id for entry in self.entries()), "")
 
     def file(self, entry: Entry) -> Path | None:
@@ -142,7 +142,7 @@ class Outbox:
         remove_tree(self.folder / FILES / entry.id, ignore_errors=True)
 
     def discard_until(self, end: int) -> None:
-        """Remove what a process that was killed after sending has kept, up to an offset."""
+        """Remove leftovers of a process that was killed after sending, up to an offset."""
         kept = {path.name for path in (self.folder / FILES).glob("*")}
         for entry in self.entries() if kept else ():
             if entry.id in kept and entry.end <= end:

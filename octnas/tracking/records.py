@@ -51,7 +51,7 @@ def send(connection: Connection, proceed: Callable[[], bool] = lambda: True) -> 
 
 
 def remove_duplicates(connection: Connection) -> int:
-    """Delete what a slow server has created twice, once everything is sent.
+    """Delete duplicates that a slow server created, once everything is sent.
 
     A server may carry out a request long after its client has timed out and sent another one.
 

@@ -140,8 +140,8 @@ def architecture_draw(
         levels.count(low, high) > 0,
         "macs",
         settings.macs,
-        f"a range with architectures: none has {low:,} to {high:,} MACs, the search space has "
-        f"{levels.smallest:,} to {levels.largest:,}",
+        f"a range that contains architectures; none has {low:,} to {high:,} MACs, the search space "
+        f"has {levels.smallest:,} to {levels.largest:,}",
     )
     low, high = max(low, levels.smallest), min(high, levels.largest)
 

@@ -125,9 +125,9 @@ class Scorer:
             limit: the rest of the images is skipped if the loss on the first ones exceeds it.
 
         Returns:
-            ``loss`` and ``top1`` (0 to 1) over the scored images; ``half_loss`` over a random half
-            of the part if all of it was scored; with ``first`` below 1 also ``first_loss`` and the
-            ``share`` of the part that was scored.
+            ``loss`` and ``top1`` (0 to 1) over the scored images; if the whole part was scored,
+            ``half_loss`` over a random half of it; with ``first`` below 1 also ``first_loss`` and
+            the ``share`` of the part that was scored.
 
         Raises:
             TrainingError: the loss is not finite.

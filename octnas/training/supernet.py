@@ -139,7 +139,7 @@ def check_supernet(space: SearchSpace, settings: SupernetSettings) -> None:
 
 def _check_sites(space: SearchSpace, settings: SupernetSettings) -> None:
     learns = settings.sampling == "learnable"
-    allowed = "another one: no site of this search space has two choices"
+    allowed = "another sampling, or a search space in which at least one site has two choices"
     require(not learns or bool(space.searchable), "sampling", settings.sampling, allowed)
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks that make runs are told."""
+"""Command-line options shared by the benchmarks that make runs."""
 
 import argparse
 from collections.abc import Sequence

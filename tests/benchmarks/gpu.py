@@ -1,8 +1,8 @@
-"""Measure octave networks on a GPU, all in one go: `python tests/benchmarks/gpu.py FOLDER`.
+"""Benchmark octave networks on a GPU: `python tests/benchmarks/gpu.py FOLDER`.
 
 ResNet-50 in bfloat16 and channels-last, batch 1 (as a CUDA graph) and 128, inference and training,
 eager and compiled. Needs torch, timm and numpy only. Every combination is one JSON file in FOLDER;
-those that are there already are not measured again, so the script may be killed and started anew.
+existing ones are not measured again, so the script can be killed and restarted.
 """
 
 import argparse

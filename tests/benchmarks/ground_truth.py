@@ -1,14 +1,14 @@
-"""Ground truths of ranking checks as one file each, so that none has to be trained again.
+"""Ground truths of ranking checks as single files, so that they need not be trained again.
 
     python tests/benchmarks/ground_truth.py pack RUN FILE      # from a run directory
     python tests/benchmarks/ground_truth.py unpack FILE RUN    # into a new one, before its truth
     python tests/benchmarks/ground_truth.py longer FILE FILE   # does longer training change it?
 
 A file holds the architectures, their accuracies by seed, and the settings they were trained with;
-no weights. `octnas rank` refuses it where it is asked for other settings. One that is not finished
-can be packed, too; behind `unpack`, `octnas truth` goes on with the other trainings. `longer` holds
-the architectures that two files share against each other: a training that is long enough is
-followed by a longer one in the same order, as far as another seed of either is.
+no weights. `octnas rank` refuses it with other settings. An unfinished ground truth can be packed,
+too; after `unpack`, `octnas truth` resumes with the missing trainings. `longer` compares the
+architectures that two files share: if a training is long enough, a longer one ranks them as
+similarly as another seed does.
 """
 
 import argparse

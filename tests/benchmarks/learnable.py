@@ -1,12 +1,12 @@
-"""Learned distributions over α beside sampling.
+"""Learned distributions over α against sampling.
 
     python tests/benchmarks/learnable.py FOLDER EXPERIMENT
 
-For several seeds a supernet with `sampling: learnable` names the most probable architecture inside
-each budget, and those of the sampled strategies, with as many passes, are searched; what all have
-found is trained from scratch with one recipe and judged on val. Every run is an ordinary run
-directory in FOLDER, and what is finished is not done again. Prints Markdown: how far the expected
-MACs are from the budget, the accuracies by budget, and the seconds of supernet and search.
+For several seeds, a supernet with `sampling: learnable` gives the most probable architecture inside
+each budget, and supernets of the sampled strategies, with as many passes, are searched. All
+networks found are trained from scratch with one recipe and evaluated on val. Every run is an
+ordinary run directory in FOLDER, and finished stages are skipped. Prints Markdown: how far the
+expected MACs are from the budget, accuracies by budget, and seconds of supernet and search.
 """
 
 import argparse

@@ -31,7 +31,7 @@ class Losses:
         folder: for the results.
         space: of the architectures.
         run: whose supernet scores; None where all is known.
-        read: α by site of what was looked at on the read part, by id.
+        read: α by site of the architectures scored on the read part, by id.
     """
 
     folder: Path

@@ -1,4 +1,4 @@
-"""What a trial of a search takes besides its evaluation: to be asked for and to be told.
+"""Overhead of a trial: ask and tell.
 
     python tests/benchmarks/sampler_overhead.py SPACE …
 
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def _overhead(spaces: Sequence[str], samplers: Sequence[str], trials: int, storage: str) -> None:
-    """What a trial takes besides its evaluation."""
+    """Print the time of a trial without its evaluation."""
     print("| space | sites | sampler | first batches, ms | median, ms | last batches, ms |")
     print("|---" * 6 + "|")
     for name in spaces:
@@ -53,7 +53,7 @@ def _overhead(spaces: Sequence[str], samplers: Sequence[str], trials: int, stora
 
 
 def _milliseconds(space: SearchSpace, sampler: str, trials: int, storage: str) -> np.ndarray:
-    """Of a trial of each batch, where evaluating is adding up a few numbers."""
+    """The time of a trial, by batch, with an evaluation that adds up a few numbers."""
     settings = SearchSettings(trials=trials, batch_size=8, spread=16, **SAMPLERS[sampler])
     budgets = [Budget("half", space.cost(space.uniform(0.5)).macs)]
     prices = np.random.default_rng(0).random(len(space.sites))

@@ -1,18 +1,18 @@
-"""Which sampler finds most with few evaluations.
+"""Comparison of samplers at few evaluations.
 
     python tests/benchmarks/samplers.py table RUN FOLDER     # score all architectures of a run
     python tests/benchmarks/samplers.py replay FOLDER …      # the comparison on such tables
     python tests/benchmarks/samplers.py compare RUN FOLDER   # the same where there are too many
 
-A table holds the loss of every architecture on search_val and on read, by the run's
-supernet; so take an experiment with few of them (a thousand: `--set` alphas and fixed sites).
-`compare` scores what the samplers ask for, once; broken off, it goes on. Every sampler begins with
-the same design and sees the search_val losses only. Its front is chosen by the measured loss or the
-expected one (`search.choose_by`), and judged by its hypervolume on the read part, after the choice:
-what was won by luck is lost there. Printed is, after so many evaluations, each of another
-architecture, that hypervolume as a share of what the front of all architectures has (of all that
-were scored, in `compare`), with 95 % intervals over seeds, and by how much the surrogate leads,
-seed by seed. `--figure FILE` draws it.
+A table holds the loss of every architecture on search_val and on read, by the run's supernet, so
+use an experiment with few architectures (a thousand: `--set` alphas and fixed sites). `compare`
+scores each architecture that a sampler proposes, once; interrupted, it resumes. Every sampler
+starts with the same design and sees the search_val losses only. Its front is chosen by the measured
+loss or the expected one (`search.choose_by`), then evaluated by its hypervolume on the read part,
+where lucky losses do not count. Prints, by number of distinct architectures evaluated, that
+hypervolume as a share of that of the front of all architectures (in `compare`, of all that were
+scored), with 95 % intervals over seeds, and the surrogate's lead, seed by seed. `--figure FILE`
+draws it.
 """
 
 import argparse
@@ -132,7 +132,7 @@ def _print(row: tuple[str, str], values: np.ndarray) -> None:
 
 
 def _evaluated(losses: Losses, sampler: str, seed: int, count: int) -> list[Candidate]:
-    """The first architectures that a search evaluates, so many different ones, in their order."""
+    """The first architectures that a search evaluates, without repetitions, in their order."""
     settings = SearchSettings(trials=_MOST * count, batch_size=5, spread=12, **SAMPLERS[sampler])
     levels = CostLevels(losses.space)
     budgets = [Budget("all", levels.largest)]

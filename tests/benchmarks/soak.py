@@ -1,11 +1,11 @@
-"""What grows in a long search: memory, time, open files and the disk, by candidates told.
+"""Growth of memory, time, open files and disk in a long search, by candidates reported.
 
     python tests/benchmarks/soak.py FOLDER EXPERIMENT --trials 5000 --samplers surrogate nsga2
 
 The search is that of `octnas search`, with its study, its outcomes on disk and its records in
 MLflow; only scoring costs nothing: a candidate's loss is a sum over its sites. No supernet is
-trained. Printed is, after so many candidates, what was taken since the row before. Times are of the
-CPU, for one candidate, so that a busy machine does not count.
+trained. Every row is about the candidates since the previous row. Times are CPU times of one
+candidate, so that other load on the machine does not count.
 """
 
 import os
@@ -38,11 +38,11 @@ class Clock:
     tell: float = 0.0
     rows: list[tuple[float, ...]] = field(default_factory=list)
 
-    def row(self, told: int) -> None:
+    def row(self, reported: int) -> None:
         """Print a row, and begin the next one."""
         each = [1000 * seconds / self.every for seconds in (self.ask, self.tell)]
         files = sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
-        row = (told, *each, memory() / 1e6, len(os.listdir("/proc/self/fd")))  # noqa: PTH208
+        row = (reported, *each, memory() / 1e6, len(os.listdir("/proc/self/fd")))  # noqa: PTH208
         row = (*row, len(os.listdir("/proc/self/task")), files / 1e6)  # noqa: PTH208
         print("| " + " | ".join(f"{value:,.4g}" for value in row) + " |", flush=True)
         self.rows.append(row)
@@ -50,13 +50,13 @@ class Clock:
 
 
 def memory() -> int:
-    """Of this process in main memory, in bytes."""
+    """Resident memory of this process, in bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 
 
 def timed(clock: Clock) -> type[Driver]:
-    """The search's driver, whose time is taken."""
+    """The search's driver, timed."""
 
     class Timed(Driver):
         def ask(self) -> Job | None:
@@ -69,7 +69,7 @@ def timed(clock: Clock) -> type[Driver]:
             begun = thread_time()
             super().tell(number, outcome)
             clock.tell += thread_time() - begun
-            # Of an architecture that was proposed before, no outcome is told.
+            # Repeated proposals have no outcome of their own.
             if (number + 1) // clock.every > len(clock.rows):
                 clock.row(clock.every * (len(clock.rows) + 1))
 
@@ -77,7 +77,7 @@ def timed(clock: Clock) -> type[Driver]:
 
 
 def free(run: Run, *_: object) -> Callable[[], Callable[..., dict[str, float]]]:
-    """In the place of the supernet's scores: prices of the sites, of a fixed seed."""
+    """A stand-in for the supernet's scores: random prices of the sites, by a fixed seed."""
     names = [site.name for site in run.space.sites]
     prices = dict(zip(names, np.random.default_rng(0).random(len(names)), strict=True))
 
@@ -114,7 +114,7 @@ def main() -> None:
         run.tracker.close()
         ended = perf_counter()
         print(
-            f"{between - begun:,.0f} s in all, then {ended - between:,.0f} s until MLflow had all, "
+            f"{between - begun:,.0f} s, then {ended - between:,.0f} s to empty the MLflow outbox, "
             f"{memory() / 1e6:,.0f} MB"
         )
 

@@ -1,11 +1,11 @@
-"""Which way of training a supernet ranks best.
+"""Comparison of the ways of training a supernet by how well they rank.
 
     python tests/benchmarks/strategies.py FOLDER EXPERIMENT
 
 Trains a supernet by every strategy with several seeds, at about equal numbers of forward and
 backward passes, scores the same architectures with each, and compares with one ground truth of
-stand-alone trainings. Every run is an ordinary run directory in FOLDER; what is finished is not
-done again, so the script may be killed and started anew. Prints a table in Markdown.
+stand-alone trainings. Every run is an ordinary run directory in FOLDER, and finished stages are
+skipped, so the script can be killed and restarted. Prints a table in Markdown.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from octnas.pipeline.stages import run_stages
 from octnas.results.ranking import Interval, Ranking
 from tests.pipeline.tiny import open_unlocked
 
-# Overrides of each strategy, and by how much it needs fewer epochs for the same compute.
+# Overrides of each strategy, and the factor by which it needs fewer epochs for the same compute.
 STRATEGIES: Mapping[str, tuple[Sequence[str], int]] = {
     "uniform": (("sampling=uniform", "switchable=false"), 1),
     "by MACs": (("sampling=by_macs", "switchable=false"), 1),
@@ -34,7 +34,7 @@ STRATEGIES: Mapping[str, tuple[Sequence[str], int]] = {
 }
 COLUMNS = (
     ("tau_loss", "τ", False),
-    ("gain", "less that of MACs (95 %)", True),
+    ("gain", "minus that of MACs (95 %)", True),
     ("partial_loss", "partial τ", False),
     ("slice_loss", "τ at nearly equal MACs", False),
 )

@@ -19,8 +19,8 @@ def test_a_comparison_is_not_written_over_anything_else(
         refused = octnas("compare", other, one, "--out", str(tmp_path / place))
         assert refused.code == 2
         assert refused.err == (
-            f"octnas: {tmp_path / place}: lies inside {one}, which is being compared; give another "
-            "--out\n"
+            f"octnas: {tmp_path / place}: is inside {one}, one of the runs to compare; give "
+            "another --out\n"
         )
     assert (tmp_path / "one" / "run.json").read_bytes() == record
     os.mkfifo(tmp_path / "pipe")

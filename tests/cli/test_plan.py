@@ -22,6 +22,8 @@ def test_a_table_for_a_reader(
     rows = [line for line in result.out.splitlines() if line.startswith("│")]
     names = [row.split("│")[1].strip() for row in rows]
     assert names == ["data", "supernet", "search", "retrain", "total"]
+    assert "< 0.01" in result.out
+    assert "e-0" not in "".join(rows)
     assert "This is an estimate" in result.out
     assert not list(tmp_path.iterdir())
 

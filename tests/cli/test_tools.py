@@ -249,7 +249,7 @@ def test_no_password_in_a_file(octnas: Octnas, tmp_path: Path) -> None:
         (("--partition", "a b"), "partition: found 'a b'"),
         (("--time", "tomorrow"), "time: found 'tomorrow'"),
         (("--mem", "lots"), "mem: found 'lots'"),
-        (("--gpus", "3"), "batch_size: found 64, allowed: a multiple of the 3 ranks"),
+        (("--gpus", "3"), "batch_size: found 64, allowed: a multiple of the 3 processes"),
         (("--set", "search.trials=0"), "trials: found 0"),
     ],
 )
@@ -271,8 +271,8 @@ def test_a_run_directory_that_the_jobs_would_refuse_is_refused_at_once(
     (tmp_path / "thesis" / "config.yaml").write_text("precious")
     for run, out, message in (
         ("thesis", "jobs", "thesis: not a run directory, and not empty; give a new"),
-        ("run", "run/jobs", "run/jobs: lies in the run directory, "),
-        ("run", "run", "run: lies in the run directory, "),
+        ("run", "run/jobs", "run/jobs: is inside the run directory "),
+        ("run", "run", "run: is inside the run directory "),
     ):
         places = ("--out", str(tmp_path / out), "--run-dir", str(tmp_path / run))
         result = octnas("slurm", str(EXPERIMENT), *places)

@@ -53,7 +53,7 @@ def test_it_holds_every_image_and_every_reason(names: list[str], tmp_path: Path)
         expected = np.asarray(image.resize((17, 16), Image.Resampling.BILINEAR))[:, :16]
     assert np.array_equal(cache.pixels[3], expected)
     found = cache.found()
-    assert found[7].reason == "no image, or of an unknown format"
+    assert found[7].reason == "not an image, or an unsupported format"
     assert not cache.pixels[7].any()
     assert len({one.digest for one in found}) == COUNT
     assert not list(cache.folder.glob("*.claim"))

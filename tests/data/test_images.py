@@ -206,7 +206,7 @@ def test_a_changed_image_is_noticed(settings: ImagesSettings, tmp_path: Path, wo
         with pytest.raises(DataError, match=r"val/red/0.jpeg: differs from the image"):
             open_images(replace(data, settings=elsewhere), SIZE)
     (root / "val/red/0.jpeg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"0.jpeg: differs from .* began with \(no image"):
+    with pytest.raises(DataError, match=r"0.jpeg: differs from .* began with \(not an image"):
         open_images(replace(data, settings=elsewhere), SIZE)
     (root / "val/red/0.jpeg").write_bytes(content)
     restored = open_images(replace(data, settings=elsewhere), SIZE)

@@ -99,8 +99,8 @@ def broken_tree(root: Path) -> dict[str, str]:
     (root / "val/other/0.jpeg").write_bytes(good)
     return {
         "train/red/cut.jpeg": "OSError: ",
-        "train/red/empty.png": "no image",
-        "val/blue/page.jpeg": "no image",
+        "train/red/empty.png": "not an image",
+        "val/blue/page.jpeg": "not an image",
         "val/blue/bomb.png": "bomb",
         "train/red/gone.jpeg": "No such file",
         "train/red/loop": "a symbolic link",

@@ -55,8 +55,8 @@ def test_folders_that_do_not_fit_are_problems(tmp_path: Path) -> None:
     assert listing.classes == ("blue", "red")
     assert len(listing.names["train"]) == 6
     assert set(listing.problems) == {
-        Problem("train/red/deep/loop", "a symbolic link to a folder around it"),
-        Problem("train/red/deep/above", "a symbolic link to a folder around it"),
+        Problem("train/red/deep/loop", "a symbolic link to a parent folder"),
+        Problem("train/red/deep/above", "a symbolic link to a parent folder"),
         Problem("train/hollow", "a class without images"),
         Problem("val/hollow", "a class without images"),
         Problem("train/extra", "a class that val does not have"),
@@ -76,7 +76,7 @@ def test_links_among_classes_are_not_followed(tmp_path: Path) -> None:
     listing = list_images(settings(root))
     assert listing.classes == ("blue", *more, "red")
     assert len(listing.names["train"]) == 12 * 3
-    reason = "a symbolic link to a folder that is there already"
+    reason = "a symbolic link to a folder that is already included"
     links = [f"{here}/{there}" for here, there in itertools.permutations(more, 2)]
     assert set(listing.problems) == {
         *(Problem(f"train/{link}", reason) for link in ("alias", *links)),
@@ -226,7 +226,7 @@ def test_what_is_wrong_with_folders_is_in_the_list(tmp_path: Path, source: str, 
     train = root.relative_to(tmp_path) / "train"
     assert set(listing.problems) == {
         Problem(f"{train}/n99999999", "a class without images"),
-        Problem(f"{train}/n01440764/loop", "a symbolic link to a folder around it"),
+        Problem(f"{train}/n01440764/loop", "a symbolic link to a parent folder"),
     }
 
 

@@ -201,7 +201,7 @@ def test_the_list_of_what_is_broken_is_where_the_error_says(
     with pytest.raises(DataError, match=r"first: train/red/0\.jpeg") as caught:
         measured(images)
     (path,) = re.findall(r"listed in (\S+);", str(caught.value))
-    assert Path(path).read_text().startswith('"train/red/0.jpeg": no image')
+    assert Path(path).read_text().startswith('"train/red/0.jpeg": not an image')
 
 
 def test_what_cannot_be_measured(images: ImagesSettings) -> None:

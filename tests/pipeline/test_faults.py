@@ -60,8 +60,8 @@ def test_a_candidate_without_memory_is_a_failed_trial_with_its_reason(
     failing(torch.OutOfMemoryError(FULL), range(9, 11), monkeypatch)
     run_stages(run, ("search",))
     assert len(read_candidates(run)) == len(read_candidates(open_tiny(finished))) - 1
-    said = [line for line in lines if "trials failed" in line]
-    assert said == [f"  1 trials failed; the first: OutOfMemoryError: {FULL}"]
+    said = [line for line in lines if "trial failed" in line]
+    assert said == [f"  1 trial failed; the first: OutOfMemoryError: {FULL}"]
 
 
 def test_a_gpu_that_falls_out_ends_the_search_and_spoils_no_trial(

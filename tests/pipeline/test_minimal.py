@@ -56,6 +56,15 @@ def test_backbone_and_input_size_follow_the_images(
     assert config.data.search_val_per_class == 1
 
 
+def test_a_relative_path_is_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = images(tmp_path / "images", (8, 8), 12)
+    (tmp_path / "init").mkdir()
+    monkeypatch.chdir(tmp_path / "init")
+    found = minimal_experiment(Path("../images"))
+    assert found.text.startswith(f"# {root}: 2 classes")
+    assert f'  root: "{root}"' in found.text.splitlines()
+
+
 def test_the_text_says_what_was_found(tmp_path: Path) -> None:
     root = images(tmp_path / "data", (20, 10), val="validation")
     found = minimal_experiment(root)

@@ -13,7 +13,7 @@ from octnas.pipeline.records import read_candidates, read_chosen, read_results
 from octnas.pipeline.retrain import STOPPED_FILE, plan
 from octnas.pipeline.stages import run_stages
 from octnas.results.networks import FRONT
-from octnas.results.validation_log import LOOKS_FILE, count_validations
+from octnas.results.validation_log import VALIDATION_LOG, count_validations
 from octnas.training.standalone import WEIGHTS_FILE
 from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
 
@@ -63,7 +63,7 @@ def test_networks_are_retrained_by_ray_as_by_this_process(finished: Path, tmp_pa
             assert one.values(metric) == other.values(metric)
     # Every training is one look at val.
     ids = {one.network.architecture.id for one in found}
-    looks = count_validations(run.directory.path / LOOKS_FILE)
+    looks = count_validations(run.directory.path / VALIDATION_LOG)
     assert looks["retrain"] == 2 * len(ids) * len(run.config.retrain.seeds)
 
 

@@ -123,7 +123,7 @@ def test_how_a_result_is_computed_may_change(finished: Path) -> None:
         (("supernet.macs=[0, 0.1]",), r"supernet\.macs: found \(0\.0, 0\.1\), allowed: a range"),
         (
             ("supernet.sampling=learnable", "space.alphas=[0.5]"),
-            r"supernet\.sampling: found 'learnable', allowed: another one: no site",
+            r"supernet\.sampling: found 'learnable', allowed: another sampling, or",
         ),
     ],
 )

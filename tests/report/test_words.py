@@ -79,6 +79,12 @@ def test_story_names_training_length_read_score_and_vanilla(full: ReportData) ->
     assert found.found[1] == (
         "Trained on its own for 2 epochs, it reaches 82.0 ± 2.0 % top-1 over 3 seeds."
     )
+    once = replace(
+        full.retrained[0],
+        runs=tuple(replace(run, history=run.history[:1]) for run in full.retrained[0].runs),
+    )
+    short = replace(full, retrained=(once, *full.retrained[1:]))
+    assert story(short, full.budgets[0]).found[1].startswith("Trained on its own for 1 epoch, ")
     assert len(found.verdicts) == 2
     assert found.outlook[0].startswith("For scale, vanilla (α = 0 everywhere): 86.0 ± 1.0 %")
 
@@ -97,7 +103,7 @@ def test_story_says_what_is_missing(make_data: Make) -> None:
 
 def test_lead_counts_sites_architectures_and_candidates(full: ReportData) -> None:
     lead = searched_what(full)
-    assert "at 2 sites (1 more are fixed) of by_hand for images of 3 × 8 × 8: 9 arch" in lead
+    assert "at 2 sites (plus 1 fixed site) of by_hand for images of 3 × 8 × 8: 9 arch" in lead
     assert "4 architectures of these were scored in one supernet trained for 1 epoch;" in lead
 
 
@@ -151,7 +157,7 @@ def test_without_weaknesses_there_are_no_caveats(full: ReportData) -> None:
         ({"latencies": ()}, "Latency was not measured, and MACs are not time"),
         ({"rankings": {}}, "Ranking was not checked"),
         ({"rankings": {"supernet": check(0.31, 0.1)}}, "Low noise ceiling (supernet)"),
-        ({"rankings": {"supernet": check(None, 0.1)}}, "unknown: one seed"),
+        ({"rankings": {"supernet": check(None, 0.1)}}, "unknown with a single seed"),
         ({"rankings": {"both": check(0.8, -0.1)}}, "scores of both are not shown to rank better"),
         ({"correct": {}}, "intervals cover seeds only"),
         ({"correct": {"a": np.ones((2, 200))}}, "200 images: each is 0.50 points"),
