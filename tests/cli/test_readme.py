@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from octnas.pipeline.records import read_results
+from octnas.report.png import find_browser
 from tests.cli.conftest import Octnas
 from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
 from tests.test_readme import ALL, ROOT, shown_commands
@@ -16,6 +17,7 @@ QUICK = (
     "slurm EXPERIMENT --out jobs --partition gpu --gpus 4 --cpus 16 --mem 64G --time 08:00:00",
     "report runs/NAME",
     "report runs/NAME --watch",
+    "report runs/NAME --png",
     "report runs/digits --png",
     "latency networks runs/NAME --batch 1",
     "compare runs/ONE runs/OTHER",
@@ -113,9 +115,9 @@ def test_commands_do_what_they_say(
     words = [part for word in command.split() for part in stands_for.get(word, [word])]
     result = octnas(*words)
     assert result.code == 0, result.err
-    if "--png" in words and CHROMIUM:
+    if "--png" in words and find_browser():
         picture = Path("runs/tiny/report/figures/front.png")
-        assert 1_000 < picture.stat().st_size < LARGEST_PICTURE
+        assert 1_000 < picture.stat().st_size < 100_000
 
 
 def test_the_cost_that_is_shown(octnas: Octnas) -> None:
