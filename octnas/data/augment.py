@@ -1,8 +1,8 @@
 """Augmentation of training images, the same from files and from a cache.
 
 Every image has random numbers of its own, uniform on [0, 1), so that nothing depends on which
-process crops it or on its batch. Crops are made on the CPU, where images are decoded; of cached
-images on a GPU if one trains. Colours are changed in batches on the device that trains.
+process crops it or on its batch. Images from files are cropped where they are decoded, those from
+a cache on the device that trains; there colours are changed in batches.
 """
 
 import math
@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from timm.data import Mixup
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
@@ -30,7 +31,7 @@ _LUMA = (0.2989, 0.587, 0.114)
 
 
 def random_box(
-    size: tuple[int, int], smallest: float, draws: Sequence[float]
+    size: Sequence[int], smallest: float, draws: Sequence[float]
 ) -> tuple[int, int, int, int]:
     """Top, left, height and width of a crop, distributed as by `RandomResizedCrop`.
 
@@ -63,16 +64,11 @@ class RandomCrop:
 
     def __call__(self, image: Image.Image, draws: Sequence[float]) -> np.ndarray:
         """``(3, *size)`` uint8 of an RGB image, by the first `CROP_DRAWS` random numbers."""
-        box = random_box((image.height, image.width), self.settings.scale, draws)
-        top, left, height, width = box
-        crop = image.crop((left, top, left + width, top + height))
-        pixels = np.asarray(crop.resize(self.size[::-1], Image.Resampling.BILINEAR))
-        if draws[2] < self.settings.hflip:
-            pixels = pixels[:, ::-1]
-        return pixels.transpose(2, 0, 1)
+        pixels = torch.tensor(np.asarray(image))[None]
+        return self.batch(pixels, torch.tensor([draws], dtype=torch.float64))[0].numpy()
 
-    def on_device(self, pixels: Tensor, draws: Tensor) -> Tensor:
-        """The same for a batch on a GPU; values may differ by 1, since PIL rounds twice.
+    def batch(self, pixels: Tensor, draws: Tensor) -> Tensor:
+        """The same for images of one size, on any device.
 
         Args:
             pixels: ``(N, H, W, 3)`` uint8.
@@ -81,6 +77,21 @@ class RandomCrop:
         Returns:
             ``(N, 3, *size)`` uint8.
         """
+        if pixels.device.type != "cpu":
+            return self.by_matrices(pixels, draws)
+        images = pixels.permute(0, 3, 1, 2)
+        # Image by image, which is too little for torch to start more threads.
+        found = pixels.new_empty((len(pixels), 3, *self.size))
+        for index, row in enumerate(draws.tolist()):
+            top, left, height, width = random_box(images.shape[2:], self.settings.scale, row)
+            crop = images[index : index + 1, :, top : top + height, left : left + width]
+            # As PIL resizes but for 1 in a few values, and faster.
+            resized = interpolate(crop, self.size, mode="bilinear", antialias=True)[0]
+            found[index] = resized.flip(2) if row[2] < self.settings.hflip else resized
+        return found
+
+    def by_matrices(self, pixels: Tensor, draws: Tensor) -> Tensor:
+        """As `batch`, in few kernels for a GPU; values may differ by 1, being rounded once."""
         count, height, width, channels = pixels.shape
         boxes = [random_box((height, width), self.settings.scale, row) for row in draws.tolist()]
         top, left, box_height, box_width = torch.tensor(boxes, device=pixels.device).T

@@ -222,21 +222,20 @@ class CachedImages:
     def shaped(self, asked: Asked, shape: Shape, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """See `octnas.data.batches.StoredImages`."""
 
-        def shaped(pixels: np.ndarray, draws: Tensor) -> np.ndarray:
-            images = zip(pixels, draws.tolist(), strict=True)
-            return np.stack([shape(Image.fromarray(image), row) for image, row in images])
+        def prepare(pixels: Tensor, draws: Tensor) -> Tensor:
+            images = zip(map(Image.fromarray, pixels.numpy()), draws.tolist(), strict=True)
+            return torch.from_numpy(np.stack([shape(image, row) for image, row in images]))
 
-        return self._ahead(asked, shaped, start)
+        return self.prepared(asked, prepare, start)
 
-    def stored(self, asked: Asked, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Whole images ``(n, side, side, 3)`` uint8 and labels ``(n,)``, read ahead."""
-        return self._ahead(asked, lambda pixels, _: pixels, start)
-
-    def _ahead(
-        self, asked: Asked, prepare: Callable[[np.ndarray, Tensor], np.ndarray], start: int
+    def prepared(
+        self, asked: Asked, prepare: Callable[[Tensor, Tensor], Tensor], start: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        # One batch ahead, in a thread: reading and resampling release the interpreter. Torch would
-        # start more threads there, which take the cores from the training; PIL and numpy do not.
+        """Batches ``(n, side, side, 3)`` uint8 as a function returns them, with labels ``(n,)``.
+
+        The function also takes the batch's random numbers, and runs in another thread.
+        """
+        # One batch ahead: reading and resampling release the interpreter.
         with ThreadPoolExecutor(1) as pool:
             waiting: deque[Future[tuple[Tensor, Tensor]]] = deque()
             for batch in range(start, len(asked)):
@@ -247,13 +246,10 @@ class CachedImages:
                 yield waiting.popleft().result()
 
     def _batch(
-        self,
-        indices: Tensor,
-        draws: Tensor,
-        prepare: Callable[[np.ndarray, Tensor], np.ndarray],
+        self, indices: Tensor, draws: Tensor, prepare: Callable[[Tensor, Tensor], Tensor]
     ) -> tuple[Tensor, Tensor]:
-        found = prepare(self._pixels[self._positions[indices.numpy()]], draws)
-        pixels, labels = torch.from_numpy(found), self._labels[indices]
+        stored = torch.from_numpy(self._pixels[self._positions[indices.numpy()]])
+        pixels, labels = prepare(stored, draws), self._labels[indices]
         if torch.cuda.is_available():
             return pixels.pin_memory(), labels.pin_memory()
         return pixels, labels

@@ -200,13 +200,15 @@ class AugmentedBatches:
     def _crops(self, asked: Epoch, start: int) -> Iterator[Batch]:
         """Cropped images ``(n, 3, H, W)`` uint8, on the device, with labels."""
         moved = self.normalise.moved
-        if isinstance(self.images, CachedImages) and self.normalise.device.type == "cuda":
-            # One thread that crops would hold a GPU back.
-            for batch, (pixels, labels) in enumerate(self.images.stored(asked, start), start):
-                yield self.crop.on_device(moved(pixels), asked[batch][1]), labels
-            return
-        for crops, labels in self.images.shaped(asked, self.crop, start):
-            yield moved(crops), labels
+        if not isinstance(self.images, CachedImages):
+            for crops, labels in self.images.shaped(asked, self.crop, start):
+                yield moved(crops), labels
+        elif self.normalise.device.type == "cpu":
+            yield from self.images.prepared(asked, self.crop.batch, start)
+        else:
+            whole = self.images.prepared(asked, lambda pixels, _: pixels, start)
+            for batch, (pixels, labels) in enumerate(whole, start):
+                yield self.crop.batch(moved(pixels), asked[batch][1]), labels
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from octnas.pipeline.records import begin_tracking, class_names, read_results
 from octnas.pipeline.retrain import track_network, tracking_key
 from octnas.pipeline.run import Run
 from octnas.results.networks import SEARCHED, Retrained
-from octnas.results.validation_log import LOOKS_FILE, log_validation
+from octnas.results.validation_log import VALIDATION_LOG, log_validation
 from octnas.settings import RENAMED_VALUES, flatten
 from octnas.tracking.models import save_model
 from octnas.tracking.tracker import FOLDER
@@ -172,7 +172,7 @@ def _data(run: Run) -> dict[str, Any]:
 
 def _images(run: Run, result: Retrained, opened: dict[Size, Images]) -> Images:
     """The images at the network's size; logs that val images are used."""
-    architecture, path = result.network.architecture, run.directory.path / LOOKS_FILE
+    architecture, path = result.network.architecture, run.directory.path / VALIDATION_LOG
     size = architecture.input_size
     log_validation(path, architecture, run.config.retrain.seeds[0], size[-1], "export")
     if size not in opened:

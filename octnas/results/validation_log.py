@@ -12,7 +12,6 @@ from octnas.space.architecture import Architecture
 
 VALIDATION_LOG = "looks.jsonl"
 """In a run directory; it stays when a stage is redone."""
-LOOKS_FILE = VALIDATION_LOG  # for octnas.pipeline.export
 PURPOSES = ("retrain", "export")
 """The purposes of a validation."""
 
