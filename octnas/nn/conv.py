@@ -321,11 +321,11 @@ def split_kernel(weight: Tensor, how: Geometry) -> list[Tensor | None]:
         block.reshape(block.shape[0] * block.shape[1], -1, *weight.shape[2:])
         if block is not None and block.numel()
         else None
-        for block in _blocks(weight, how)
+        for block in kernel_blocks(weight, how)
     ]
 
 
-def _blocks(weight: Tensor, how: Geometry) -> list[Tensor | None]:
+def kernel_blocks(weight: Tensor, how: Geometry) -> list[Tensor | None]:
     """Views of the four blocks, of shape (groups, rows, groups, columns, k, k)."""
     # Every group of a grouped kernel has columns of its own, split as the group is.
     within = 1 if how.depthwise else how.groups_in // how.groups
@@ -481,7 +481,7 @@ def _unpool(grads: list[Tensor | None], inputs: Pooled) -> Tensor | None:
 def _merge_kernels(grads: list[Tensor | None], weight: Tensor, how: Geometry) -> Tensor:
     """Undo `split_kernel`."""
     whole = torch.empty_like(weight)
-    for block, grad in zip(_blocks(whole, how), grads, strict=True):
+    for block, grad in zip(kernel_blocks(whole, how), grads, strict=True):
         if grad is not None and block is not None:
             block.copy_(grad.view(block.shape))
     return whole

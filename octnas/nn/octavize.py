@@ -102,7 +102,7 @@ def octavize(
             conv.split_groups,
             conv.site_out,
         )
-    for _, module in list(_modules_on_features(model)):
+    for _, module in list(modules_on_features(model)):
         module.__class__ = OCTAVE_LAYERS.get(type(module), type(module))
     assert isinstance(model, ResNet)
     for block, stream in identity_entries(model):
@@ -170,7 +170,7 @@ def supported_convs(model: nn.Module) -> tuple[ConvSite, ...]:
     convs = conv_sites(model)
     by_name = {conv.name: conv for conv in convs}
     groups: dict[str | None, int] = {conv.site_out: conv.split_groups for conv in convs}
-    for name, module in _modules_on_features(model):
+    for name, module in modules_on_features(model):
         if isinstance(module, nn.Conv2d):
             conv = by_name.get(name)
             problem = _check_conv(module, conv, groups.get(conv.site_in if conv else None, 1))
@@ -181,12 +181,12 @@ def supported_convs(model: nn.Module) -> tuple[ConvSite, ...]:
     return convs
 
 
-def _modules_on_features(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+def modules_on_features(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
     """All modules that feature maps pass through, by name."""
     yield name, model
     if not isinstance(model, _INSIDE):
         for child_name, child in model.named_children():
-            yield from _modules_on_features(child, f"{name}.{child_name}".lstrip("."))
+            yield from modules_on_features(child, f"{name}.{child_name}".lstrip("."))
 
 
 def _check_conv(module: nn.Conv2d, conv: ConvSite | None, groups_in: int) -> str | None:

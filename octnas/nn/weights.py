@@ -46,8 +46,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise ArchitectureError(f"{path}: does not fit the architecture: {reason}") from error
 
 
-def check_finite(model: nn.Module, path: Path) -> None:
-    """Raise `ArchitectureError` if weights, read from ``path``, are NaN or infinite."""
+def check_finite(model: nn.Module, source: Path | str) -> None:
+    """Raise `ArchitectureError` if weights are NaN or infinite; it says where they come from."""
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not value.isfinite().all():
-            raise ArchitectureError(f"{path}: {name}: not all values are finite")
+            raise ArchitectureError(f"{source}: {name}: not all values are finite")
