@@ -31,7 +31,13 @@ from octnas.space.architecture import MOST, StrideMode
 from octnas.space.budgets import BudgetSettings
 from octnas.space.latency import LatencyUse
 from octnas.tracking.settings import TrackingSettings
-from octnas.training.settings import RankingSettings, RetrainSettings, SupernetSettings
+from octnas.training.settings import (
+    FINE_TUNE_RECIPE,
+    ConvertSettings,
+    RankingSettings,
+    RetrainSettings,
+    SupernetSettings,
+)
 
 _SHOULD = "input should be "
 
@@ -54,12 +60,16 @@ class SpaceSettings:
             for each. A plain number is a share of the vanilla network's MACs.
         backbone_args: keyword arguments for ``timm.create_model``; ``num_classes`` is taken from
             the data unless given here.
+        weights: the trained network that the run begins with: a file with timm's keys, or ``timm``
+            for timm's pretrained weights (may be downloaded). Its channels are sorted, the supernet
+            and the networks start from it, and it teaches them. Empty to learn from scratch.
         fixed: α by site name pattern for sites that are not searched; null for the paper's rule,
             which keeps the stem and the last stage at 0.
         channel_multiple: low-resolution channels are rounded down to a multiple of this. Use 8 or
             16 for wide networks: hardware is slow on fewer channels.
         stride_mode: ``paper`` uses average pooling for every stride, for training from scratch;
-            ``timm`` keeps timm's strides at α = 0, for pretrained weights.
+            ``timm`` keeps timm's strides at α = 0, for pretrained weights, and is the default with
+            ``weights``.
     """
 
     backbone: str = "resnet50"
@@ -70,6 +80,7 @@ class SpaceSettings:
         BudgetSettings(uniform=0.25),
     )
     backbone_args: dict[str, Any] = field(default_factory=dict)
+    weights: str = field(default="", metadata=HOW)  # a stage of its own notes its contents
     fixed: dict[str, float] | None = None
     channel_multiple: int = 1
     stride_mode: StrideMode = "paper"
@@ -82,6 +93,8 @@ class SpaceSettings:
         require(len(self.budgets) > 0, "budgets", self.budgets, "one or more")
         names = [budget.name for budget in self.budgets]
         require(len(set(names)) == len(names), "budgets", names, "distinct budgets")
+        fits = not self.weights or self.stride_mode == "timm"
+        require(fits, "stride_mode", self.stride_mode, "timm with space.weights")
         multiple = self.channel_multiple
         require(1 <= multiple <= MOST, "channel_multiple", multiple, allowed)
 
@@ -109,6 +122,7 @@ class RunConfig:
     data: Annotated[DigitsSettings | ImagesSettings, Field(discriminator="source")] = field(
         default_factory=ImagesSettings
     )
+    convert: ConvertSettings = field(default_factory=ConvertSettings)
     supernet: SupernetSettings = field(default_factory=SupernetSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
     retrain: RetrainSettings = field(default_factory=RetrainSettings)
@@ -120,6 +134,11 @@ class RunConfig:
     seed: int = 0
     device: str = field(default="auto", metadata=HOW)
 
+    def begins_with(self, stage: str) -> bool:
+        """Whether a stage, ``supernet`` or ``retrain``, begins with the weights of the original."""
+        scratch = stage == "retrain" and self.retrain.weights == "scratch"
+        return bool(self.space.weights) and stage in ("supernet", "retrain") and not scratch
+
     @property
     def objective(self) -> str:
         """What the search minimises besides the loss: MACs, activation memory or latency."""
@@ -130,6 +149,11 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require_seed("seed", self.seed)
+        original = self.retrain.weights == "original"
+        fits = bool(self.space.weights) or not original
+        require(fits, "retrain.weights", self.retrain.weights, "original only with space.weights")
+        fits = not (self.space.weights and self.supernet.weights)
+        require(fits, "supernet.weights", self.supernet.weights, "empty with space.weights")
         given = self.retrain.augment
         fits = given is None or not isinstance(self.data, DigitsSettings)
         require(fits, "retrain.augment", given, "null with data.source: digits")
@@ -232,11 +256,17 @@ def check_config(document: Document) -> RunConfig:
     values = {"name": Path(document.name).stem, **given}
     if isinstance(data := values.get("data"), dict):
         values["data"] = {"source": "folder", **data}
+    space = values.get("space")
+    trained = isinstance(space, dict) and bool(space.get("weights"))
+    if isinstance(space, dict) and trained:
+        values["space"] = {"stride_mode": "timm", **space}
     for section, kind in _WITH_RECIPE.items():
         settings = values.get(section, {})
         recipe = settings.get("recipe", {}) if isinstance(settings, dict) else None
         if isinstance(recipe, dict):
             defaults = {} if values.get("schema") == 1 else asdict(kind().recipe)
+            if trained and section == "retrain" and settings.get("weights") != "scratch":
+                defaults = asdict(FINE_TUNE_RECIPE)
             epochs = recipe.get("epochs")
             if isinstance(epochs, int) and "warmup_epochs" in defaults:
                 defaults["warmup_epochs"] = min(defaults["warmup_epochs"], epochs / 10)
@@ -358,8 +388,12 @@ def resolved_paths(config: RunConfig) -> RunConfig:
         weights = _absolute(supernet.weights, "supernet.weights")
         supernet = replace(supernet, weights=weights)
     truth_from = _absolute(ranking.truth_from, "ranking.truth_from")
+    space = config.space
+    if space.weights != PRETRAINED:
+        space = replace(space, weights=_absolute(space.weights, "space.weights"))
     config = replace(
         config,
+        space=space,
         ranking=replace(ranking, truth_from=truth_from),
         latency=replace(latency, table=_absolute(latency.table, "latency.table")),
         supernet=supernet,

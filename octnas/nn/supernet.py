@@ -21,7 +21,7 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from octnas.errors import ArchitectureError
+from octnas.errors import ArchitectureError, require
 from octnas.nn.backbone import create_backbone
 from octnas.nn.conv import PATHS, OctaveConv2d
 from octnas.nn.layers import (
@@ -33,7 +33,7 @@ from octnas.nn.layers import (
 )
 from octnas.nn.octave import Features, OctaveTensor, low_mask
 from octnas.nn.octavize import geometries, octavize, set_alphas
-from octnas.nn.weights import load_weights
+from octnas.nn.weights import check_finite, load_weights
 from octnas.space.architecture import Architecture
 from octnas.space.search_space import SearchSpace
 
@@ -185,6 +185,29 @@ def build(architecture: Architecture, *, seed: int, weights: str = "") -> nn.Mod
         args = {"in_chans": architecture.input_size[0], **architecture.backbone_args}
         model = create_backbone(architecture.backbone, args, weights=weights)
     return octavize(model, architecture)
+
+
+def build_original(space: SearchSpace, weights: str) -> nn.Module:
+    """The vanilla network of a search space with weights for all of it, in eval mode.
+
+    Args:
+        space: of the network.
+        weights: see `octnas.nn.backbone.create_backbone`.
+
+    Raises:
+        SettingError: the weights are missing, of another network, or lack a part, such as a
+            classifier of this size.
+        ArchitectureError: they are not finite.
+    """
+    vanilla = space.architecture({site.name: 0.0 for site in space.sites})
+    # Weights that depend on the seed are not those of the file.
+    network, other = (build(vanilla, seed=seed, weights=weights) for seed in (0, 1))
+    check_finite(network, weights)
+    pairs = zip(network.state_dict().items(), other.state_dict().values(), strict=True)
+    new = ", ".join(name for (name, value), again in pairs if not torch.equal(value, again))
+    allowed = f"weights for all of the network; these have no {new}"
+    require(not new, "weights", weights, allowed)
+    return network.eval()
 
 
 def build_supernet(

@@ -7,7 +7,7 @@ from typing import Any
 from octnas.config import RunConfig
 from octnas.errors import ConfigError
 from octnas.io.files import open_regular
-from octnas.runtime.directory import STAGES, digest
+from octnas.runtime.directory import CONVERT, STAGES, digest
 from octnas.settings import PRETRAINED, flatten, with_former_names
 
 SCHEMA = 1
@@ -20,7 +20,8 @@ _SCORING = ("calibration_batches", "images_per_batch", "threads")
 def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
     """The settings and inputs that determine the results of a stage, by dotted key."""
     found: dict[str, Any] = {"schema": SCHEMA}
-    for base in STAGES[stage]:
+    trained = (CONVERT,) if config.begins_with(stage) else ()
+    for base in (*STAGES[stage], *trained):
         found[f"input.{base}"] = digest(with_former_names(fingerprint(config, base)))
     section = _SECTIONS.get(stage, stage)
     if hasattr(config, section):
@@ -29,9 +30,10 @@ def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
         found["latency.table"] = _digest_of("latency.table", config.latency.table)
     if stage == "data":
         found["space.input_size"] = list(config.space.input_size)
-    if stage == "supernet" and config.supernet.weights not in ("", PRETRAINED):
-        # The contents: the file may be moved or replaced.
-        found["supernet.weights"] = _digest_of("supernet.weights", config.supernet.weights)
+    if stage == "supernet":
+        found |= _contents("supernet.weights", config.supernet.weights)
+    if stage == CONVERT:
+        found |= _contents("space.weights", config.space.weights)
     if stage == "search":
         # As resolved; earlier versions recorded nothing for MACs.
         objective = {} if config.objective == "macs" else {"search.objective": config.objective}
@@ -43,6 +45,11 @@ def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
         # Excluded from the ground truth's own fingerprint, which it does not affect.
         found["ranking.resamples"] = config.ranking.resamples
     return found
+
+
+def _contents(key: str, weights: str) -> dict[str, str]:
+    """A setting by the contents of its file, which may be moved or replaced."""
+    return {key: weights if weights in ("", PRETRAINED) else _digest_of(key, weights)}
 
 
 def _digest_of(key: str, file: str) -> str:

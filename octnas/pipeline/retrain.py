@@ -15,6 +15,7 @@ from octnas.errors import RunDirectoryError
 from octnas.io.files import read_json, write_json
 from octnas.nn.cost import cost
 from octnas.nn.plain import plain_network
+from octnas.pipeline.convert import sorted_weights
 from octnas.pipeline.records import (
     PARENT,
     begin_tracking,
@@ -51,6 +52,7 @@ from octnas.training.loop import Log, check_recipe
 from octnas.training.settings import RetrainSettings
 from octnas.training.standalone import (
     OnEpoch,
+    Original,
     Training,
     train_all,
     train_one,
@@ -211,9 +213,17 @@ def _train(run: Run, networks: list[Network]) -> dict[tuple[str, int], SeedResul
     by_id: dict[str, list[Network]] = {}
     for network in networks:
         by_id.setdefault(network.architecture.id, []).append(network)
+    original = None
+    if run.config.begins_with("retrain"):
+        vanilla = run.space.architecture({site.name: 0.0 for site in run.space.sites})
+        original = Original(vanilla, sorted_weights(run))
     trainings = [
         Training(
-            same[0].architecture, seed, training_folder(folder, identity, seed), validation_log=log
+            same[0].architecture,
+            seed,
+            training_folder(folder, identity, seed),
+            validation_log=log,
+            original=original,
         )
         for seed in settings.seeds
         for identity, same in by_id.items()

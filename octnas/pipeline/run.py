@@ -29,7 +29,7 @@ from octnas.io.files import DRAFT, read_json, remove_all_drafts, write_json, wri
 from octnas.io.yaml import Document
 from octnas.pipeline.fingerprints import fingerprint
 from octnas.report.write import PAGE_FILE
-from octnas.runtime.directory import MARKER, STAGES, WHOLE_RUN, RunDirectory, check_links
+from octnas.runtime.directory import CONVERT, MARKER, STAGES, WHOLE_RUN, RunDirectory, check_links
 from octnas.runtime.lock import LOCK_FILE, held
 from octnas.runtime.progress import Progress, Quiet
 from octnas.space.budgets import Costs, check_budgets, costs_of
@@ -161,9 +161,10 @@ def open_run(
         ConfigError: a mistake in the experiment file.
         RunDirectoryError: as `locked`; or the run directory has results of other settings.
     """
-    if fresh is not None and fresh not in stages:
-        raise ConfigError(f"--fresh: found {fresh!r}, allowed here: {', '.join(stages)}")
     document, config = read_experiment(experiment, overrides)
+    allowed = (*stages, CONVERT) if config.space.weights else stages
+    if fresh is not None and fresh not in allowed:
+        raise ConfigError(f"--fresh: found {fresh!r}, allowed here: {', '.join(allowed)}")
     directory = RunDirectory(run_dir or default_directory(experiment, config))
     if fresh is not None and _directory_of(config, directory, fresh) is not directory:
         raise ConfigError(

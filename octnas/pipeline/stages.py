@@ -6,6 +6,7 @@ from pathlib import Path
 
 from octnas.errors import RunDirectoryError
 from octnas.export.formats import check_installed
+from octnas.pipeline.convert import convert
 from octnas.pipeline.export import export
 from octnas.pipeline.ranking import rank, truth
 from octnas.pipeline.report import report
@@ -14,13 +15,14 @@ from octnas.pipeline.run import Run, locked
 from octnas.pipeline.search import search
 from octnas.pipeline.space import make_space, prepare_data
 from octnas.pipeline.supernet import supernet
-from octnas.runtime.directory import STAGES, WHOLE_RUN, RunDirectory
+from octnas.runtime.directory import CONVERT, STAGES, WHOLE_RUN, RunDirectory
 
 STOP_WAIT = 1.0  # seconds that a signal leaves for MLflow
 
 _WORK: Mapping[str, Callable[[Run], None]] = {
     "data": prepare_data,
     "space": make_space,
+    CONVERT: convert,
     "supernet": supernet,
     "truth": truth,
     "rank": rank,
@@ -46,8 +48,8 @@ def run_stages(run: Run, stages: Sequence[str] = WHOLE_RUN) -> None:
         if (shared := run.directory_of(stage)) is not run.directory:
             _check_shared(run, shared, stage)
     with _tracked(run):
-        first = ("data", "space")
-        for stage in (*first, *(stage for stage in stages if stage not in first)):
+        first = ("data", "space", *((CONVERT,) if run.config.space.weights else ()))
+        for stage in (*first, *(one for one in stages if one not in (*first, CONVERT))):
             _run_stage(run, stage)
 
 

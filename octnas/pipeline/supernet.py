@@ -1,6 +1,7 @@
 """Stage 3: the weight-sharing supernet, and what a learnable one has learned besides weights."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from octnas.errors import ConfigError, require
 from octnas.io.files import read_json, remove_tree, write_json
 from octnas.nn.supernet import TrainedSupernet
 from octnas.nn.weights import save_weights
+from octnas.pipeline.convert import sorted_weights
 from octnas.pipeline.records import PARENT, begin_tracking
 from octnas.pipeline.run import Run
 from octnas.search.samplers import Propose
@@ -23,6 +25,7 @@ from octnas.training.checkpoint import Checkpoints
 from octnas.training.distributed import launch, reported
 from octnas.training.loop import Log, check_recipe
 from octnas.training.scoring import Scorer, make_scorer
+from octnas.training.settings import SupernetSettings
 from octnas.training.standalone import CHECKPOINTS_FOLDER, WEIGHTS_FILE
 from octnas.training.supernet import (
     SupernetJob,
@@ -130,6 +133,7 @@ def _is_trained(folder: Path) -> bool:
 def _train(run: Run, images: Images, device: torch.device) -> list[dict[str, float]]:
     """Train, write the weights and return the history."""
     config, recipe, done = run.config, run.config.supernet.recipe, 0
+    settings = _settings(run)
     steps = recipe.epochs * len(images.train_batches(recipe.batch_size, config.seed))
     with run.progress.bar("supernet", steps) as bar:
 
@@ -149,7 +153,7 @@ def _train(run: Run, images: Images, device: torch.device) -> list[dict[str, flo
 
         if config.supernet.processes > 1:
             # Here, since failing processes would be restarted.
-            check_supernet(run.space, config.supernet)
+            check_supernet(run.space, settings)
             # Now, since their progress arrives later than their first checkpoint.
             _begin(run)
             history = _train_together(run, log, on_step)
@@ -158,7 +162,7 @@ def _train(run: Run, images: Images, device: torch.device) -> list[dict[str, flo
         trained, history = train_supernet(
             run.space,
             images,
-            config.supernet,
+            settings,
             seed=config.seed,
             device=device,
             checkpoints=_checkpoints(run),
@@ -171,13 +175,23 @@ def _train(run: Run, images: Images, device: torch.device) -> list[dict[str, flo
         return history
 
 
+def _settings(run: Run) -> SupernetSettings:
+    """The settings with the initial weights of the run, if it begins with a trained network."""
+    settings = run.config.supernet
+    return (
+        replace(settings, weights=str(sorted_weights(run)))
+        if run.config.space.weights
+        else settings
+    )
+
+
 def _begin(run: Run) -> None:
     run.directory.begin("supernet", run.fingerprint("supernet"))
 
 
 def _train_together(run: Run, log: Log, on_step: Callable[[int], None]) -> list[dict[str, float]]:
     """Train in several processes."""
-    settings, folder = run.config.supernet, _folder(run)
+    settings, folder = _settings(run), _folder(run)
     job = SupernetJob(
         run.space,
         run.budgets,

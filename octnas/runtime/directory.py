@@ -23,10 +23,14 @@ SCHEMA = 1
 MARKER = "stage.json"
 _FORGOTTEN = ".forgotten-"
 
+CONVERT = "convert"
+
 # Each stage with those that it builds on, in the order of a run.
 STAGES: Mapping[str, tuple[str, ...]] = {
     "data": (),
     "space": ("data",),
+    # Only in runs that begin with a trained network; the supernet and retraining then build on it.
+    CONVERT: ("space",),
     "supernet": ("space",),
     "truth": ("space",),
     "rank": ("supernet", "truth"),
@@ -37,7 +41,7 @@ STAGES: Mapping[str, tuple[str, ...]] = {
 }
 
 # What `octnas run` does; the others have commands of their own.
-WHOLE_RUN = tuple(stage for stage in STAGES if stage not in ("truth", "rank"))
+WHOLE_RUN = tuple(stage for stage in STAGES if stage not in (CONVERT, "truth", "rank"))
 
 
 def check_links(path: Path) -> None:

@@ -24,7 +24,7 @@ from octnas.nn.conv import to_channels_last
 from octnas.runtime.signals import PATIENCE, PATIENCE_TOGETHER, Stopped, deferred, no_hurry
 from octnas.training.checkpoint import Checkpoints, Stateful
 from octnas.training.distributed import ALONE, Processes
-from octnas.training.settings import Recipe
+from octnas.training.settings import DistillationSettings, Recipe
 
 Log = Callable[[Mapping[str, float]], None]
 """Called with a row of the history after every epoch.
@@ -72,6 +72,38 @@ def plain(step: Step) -> Tensor:
     loss = step.criterion(step.forward(step.images), step.labels)
     loss.backward()
     return loss.detach()
+
+
+Teacher = Callable[[Tensor], Tensor]
+"""Images to the logits of a frozen network."""
+
+
+def frozen(network: nn.Module, device: torch.device) -> Teacher:
+    """A network as a teacher, in eval mode; it is moved to the device."""
+    network.to(device).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def teach(images: Tensor) -> Tensor:
+        logits: Tensor = network(images)
+        return logits.float()
+
+    return teach
+
+
+def distilled(teacher: Teacher, settings: DistillationSettings) -> Backward:
+    """The backward pass of a fixed network that learns labels and a teacher (arXiv 1503.02531)."""
+    share, temperature = settings.weight, settings.temperature
+
+    def backward(step: Step) -> Tensor:
+        logits = step.forward(step.images)
+        known = (teacher(step.images) / temperature).log_softmax(dim=1)
+        found = (logits / temperature).log_softmax(dim=1)
+        soft = F.kl_div(found, known, reduction="batchmean", log_target=True) * temperature**2
+        loss = (1 - share) * step.criterion(logits, step.labels) + share * soft
+        loss.backward()
+        return loss.detach()
+
+    return backward
 
 
 @dataclass

@@ -10,7 +10,7 @@ from octnas.errors import require
 from octnas.nn.supernet import activate
 from octnas.space.cost_table import CostLevels
 from octnas.space.search_space import SearchSpace
-from octnas.training.loop import Backward, Step
+from octnas.training.loop import Backward, Step, Teacher
 from octnas.training.settings import SupernetSettings
 
 # Streams of random numbers for costs and architectures. They come first in the seed, since numpy
@@ -25,9 +25,6 @@ Draw = Callable[[int], Alphas]
 
 Limit = Callable[[Alphas, int], Alphas]
 """α by site, limited according to the number of the step."""
-
-Teacher = Callable[[Tensor], Tensor]
-"""Images to the logits of a frozen network."""
 
 
 def sampling_steps(

@@ -77,6 +77,55 @@ RANKING_RECIPE = replace(RETRAIN_RECIPE, epochs=30)
 SUPERNET_RECIPE = replace(RETRAIN_RECIPE, epochs=60, clip_grad=5.0)
 
 
+# A tenth of the epochs at a tenth of the learning rate: the weights are trained already.
+FINE_TUNE_RECIPE = replace(RETRAIN_RECIPE, epochs=11, lr=0.01, warmup_epochs=0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertSettings:
+    """Section ``convert``: how the channels of the network of ``space.weights`` are sorted.
+
+    In every site those that lose least at half resolution come last, which are the low ones. The
+    network computes what it computed before.
+
+    Attributes:
+        criterion: what tells how much a channel loses: ``energy``, that of its high frequencies
+            times the squares of the weights that read it; or ``taylor``, the first-order change of
+            the loss, which needs labels.
+        images: training images that it is measured on; 0 for all.
+        batch_size: images at a time.
+    """
+
+    criterion: Literal["energy", "taylor"] = "energy"
+    images: int = 1000
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 0, "images")
+        require_at_least(self, 1, "batch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationSettings:
+    """How networks learn from the original, with ``space.weights`` (arXiv 1503.02531).
+
+    The loss is ``(1 − weight) · cross entropy + weight · temperature² · KL``, with the divergence
+    of the softened probabilities from the original's.
+
+    Attributes:
+        weight: of the divergence, 0 to 1.
+        temperature: that logits are divided by in the divergence.
+    """
+
+    weight: float = 0.7
+    temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.weight <= 1, "weight", self.weight, "0 to 1")
+        temperature = self.temperature
+        require(0 < temperature < inf, "temperature", temperature, "a number above 0")
+
+
 @dataclass(frozen=True, kw_only=True)
 class LearnableSettings:
     """How distributions over α are learned, with ``sampling: learnable``.
@@ -262,9 +311,13 @@ class HalvingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainSettings:
-    """Section ``retrain``: how the chosen networks and the baselines are trained from scratch.
+    """Section ``retrain``: how the chosen networks and the baselines are trained.
 
     Attributes:
+        weights: initial weights: ``original``, those of ``space.weights``, which then also teaches
+            all networks; ``scratch``; or ``auto``, ``original`` if there is one. Plain networks of
+            other widths or depths begin from scratch, and are taught as well.
+        distillation: how networks learn from the original; null for labels alone.
         select: networks to train: ``budgets``, the chosen network of each budget, or ``front``, the
             whole front up to the largest of these.
         seeds: each network is trained once per seed.
@@ -290,6 +343,10 @@ class RetrainSettings:
         recipe: optimizer and schedule of every network.
     """
 
+    weights: Literal["auto", "original", "scratch"] = field(default="auto", metadata=LATER)
+    distillation: DistillationSettings | None = field(
+        default=DistillationSettings(), metadata=LATER
+    )
     select: Select = field(default="budgets", metadata=LATER)
     seeds: tuple[int, ...] = (0, 1, 2)
     baselines: tuple[Baseline, ...] = ("uniform", "increasing", "vanilla")

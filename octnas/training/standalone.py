@@ -1,4 +1,4 @@
-"""Training of single architectures from scratch: one after another, side by side, or by DDP."""
+"""Training of single architectures: one after another, side by side, or by DDP."""
 
 import multiprocessing
 import os
@@ -27,6 +27,7 @@ from octnas.data.images import Data, Images, open_images
 from octnas.device import choose_device, cpu_threads
 from octnas.errors import TrainingError
 from octnas.io.files import read_json, remove_tree, write_bytes, write_json
+from octnas.nn.rescale import rescale_kernels
 from octnas.nn.supernet import build
 from octnas.nn.weights import load_weights, save_weights
 from octnas.results.networks import SeedResult
@@ -43,7 +44,7 @@ from octnas.training.distributed import (
     own_device,
     reported,
 )
-from octnas.training.loop import Log, no_log, train
+from octnas.training.loop import Backward, Log, distilled, frozen, no_log, plain, train
 from octnas.training.scoring import evaluate
 from octnas.training.settings import RetrainSettings
 
@@ -64,6 +65,31 @@ def training_folder(stage: Path, identity: str, seed: int) -> Path:
 
 
 @dataclass(frozen=True)
+class Original:
+    """The trained network that a run begins with, its channels sorted.
+
+    Attributes:
+        architecture: at α = 0.
+        weights: file of its state dict.
+    """
+
+    architecture: Architecture
+    weights: Path
+
+    def load(self) -> nn.Module:
+        """The network."""
+        model = build(self.architecture, seed=0)
+        load_weights(model, self.weights)
+        return model
+
+    def fits(self, architecture: Architecture) -> bool:
+        """Whether another architecture can start from its weights."""
+        own = self.architecture
+        same = own.backbone == architecture.backbone
+        return same and own.backbone_args == architecture.backbone_args
+
+
+@dataclass(frozen=True)
 class Training:
     """One architecture to train with one seed.
 
@@ -73,6 +99,7 @@ class Training:
         folder: where weights and result are written.
         part: of the data, on which the trained network is evaluated.
         validation_log: file that gets a line before every evaluation; None for no log.
+        original: gives the initial weights and teaches; None to train from scratch.
     """
 
     architecture: Architecture
@@ -80,6 +107,7 @@ class Training:
     folder: Path
     part: str = "val"
     validation_log: Path | None = None
+    original: Original | None = None
 
     @property
     def result(self) -> SeedResult | None:
@@ -179,7 +207,11 @@ def _fit(
 ) -> tuple[nn.Module, list[dict[str, float]]]:
     """The trained network and its history."""
     begun = time.time()
-    model = build(training.architecture, seed=training.seed)
+    model = _initial(training)
+    backward: Backward = plain
+    if training.original is not None and settings.distillation is not None:
+        teacher = frozen(training.original.load(), device)
+        backward = distilled(teacher, settings.distillation)
 
     def watched(row: Mapping[str, float]) -> None:
         if watch and row["time"] > begun:
@@ -195,10 +227,20 @@ def _fit(
             device=device,
             seed=training.seed,
             processes=processes,
+            backward=backward,
             checkpoints=training.checkpoints(settings.recipe.checkpoint_seconds),
             log=watched if processes.first else None,
         )
     return model, history
+
+
+def _initial(training: Training) -> nn.Module:
+    """The network before its training."""
+    model, original = build(training.architecture, seed=training.seed), training.original
+    if original is not None and original.fits(training.architecture):
+        load_weights(model, original.weights)
+        rescale_kernels(model)
+    return model
 
 
 def _evaluate(

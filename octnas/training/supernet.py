@@ -12,7 +12,7 @@ from octnas.data.images import Data, Images, open_images
 from octnas.device import cpu_threads
 from octnas.errors import require
 from octnas.io.files import read_json, write_json
-from octnas.nn.supernet import build, build_supernet
+from octnas.nn.supernet import build_original, build_supernet
 from octnas.nn.weights import save_weights
 from octnas.runtime.signals import stoppable
 from octnas.space.costs import Budget
@@ -28,8 +28,8 @@ from octnas.training.distributed import (
     own_device,
 )
 from octnas.training.learnable import LearnableSteps
-from octnas.training.loop import Log, Step, train
-from octnas.training.sampled import Teacher, architecture_draw, sampling_steps
+from octnas.training.loop import Log, Step, Teacher, frozen, train
+from octnas.training.sampled import architecture_draw, sampling_steps
 from octnas.training.settings import SupernetSettings
 
 RESULT_FILE = "together.json"
@@ -149,25 +149,11 @@ def _original(
     """The frozen network of the initial weights, if it is the teacher.
 
     Raises:
-        SettingError: the file lacks some weights, such as a classifier of this size.
+        SettingError: see `octnas.nn.supernet.build_original`.
     """
     if settings.teacher != "original":
         return None
-    vanilla = space.architecture({site.name: 0.0 for site in space.sites})
-    # Weights that depend on the seed are not those of the file.
-    network, other = (build(vanilla, seed=seed, weights=settings.weights) for seed in (0, 1))
-    pairs = zip(network.state_dict().items(), other.state_dict().values(), strict=True)
-    new = ", ".join(name for (name, value), again in pairs if not torch.equal(value, again))
-    allowed = f"original only with weights for all of the network; the file has no {new}"
-    require(not new, "teacher", settings.teacher, allowed)
-    network.to(device).eval().requires_grad_(False)
-
-    @torch.no_grad()
-    def teach(images: Tensor) -> Tensor:
-        logits: Tensor = network(images)
-        return logits.float()
-
-    return teach
+    return frozen(build_original(space, settings.weights), device)
 
 
 @dataclass(frozen=True)

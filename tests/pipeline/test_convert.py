@@ -1,0 +1,167 @@
+"""Runs that begin with a trained network."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from octnas.errors import ConfigError, RunDirectoryError
+from octnas.io.files import read_json
+from octnas.nn.backbone import create_backbone
+from octnas.nn.rescale import rescale_kernels
+from octnas.nn.supernet import build
+from octnas.pipeline.convert import CHANNELS_FILE, sorted_weights
+from octnas.pipeline.records import read_results
+from octnas.pipeline.run import Run
+from octnas.pipeline.stages import run_stages
+from octnas.runtime.directory import WHOLE_RUN
+from octnas.training.standalone import Original, Training, _initial
+from tests.loading import load_config
+from tests.nn.reference import randomise
+from tests.pipeline.tiny import open_tiny
+
+BACKBONE = ("thumbnail_resnet", {"layers": [1, 1, 1], "channels": [4, 8, 8], "in_chans": 1})
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the tiny network, with ordinary batch-norm statistics."""
+    torch.manual_seed(0)
+    name, args = BACKBONE
+    model = randomise(create_backbone(name, {**args, "num_classes": 10}))
+    path = tmp_path_factory.mktemp("weights") / "original.safetensors"
+    save_file(model.state_dict(), path)
+    return path
+
+
+def open_trained(path: Path, weights: Path, *overrides: str, **kwargs: object) -> Run:
+    return open_tiny(path, f"space.weights={weights}", *overrides, **kwargs)
+
+
+def logits(state: dict[str, Tensor], images: Tensor) -> Tensor:
+    name, args = BACKBONE
+    model = create_backbone(name, {**args, "num_classes": 10}).eval()
+    model.load_state_dict(state)
+    with torch.inference_mode():
+        return model(images)
+
+
+def test_channels_are_sorted_and_the_network_stays(tmp_path: Path, weights: Path) -> None:
+    run, lines = open_trained(tmp_path, weights, stages=("data",)), list[str]()
+    run.progress.say = lines.append  # type: ignore[method-assign]
+    run_stages(run, ("data",))
+    before, after = load_file(weights), load_file(sorted_weights(run))
+    images = torch.randn(8, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    expected = logits(before, images)
+    assert expected.std() > 0.05
+    assert torch.allclose(logits(after, images), expected, rtol=1e-3, atol=1e-3 * expected.std())
+    orders = read_json(sorted_weights(run).with_name(CHANNELS_FILE))["orders"]
+    assert all(sorted(order) == list(range(len(order))) for order in orders.values())
+    assert any(order != sorted(order) for order in orders.values())
+    assert torch.equal(after["conv1.weight"], before["conv1.weight"][orders["stem"]])
+
+
+def test_a_whole_run_begins_with_it(tmp_path: Path, weights: Path) -> None:
+    lines: list[str] = []
+    run = open_trained(tmp_path, weights, "retrain.seeds=[0]", "search.trials=8", lines=lines)
+    assert run.config.space.stride_mode == "timm"
+    run_stages(run)
+    assert any(line.startswith("convert: sorted the channels of") for line in lines)
+    assert all(run.directory.finished(stage) for stage in (*WHOLE_RUN, "convert"))
+    assert len(read_results(run)) == 7
+    marker = json.loads((run.directory.stage("retrain") / "stage.json").read_text())
+    assert "input.convert" in marker["fingerprint"]
+    lines.clear()
+    run_stages(open_trained(tmp_path, weights, "retrain.seeds=[0]", "search.trials=8", lines=lines))
+    assert sum("skipped, finished" in line for line in lines) == len(WHOLE_RUN) + 1
+
+
+def test_other_weights_need_the_stage_anew(tmp_path: Path, weights: Path) -> None:
+    run_stages(open_trained(tmp_path, weights, stages=("data",)), ("data",))
+    other = {name: 2 * value for name, value in load_file(weights).items()}
+    save_file(other, tmp_path / "other.safetensors")
+    with pytest.raises(RunDirectoryError, match=r"space\.weights: was .*--fresh convert"):
+        open_trained(tmp_path, tmp_path / "other.safetensors")
+    fresh = {"fresh": "convert", "stages": ("data",)}
+    run_stages(open_trained(tmp_path, tmp_path / "other.safetensors", **fresh), ("data",))
+
+
+def test_networks_start_from_the_rescaled_original(tmp_path: Path, weights: Path) -> None:
+    run = open_trained(tmp_path, weights, stages=("data",))
+    run_stages(run, ("data",))
+    vanilla = run.space.architecture({site.name: 0.0 for site in run.space.sites})
+    original = Original(vanilla, sorted_weights(run))
+    half = run.space.uniform(0.5)
+    found = _initial(Training(half, 0, tmp_path, original=original)).state_dict()
+    expected = build(half, seed=0)
+    expected.load_state_dict(load_file(sorted_weights(run)))
+    assert all(torch.equal(found[k], v) for k, v in rescale_kernels(expected).state_dict().items())
+    # At α = 0 it is the original, whatever the seed.
+    same = _initial(Training(vanilla, 1, tmp_path, original=original)).state_dict()
+    assert all(torch.equal(same[k], v) for k, v in load_file(sorted_weights(run)).items())
+
+
+def spoilt(state: dict[str, Tensor], what: str) -> dict[str, Tensor]:
+    if what == "not finite":
+        state["conv1.weight"][0] = float("nan")
+    elif what == "other classes":
+        state["fc.weight"], state["fc.bias"] = torch.zeros(5, 8), torch.zeros(5)
+    else:
+        del state["layer1.0.conv1.weight"]
+    return state
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("not finite", r"conv1\.weight: not all values are finite"),
+        ("other classes", r"no fc\.weight, fc\.bias"),
+        ("incomplete", r"1 weights are missing, such as layer1\.0\.conv1"),
+    ],
+)
+def test_weights_that_do_not_fit(tmp_path: Path, weights: Path, what: str, message: str) -> None:
+    path = tmp_path / "spoilt.safetensors"
+    save_file(spoilt(load_file(weights), what), path)
+    run = open_trained(tmp_path, path, stages=("data",))
+    with pytest.raises(ConfigError, match=message) as caught:
+        run_stages(run, ("data",))
+    assert "space.weights" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert run.directory.finished("space") is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "space: {weights: w.pth, stride_mode: paper}",
+            "space.stride_mode: found 'paper'",
+        ),
+        (
+            "retrain: {weights: original}",
+            "retrain.weights: found 'original', allowed: original",
+        ),
+        (
+            "space: {weights: w.pth}\nsupernet: {weights: timm}",
+            "supernet.weights: found 'timm', allowed: empty with space.weights",
+        ),
+        ("convert: {criterion: l1}", "convert.criterion: found 'l1', input should be 'energy'"),
+    ],
+)
+def test_settings_that_contradict_each_other(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "e.yaml").write_text(text + "\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "e.yaml")
+    assert message in str(caught.value)
+
+
+def test_a_trained_network_is_fine_tuned_for_a_tenth_of_the_epochs(tmp_path: Path) -> None:
+    (tmp_path / "e.yaml").write_text("space: {weights: w.pth}\n")
+    config = load_config(tmp_path / "e.yaml")
+    assert config.space.stride_mode == "timm"
+    assert (config.retrain.recipe.epochs, config.retrain.recipe.lr) == (11, 0.01)
+    scratch = load_config(tmp_path / "e.yaml", ["retrain.weights=scratch"])
+    assert (scratch.retrain.recipe.epochs, scratch.retrain.recipe.lr) == (110, 0.1)
