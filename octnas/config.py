@@ -140,6 +140,12 @@ class RunConfig:
         return bool(self.space.weights) and stage in ("supernet", "retrain") and not scratch
 
     @property
+    def scores_converted(self) -> bool:
+        """Whether candidates are scored without a supernet."""
+        score, learns = self.search.score, self.supernet.sampling == "learnable"
+        return bool(self.space.weights) and score != "supernet" and not (score == "auto" and learns)
+
+    @property
     def objective(self) -> str:
         """What the search minimises besides the loss: MACs, activation memory or latency."""
         bounded = {budget.cost for budget in self.space.budgets}
@@ -154,10 +160,12 @@ class RunConfig:
         require(fits, "retrain.weights", self.retrain.weights, "original only with space.weights")
         fits = not (self.space.weights and self.supernet.weights)
         require(fits, "supernet.weights", self.supernet.weights, "empty with space.weights")
+        fits = bool(self.space.weights) or self.search.score != "converted"
+        require(fits, "search.score", self.search.score, "converted only with space.weights")
         given = self.retrain.augment
         fits = given is None or not isinstance(self.data, DigitsSettings)
         require(fits, "retrain.augment", given, "null with data.source: digits")
-        learns = self.supernet.sampling == "learnable"
+        learns = self.supernet.sampling == "learnable" and not self.scores_converted
         fits = learns or self.search.sampler != "learned"
         allowed = "learned only with supernet.sampling: learnable"
         require(fits, "search.sampler", self.search.sampler, allowed)

@@ -112,7 +112,7 @@ def add_to(app: typer.Typer) -> None:
         _print_ranking,
     )
     app.command()(search)
-    add("retrain", "Train the chosen networks and the baselines from scratch.")
+    add("retrain", "Train the chosen networks and the baselines.")
 
 
 def _add_stages(

@@ -21,11 +21,16 @@ def model_card(source: Source, moved: int, variants: Sequence[Variant]) -> str:
         _files(source, moved, variants),
         _loading(source, variants),
         _data(source),
-        "## License\n\nThe weights were trained from scratch, without pretrained weights. "
-        f"License of the data: {source.data_license or 'unknown'}.",
+        f"## License\n\n{_origin(source)} License of the data: {source.data_license or 'unknown'}.",
         _alphas(source),
     )
     return f"---\n{_metadata(source)}\n---\n\n" + "\n\n".join(parts) + "\n"
+
+
+def _origin(source: Source) -> str:
+    if source.original:
+        return f"The weights were fine-tuned from {source.original}, whose license applies."
+    return "The weights were trained from scratch, without pretrained weights."
 
 
 def _metadata(source: Source) -> str:

@@ -30,6 +30,7 @@ class Source:
             ``settings``.
         vanilla_macs: MACs of the same network at α = 0.
         data_license: license of the images; empty for unknown.
+        original: the network that it was fine-tuned from; empty if it was trained from scratch.
     """
 
     retrained: Retrained
@@ -40,6 +41,7 @@ class Source:
     data: Mapping[str, Any]
     vanilla_macs: int
     data_license: str = ""
+    original: str = ""
 
     @property
     def network(self) -> Network:

@@ -10,6 +10,9 @@ with cells of v pixels. For three taps that is (w0/2, w1 + (w0 + w2)/2, w2/2) at
 pooling replaces a stride of 2, (w0, w1 + w2, 0) into high and (w0/2, w1 + w2 + w0/2, 0) into low.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -18,8 +21,13 @@ from torch import Tensor, nn
 from octnas.errors import UnsupportedModelError
 from octnas.nn.conv import PATHS, Geometry, OctaveConv2d, kernel_blocks
 from octnas.nn.octavize import geometries
+from octnas.nn.supernet import activate, build
+from octnas.nn.weights import load_weights
+from octnas.space.search_space import SearchSpace
 
 Model = TypeVar("Model", bound=nn.Module)
+
+_ORIGINAL = "original_weight"
 
 
 def rescale_kernels(model: Model) -> Model:
@@ -36,7 +44,7 @@ def rescale_kernels(model: Model) -> Model:
         UnsupportedModelError: not an octave network, or a switchable supernet, whose kernels serve
             every α; nothing has been changed then.
     """
-    convs = [module for module in model.modules() if isinstance(module, OctaveConv2d)]
+    convs = _octave_convs(model)
     if not convs or any(conv.path_scales is not None for conv in convs):
         found = "a switchable supernet" if convs else f"a {type(model).__name__}"
         raise UnsupportedModelError(f"found {found}, allowed: an octave network of one α per site")
@@ -44,6 +52,48 @@ def rescale_kernels(model: Model) -> Model:
         assert isinstance(conv, OctaveConv2d)
         rescale_kernel(conv, how)
     return model
+
+
+@dataclass(frozen=True)
+class ConvertedNetwork:
+    """A trained network on disk as an octave network of any architecture; picklable.
+
+    Attributes:
+        space: its architectures.
+        weights: file of its state dict, see `octnas.nn.channel_order`.
+    """
+
+    space: SearchSpace
+    weights: Path
+
+    def load(self) -> nn.Module:
+        """The network at α = 0, which keeps the kernels of the original beside its own."""
+        model = build(self.space.architecture({}), seed=0)
+        load_weights(model, self.weights)
+        for conv in _octave_convs(model):
+            kernel = conv.weight.detach().clone()
+            conv.register_buffer(_ORIGINAL, kernel, persistent=False)
+        return model
+
+    @staticmethod
+    @torch.no_grad()
+    def activate(model: nn.Module, alphas: Mapping[str, float]) -> None:
+        """Convert the network from the original to an architecture, in place.
+
+        The statistics of batch norms are those of before.
+
+        Args:
+            model: from `load`.
+            alphas: by site; other sites go to 0.
+        """
+        activate(model, alphas)
+        for conv in _octave_convs(model):
+            conv.weight.copy_(getattr(conv, _ORIGINAL))
+        rescale_kernels(model)
+
+
+def _octave_convs(model: nn.Module) -> list[OctaveConv2d]:
+    return [module for module in model.modules() if isinstance(module, OctaveConv2d)]
 
 
 @torch.no_grad()

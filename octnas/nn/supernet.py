@@ -238,6 +238,11 @@ class TrainedSupernet:
         load_weights(supernet, self.weights)
         return supernet
 
+    @staticmethod
+    def activate(model: nn.Module, alphas: Mapping[str, float]) -> None:
+        """See `octnas.nn.supernet.activate`."""
+        activate(model, alphas)
+
 
 def activate(supernet: nn.Module, architecture: Architecture | Mapping[str, float]) -> None:
     """Make one architecture active, in place and in microseconds; weights are kept.

@@ -18,11 +18,12 @@ from octnas.export.source import Source
 from octnas.io.credentials import redact_all
 from octnas.io.files import remove_tree
 from octnas.pipeline.records import begin_tracking, class_names, read_results
-from octnas.pipeline.retrain import track_network, tracking_key
+from octnas.pipeline.retrain import original, track_network, tracking_key
 from octnas.pipeline.run import Run
 from octnas.results.networks import SEARCHED, Retrained
 from octnas.results.validation_log import VALIDATION_LOG, log_validation
-from octnas.settings import RENAMED_VALUES, flatten
+from octnas.settings import PRETRAINED, RENAMED_VALUES, flatten
+from octnas.space.architecture import Architecture
 from octnas.tracking.models import save_model
 from octnas.tracking.tracker import FOLDER
 from octnas.training.standalone import WEIGHTS_FILE, training_folder
@@ -153,7 +154,16 @@ def source(run: Run, result: Retrained, settings: ExportSettings) -> Source:
         data=_data(run),
         vanilla_macs=run.space.vanilla_macs,
         data_license=settings.data_license,
+        original=_original(run, architecture),
     )
+
+
+def _original(run: Run, architecture: Architecture) -> str:
+    """The name of the network that a retrained one was fine-tuned from; empty from scratch."""
+    if not (run.config.begins_with("retrain") and original(run).fits(architecture)):
+        return ""
+    weights, backbone = run.config.space.weights, run.space.backbone
+    return f"timm's {backbone}" if weights == PRETRAINED else Path(weights).name
 
 
 def _data(run: Run) -> dict[str, Any]:

@@ -17,11 +17,26 @@ _SECTIONS = {"truth": "ranking"}
 _SCORING = ("calibration_batches", "images_per_batch", "threads")
 
 
+def bases(config: RunConfig, stage: str) -> tuple[str, ...]:
+    """The stages that a stage builds on with these settings."""
+    found = [base for base in STAGES[stage] if base != "supernet" or stage != "search"]
+    if stage == "search":
+        found.append(CONVERT if config.scores_converted else "supernet")
+    return (*found, CONVERT) if config.begins_with(stage) else tuple(found)
+
+
+def whole_run(config: RunConfig) -> tuple[str, ...]:
+    """The stages of `octnas run` with these settings."""
+    left_out = set() if config.space.weights else {CONVERT}
+    if config.scores_converted:
+        left_out.add("supernet")
+    return tuple(stage for stage in STAGES if stage not in {"truth", "rank", *left_out})
+
+
 def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
     """The settings and inputs that determine the results of a stage, by dotted key."""
     found: dict[str, Any] = {"schema": SCHEMA}
-    trained = (CONVERT,) if config.begins_with(stage) else ()
-    for base in (*STAGES[stage], *trained):
+    for base in bases(config, stage):
         found[f"input.{base}"] = digest(with_former_names(fingerprint(config, base)))
     section = _SECTIONS.get(stage, stage)
     if hasattr(config, section):

@@ -77,7 +77,7 @@ def plan_run(
 
     stages = (
         measured.data_needs(),
-        measured.supernet_needs(),
+        *([] if config.scores_converted else [measured.supernet_needs()]),
         measured.search_needs(),
         measured.retrain_needs(),
     )

@@ -1,7 +1,7 @@
 """Stage 7: the report of a run, finished or not, and the comparison of several runs."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from octnas.config import RunConfig
 from octnas.data.image_list import read_summary
 from octnas.data.images import preparation
 from octnas.data.settings import ImagesSettings
@@ -34,7 +35,7 @@ from octnas.results.front import Candidate, Front
 from octnas.results.networks import Retrained
 from octnas.results.validation_log import VALIDATION_LOG, count_validations
 from octnas.results.verdict import Matrix
-from octnas.runtime.directory import check_links, digest
+from octnas.runtime.directory import CONVERT, check_links, digest
 from octnas.search.surrogate import Features, fit_candidates
 from octnas.settings import flatten
 from octnas.space.search_space import SearchSpace
@@ -133,6 +134,8 @@ def gather(run: Run, tables: Iterable[Path] = ()) -> ReportData:
         recipe=recipe_digest(run),
         times=_stage_times(run, retrained),
         unfinished=stages_left(run),
+        converted=run.config.scores_converted,
+        fine_tuned=run.config.begins_with("retrain"),
         links=_links(run),
         run=quote(str(run.directory.path)),
     )
@@ -245,21 +248,31 @@ def facts(run: Run) -> dict[str, str]:
     first, last = runs[0], runs[-1]
     overrides = dict.fromkeys(override for record in runs for override in record.overrides)
     config, images = run.config, read_summary(run.data.folder)
+    start = "the original" if config.begins_with("retrain") else "scratch"
     return {
         "Data": f"{config.data.source}, digest {images.digest}",
         "Images": ", ".join(f"{n:,} {part}" for part, n in images.counts.items() if n),
         "Skipped images and folders": str(len(images.problems)),
-        "Seed of supernet and search": str(config.seed),
+        "Seed of the search": str(config.seed),
         "Seeds of retraining": ", ".join(map(str, config.retrain.seeds)),
-        "Supernet": f"{plural(config.supernet.recipe.epochs, 'epoch')}, {config.supernet.sampling}",
+        **_weights(config),
         "Search": f"{config.search.sampler}, {plural(config.search.trials, 'trial')}",
-        "Retraining": f"{plural(config.retrain.recipe.epochs, 'epoch')} from scratch",
+        "Retraining": f"{plural(config.retrain.recipe.epochs, 'epoch')} from {start}",
         "Device": _device(runs),
         "Started": first.time,
         "Overrides": ", ".join(overrides) or "none",
         "Versions": ", ".join(f"{name} {found}" for name, found in last.versions.items()),
         "Python": f"{last.python} on {last.platform}",
     }
+
+
+def _weights(config: RunConfig) -> dict[str, str]:
+    """What candidates were scored with, and what the run began with."""
+    epochs, sampling = config.supernet.recipe.epochs, config.supernet.sampling
+    found = {"Supernet": f"{plural(epochs, 'epoch')}, {sampling}"}
+    if config.scores_converted:
+        found = {"Scores": f"of the original, channels sorted by {config.convert.criterion}"}
+    return found | ({"Original": config.space.weights} if config.space.weights else {})
 
 
 def recipe_digest(run: Run) -> str:
@@ -272,6 +285,9 @@ def recipe_digest(run: Run) -> str:
     settings = flatten(retrain.recipe, "recipe")
     augment = retrain.augment or getattr(data, "augment", None)
     settings |= flatten(augment, "augment") if augment is not None else {}
+    if run.config.begins_with("retrain"):
+        settings["original"] = run.fingerprint(CONVERT)["space.weights"]
+        settings["distillation"] = retrain.distillation and asdict(retrain.distillation)
     settings["preparation"] = preparation(data)
     settings["padding"] = getattr(data, "padding", None)
     settings["input_size"] = list(run.space.input_size)

@@ -1,4 +1,4 @@
-"""Stage 5: the chosen networks and their baselines, trained from scratch.
+"""Stage 5: the chosen networks and their baselines, trained or fine-tuned.
 
 All networks are fixed before any of them is trained, so that val does not influence the choice.
 """
@@ -206,6 +206,12 @@ def read_plan(run: Run) -> list[Network]:
     return read_json(path, list[Network], schema=SCHEMA, key="networks")
 
 
+def original(run: Run) -> Original:
+    """The network of ``space.weights``, its channels sorted."""
+    vanilla = run.space.architecture({site.name: 0.0 for site in run.space.sites})
+    return Original(vanilla, sorted_weights(run))
+
+
 def _train(run: Run, networks: list[Network]) -> dict[tuple[str, int], SeedResult]:
     """Results by architecture and seed; an architecture in two roles is trained once."""
     settings, folder = run.config.retrain, run.directory.stage("retrain")
@@ -213,17 +219,14 @@ def _train(run: Run, networks: list[Network]) -> dict[tuple[str, int], SeedResul
     by_id: dict[str, list[Network]] = {}
     for network in networks:
         by_id.setdefault(network.architecture.id, []).append(network)
-    original = None
-    if run.config.begins_with("retrain"):
-        vanilla = run.space.architecture({site.name: 0.0 for site in run.space.sites})
-        original = Original(vanilla, sorted_weights(run))
+    begins_with = original(run) if run.config.begins_with("retrain") else None
     trainings = [
         Training(
             same[0].architecture,
             seed,
             training_folder(folder, identity, seed),
             validation_log=log,
-            original=original,
+            original=begins_with,
         )
         for seed in settings.seeds
         for identity, same in by_id.items()

@@ -13,6 +13,8 @@ from optuna.storages import BaseStorage
 from octnas.device import cpu_threads
 from octnas.errors import SearchError
 from octnas.io.files import read_json, write_json
+from octnas.nn.rescale import ConvertedNetwork
+from octnas.pipeline.convert import sorted_weights
 from octnas.pipeline.latency import latency_words, measure_chosen, with_costs
 from octnas.pipeline.records import PARENT, begin_tracking, write_candidates, write_chosen
 from octnas.pipeline.run import Run
@@ -205,7 +207,7 @@ def _evaluate(run: Run, driver: Driver) -> None:
     settings = run.config.search
     if driver.done:
         return
-    make = scorer(run, "search_val", settings.screening_fraction)
+    make = scorer(run, "search_val", settings.screening_fraction, _converted(run))
     if settings.executor == "local":
         run_local(driver, make(), retries=settings.retries)
         return
@@ -225,9 +227,17 @@ def _evaluate(run: Run, driver: Driver) -> None:
         )
 
 
+def _converted(run: Run) -> ConvertedNetwork | None:
+    """The original, if candidates are scored with it instead of a supernet."""
+    scores = run.config.scores_converted
+    return ConvertedNetwork(run.space, sorted_weights(run)) if scores else None
+
+
 def _choose(run: Run, candidates: list[Candidate]) -> dict[str, Candidate]:
     """The best candidate on search_val for each budget, evaluated again on the read part."""
-    read: Callable[[Mapping[str, float]], Mapping[str, float]] = scorer(run, "read")()
+    read: Callable[[Mapping[str, float]], Mapping[str, float]] = scorer(
+        run, "read", trained=_converted(run)
+    )()
     chosen: dict[str, Candidate] = {}
     for budget in run.budgets:
         best = best_under(candidates, budget, chosen_by(run))

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 
+from octnas.pipeline.fingerprints import whole_run
 from octnas.pipeline.records import read_candidates, read_chosen, read_results
 from octnas.pipeline.retrain import PLAN_FILE, read_plan
 from octnas.pipeline.run import Run
 from octnas.pipeline.search import JOURNAL_FILE, STUDY_FILE, chosen_by, read_study_name
 from octnas.results.front import Candidate, best_under
 from octnas.results.networks import Retrained
-from octnas.runtime.directory import WHOLE_RUN
 from octnas.search.storage import Journal, open_study, quiet
 from octnas.search.study import evaluated
 from octnas.training.standalone import Training, training_folder
@@ -17,7 +17,7 @@ from octnas.training.standalone import Training, training_folder
 def stages_left(run: Run) -> dict[str, str]:
     """The stages of a whole run that are not finished, with how far they are; no report."""
     found = {}
-    for stage in WHOLE_RUN:
+    for stage in whole_run(run.config):
         if stage != "report" and run.directory.finished(stage) is None:
             begun = run.directory.stage(stage).exists()
             found[stage] = "has begun" if begun else "has not begun"

@@ -8,6 +8,7 @@ from octnas.errors import RunDirectoryError
 from octnas.export.formats import check_installed
 from octnas.pipeline.convert import convert
 from octnas.pipeline.export import export
+from octnas.pipeline.fingerprints import bases, whole_run
 from octnas.pipeline.ranking import rank, truth
 from octnas.pipeline.report import report
 from octnas.pipeline.retrain import retrain
@@ -15,7 +16,7 @@ from octnas.pipeline.run import Run, locked
 from octnas.pipeline.search import search
 from octnas.pipeline.space import make_space, prepare_data
 from octnas.pipeline.supernet import supernet
-from octnas.runtime.directory import CONVERT, STAGES, WHOLE_RUN, RunDirectory
+from octnas.runtime.directory import CONVERT, WHOLE_RUN, RunDirectory
 
 STOP_WAIT = 1.0  # seconds that a signal leaves for MLflow
 
@@ -44,6 +45,8 @@ def run_stages(run: Run, stages: Sequence[str] = WHOLE_RUN) -> None:
     if "export" in stages:
         # Before the hours of the earlier stages.
         check_installed(run.config.export)
+    if tuple(stages) == WHOLE_RUN:
+        stages = whole_run(run.config)
     for stage in stages:
         if (shared := run.directory_of(stage)) is not run.directory:
             _check_shared(run, shared, stage)
@@ -87,7 +90,7 @@ def _run_stage(run: Run, stage: str) -> None:
 
 
 def _do_stage(run: Run, stage: str) -> None:
-    for base in STAGES[stage]:
+    for base in bases(run.config, stage):
         if run.directory_of(base).finished(base) is None:
             raise RunDirectoryError(
                 f"{run.directory.path}: {stage} builds on {base}, which is not finished; "

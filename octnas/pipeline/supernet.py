@@ -13,6 +13,7 @@ from octnas.data.images import Images, open_images
 from octnas.device import choose_device
 from octnas.errors import ConfigError, require
 from octnas.io.files import read_json, remove_tree, write_json
+from octnas.nn.rescale import ConvertedNetwork
 from octnas.nn.supernet import TrainedSupernet
 from octnas.nn.weights import save_weights
 from octnas.pipeline.convert import sorted_weights
@@ -259,15 +260,21 @@ def trained_supernet(run: Run) -> TrainedSupernet:
     return TrainedSupernet(run.space, path, run.config.supernet.switchable)
 
 
-def scorer(run: Run, part: str, first: float = 1.0) -> Callable[[], Scorer]:
+def scorer(
+    run: Run, part: str, first: float = 1.0, trained: ConvertedNetwork | None = None
+) -> Callable[[], Scorer]:
     """A picklable function that makes a scorer in any process.
 
-    ``first`` is the share of the part that is scored before the rest.
+    Args:
+        run: with the data and the settings of the search.
+        part: of the data.
+        first: share of the part that is scored before the rest.
+        trained: what to score with, by default the supernet.
     """
     settings = run.config.search
     return partial(
         make_scorer,
-        trained_supernet(run),
+        trained or trained_supernet(run),
         run.data,
         part,
         calibration_batches=settings.calibration_batches,

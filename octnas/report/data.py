@@ -143,6 +143,8 @@ class ReportData:
         unfinished: stages still to be finished, with their state.
         links: commands or addresses that show more, by name.
         run: the run directory, quoted for a shell.
+        converted: whether candidates were scored with the converted original, not in a supernet.
+        fine_tuned: whether the retrained networks began with the weights of the original.
     """
 
     name: str
@@ -169,6 +171,13 @@ class ReportData:
     unfinished: Mapping[str, str] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
     run: str = "RUN"
+    converted: bool = False
+    fine_tuned: bool = False
+
+    @property
+    def scorer(self) -> str:
+        """What candidates were scored with."""
+        return "converted original" if self.converted else "supernet"
 
     @cached_property
     def costs(self) -> Mapping[str, Cost]:

@@ -86,7 +86,7 @@ def front_figure(data: ReportData) -> go.Figure | None:
         "uniform α": (uniform, {"mode": "lines+markers", "line": dotted, "marker": diamond}),
         "chosen": (data.chosen.values(), {"mode": "markers", "marker": ring}),
     }
-    figure = new_figure("MACs", "loss on search_val (supernet)", top=top_margin(data))
+    figure = new_figure("MACs", f"loss on search_val ({data.scorer})", top=top_margin(data))
     for name, (candidates, style) in styles.items():
         add_candidates(figure, data, candidates, name=name, **style)
     add_axes(figure, data)

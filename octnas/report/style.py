@@ -31,7 +31,7 @@ _ROLES = {
     PAPER: ("#5bb5d5", "diamond-open", "the paper’s uniform α"),
     INCREASING: ("#2fa36b", "triangle-up", "α increasing with depth"),
     RANDOM: ("#a3a847", "circle-open", "random architectures"),
-    WORST: ("#b5544d", "x", "the supernet’s worst"),
+    WORST: ("#b5544d", "x", "the worst by its score"),
     NARROWER: ("#c06fb0", "triangle-left", "a narrower plain network"),
     SHALLOWER: ("#8d6cab", "triangle-down", "a shallower plain network"),
     SMALLER_IMAGES: ("#d17f9f", "triangle-right", "the plain network on smaller images"),

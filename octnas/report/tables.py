@@ -25,7 +25,7 @@ from octnas.report.style import (
     format_top1,
 )
 from octnas.report.verdicts import between
-from octnas.results.networks import UNIFORM, VANILLA, Retrained
+from octnas.results.networks import NARROWER, SHALLOWER, UNIFORM, VANILLA, Retrained
 
 NOT_MEASURED = "not measured"
 SHOWN_CLASSES = 3  # those that lost most
@@ -123,6 +123,8 @@ def retrained_rows(data: ReportData) -> list[Row]:
 
 def _row(data: ReportData, one: Retrained) -> Row:
     network, cost, identity = one.network, one.network.cost, one.network.architecture.id
+    # Other widths and depths cannot take its weights.
+    tuned = data.fine_tuned and network.role not in (NARROWER, SHALLOWER)
     uniform = data.find(UNIFORM, network.budget)
     compared = uniform is not None and network.role not in (UNIFORM, VANILLA)
     difference = between(data, one, (uniform,)) if uniform and compared else None
@@ -158,7 +160,7 @@ def _row(data: ReportData, one: Retrained) -> Row:
         "classes_lost": "; ".join(
             f"{name} {points:+.1f}" for name, points in _classes_lost(data, identity)
         ),
-        "initialisation": "from scratch",
+        "initialisation": "from the original" if tuned else "from scratch",
         "seed_list": " ".join(str(run.seed) for run in one.runs),
         "data_digest": data.digest,
         "name": network.name,

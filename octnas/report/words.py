@@ -56,11 +56,14 @@ def searched_what(data: ReportData) -> str:
     where = plural(free, "site") + (f" (plus {plural(fixed, 'fixed site')})" if fixed else "")
     epochs = len(data.supernet_history)
     trained = f" trained for {plural(epochs, 'epoch')}" if epochs else ""
+    scored = f"in one supernet{trained}"
+    if data.converted:
+        scored = "with the weights of the original, converted for each of them"
     return (
         f"The share α of channels at half resolution was searched at {where} of "
         f"{space.backbone} for images of {size}: {format_size(space.size)} architectures. "
-        f"{plural(len(data.candidates), 'architecture')} of these were scored in one supernet"
-        f"{trained}; {plural(len(data.front.candidates), 'architecture')} form the front."
+        f"{plural(len(data.candidates), 'architecture')} of these were scored "
+        f"{scored}; {plural(len(data.front.candidates), 'architecture')} form the front."
     )
 
 
@@ -125,7 +128,7 @@ def _found(data: ReportData, budget: Budget) -> Iterator[str]:
 def _chosen(data: ReportData, one: Candidate) -> str:
     said = (
         f"Architecture {one.id} was chosen: {format_count(one.macs)} MACs, "
-        f"{format_percent(data.share(one.macs))} of vanilla. Its supernet loss is "
+        f"{format_percent(data.share(one.macs))} of vanilla. Its loss in the {data.scorer} is "
         f"{format_loss(one.loss)} on the images used for ranking"
     )
     if "read_loss" not in one.metrics:
@@ -174,7 +177,7 @@ def _unfinished(data: ReportData) -> Iterator[str]:
 
 def _of_trainings(data: ReportData) -> Iterator[str]:
     if not data.retrained:
-        yield "No network was retrained: supernet scores rank networks; they are not accuracies."
+        yield "No network was retrained: scores rank networks; they are not accuracies."
         return
     if few := sum(len(one.runs) < FEW_SEEDS for one in data.retrained):
         yield (

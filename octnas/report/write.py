@@ -29,7 +29,7 @@ MARKDOWN = "report.md"
 FIGURES_FOLDER = "figures"
 FILES = (PAGE_FILE, TABLE_FILE, FRONT_CSV, FRONT_JSON, MARKDOWN, FIGURES_FOLDER)
 _CAPTIONS = {
-    "front": "Candidates and front (supernet scores)",
+    "front": "Candidates and front, by score",
     "retrained": "Retrained networks, mean and one standard deviation over seeds",
     "alpha": "α by site",
     "hypervolume": "Hypervolume against evaluations",

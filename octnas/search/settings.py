@@ -21,6 +21,9 @@ class SearchSettings:
             budgets; ``learned`` draws from the distributions of a supernet with
             ``sampling: learnable``. All start with the modes of such distributions, the uniform-α
             architectures and a design spread over MACs.
+        score: weights that candidates are scored with: those of the ``supernet``; or those of
+            ``space.weights``, ``converted`` for each candidate without any training. ``auto`` is
+            ``converted`` with ``space.weights``, unless α is learned.
         objective: the cost that the search minimises besides the loss, and the other axis of the
             front. ``auto`` is the cost that all budgets bound, or MACs if they bound different
             ones. Samplers respect budgets on the objective; of budgets on other costs they
@@ -49,6 +52,7 @@ class SearchSettings:
     """
 
     sampler: Sampler = "surrogate"
+    score: Literal["auto", "supernet", "converted"] = field(default="auto", metadata=LATER)
     objective: Objective = field(default="auto", metadata=LATER)
     screening_fraction: float = field(default=1.0, metadata=LATER)
     choose_by: ChooseBy = field(default="expected", metadata=LATER)

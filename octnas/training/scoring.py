@@ -1,7 +1,7 @@
 """Evaluation of networks, and scores of candidates with a trained supernet's weights."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -13,6 +13,7 @@ from octnas.data.batches import Batch
 from octnas.data.images import Data, Images, open_images
 from octnas.device import choose_device, device_errors
 from octnas.errors import TrainingError
+from octnas.nn.rescale import ConvertedNetwork
 from octnas.nn.supernet import TrainedSupernet, activate, recalibrate
 
 _TOP = 5
@@ -93,6 +94,7 @@ class Scorer:
         batch_size: for calibration and scoring.
         device: where to compute.
         first: share of the part, drawn at random, that is scored before the rest.
+        activate: makes an architecture active in the supernet, or converts a trained network to it.
     """
 
     def __init__(
@@ -105,7 +107,9 @@ class Scorer:
         batch_size: int,
         device: torch.device,
         first: float = 1.0,
+        activate: Callable[[nn.Module, Mapping[str, float]], None] = activate,
     ) -> None:
+        self._activate = activate
         self._supernet, self._device = supernet.to(device), device
         order = torch.randperm(images.count(part), generator=torch.Generator().manual_seed(0))
         self._first, self._rest = _split([*images.batches(part, batch_size)], order, first)
@@ -141,7 +145,7 @@ class Scorer:
                 raise
 
     def _scored(self, alphas: Mapping[str, float], limit: float) -> dict[str, float]:
-        activate(self._supernet, alphas)
+        self._activate(self._supernet, alphas)
         recalibrate(self._supernet, self._calibration)
         first = evaluate(self._supernet, self._first, self._device)
         loss, correct, share = first.loss, first.correct, self._share
@@ -177,7 +181,13 @@ def _split(batches: list[Batch], order: Tensor, share: float) -> tuple[list[Batc
 
 
 def make_scorer(
-    trained: TrainedSupernet, data: Data, part: str, *, device: str, threads: int, **settings: float
+    trained: TrainedSupernet | ConvertedNetwork,
+    data: Data,
+    part: str,
+    *,
+    device: str,
+    threads: int,
+    **settings: float,
 ) -> Scorer:
     """A `Scorer` from picklable values, for any process.
 
@@ -186,4 +196,11 @@ def make_scorer(
     torch.set_num_threads(threads)
     place = choose_device(device)
     images = open_images(data, trained.space.input_size, place)
-    return Scorer(trained.load(), images, part, device=place, **settings)  # type: ignore[arg-type]
+    return Scorer(
+        trained.load(),
+        images,
+        part,
+        device=place,
+        activate=trained.activate,
+        **settings,  # type: ignore[arg-type]
+    )

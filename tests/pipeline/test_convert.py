@@ -1,6 +1,7 @@
 """Runs that begin with a trained network."""
 
 import json
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -8,16 +9,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from octnas.data.images import open_images
 from octnas.errors import ConfigError, RunDirectoryError
 from octnas.io.files import read_json
 from octnas.nn.backbone import create_backbone
-from octnas.nn.rescale import rescale_kernels
-from octnas.nn.supernet import build
+from octnas.nn.rescale import ConvertedNetwork, rescale_kernels
+from octnas.nn.supernet import build, recalibrate
 from octnas.pipeline.convert import CHANNELS_FILE, sorted_weights
+from octnas.pipeline.fingerprints import whole_run
 from octnas.pipeline.records import read_results
 from octnas.pipeline.run import Run
 from octnas.pipeline.stages import run_stages
+from octnas.pipeline.supernet import scorer
 from octnas.runtime.directory import WHOLE_RUN
+from octnas.training.scoring import evaluate
 from octnas.training.standalone import Original, Training, _initial
 from tests.loading import load_config
 from tests.nn.reference import randomise
@@ -64,19 +69,61 @@ def test_channels_are_sorted_and_the_network_stays(tmp_path: Path, weights: Path
     assert torch.equal(after["conv1.weight"], before["conv1.weight"][orders["stem"]])
 
 
+QUICK = ("retrain.seeds=[0]", "search.trials=8")
+
+
 def test_a_whole_run_begins_with_it(tmp_path: Path, weights: Path) -> None:
+    """Candidates are scored with its weights, and no supernet is trained."""
     lines: list[str] = []
-    run = open_trained(tmp_path, weights, "retrain.seeds=[0]", "search.trials=8", lines=lines)
+    run = open_trained(tmp_path, weights, *QUICK, lines=lines)
     assert run.config.space.stride_mode == "timm"
     run_stages(run)
     assert any(line.startswith("convert: sorted the channels of") for line in lines)
-    assert all(run.directory.finished(stage) for stage in (*WHOLE_RUN, "convert"))
+    stages = whole_run(run.config)
+    assert set(stages) == {*WHOLE_RUN, "convert"} - {"supernet"}
+    assert all(run.directory.finished(stage) for stage in stages)
+    assert not run.directory.stage("supernet").exists()
     assert len(read_results(run)) == 7
-    marker = json.loads((run.directory.stage("retrain") / "stage.json").read_text())
-    assert "input.convert" in marker["fingerprint"]
+    for stage in ("search", "retrain"):
+        marker = json.loads((run.directory.stage(stage) / "stage.json").read_text())
+        assert "input.convert" in marker["fingerprint"]
     lines.clear()
-    run_stages(open_trained(tmp_path, weights, "retrain.seeds=[0]", "search.trials=8", lines=lines))
-    assert sum("skipped, finished" in line for line in lines) == len(WHOLE_RUN) + 1
+    run_stages(open_trained(tmp_path, weights, *QUICK, lines=lines))
+    assert sum("skipped, finished" in line for line in lines) == len(stages)
+    page = (run.directory.stage("report") / "report.md").read_text()
+    assert "supernet" not in page
+
+
+@pytest.mark.slow
+def test_a_supernet_may_begin_with_it(tmp_path: Path, weights: Path) -> None:
+    run = open_trained(tmp_path, weights, "search.score=supernet", *QUICK)
+    assert set(whole_run(run.config)) == {*WHOLE_RUN, "convert"}
+    run_stages(run)
+    for stage in ("supernet", "retrain"):
+        marker = json.loads((run.directory.stage(stage) / "stage.json").read_text())
+        assert "input.convert" in marker["fingerprint"]
+
+
+def test_candidates_are_converted_from_the_original_each_time(
+    tmp_path: Path, weights: Path
+) -> None:
+    """Whatever was converted before; by its own kernels and statistics."""
+    run = open_trained(tmp_path, weights, stages=("data",))
+    run_stages(run, ("data",))
+    trained = ConvertedNetwork(run.space, sorted_weights(run))
+    score = scorer(run, "search_val", trained=trained)()
+    half, most = run.space.uniform(0.5).alphas, run.space.uniform(1).alphas
+    first, _, again = score(half), score(most), score(half)
+    assert first == again
+    assert first["loss"] != score(most)["loss"]
+    model = build(run.space.architecture(half), seed=0)
+    model.load_state_dict(load_file(sorted_weights(run)))
+    rescale_kernels(model)
+    images = open_images(run.data, run.space.input_size)
+    batches = images.train_batches(min(250, images.count("train")), seed=0).epoch(0)
+    recalibrate(model, [pixels for pixels, _ in islice(batches, 1)])
+    expected = evaluate(model, images.batches("search_val", 250), torch.device("cpu"))
+    assert first["loss"] == pytest.approx(expected.metrics["loss"], rel=1e-5)
 
 
 def test_other_weights_need_the_stage_anew(tmp_path: Path, weights: Path) -> None:
@@ -148,6 +195,7 @@ def test_weights_that_do_not_fit(tmp_path: Path, weights: Path, what: str, messa
             "space: {weights: w.pth}\nsupernet: {weights: timm}",
             "supernet.weights: found 'timm', allowed: empty with space.weights",
         ),
+        ("search: {score: converted}", "search.score: found 'converted', allowed: converted only"),
         ("convert: {criterion: l1}", "convert.criterion: found 'l1', input should be 'energy'"),
     ],
 )

@@ -60,7 +60,7 @@ def test_markdown_tells_the_story_and_escapes_names(full: ReportData) -> None:
     text = markdown(replace(full, name=ATTACK), ["front"])
     assert "**The search did not win: at no budget" in text
     assert "## Caveats" in text
-    assert "![Candidates and front (supernet scores)](figures/front.png)" in text
+    assert "![Candidates and front, by score](figures/front.png)" in text
     assert "not measured" in text
     assert text.startswith(f"# {escaped(ATTACK)}\n")
     rows = [line for line in text.splitlines() if line.startswith("| ")]
