@@ -209,6 +209,8 @@ def load_document(
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from None
     document = parse_yaml(text, str(path))
+    if generated and not document.values:
+        raise ConfigError(f"{path}: is empty, but octnas wrote the settings of a run there")
     _use_current_names(document, warn=not generated)
     for override in overrides:
         parse_override(override, document)

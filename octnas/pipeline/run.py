@@ -45,6 +45,8 @@ CONFIG_FILE = "config.yaml"
 RUN_FILE = "run.json"
 SPACE_FILE = "space.json"
 TABLE_FILE = "latency.json"
+# Of a file that only lists the starts of a run.
+_EMPTY = f'write {{"schema": {RUN_SCHEMA}, "runs": []}} there'
 _VERSIONS = ("octnas", "torch", "torchvision", "timm", "optuna", "ray", "mlflow", "numpy")
 
 
@@ -220,7 +222,9 @@ def check_place(path: Path) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return  # whoever makes it reports what is wrong with its path
     if (path / RUN_FILE).exists():
-        read_json(path / RUN_FILE, list[dict[str, Any]], schema=RUN_SCHEMA, key="runs")
+        read_json(
+            path / RUN_FILE, list[dict[str, Any]], schema=RUN_SCHEMA, key="runs", remedy=_EMPTY
+        )
     elif not all(map(_is_begun, entries)):
         raise RunDirectoryError(
             f"{path}: not a run directory, and not empty; give a new or empty folder"
@@ -335,7 +339,7 @@ def _write_records(directory: RunDirectory, config: RunConfig, overrides: Sequen
     path = directory.path / RUN_FILE
     runs: list[dict[str, Any]] = []
     if path.exists():
-        runs = read_json(path, list[dict[str, Any]], schema=RUN_SCHEMA, key="runs")
+        runs = read_json(path, list[dict[str, Any]], schema=RUN_SCHEMA, key="runs", remedy=_EMPTY)
     this = {
         "seed": config.seed,
         "retrain_seeds": list(config.retrain.seeds),

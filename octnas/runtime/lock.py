@@ -68,9 +68,8 @@ def _acquire(lock: SoftFileLease, path: Path, say: Callable[[str], None]) -> Non
     except Timeout:
         if lock.owner or _heartbeat(path) != before:
             raise _in_use(path, lock.owner or owner) from None
-        # An empty file, as a full disk leaves it: filelock waits for its owner to sign it.
-        if (path / LOCK_FILE).stat().st_size == 0:
-            (path / LOCK_FILE).unlink(missing_ok=True)
+        # A torn file, as a full disk leaves it: filelock waits for its owner to sign it.
+        (path / LOCK_FILE).unlink(missing_ok=True)
         try:
             lock.acquire(blocking=False)
         except Timeout:

@@ -122,7 +122,7 @@ def test_draws_stay_in_the_range_of_macs(digit_space: SearchSpace) -> None:
 def test_a_range_without_architectures_is_an_error_at_once(digit_space: SearchSpace) -> None:
     share = digit_space.smallest_macs / digit_space.vanilla_macs
     assert all(conv_macs(conv, 1.0, 1.0) > 0 for conv in digit_space.convs)
-    with pytest.raises(SettingError, match=r"macs: found \(0.0, .*: none has 0 to [\d,]+ MACs"):
+    with pytest.raises(SettingError, match=r"macs: found \(0.0, .*; none has 0 to [\d,]+ MACs"):
         architecture_draw(digit_space, SupernetSettings(macs=(0.0, 0.9 * share)), seed=0)
 
 
