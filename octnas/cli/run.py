@@ -102,6 +102,7 @@ def add_to(app: typer.Typer) -> None:
         WHOLE_RUN,
         _print_places,
     )
+    app.command()(compress)
     add("data", "Check every image, choose the subset and its parts, and build the cache.")
     app.command()(supernet)
     add("truth", "Train the ground truth of `octnas rank`; share it with ranking.truth_from.")
@@ -113,6 +114,44 @@ def add_to(app: typer.Typer) -> None:
     )
     app.command()(search)
     add("retrain", "Train the chosen networks and the baselines.")
+
+
+def compress(
+    weights: Annotated[
+        str,
+        typer.Argument(
+            help="The trained network: a file with timm's keys, a folder that timm or octnas "
+            "exported, or timm for timm's own weights of --model."
+        ),
+    ],
+    data: Annotated[
+        Path, typer.Option(metavar="PATH", help="Your images: train/CLASS and val/CLASS.")
+    ],
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="timm's name of the network; a folder says it.")
+    ] = "",
+    budgets: Annotated[
+        list[float],
+        typer.Option(
+            "--budget", help="MACs as a share of the network's; repeat for several networks."
+        ),
+    ] = [0.6],  # noqa: B006 - typer copies it
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    fresh: Fresh = None,
+) -> None:
+    """Make a trained ResNet cheaper: sort its channels, search α, fine-tune, export and report."""
+    from octnas.pipeline.minimal import minimal_experiment, read_trained
+
+    with stopped_with_a_line(NOTHING):
+        found = minimal_experiment(data, read_trained(weights, model), budgets)
+    for problem in found.problems:
+        typer.echo(f"problem  {problem}; remove it or add --set data.on_error=skip")
+    experiment = Path("runs") / f"{found.name}.yaml"
+    experiment.parent.mkdir(exist_ok=True)
+    experiment.write_text(found.text, encoding="utf-8")
+    typer.echo(f"written  {experiment}")
+    _print_places(carry_out(experiment, overrides, run_dir, fresh, WHOLE_RUN))
 
 
 def _add_stages(

@@ -1,21 +1,31 @@
-"""A minimal experiment for a folder of images: only the settings that depend on the data."""
+"""Minimal experiments for a folder of images, from scratch or for a trained network.
+
+They have only the settings that depend on the data and the network.
+"""
 
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from octnas.data.decode import BrokenImageError, read_rgb
 from octnas.data.sources import Listing, list_folders
-from octnas.errors import DataError
+from octnas.errors import ConfigError, DataError, require
+from octnas.io.files import read_json
+from octnas.nn.backbone import create_backbone, pretrained_cfg
+from octnas.settings import PRETRAINED
 
 _VAL = ("val", "validation", "valid", "test")
 _SAMPLE = 200
 """The number of images whose size is read."""
 _FEW_IMAGES = 100_000
+# Of a folder that timm loads as local-dir.
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -27,12 +37,58 @@ class Minimal:
     problems: tuple[str, ...] = ()
 
 
-def minimal_experiment(root: Path) -> Minimal:
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A trained network, and how its images are prepared.
+
+    Attributes:
+        weights: file with timm's keys, or ``timm``.
+        backbone: name of the timm model.
+        args: keyword arguments for ``timm.create_model``.
+        config: timm's pretrained config: ``input_size``, ``mean``, ``std``, ``crop_pct``.
+    """
+
+    weights: str
+    backbone: str
+    args: Mapping[str, Any]
+    config: Mapping[str, Any]
+
+
+def read_trained(weights: str, model: str = "") -> TrainedNetwork:
+    """A trained network from what the user names.
+
+    Args:
+        weights: a file with timm's keys, a folder that timm or octnas exported, or ``timm``.
+        model: name of the timm model, where the weights do not say it.
+
+    Raises:
+        SettingError: no or an unknown model.
+        ConfigError: a folder that is not an exported network.
+    """
+    args: dict[str, Any] = {}
+    own: dict[str, Any] = {}
+    if (folder := Path(weights)).is_dir():
+        about = read_json(folder / _CONFIG, dict[str, Any], error=ConfigError, remedy="")
+        model, own = model or str(about.get("architecture", "")), about.get("pretrained_cfg", {})
+        args = {key: value for key, value in about.get("model_args", {}).items() if key not in own}
+        weights = str(folder / _WEIGHTS)
+    allowed = "the name of a timm ResNet, such as --model resnet50, since the weights do not say it"
+    require(bool(model), "model", model, allowed)
+    known = pretrained_cfg(create_backbone(model, args, meta=True))
+    path = weights if weights == PRETRAINED else str(Path(weights).expanduser().resolve())
+    return TrainedNetwork(path, model, args, {**known, **own})
+
+
+def minimal_experiment(
+    root: Path, trained: TrainedNetwork | None = None, budgets: Sequence[float] = ()
+) -> Minimal:
     """Choose backbone, input size and batch size for a folder in ImageFolder layout.
 
     Args:
         root: folder with ``train/CLASS`` and ``val/CLASS``; ``val`` may also be called
             ``validation``, ``valid`` or ``test``.
+        trained: the network to begin with; None to train from scratch.
+        budgets: shares of the vanilla network's MACs; by default those of the settings.
 
     Raises:
         DataError: the folder has another layout, or too few images.
@@ -57,24 +113,57 @@ def minimal_experiment(root: Path) -> Minimal:
     wanted = max(1000 // classes, min(50, 10_000 // classes))
     held_out = max(1, min(wanted, fewest // 10))
     # Linear scaling of the default recipes, which are for batches of 256.
-    recipe = "{batch_size: 64, lr: 0.025}" if train < _FEW_IMAGES else ""
-    root = root.resolve()
+    few = train < _FEW_IMAGES
+    root, name = root.resolve(), _name_of(root.resolve().name)
+    recipes = {"supernet": "{batch_size: 64, lr: 0.025}", "retrain": "{batch_size: 64, lr: 0.025}"}
+    if trained is not None:
+        name = _name_of(trained.backbone if trained.weights == PRETRAINED else _stem(trained))
+        recipes = {"retrain": "{batch_size: 64, lr: 0.0025}"}
     lines = (
         f"# {root}: {classes:,} classes, {train:,} training and {len(listing.names['val']):,} "
         f"validation images,",
         f"# median size {width}×{height}. Missing settings have their defaults.",
-        f"name: {_name_of(root)}",
+        f"name: {name}",
         "space:",
-        *_space(min(width, height)),
+        *(_space(min(width, height)) if trained is None else _trained_space(trained)),
+        *([f"  budgets: {list(budgets)}"] if budgets else []),
         "data:",
         f"  root: {json.dumps(str(root), ensure_ascii=False)}",
         *([] if val == "val" else [f"  val: {val}"]),
         f"  search_val_per_class: {held_out}",
         f"  read_per_class: {held_out}",
-        *([f"supernet: {{recipe: {recipe}}}", f"retrain: {{recipe: {recipe}}}"] if recipe else []),
+        *([] if trained is None else _preparation(trained)),
+        *([f"{key}: {{recipe: {recipe}}}" for key, recipe in recipes.items()] if few else []),
     )
     problems = tuple(f"{one.name}: {one.reason}" for one in listing.problems)
-    return Minimal(_name_of(root), "\n".join(lines) + "\n", problems)
+    return Minimal(name, "\n".join(lines) + "\n", problems)
+
+
+def _stem(trained: TrainedNetwork) -> str:
+    """A name for a network: that of its file, or of the folder that it was exported to."""
+    path = Path(trained.weights)
+    return path.parent.name if path.name == _WEIGHTS else path.stem
+
+
+def _trained_space(trained: TrainedNetwork) -> list[str]:
+    return [
+        f"  backbone: {trained.backbone}",
+        *([f"  backbone_args: {_yaml(trained.args)}"] if trained.args else []),
+        f"  input_size: {list(trained.config['input_size'])}",
+        f"  weights: {_yaml(trained.weights)}",
+    ]
+
+
+def _preparation(trained: TrainedNetwork) -> list[str]:
+    """How the trained network's images are prepared, where timm's config says it."""
+    keys = ("mean", "std", "crop_pct")
+    given = {key: trained.config[key] for key in keys if trained.config.get(key) is not None}
+    return [f"  {key}: {_yaml(value)}" for key, value in given.items()]
+
+
+def _yaml(value: Any) -> str:
+    """A value as JSON, which YAML reads as well."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _space(side: int) -> list[str]:
@@ -111,7 +200,7 @@ def _median_size(root: Path, listing: Listing) -> tuple[int, int]:
     return int(median(width for width, _ in sizes)), int(median(height for _, height in sizes))
 
 
-def _name_of(root: Path) -> str:
+def _name_of(text: str) -> str:
     """A name for the experiment that `octnas.config.RunConfig` allows."""
-    found = re.sub(r"[^A-Za-z0-9._-]+", "-", root.resolve().name).lstrip("._-")[:100]
+    found = re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-")[:100]
     return found or "experiment"

@@ -1,0 +1,99 @@
+"""`octnas compress`: from a trained network to report and exports in one command."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from octnas.nn.backbone import create_backbone
+from octnas.pipeline.minimal import read_trained
+from tests.cli.conftest import Octnas
+from tests.data.trees import make_tree
+from tests.nn.reference import randomise
+
+BACKBONE = "thumbnail_resnet"
+ARGS = {"layers": [1, 1], "channels": [4, 8], "num_classes": 2}
+SHORT = (
+    "search.trials=6",
+    "search.spread=2",
+    "search.calibration_batches=1",
+    "search.images_per_batch=8",
+    "data.workers=0",
+    "retrain.seeds=[0]",
+    "retrain.workers=1",
+    "retrain.baselines=[uniform, vanilla]",
+    "retrain.recipe.epochs=1",
+    "retrain.recipe.warmup_epochs=0",
+    "retrain.recipe.batch_size=4",
+)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """A folder that `timm.create_model("local-dir:…")` loads."""
+    folder = tmp_path / "my net"
+    folder.mkdir()
+    torch.manual_seed(0)
+    save_file(randomise(create_backbone(BACKBONE, ARGS)).state_dict(), folder / "model.safetensors")
+    about = {
+        "architecture": BACKBONE,
+        "num_classes": 2,
+        "model_args": {"layers": [1, 1], "channels": [4, 8]},
+        "pretrained_cfg": {"input_size": [3, 16, 16], "mean": [0.5, 0.5, 0.5], "crop_pct": 1.0},
+    }
+    (folder / "config.json").write_text(json.dumps(about))
+    return folder
+
+
+def test_from_a_folder_to_report_and_exports(
+    octnas: Octnas, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = make_tree(tmp_path / "images")
+    monkeypatch.chdir(tmp_path)
+    given = ("compress", str(trained), "--data", str(images), "--budget", "0.85")
+    sets = [word for one in SHORT for word in ("--set", one)]
+    result = octnas(*given, *sets)
+    assert result.code == 0, result.err
+    assert "written  runs/my-net.yaml" in result.out
+    assert "budget 0.85 of vanilla: 0." in result.out
+    assert len((tmp_path / "runs" / "my-net.yaml").read_text().splitlines()) <= 20
+    run = tmp_path / "runs" / "my-net"
+    assert (run / "report" / "index.html").exists()
+    cards = [path.read_text() for path in run.glob("export/searched-*/README.md")]
+    assert cards
+    assert all("fine-tuned from model.safetensors" in card for card in cards)
+    again = octnas(*given, *sets)
+    assert again.out.count("skipped, finished") == 7
+
+
+def test_how_images_are_prepared_is_that_of_the_network(trained: Path) -> None:
+    found = read_trained(str(trained))
+    assert (found.backbone, found.args) == (BACKBONE, {"layers": [1, 1], "channels": [4, 8]})
+    assert found.config["mean"] == [0.5, 0.5, 0.5]
+    assert read_trained("timm", "resnet50").config["input_size"] == (3, 224, 224)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("w.pth",), "model: found '', allowed: the name of a timm ResNet, such as --model"),
+        (("w.pth", "--model", "resnet5"), "backbone: found 'resnet5', allowed: a model that timm"),
+        ((".",), "config.json: no such file"),
+        (("w.pth", "--model", "resnet18"), "--data: found 'nowhere', allowed: a folder with train"),
+    ],
+)
+def test_mistakes_are_one_line(
+    octnas: Octnas,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = octnas("compress", *words, "--data", "nowhere")
+    assert result.code == 2
+    assert message in result.err
+    assert len(result.err.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
