@@ -41,6 +41,9 @@ _BENCH = "tests/cli/test_bench.py::"
 ELSEWHERE = {
     "run": "tests/cli/test_commands.py::test_run_prints_where_to_look",
     "run experiments/NAME.yaml": "tests/pipeline/test_minimal.py::test_a_minimal_experiment_runs",
+    "compress WEIGHTS --data PATH --model resnet50 --budget 0.6": (
+        "tests/cli/test_compress.py::test_from_a_folder_to_report_and_exports"
+    ),
     "init --minimal --data PATH": "tests/pipeline/test_minimal.py::test_a_minimal_experiment_runs",
     "supernet tests/benchmarks/resnet50_quarter.yaml --set data.root=PATH": _IMAGES,
     "search EXPERIMENT --set search.executor=ray --set search.workers=8": (
