@@ -55,7 +55,9 @@ def write_jobs(
     if out.resolve().is_relative_to(own.resolve()):
         raise RunDirectoryError(f"{out}: is inside the run directory {own}; give another --out")
     given = [word for one in overrides for word in ("--set", redact(one))]
-    for stage in JOBS:
+    left_out = "supernet" if config.scores_converted else ""
+    jobs = [stage for stage in JOBS if stage != left_out]
+    for stage in jobs:
         words = [program or _program(), stage, str(experiment.absolute())]
         words += ["--run-dir", str(own.absolute()), *given]
         text = batch_file(
@@ -67,7 +69,7 @@ def write_jobs(
             processes=stage == "supernet" and settings.gpus > 0,
         )
         write_text(out / f"{stage}.sbatch", text)
-    write_text(out / SUBMIT_FILE, submit_file(JOBS))
+    write_text(out / SUBMIT_FILE, submit_file(jobs))
     return out / SUBMIT_FILE
 
 

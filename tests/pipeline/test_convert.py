@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from octnas.cluster.slurm import SlurmSettings
 from octnas.data.images import open_images
 from octnas.errors import ConfigError, RunDirectoryError
 from octnas.io.files import read_json
@@ -19,6 +20,7 @@ from octnas.pipeline.convert import CHANNELS_FILE, sorted_weights
 from octnas.pipeline.fingerprints import whole_run
 from octnas.pipeline.records import read_results
 from octnas.pipeline.run import Run
+from octnas.pipeline.slurm import JOBS, write_jobs
 from octnas.pipeline.stages import run_stages
 from octnas.pipeline.supernet import scorer
 from octnas.runtime.directory import WHOLE_RUN
@@ -213,3 +215,11 @@ def test_a_trained_network_is_fine_tuned_for_a_tenth_of_the_epochs(tmp_path: Pat
     assert (config.retrain.recipe.epochs, config.retrain.recipe.lr) == (11, 0.01)
     scratch = load_config(tmp_path / "e.yaml", ["retrain.weights=scratch"])
     assert (scratch.retrain.recipe.epochs, scratch.retrain.recipe.lr) == (110, 0.1)
+
+
+def test_a_cluster_trains_no_supernet_either(tmp_path: Path) -> None:
+    (tmp_path / "e.yaml").write_text("space: {weights: w.pth}\n")
+    write_jobs(tmp_path / "e.yaml", tmp_path / "jobs", SlurmSettings(), run_dir=tmp_path / "run")
+    jobs = {path.stem for path in (tmp_path / "jobs").glob("*.sbatch")}
+    assert jobs == {*JOBS} - {"supernet"}
+    assert "supernet" not in (tmp_path / "jobs" / "submit.sh").read_text()
