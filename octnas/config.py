@@ -61,8 +61,8 @@ class SpaceSettings:
         backbone_args: keyword arguments for ``timm.create_model``; ``num_classes`` is taken from
             the data unless given here.
         weights: the trained network that the run begins with: a file with timm's keys, or ``timm``
-            for timm's pretrained weights (may be downloaded). Its channels are sorted, the supernet
-            and the networks start from it, and it teaches them. Empty to learn from scratch.
+            for timm's pretrained weights (may be downloaded). Its channels are sorted, the networks
+            start from it, and it teaches them. Empty to learn from scratch.
         fixed: α by site name pattern for sites that are not searched; null for the paper's rule,
             which keeps the stem and the last stage at 0.
         channel_multiple: low-resolution channels are rounded down to a multiple of this. Use 8 or
@@ -167,7 +167,7 @@ class RunConfig:
         require(fits, "retrain.augment", given, "null with data.source: digits")
         learns = self.supernet.sampling == "learnable" and not self.scores_converted
         fits = learns or self.search.sampler != "learned"
-        allowed = "learned only with supernet.sampling: learnable"
+        allowed = "learned only with supernet.sampling: learnable, and with its scores"
         require(fits, "search.sampler", self.search.sampler, allowed)
         bounded = {budget.cost for budget in self.space.budgets}
         fits = "latency" not in bounded or bool(self.latency.table)
@@ -275,7 +275,7 @@ def check_config(document: Document) -> RunConfig:
         recipe = settings.get("recipe", {}) if isinstance(settings, dict) else None
         if isinstance(recipe, dict):
             defaults = {} if values.get("schema") == 1 else asdict(kind().recipe)
-            if trained and section == "retrain" and settings.get("weights") != "scratch":
+            if trained and section != "ranking" and settings.get("weights") != "scratch":
                 defaults = asdict(FINE_TUNE_RECIPE)
             epochs = recipe.get("epochs")
             if isinstance(epochs, int) and "warmup_epochs" in defaults:

@@ -120,7 +120,7 @@ def compress(
     weights: Annotated[
         str,
         typer.Argument(
-            help="The trained network: a file with timm's keys, a folder that timm or octnas "
+            help="The trained network: a file with timm's keys, a folder that timm "
             "exported, or timm for timm's own weights of --model."
         ),
     ],
@@ -148,6 +148,10 @@ def compress(
     for problem in found.problems:
         typer.echo(f"problem  {problem}; remove it or add --set data.on_error=skip")
     experiment = Path("runs") / f"{found.name}.yaml"
+    if experiment.exists() and experiment.read_text(encoding="utf-8") != found.text:
+        raise ConfigError(
+            f"{experiment}: exists with other settings; remove it, or use `octnas run` with it"
+        )
     experiment.parent.mkdir(exist_ok=True)
     experiment.write_text(found.text, encoding="utf-8")
     typer.echo(f"written  {experiment}")

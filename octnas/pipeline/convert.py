@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from octnas.data.images import open_images
-from octnas.device import choose_device, cpu_threads
+from octnas.device import choose_device, cpu_threads, device_errors
 from octnas.errors import ArchitectureError, ConfigError, OctnasError
 from octnas.io.files import write_json
 from octnas.nn.backbone import create_backbone
@@ -14,7 +14,10 @@ from octnas.nn.channel_order import kept_sites, sensitivity, sort_channels
 from octnas.nn.supernet import build_original
 from octnas.nn.weights import save_weights
 from octnas.pipeline.run import Run
+from octnas.pipeline.space import check_classes
 from octnas.runtime.directory import CONVERT
+from octnas.training.loop import check_recipe
+from octnas.training.scoring import evaluate
 
 SCHEMA = 1
 WEIGHTS_FILE = "weights.safetensors"
@@ -36,18 +39,24 @@ def convert(run: Run) -> None:
             or the network computes something else once its channels are sorted.
     """
     settings, device = run.config.convert, choose_device(run.config.device)
-    model = _original(run)
     images = open_images(run.data, run.space.input_size, device)
-    most = settings.images or images.count("train")
-    batches = [*images.batches("train", settings.batch_size, most)]
-    with cpu_threads(run.config.supernet.threads):
-        model.to(device)
-        before = _logits(model, batches[0][0])
+    check_classes(run, len(images.classes))
+    with run.settings_of("retrain", "recipe"):
+        # Now, since retraining comes later.
+        check_recipe(run.config.retrain.recipe, images.count("train"))
+    model, most = _original(run), settings.images or images.count("train")
+    batches = images.batches("train", settings.batch_size, most)
+    shown = next(iter(batches))[0].cpu()
+    before = _logits(model, shown)
+    with cpu_threads(run.config.supernet.threads), device_errors():
+        moved = ((pixels.to(device), labels.to(device)) for pixels, labels in batches)
         try:
-            orders = sort_channels(model, sensitivity(model, batches, settings.criterion))
+            found = sensitivity(model.to(device), moved, settings.criterion)
         except OctnasError as error:
             raise ConfigError(f"space.weights: {run.config.space.weights}: {error}") from None
-        off = (_logits(model, batches[0][0]) - before).abs().max() / before.std()
+        orders = sort_channels(model.cpu(), found)
+        # On the CPU, whose convolutions are exact to float32.
+        off = (_logits(model, shown) - before).abs().max() / before.std()
     if not off <= _SAME:
         raise ConfigError(
             f"space.weights: sorting the channels of {run.space.backbone} changes its outputs by "
@@ -63,8 +72,11 @@ def convert(run: Run) -> None:
         "orders": {site: order.tolist() for site, order in orders.items()},
     }
     write_json(folder / CHANNELS_FILE, document)
-    moved = f"{len(orders) - len(kept)} of {len(orders)} sites"
-    run.progress.say(f"convert: sorted the channels of {moved}, by {settings.criterion}")
+    accuracy = evaluate(model.to(device), images.batches("read", 4 * settings.batch_size), device)
+    run.progress.say(
+        f"convert: sorted the channels of {len(orders) - len(kept)} of {len(orders)} sites, by "
+        f"{settings.criterion}; the original has {accuracy.metrics['top1']:.1%} top-1 on read"
+    )
 
 
 def _original(run: Run) -> nn.Module:

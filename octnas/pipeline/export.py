@@ -163,7 +163,7 @@ def _original(run: Run, architecture: Architecture) -> str:
     if not (run.config.begins_with("retrain") and original(run).fits(architecture)):
         return ""
     weights, backbone = run.config.space.weights, run.space.backbone
-    return f"timm's {backbone}" if weights == PRETRAINED else Path(weights).name
+    return f"timm's {backbone}" if weights == PRETRAINED else run.config.name
 
 
 def _data(run: Run) -> dict[str, Any]:

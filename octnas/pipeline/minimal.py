@@ -58,7 +58,7 @@ def read_trained(weights: str, model: str = "") -> TrainedNetwork:
     """A trained network from what the user names.
 
     Args:
-        weights: a file with timm's keys, a folder that timm or octnas exported, or ``timm``.
+        weights: a file with timm's keys, a folder that timm exported, or ``timm``.
         model: name of the timm model, where the weights do not say it.
 
     Raises:
@@ -67,11 +67,18 @@ def read_trained(weights: str, model: str = "") -> TrainedNetwork:
     """
     args: dict[str, Any] = {}
     own: dict[str, Any] = {}
-    if (folder := Path(weights)).is_dir():
+    folder = Path(weights)
+    if weights != PRETRAINED and folder.is_dir():
         about = read_json(folder / _CONFIG, dict[str, Any], error=ConfigError, remedy="")
-        model, own = model or str(about.get("architecture", "")), about.get("pretrained_cfg", {})
-        args = {key: value for key, value in about.get("model_args", {}).items() if key not in own}
+        model, own = model or str(about.get("architecture", "")), about.get("pretrained_cfg") or {}
+        args = dict(about.get("model_args") or {})
+        if about.get("architecture") == "octnas_network":
+            raise ConfigError(
+                f"{folder}: is an octave network already, allowed: the network that it was made of"
+            )
         weights = str(folder / _WEIGHTS)
+    found = weights == PRETRAINED or Path(weights).is_file()
+    require(found, "weights", weights, "a file, a folder that timm exported, or timm")
     allowed = "the name of a timm ResNet, such as --model resnet50, since the weights do not say it"
     require(bool(model), "model", model, allowed)
     known = pretrained_cfg(create_backbone(model, args, meta=True))
@@ -123,7 +130,7 @@ def minimal_experiment(
         f"# {root}: {classes:,} classes, {train:,} training and {len(listing.names['val']):,} "
         f"validation images,",
         f"# median size {width}×{height}. Missing settings have their defaults.",
-        f"name: {name}",
+        f"name: {_yaml(name)}",
         "space:",
         *(_space(min(width, height)) if trained is None else _trained_space(trained)),
         *([f"  budgets: {list(budgets)}"] if budgets else []),

@@ -11,7 +11,7 @@ import numpy as np
 
 from octnas.data.image_list import read_summary
 from octnas.device import cpu_threads
-from octnas.errors import BudgetError, RunDirectoryError
+from octnas.errors import BudgetError, ConfigError, RunDirectoryError
 from octnas.io.files import read_json, write_json
 from octnas.pipeline.records import PARENT, begin_tracking
 from octnas.pipeline.retrain import finished, train_several
@@ -54,6 +54,10 @@ class Design:
 
 def truth(run: Run) -> None:
     """Draw the architectures and train each with every seed, except for finished trainings."""
+    if run.config.scores_converted:
+        raise ConfigError(
+            "search.score: found converted scores, allowed: supernet, whose ranking this checks"
+        )
     settings, directory = run.config.ranking, run.directory_of("truth")
     path = directory.stage("truth") / DESIGN_FILE
     if not path.exists():

@@ -253,7 +253,7 @@ def facts(run: Run) -> dict[str, str]:
         "Data": f"{config.data.source}, digest {images.digest}",
         "Images": ", ".join(f"{n:,} {part}" for part, n in images.counts.items() if n),
         "Skipped images and folders": str(len(images.problems)),
-        "Seed of the search": str(config.seed),
+        "Seed of supernet and search": str(config.seed),
         "Seeds of retraining": ", ".join(map(str, config.retrain.seeds)),
         **_weights(config),
         "Search": f"{config.search.sampler}, {plural(config.search.trials, 'trial')}",
@@ -286,7 +286,8 @@ def recipe_digest(run: Run) -> str:
     augment = retrain.augment or getattr(data, "augment", None)
     settings |= flatten(augment, "augment") if augment is not None else {}
     if run.config.begins_with("retrain"):
-        settings["original"] = run.fingerprint(CONVERT)["space.weights"]
+        made = run.directory.marker(CONVERT)  # the file itself may be gone
+        settings["original"] = made and made.fingerprint["space.weights"]
         settings["distillation"] = retrain.distillation and asdict(retrain.distillation)
     settings["preparation"] = preparation(data)
     settings["padding"] = getattr(data, "padding", None)

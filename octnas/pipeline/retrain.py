@@ -25,7 +25,7 @@ from octnas.pipeline.records import (
 )
 from octnas.pipeline.run import Run
 from octnas.pipeline.search import chosen_by
-from octnas.pipeline.supernet import check_classes
+from octnas.pipeline.space import check_classes
 from octnas.report.style import plural
 from octnas.results.front import Candidate, Front
 from octnas.results.networks import (

@@ -11,7 +11,7 @@ from octnas.data.image_list import read_summary
 from octnas.data.prepare import PROBLEMS_FILE, prepare_images
 from octnas.data.settings import DigitsSettings
 from octnas.device import choose_device
-from octnas.errors import LatencyError, SettingError
+from octnas.errors import ConfigError, LatencyError, SettingError
 from octnas.io.files import read_json, write_json
 from octnas.measure.backends import check_device, check_installed
 from octnas.measure.settings import LatencySettings
@@ -156,3 +156,13 @@ def prepare_data(run: Run) -> None:
     if summary.problems:
         count, path = len(summary.problems), folder / PROBLEMS_FILE
         run.progress.say(f"data: skipped {count} images and folders, see {path}")
+
+
+def check_classes(run: Run, classes: int) -> None:
+    """Refuse a classifier that does not fit the data with a ConfigError."""
+    given = run.space.backbone_args.get("num_classes")
+    if given != classes:
+        raise ConfigError(
+            f"space.backbone_args.num_classes: found {given}, but the data has {classes} classes; "
+            "leave it out to take the data's"
+        )

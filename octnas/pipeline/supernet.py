@@ -11,7 +11,7 @@ import torch
 from octnas.data.batches import Part
 from octnas.data.images import Images, open_images
 from octnas.device import choose_device
-from octnas.errors import ConfigError, require
+from octnas.errors import require
 from octnas.io.files import read_json, remove_tree, write_json
 from octnas.nn.rescale import ConvertedNetwork
 from octnas.nn.supernet import TrainedSupernet
@@ -19,6 +19,7 @@ from octnas.nn.weights import save_weights
 from octnas.pipeline.convert import sorted_weights
 from octnas.pipeline.records import PARENT, begin_tracking
 from octnas.pipeline.run import Run
+from octnas.pipeline.space import check_classes
 from octnas.search.samplers import Propose
 from octnas.settings import flatten
 from octnas.space.distribution import Distribution, Probabilities, draw_within
@@ -67,7 +68,7 @@ def write_distributions(run: Run, probabilities: Mapping[str, Probabilities]) ->
 
 def read_distributions(run: Run) -> tuple[Distribution, ...]:
     """Read what `write_distributions` wrote, by budget; empty unless sampling is learnable."""
-    if run.config.supernet.sampling != "learnable":
+    if run.config.supernet.sampling != "learnable" or run.config.scores_converted:
         return ()
     path = run.directory.stage("supernet") / DISTRIBUTION_FILE
     return read_json(path, tuple[Distribution, ...], schema=LEARNED_SCHEMA, key="budgets")
@@ -291,13 +292,3 @@ def check_processes(processes: int, device: torch.device) -> None:
         gpus = torch.cuda.device_count()
         allowed = f"at most {gpus}, the GPUs of this machine"
         require(processes <= gpus, "processes", processes, allowed)
-
-
-def check_classes(run: Run, classes: int) -> None:
-    """Refuse a classifier that does not fit the data with a ConfigError."""
-    given = run.space.backbone_args.get("num_classes")
-    if given != classes:
-        raise ConfigError(
-            f"space.backbone_args.num_classes: found {given}, but the data has {classes} classes; "
-            "leave it out to take the data's"
-        )

@@ -117,9 +117,10 @@ class RunDirectory:
         if marker is None:
             return ""
         before, now = with_current_names(marker.fingerprint), json.loads(json.dumps(fingerprint))
-        for base in STAGES[stage]:
+        for key in [key for key in before if key.startswith("input.")]:
             # Made with this very input, whose own settings are checked by their current names.
-            made, key = self.marker(base), f"input.{base}"
+            base = key.removeprefix("input.")
+            made = self.marker(base) if base in STAGES else None
             if made and before.get(key) == digest(made.fingerprint):
                 before[key] = now.get(key)
         changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
@@ -139,14 +140,14 @@ class RunDirectory:
         write_json(self.stage(stage) / MARKER, {**document, "fingerprint": dict(fingerprint)})
 
     def _bases(self, stage: str) -> set[str]:
-        """What a stage builds on: always, or with the settings in its marker."""
+        """What a stage builds on with the settings in its marker, or by default."""
         try:
             marker = self.marker(stage)
         except RunDirectoryError:
             # A stage can be redone even if its marker is damaged.
             marker = None
         inputs = (key.partition("input.")[2] for key in (marker.fingerprint if marker else ()))
-        return {*STAGES[stage], *filter(None, inputs)}
+        return set(filter(None, inputs)) or set(STAGES[stage])
 
     def forget(self, stage: str) -> list[str]:
         """Remove a stage's results and those of the stages that depend on it; their names."""

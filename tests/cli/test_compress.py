@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from octnas.errors import ConfigError
 from octnas.nn.backbone import create_backbone
 from octnas.pipeline.minimal import read_trained
 from tests.cli.conftest import Octnas
@@ -63,9 +64,12 @@ def test_from_a_folder_to_report_and_exports(
     assert (run / "report" / "index.html").exists()
     cards = [path.read_text() for path in run.glob("export/searched-*/README.md")]
     assert cards
-    assert all("fine-tuned from model.safetensors" in card for card in cards)
+    assert all("fine-tuned from my-net" in card for card in cards)
     again = octnas(*given, *sets)
     assert again.out.count("skipped, finished") == 7
+    other = octnas(*given[:-1], "0.9")
+    assert other.code == 2
+    assert "runs/my-net.yaml: exists with other settings" in other.err
 
 
 def test_how_images_are_prepared_is_that_of_the_network(trained: Path) -> None:
@@ -75,9 +79,16 @@ def test_how_images_are_prepared_is_that_of_the_network(trained: Path) -> None:
     assert read_trained("timm", "resnet50").config["input_size"] == (3, 224, 224)
 
 
+def test_an_octave_network_is_refused(trained: Path) -> None:
+    (trained / "config.json").write_text(json.dumps({"architecture": "octnas_network"}))
+    with pytest.raises(ConfigError, match="is an octave network already"):
+        read_trained(str(trained))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("nothing.pth",), "weights: found 'nothing.pth', allowed: a file, a folder that timm"),
         (("w.pth",), "model: found '', allowed: the name of a timm ResNet, such as --model"),
         (("w.pth", "--model", "resnet5"), "backbone: found 'resnet5', allowed: a model that timm"),
         ((".",), "config.json: no such file"),
@@ -92,6 +103,7 @@ def test_mistakes_are_one_line(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.pth").touch()
     result = octnas("compress", *words, "--data", "nowhere")
     assert result.code == 2
     assert message in result.err

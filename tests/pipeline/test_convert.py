@@ -19,7 +19,8 @@ from octnas.nn.supernet import build, recalibrate
 from octnas.pipeline.convert import CHANNELS_FILE, sorted_weights
 from octnas.pipeline.fingerprints import whole_run
 from octnas.pipeline.records import read_results
-from octnas.pipeline.run import Run
+from octnas.pipeline.report import recipe_digest
+from octnas.pipeline.run import Run, look_at_run
 from octnas.pipeline.slurm import JOBS, write_jobs
 from octnas.pipeline.stages import run_stages
 from octnas.pipeline.supernet import scorer
@@ -223,3 +224,35 @@ def test_a_cluster_trains_no_supernet_either(tmp_path: Path) -> None:
     jobs = {path.stem for path in (tmp_path / "jobs").glob("*.sbatch")}
     assert jobs == {*JOBS} - {"supernet"}
     assert "supernet" not in (tmp_path / "jobs" / "submit.sh").read_text()
+
+
+def test_a_supernet_that_nothing_builds_on_is_redone_alone(tmp_path: Path, weights: Path) -> None:
+    run = open_trained(tmp_path, weights, *QUICK)
+    run_stages(run, ("supernet", "search"))
+    assert "search" not in run.directory.forget("supernet")
+    assert run.directory.finished("search")
+    assert "search" in run.directory.forget("convert")
+    assert not run.directory.finished("search")
+
+
+def test_a_learnable_supernet_leaves_converted_scores_alone(tmp_path: Path, weights: Path) -> None:
+    learns = ("supernet.sampling=learnable", "search.score=converted")
+    run = open_trained(tmp_path, weights, *learns, *QUICK)
+    run_stages(run, ("search",))
+    assert not run.directory.stage("supernet").exists()
+
+
+def test_a_checkpoint_may_be_gone_when_runs_are_compared(tmp_path: Path, weights: Path) -> None:
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(weights.read_bytes())
+    run = open_trained(tmp_path, copy, *QUICK)
+    run_stages(run, ("data",))
+    before = recipe_digest(run)
+    copy.unlink()
+    assert recipe_digest(look_at_run(run.directory.path)) == before
+
+
+def test_ranking_needs_a_supernet(tmp_path: Path, weights: Path) -> None:
+    run = open_trained(tmp_path, weights, stages=("truth",))
+    with pytest.raises(ConfigError, match=r"^search\.score: found converted scores"):
+        run_stages(run, ("truth",))

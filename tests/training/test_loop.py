@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
@@ -20,9 +21,9 @@ from octnas.device import choose_device, cpu_threads
 from octnas.errors import SettingError, TrainingError
 from octnas.settings import flatten
 from octnas.training.checkpoint import Checkpoints
-from octnas.training.loop import Step, own_randomness, plain, train
+from octnas.training.loop import Step, distilled, frozen, own_randomness, plain, train
 from octnas.training.scoring import evaluate
-from octnas.training.settings import Recipe
+from octnas.training.settings import DistillationSettings, Recipe
 from tests.data.trees import make_tree, prepared
 from tests.training.resuming import CPU, BrokenOffError, assert_equal_weights, timeless, until
 
@@ -503,3 +504,39 @@ def test_a_gpu_resumes_from_the_same_bits(
     finally:
         torch.use_deterministic_algorithms(False)
     assert_equal_weights(whole, resumed)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_distillation_is_the_published_loss(weight: float, temperature: float) -> None:
+    """Against sums over classes in float64, with its gradient; the teacher is not changed."""
+    torch.manual_seed(0)
+    logits, taught = 3 * torch.randn(6, 5), 3 * torch.randn(6, 5)
+    labels = torch.arange(6) % 5
+    teacher = nn.Sequential(nn.BatchNorm1d(5))
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    known = frozen(teacher, CPU)
+    student = logits.clone().requires_grad_()
+
+    def criterion(found: Tensor, wanted: Tensor) -> Tensor:
+        return F.cross_entropy(found, wanted, label_smoothing=0.1)
+
+    step = Step(0, taught, labels, lambda images: student, criterion)
+    settings = DistillationSettings(weight=weight, temperature=temperature)
+    loss = distilled(known, settings)(step)
+    p, q = (
+        torch.exp(one.double() / temperature)
+        / torch.exp(one.double() / temperature).sum(1)[:, None]
+        for one in (teacher(taught), logits)
+    )
+    divergence = (p * (p.log() - q.log())).sum(1).mean() * temperature**2
+    expected = (1 - weight) * criterion(logits.double(), labels) + weight * divergence
+    assert expected > 0.3
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert student.grad is not None
+    if weight == 1:
+        gradient = temperature * (q - p) / 6
+        torch.testing.assert_close(student.grad.double(), gradient, rtol=1e-4, atol=1e-6)
+    assert not teacher.training
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
