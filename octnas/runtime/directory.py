@@ -140,7 +140,7 @@ class RunDirectory:
         write_json(self.stage(stage) / MARKER, {**document, "fingerprint": dict(fingerprint)})
 
     def _bases(self, stage: str) -> set[str]:
-        """What a stage builds on with the settings in its marker, or by default."""
+        """What a stage was built on, by its marker; by default if that says nothing."""
         try:
             marker = self.marker(stage)
         except RunDirectoryError:
