@@ -278,8 +278,8 @@ def check_config(document: Document) -> RunConfig:
             if trained and section != "ranking" and settings.get("weights") != "scratch":
                 defaults = asdict(FINE_TUNE_RECIPE)
             epochs = recipe.get("epochs")
-            if isinstance(epochs, int) and "warmup_epochs" in defaults:
-                defaults["warmup_epochs"] = min(defaults["warmup_epochs"], epochs / 10)
+            if isinstance(epochs, int) and epochs < 10 * defaults.get("warmup_epochs", 0):
+                defaults["warmup_epochs"] = epochs / 10
             values[section] = {**settings, "recipe": {**defaults, **recipe}}
     try:
         # As JSON, whose arrays may become tuples in strict mode.

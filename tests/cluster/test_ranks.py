@@ -70,7 +70,7 @@ class TestRanks:
     ) -> None:
         """Not some of them, which would wait for the others for ever; and room is left again."""
         monkeypatch.setattr("octnas.cluster.ranks._ROOM", 1.0)
-        with pytest.raises(ClusterError, match=r"workers: found 3, .* the cluster has 2 CPUs"):
+        with pytest.raises(ClusterError, match=r"processes: found 3, .* the cluster has 2 CPUs"):
             run_ranks(meet, tmp_path, workers=3, restarts=0, folder=tmp_path)
         assert not list(tmp_path.glob("[012]"))
         run_ranks(meet, tmp_path, workers=2, restarts=0, folder=tmp_path / "meeting")

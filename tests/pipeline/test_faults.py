@@ -113,13 +113,9 @@ def test_a_retraining_whose_loss_is_lost_goes_on_from_before(
     """No checkpoint holds the NaN, so that one that a device has made is mended by going on."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     settings = (OFF, f"retrain.recipe.checkpoint_seconds={checkpoint_seconds}")
-    run, train = open_tiny(tmp_path, *settings, fresh="retrain"), trainings.train
+    run = open_tiny(tmp_path, *settings, fresh="retrain")
     with monkeypatch.context() as patch:
-        patch.setattr(
-            trainings,
-            "train",
-            lambda *a, **k: train(*a, **k, backward=spoiled(2, lambda: None)),
-        )
+        patch.setattr(trainings, "plain", spoiled(2, lambda: None))
         with pytest.raises(TrainingError, match=r"^the loss is nan in epoch 1; lower recipe.lr$"):
             run_stages(run, ("retrain",))
     again = open_tiny(tmp_path, *settings)
@@ -131,14 +127,12 @@ def test_a_gpu_that_falls_out_of_a_training(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    run, train = open_tiny(tmp_path, OFF, fresh="retrain"), trainings.train
+    run = open_tiny(tmp_path, OFF, fresh="retrain")
 
     def lost() -> None:
         raise torch.AcceleratorError(LOST)
 
-    monkeypatch.setattr(
-        trainings, "train", lambda *a, **k: train(*a, **k, backward=spoiled(2, lost))
-    )
+    monkeypatch.setattr(trainings, "plain", spoiled(2, lost))
     with pytest.raises(DeviceError, match=r"^the device has failed \(CUDA error") as caught:
         run_stages(run, ("retrain",))
     assert "\n" not in str(caught.value)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +166,7 @@ def test_retraining_goes_on_with_a_network_in_two_roles(
     for life, steps in enumerate((3, 6)):
         run = open_tiny(path, *settings, fresh=None if life else "retrain")
         with monkeypatch.context() as patch:
-            patch.setattr(trainings, "train", partial(trainings.train, backward=until(steps)))
+            patch.setattr(trainings, "plain", until(steps))
             with pytest.raises(BrokenOffError):
                 run_stages(run, ("retrain",))
     run = open_tiny(path, *settings)

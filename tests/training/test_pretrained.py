@@ -79,7 +79,7 @@ def test_a_new_classifier_cannot_teach(
     args = {**space.backbone_args, "num_classes": 7}
     other = replace(space, backbone_args=args)
     settings = SupernetSettings(weights=str(weights), teacher="original", threads=1)
-    with pytest.raises(SettingError, match=r"teacher: .* the file has no fc\.weight, fc\.bias"):
+    with pytest.raises(SettingError, match=r"weights: .* these have no fc\.weight, fc\.bias"):
         train_supernet(other, few_digits, settings, seed=0, device=CPU)
 
 

@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import time
 from dataclasses import replace
-from functools import partial
 from multiprocessing.queues import Queue
 from pathlib import Path
 
@@ -157,7 +156,7 @@ def test_an_interrupted_training_resumes(
     expected = train_one(whole, DATA, settings, "cpu")
     for steps in (4, 10, 17):
         with monkeypatch.context() as patch:
-            patch.setattr(module, "train", partial(module.train, backward=until(steps)))
+            patch.setattr(module, "plain", until(steps))
             with pytest.raises(BrokenOffError):
                 train_one(broken, DATA, settings, "cpu")
         assert broken.result is None
