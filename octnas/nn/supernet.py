@@ -199,9 +199,8 @@ def build_original(space: SearchSpace, weights: str) -> nn.Module:
             classifier of this size.
         ArchitectureError: they are not finite.
     """
-    vanilla = space.architecture({site.name: 0.0 for site in space.sites})
     # Weights that depend on the seed are not those of the file.
-    network, other = (build(vanilla, seed=seed, weights=weights) for seed in (0, 1))
+    network, other = (build(space.vanilla, seed=seed, weights=weights) for seed in (0, 1))
     check_finite(network, weights)
     pairs = zip(network.state_dict().items(), other.state_dict().values(), strict=True)
     new = ", ".join(name for (name, value), again in pairs if not torch.equal(value, again))

@@ -19,10 +19,9 @@ _SCORING = ("calibration_batches", "images_per_batch", "threads")
 
 def bases(config: RunConfig, stage: str) -> tuple[str, ...]:
     """The stages that a stage builds on with these settings."""
-    found = [base for base in STAGES[stage] if base != "supernet" or stage != "search"]
-    if stage == "search":
-        found.append(CONVERT if config.scores_converted else "supernet")
-    return (*found, CONVERT) if config.begins_with(stage) else tuple(found)
+    if stage == "search" and config.scores_converted:
+        return (CONVERT,)
+    return (*STAGES[stage], CONVERT) if config.begins_with(stage) else STAGES[stage]
 
 
 def whole_run(config: RunConfig) -> tuple[str, ...]:

@@ -135,7 +135,7 @@ def minimal_experiment(
         *(_space(min(width, height)) if trained is None else _trained_space(trained)),
         *([f"  budgets: {list(budgets)}"] if budgets else []),
         "data:",
-        f"  root: {json.dumps(str(root), ensure_ascii=False)}",
+        f"  root: {_yaml(str(root))}",
         *([] if val == "val" else [f"  val: {val}"]),
         f"  search_val_per_class: {held_out}",
         f"  read_per_class: {held_out}",

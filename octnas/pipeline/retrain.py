@@ -208,8 +208,7 @@ def read_plan(run: Run) -> list[Network]:
 
 def original(run: Run) -> Original:
     """The network of ``space.weights``, its channels sorted."""
-    vanilla = run.space.architecture({site.name: 0.0 for site in run.space.sites})
-    return Original(vanilla, sorted_weights(run))
+    return Original(run.space.vanilla, sorted_weights(run))
 
 
 def _train(run: Run, networks: list[Network]) -> dict[tuple[str, int], SeedResult]:

@@ -179,8 +179,7 @@ def baseline(
         closest to the budget's and not below ``at_least``.
     """
     if role == VANILLA:
-        architecture = space.architecture({site.name: 0.0 for site in space.sites})
-        return Network(VANILLA, "", architecture, space.cost(architecture))
+        return Network(VANILLA, "", space.vanilla, space.cost(space.vanilla))
     if role == UNIFORM and budget.uniform is not None:
         architecture = space.uniform(budget.uniform)
     elif cost is not None and budget.bound is not None:

@@ -90,7 +90,7 @@ def activation_of(space: SearchSpace) -> AdditiveCost:
         sites, macs = _macs_term(conv, space.site)
         found.append((sites, np.zeros_like(macs)))
     terms = {sites: term * BYTES_PER_ACTIVATION for sites, term in sum_terms(found).items()}
-    vanilla = space.cost({site.name: 0.0 for site in space.sites}).activation_bytes
+    vanilla = space.cost(space.vanilla).activation_bytes
     return AdditiveCost("activation", space, 0, terms, vanilla)
 
 

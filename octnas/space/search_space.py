@@ -175,6 +175,11 @@ class SearchSpace:
                     f"{choices}"
                 )
 
+    @cached_property
+    def vanilla(self) -> Architecture:
+        """The backbone itself: α = 0 at every site, the fixed ones too."""
+        return self.architecture(dict.fromkeys(self.site, 0.0))
+
     def uniform(self, alpha: float) -> Architecture:
         """One α at every searchable site, as in the paper; the fixed sites are kept."""
         return self.architecture({site.name: alpha for site in self.searchable})
@@ -219,7 +224,7 @@ class SearchSpace:
     @cached_property
     def vanilla_macs(self) -> int:
         """MACs at α = 0 everywhere."""
-        return self.cost({site.name: 0.0 for site in self.sites}).macs
+        return self.cost(self.vanilla).macs
 
     @cached_property
     def smallest_macs(self) -> int:
