@@ -148,10 +148,16 @@ class RunConfig:
     @property
     def objective(self) -> str:
         """What the search minimises besides the loss: MACs, activation memory or latency."""
-        bounded = {budget.cost for budget in self.space.budgets}
         if self.search.objective == "auto":
-            return bounded.pop() if len(bounded) == 1 else "macs"
+            # Peak memory is no sum, by which architectures could be listed.
+            found = [cost for cost in self.space.budgets[0].costs if cost in self._bounded_by_all]
+            return next((cost for cost in found if cost != "peak"), "macs")
         return self.search.objective
+
+    @property
+    def _bounded_by_all(self) -> set[str]:
+        """The costs that all budgets bound."""
+        return set.intersection(*(set(budget.costs) for budget in self.space.budgets))
 
     def __post_init__(self) -> None:
         require_seed("seed", self.seed)
@@ -169,12 +175,12 @@ class RunConfig:
         fits = learns or self.search.sampler != "learned"
         allowed = "learned only with supernet.sampling: learnable, and with its scores"
         require(fits, "search.sampler", self.search.sampler, allowed)
-        bounded = {budget.cost for budget in self.space.budgets}
+        bounded = {cost for budget in self.space.budgets for cost in budget.costs}
         fits = "latency" not in bounded or bool(self.latency.table)
         allowed = "a table measured by `octnas latency`, for budgets on latency"
         require(fits, "latency.table", self.latency.table, allowed)
         objective = self.search.objective
-        fits = objective in ("auto", "macs") or bounded == {objective}
+        fits = objective in ("auto", "macs") or objective in self._bounded_by_all
         allowed = f"auto or macs; {objective} only if all budgets bound it"
         require(fits, "search.objective", objective, allowed)
         # Screening drops candidates that others beat in loss and cost: a budget on another cost, or

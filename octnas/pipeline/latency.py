@@ -60,12 +60,15 @@ def make_table(
 
 
 def with_costs(run: Run, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Candidates with their activation memory, and their predicted latency if there is a table."""
+    """Candidates with activation and peak memory, and predicted latency if there is a table."""
     return [replace(one, metrics={**one.metrics, **_costs(run, one)}) for one in candidates]
 
 
 def _costs(run: Run, candidate: Candidate) -> dict[str, float]:
-    found = {"activation_bytes": float(run.costs["activation"].of(candidate.alphas))}
+    found = {
+        f"{name}_bytes": float(run.costs[name].of(candidate.alphas))
+        for name in ("activation", "peak")
+    }
     if "latency" in run.costs:
         found["latency"] = run.costs["latency"].of(candidate.alphas) * 1e-9
     return found
@@ -81,8 +84,9 @@ def latency_words(candidate: Candidate, budget: Budget) -> str:
     words = f", {candidate.metrics['latency'] * 1e3:.3f} ms predicted"
     if "measured_latency" in candidate.metrics:
         words += f", {candidate.metrics['measured_latency'] * 1e3:.3f} ms measured"
-        bound = budget.bound
-        limit = bound.upper * 1e-9 if bound is not None and bound.cost == "latency" else inf
+        limit = min(
+            (one.upper * 1e-9 for one in budget.bounds if one.cost == "latency"), default=inf
+        )
         if candidate.metrics["measured_latency"] > limit:
             words += f", above the budget of {limit * 1e3:.3f} ms"
     return words

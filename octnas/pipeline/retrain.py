@@ -45,7 +45,7 @@ from octnas.results.validation_log import VALIDATION_LOG
 from octnas.search.surrogate import Features, fit_candidates
 from octnas.settings import flatten
 from octnas.space.architecture import Architecture
-from octnas.space.cost_table import AdditiveCost, CostLevels
+from octnas.space.budgets import Region, region
 from octnas.space.costs import Budget
 from octnas.space.optimum import best_within
 from octnas.training.loop import Log, check_recipe
@@ -85,19 +85,23 @@ def plan(run: Run) -> list[Network]:
 
 def _baselines(run: Run, budget: Budget, chosen: Candidate, found: Network) -> Iterator[Network]:
     """The baselines of one budget, in the order of the settings."""
-    bounded = None if budget.bound is None else run.costs[budget.bound.cost]
-    at_least = found.cost.macs if bounded is None else bounded.of(chosen.alphas)
+    # MACs alone allow baselines between the choices of α.
+    plain = budget.bound is None and not budget.further
+    first = run.costs[budget.first.cost]
+    at_least = found.cost.macs if plain else first.of(chosen.alphas)
+    limits = [(run.costs[bound.cost], bound.upper) for bound in budget.further]
     for role in run.config.retrain.baselines:
         if role == VANILLA:
             continue
         if role in PLAIN:
             yield from _plain(run, role, budget, found)
         elif role == RANDOM:
-            yield from _random(run, budget, bounded, at_least, found)
+            yield from _random(run, budget, chosen, found)
         elif role == WORST:
-            yield _worst(run, budget, bounded, at_least)
+            yield _worst(run, budget, chosen)
         else:
-            yield baseline(run.space, role, budget, at_least, bounded)
+            cost = None if plain else first
+            yield baseline(run.space, role, budget, at_least, cost, limits)
 
 
 def _plain(run: Run, role: str, budget: Budget, found: Network) -> Iterator[Network]:
@@ -111,12 +115,11 @@ def _plain(run: Run, role: str, budget: Budget, found: Network) -> Iterator[Netw
     yield Network(role, budget.name, architecture, cost(architecture).cost)
 
 
-def _random(
-    run: Run, budget: Budget, bounded: AdditiveCost | None, at_least: int, found: Network
-) -> Iterator[Network]:
+def _random(run: Run, budget: Budget, chosen: Candidate, found: Network) -> Iterator[Network]:
     """Distinct architectures, drawn uniformly from those that cost at least the searched one."""
     space, settings = run.space, run.config.retrain
-    levels, upper = _levels(run, bounded), _upper(budget)
+    inside = region(space, budget, run.costs)
+    levels, upper, at_least = inside.levels, inside.high, _floor(inside, budget, chosen)
     rng = np.random.default_rng((_STREAM, settings.seed, run.budgets.index(budget)))
     drawn: dict[str, Architecture] = {}
     while len(drawn) < settings.randoms and upper < 2 * levels.largest:
@@ -129,14 +132,20 @@ def _random(
         yield Network(RANDOM, budget.name, one, space.cost(one), number)
 
 
-def _worst(run: Run, budget: Budget, bounded: AdditiveCost | None, at_least: int) -> Network:
+def _worst(run: Run, budget: Budget, chosen: Candidate) -> Network:
     """The exact minimum, within the budget, of a surrogate fitted to all scores."""
     model = fit_candidates(Features(run.space, pairs=True), read_candidates(run)).mean
-    levels = _levels(run, bounded)
+    inside = region(run.space, budget, run.costs)
+    at_least = _floor(inside, budget, chosen)
     architecture = run.space.architecture(
-        best_within(levels, model.scores, at_least, max(_upper(budget), at_least))
+        best_within(inside.levels, model.scores, at_least, max(inside.high, at_least))
     )
     return Network(WORST, budget.name, architecture, run.space.cost(architecture))
+
+
+def _floor(inside: Region, budget: Budget, chosen: Candidate) -> int:
+    """The least that a baseline may cost: as much as the searched network, if one bound decides."""
+    return inside.low if budget.further else inside.levels.cost.of(chosen.alphas)
 
 
 def _front(run: Run, known: set[str]) -> Iterator[Network]:
@@ -149,15 +158,6 @@ def _front(run: Run, known: set[str]) -> Iterator[Network]:
     for number, one in enumerate(others, start=1):
         architecture = run.space.architecture(one.alphas)
         yield Network(FRONT, "", architecture, run.space.cost(architecture), number)
-
-
-def _levels(run: Run, bounded: AdditiveCost | None) -> CostLevels:
-    """The architectures by the cost that a budget bounds."""
-    return run.levels if bounded is None else CostLevels(run.space, cost=bounded)
-
-
-def _upper(budget: Budget) -> int:
-    return budget.max_macs if budget.bound is None else budget.bound.upper
 
 
 def tracking_key(network: Network) -> str:

@@ -23,13 +23,12 @@ from octnas.pipeline.supernet import learned_proposals, read_distributions, scor
 from octnas.report.style import plural
 from octnas.results.front import Candidate, Front, best_under, hypervolume_curve
 from octnas.runtime.progress import Bar
-from octnas.search.samplers import Propose, Ranges, initial_design, proposals, ranges
+from octnas.search.samplers import Propose, initial_design, proposals
 from octnas.search.storage import opened, quiet
 from octnas.search.study import Driver, run_local
 from octnas.search.surrogate import EXPECTED, Features, with_expected_losses
 from octnas.settings import flatten
-from octnas.space.cost_table import CostLevels
-from octnas.space.costs import Bound
+from octnas.space.budgets import Region, region, regions
 
 SCHEMA = 1
 KEY = "search"
@@ -112,11 +111,8 @@ def _driver(run: Run, storage: BaseStorage, on_reported: Callable[[Candidate], N
         # Unique, since many runs may share one database.
         name = f"{run.config.name}-{uuid.uuid4().hex[:12]}"
         write_json(study, {"schema": SCHEMA, "study_name": name})
-    seed, bounds, limits = run.config.seed, _bounds(run), _limits(run)
-    levels = {"macs": run.levels}
-    for name in {bound.cost for bound in bounds}:
-        levels[name] = CostLevels(run.space, cost=run.costs[name])
-    objective = levels[run.config.objective]
+    seed, admitted = run.config.seed, _regions(run)
+    others = [one for one in run.budgets if one.bound is not None or one.further]
     design = initial_design(
         run.space,
         run.levels,
@@ -124,39 +120,31 @@ def _driver(run: Run, storage: BaseStorage, on_reported: Callable[[Candidate], N
         settings.spread,
         seed,
         learned=[distribution.alphas for distribution in read_distributions(run)],
-        inside=[(levels[bound.cost], bound) for bound in bounds],
+        inside=[region(run.space, one, run.costs) for one in others],
     )
     return Driver(
         run.space,
         settings,
         storage=storage,
         study_name=read_study_name(run),
-        within=limits,
+        regions=admitted,
         design=design,
         seed=seed,
-        cost=objective.cost,
-        propose=_proposals(run, objective, limits),
+        propose=_proposals(run, admitted),
         on_reported=on_reported,
     )
 
 
-def _bounds(run: Run) -> list[Bound]:
-    """The bounds on costs other than MACs."""
-    return [budget.bound for budget in run.budgets if budget.bound is not None]
+def _regions(run: Run) -> list[Region]:
+    """What the budgets admit, by the objective beside the loss."""
+    return regions(run.space, run.budgets, run.costs, run.config.objective)
 
 
-def _limits(run: Run) -> Ranges:
-    """The ranges of the objective beside the loss that the budgets admit."""
-    if run.config.objective == "macs":
-        return ranges((budget.min_macs, budget.max_macs) for budget in run.budgets)
-    return ranges((bound.lower, bound.upper) for bound in _bounds(run))
-
-
-def _proposals(run: Run, levels: CostLevels, limits: Ranges) -> Propose | None:
+def _proposals(run: Run, admitted: Sequence[Region]) -> Propose | None:
     """The proposals of the samplers that are not Optuna's."""
     if run.config.search.sampler == "learned":
         return learned_proposals(run)
-    return proposals(run.config.search.sampler, levels, limits, run.config.seed)
+    return proposals(run.config.search.sampler, admitted, run.config.seed)
 
 
 def write_trials(candidates: Sequence[Candidate], path: Path) -> None:
@@ -194,7 +182,10 @@ def _reporter(run: Run, bar: Bar, front: list[Candidate]) -> Callable[[Candidate
 
 def _reference(run: Run) -> tuple[float, float]:
     """Reference of hypervolumes: the largest budget, and the loss of a uniform guess."""
-    return float(_limits(run)[-1][1]), log(float(run.space.backbone_args["num_classes"]))
+    bounds = [one for budget in run.budgets for one in budget.bounds]
+    uppers = [one.upper for one in bounds if one.cost == run.config.objective]
+    largest = max(uppers, default=run.space.largest_macs)
+    return float(largest), log(float(run.space.backbone_args["num_classes"]))
 
 
 def _metrics_of(candidate: Candidate, hypervolume: float) -> dict[str, float]:

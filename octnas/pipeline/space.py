@@ -17,7 +17,7 @@ from octnas.measure.backends import check_device, check_installed
 from octnas.measure.settings import LatencySettings
 from octnas.nn.search_space import search_space
 from octnas.pipeline.run import SPACE_FILE, TABLE_FILE, Run
-from octnas.space.cost_table import CostLevels
+from octnas.space.budgets import region
 from octnas.space.costs import Budget
 from octnas.space.latency import LatencyTable
 from octnas.space.search_space import SearchSpace
@@ -104,8 +104,9 @@ def make_space(run: Run) -> None:
         check_measuring(run, table)
         # A copy, since the file may move or change.
         write_json(folder / TABLE_FILE, table.to_dict())
-    levels = run.levels
-    budgets = [{**asdict(budget), **_count(run, levels, budget)} for budget in run.budgets]
+    # Also checks the budgets.
+    run.levels  # noqa: B018
+    budgets = [{**asdict(budget), **_count(run, budget)} for budget in run.budgets]
     write_json(folder / "budgets.json", {"schema": SCHEMA, "budgets": budgets})
     run.progress.say(
         f"space: {space.backbone}, {len(space.searchable)} searchable sites, "
@@ -129,14 +130,12 @@ def read_table(path: Path) -> LatencyTable:
     return read_json(path, LatencyTable, error=LatencyError, remedy="make it with `octnas latency`")
 
 
-def _count(run: Run, levels: CostLevels, budget: Budget) -> dict[str, Any]:
+def _count(run: Run, budget: Budget) -> dict[str, Any]:
     """How many architectures a budget admits, whether that is exact, and the step of costs."""
-    ends = (budget.min_macs, budget.max_macs)
-    if budget.bound is not None:
-        levels = CostLevels(run.space, cost=run.costs[budget.bound.cost])
-        ends = (budget.bound.lower, budget.bound.upper)
+    found = region(run.space, budget, run.costs)
+    levels = found.levels
     about = {"exact": levels.exact, "step": levels.width, "unit": levels.cost.unit}
-    return {"architectures": levels.count(*ends), **about}
+    return {"architectures": found.size, **about}
 
 
 def _steps(budget: Mapping[str, Any]) -> str:

@@ -39,7 +39,11 @@ def axes(data: ReportData) -> list[Axis]:
     """All costs that are known of some network, MACs first."""
     macs = {name: cost.macs for name, cost in data.costs.items()}
     memory = {name: cost.activation_bytes for name, cost in data.costs.items()}
-    bounds = tuple((one.name, one.max_macs, one.min_macs) for one in data.budgets)
+    bounds = tuple(
+        (one.name, one.max_macs, one.min_macs)
+        for one in data.budgets
+        if one.bound is None or one.bound.cost != "peak"
+    )
     found = [
         Axis(MACS, "MACs", "MACs", macs, bounds),
         Axis("activation", _ACTIVATION, _ACTIVATION, memory, _bounds(data.budgets, "activation")),
@@ -62,9 +66,10 @@ def axes(data: ReportData) -> list[Axis]:
 
 def _bounds(budgets: Sequence[Budget], cost: str, unit: float = 1.0) -> _Bounds:
     return tuple(
-        (one.name, unit * one.bound.upper, unit * one.bound.lower)
-        for one in budgets
-        if one.bound is not None and one.bound.cost == cost
+        (budget.name, unit * one.upper, unit * one.lower)
+        for budget in budgets
+        for one in budget.bounds
+        if one.cost == cost
     )
 
 

@@ -29,7 +29,7 @@ from octnas.results.front import Candidate
 from octnas.results.networks import SEARCHED
 from octnas.results.validation_log import PURPOSES
 from octnas.results.verdict import Verdict
-from octnas.space.costs import Budget
+from octnas.space.costs import Bound, Budget
 
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 FEW_SEEDS = 3
@@ -102,14 +102,24 @@ def story(data: ReportData, budget: Budget) -> Story:
     )
 
 
+_UNITS = {
+    "activation": "MB of activations",
+    "peak": "MB of memory at the peak",
+    "latency": "ms, predicted",
+}
+
+
 def _bound(data: ReportData, budget: Budget) -> str:
-    if (other := budget.bound) is not None:
-        unit = "MB of activations" if other.cost == "activation" else "ms, predicted"
-        words = f"at most {other.upper / 1e6:,.3f} {unit}"
-        return words + (f", at least {other.lower / 1e6:,.3f}" if other.lower else "")
-    words = f"at most {format_count(budget.max_macs)} MACs"
-    words += f" ({format_percent(data.share(budget.max_macs))} of vanilla)"
-    return words + (f", at least {format_count(budget.min_macs)} MACs" if budget.min_macs else "")
+    return ", ".join(_bound_words(data, one) for one in budget.bounds)
+
+
+def _bound_words(data: ReportData, bound: Bound) -> str:
+    if bound.cost != "macs":
+        words = f"at most {bound.upper / 1e6:,.3f} {_UNITS[bound.cost]}"
+        return words + (f", at least {bound.lower / 1e6:,.3f}" if bound.lower else "")
+    words = f"at most {format_count(bound.upper)} MACs"
+    words += f" ({format_percent(data.share(bound.upper))} of vanilla)"
+    return words + (f", at least {format_count(bound.lower)} MACs" if bound.lower else "")
 
 
 def _found(data: ReportData, budget: Budget) -> Iterator[str]:

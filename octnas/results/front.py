@@ -32,18 +32,18 @@ class Candidate:
     trial: int = -1
 
     def cost(self, name: str) -> int:
-        """Its MACs, its activation memory in bytes or its predicted latency in nanoseconds.
+        """Its MACs, activation or peak memory in bytes, or predicted latency in nanoseconds.
 
         Args:
-            name: ``"macs"``, ``"activation"`` or ``"latency"``.
+            name: ``"macs"``, ``"activation"``, ``"peak"`` or ``"latency"``.
 
         Raises:
             KeyError: it was not measured.
         """
         if name == "macs":
             return self.macs
-        if name == "activation":
-            return round(self.metrics["activation_bytes"])
+        if name in ("activation", "peak"):
+            return round(self.metrics[f"{name}_bytes"])
         return round(self.metrics["latency"] * 1e9)
 
     def value(self, metric: str) -> float:
@@ -51,10 +51,8 @@ class Candidate:
         return self.metrics[metric] if metric else self.loss
 
     def fits(self, budget: Budget) -> bool:
-        """Whether the cost that the budget bounds is within it."""
-        if budget.bound is None:
-            return budget.admits(self.macs)
-        return budget.bound.admits(self.cost(budget.bound.cost))
+        """Whether it is within all bounds of a budget."""
+        return all(bound.admits(self.cost(bound.cost)) for bound in budget.bounds)
 
     def to_dict(self) -> dict[str, Any]:
         """The candidate as a JSON object."""

@@ -11,8 +11,9 @@ import numpy as np
 from octnas.io.files import read_as
 from octnas.settings import RENAMED_VALUES, rename_value
 from octnas.space.architecture import Architecture
-from octnas.space.cost_table import AdditiveCost
+from octnas.space.cost_table import AdditiveCost, Limit
 from octnas.space.costs import Bound, Budget, Cost
+from octnas.space.peak import PeakCost
 from octnas.space.search_space import SearchSpace
 
 SCHEMA = 1
@@ -163,7 +164,8 @@ def baseline(
     role: str,
     budget: Budget,
     at_least: int,
-    cost: AdditiveCost | None = None,
+    cost: AdditiveCost | PeakCost | None = None,
+    limits: Sequence[Limit] = (),
 ) -> Network:
     """A baseline of a budget.
 
@@ -172,18 +174,20 @@ def baseline(
         role: ``"uniform"``, ``"paper"``, ``"increasing"`` or ``"vanilla"``.
         budget: that the baseline should cost as much as.
         at_least: cost of the searched network; a smaller baseline would be unfair.
-        cost: that the budget bounds, if not MACs; then α is one of each site's choices.
+        cost: of the budget's first bound, if not MACs alone; then α is one of each site's choices.
+        limits: the budget's other bounds.
 
     Returns:
         For ``"vanilla"`` the network at α = 0; otherwise the one of its kind whose cost is
-        closest to the budget's and not below ``at_least``.
+        closest to the budget's and not below ``at_least``. With ``limits`` it is within them, and
+        costs less where it must.
     """
     if role == VANILLA:
         return Network(VANILLA, "", space.vanilla, space.cost(space.vanilla))
-    if role == UNIFORM and budget.uniform is not None:
+    if role == UNIFORM and budget.uniform is not None and not limits:
         architecture = space.uniform(budget.uniform)
-    elif cost is not None and budget.bound is not None:
-        architecture = _closest_of(cost, _DESIGNS[role](space), budget.bound, at_least)
+    elif cost is not None:
+        architecture = _closest_of(cost, _DESIGNS[role](space), budget.first, at_least, limits)
     else:
         architecture = _closest(space, _DESIGNS[role](space), budget, at_least)
     return Network(role, budget.name, architecture, space.cost(architecture))
@@ -209,11 +213,15 @@ def _closest(
 
 
 def _closest_of(
-    cost: AdditiveCost, designs: np.ndarray, bound: Bound, at_least: int
+    cost: AdditiveCost | PeakCost,
+    designs: np.ndarray,
+    bound: Bound,
+    at_least: int,
+    limits: Sequence[Limit],
 ) -> Architecture:
     """As `_closest`, with each α moved to the nearest choice of its site.
 
-    If all designs cost less than ``at_least``, the largest.
+    If all designs within the limits cost less than ``at_least``, the largest of them.
     """
     space = cost.space
     found = [
@@ -224,9 +232,18 @@ def _closest_of(
         for row in designs
     ]
     costs = np.array([cost.of(alphas) for alphas in found])
-    distance = np.where(costs >= at_least, np.abs(costs - bound.upper), np.iinfo(np.int64).max)
-    best = distance.argmin() if (costs >= at_least).any() else costs.argmax()
+    # How far beyond its limits a design is; only where every design is beyond one, above 0.
+    over = np.array([_over(limits, alphas) for alphas in found])
+    large = (over <= 0) & (costs >= at_least)
+    if large.any():
+        best = np.where(large, np.abs(costs - bound.upper), np.iinfo(np.int64).max).argmin()
+    else:
+        best = np.where(over <= max(0.0, over.min()), costs, -1).argmax()
     return space.architecture(found[int(best)])
+
+
+def _over(limits: Sequence[Limit], alphas: Mapping[str, float]) -> float:
+    return max(((cost.of(alphas) - most) / cost.vanilla for cost, most in limits), default=0.0)
 
 
 def _uniform_designs(space: SearchSpace) -> np.ndarray:

@@ -4,7 +4,7 @@ Every proposal follows from the seed, the number of its trial and the candidates
 before its batch.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -17,8 +17,9 @@ from optuna.trial import FrozenTrial, TrialState
 from octnas.results.front import Candidate, hypervolume
 from octnas.search.settings import Sampler, SearchSettings
 from octnas.search.surrogate import Drawn, Features, Surrogate, Values, fit
+from octnas.space.budgets import Region
 from octnas.space.cost_table import CostLevels
-from octnas.space.costs import Bound, Budget
+from octnas.space.costs import Budget
 from octnas.space.optimum import best_front
 from octnas.space.search_space import SearchSpace
 
@@ -31,9 +32,6 @@ Key = tuple[float, ...]
 
 Design = Sequence[tuple[str, Mapping[str, float]]]
 """Origin and α by site of the first candidates."""
-
-Ranges = Sequence[tuple[int, int]]
-"""Ranges of a cost, both ends included; ascending and disjoint."""
 
 Propose = Callable[[int, Sequence[Candidate], Collection[Key]], Mapping[str, float]]
 """Returns the α by site that a trial evaluates.
@@ -57,17 +55,6 @@ def bounds(budgets: Sequence[Budget]) -> tuple[int, int]:
     return min(b.min_macs for b in budgets), max(b.max_macs for b in budgets)
 
 
-def ranges(bounds: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Disjoint ranges in ascending order; those that overlap or touch are joined."""
-    found: list[tuple[int, int]] = []
-    for low, high in sorted(bounds):
-        if found and low <= found[-1][1] + 1:
-            found[-1] = found[-1][0], max(high, found[-1][1])
-        else:
-            found.append((low, high))
-    return found
-
-
 def initial_design(
     space: SearchSpace,
     levels: CostLevels,
@@ -75,7 +62,7 @@ def initial_design(
     spread: int,
     seed: int,
     learned: Sequence[Mapping[str, float]] = (),
-    inside: Sequence[tuple[CostLevels, Bound]] = (),
+    inside: Sequence[Region] = (),
 ) -> Design:
     """Learned and uniform architectures, and some spread over MACs; all different.
 
@@ -86,14 +73,14 @@ def initial_design(
         spread: number of equal ranges of MACs, from each of which one architecture is drawn.
         seed: of the draws.
         learned: α by site of the most probable architectures of a learnable supernet.
-        inside: architectures by another cost and a bound on it; each adds a spread inside.
+        inside: what budgets on other costs than MACs alone admit; each adds a spread inside.
     """
     design: list[tuple[str, Mapping[str, float]]] = [(LEARNED, alphas) for alphas in learned]
     design += [(UNIFORM, space.uniform(alpha).alphas) for alpha in space.alphas]
     rng = np.random.default_rng(seed)
     design += [(SPREAD, found) for found in levels.spread(rng, spread, *bounds(budgets))]
-    for others, bound in inside:
-        drawn = others.spread(rng, spread, bound.lower, bound.upper)
+    for region in inside:
+        drawn = region.levels.spread(rng, spread, region.low, region.high)
         design += [(SPREAD, found) for found in drawn]
     distinct: dict[str, tuple[str, Mapping[str, float]]] = {}
     for origin, found in design:
@@ -101,29 +88,30 @@ def initial_design(
     return list(distinct.values())
 
 
-def proposals(sampler: Sampler, levels: CostLevels, within: Ranges, seed: int) -> Propose | None:
-    """The proposals of ``random`` and ``surrogate`` within ranges of the cost; else None."""
+def proposals(sampler: Sampler, regions: Sequence[Region], seed: int) -> Propose | None:
+    """The proposals of ``random`` and ``surrogate`` within regions of one cost; else None."""
     made = {"random": random_proposals, "surrogate": surrogate_proposals}.get(sampler)
-    return made and made(levels, within, seed)
+    return made and made(regions, seed)
 
 
-def random_proposals(levels: CostLevels, within: Ranges, seed: int) -> Propose:
-    """Every architecture within the ranges with the same probability; see `proposals`."""
+def random_proposals(regions: Sequence[Region], seed: int) -> Propose:
+    """Every architecture within the regions with the same probability; see `proposals`."""
 
     def propose(number: int, *_: object) -> dict[str, float]:
-        return _drawn(levels, within, np.random.default_rng((_RANDOM, seed, number)))
+        return _drawn(regions, np.random.default_rng((_RANDOM, seed, number)))
 
     return propose
 
 
-def surrogate_proposals(levels: CostLevels, within: Ranges, seed: int) -> Propose:
+def surrogate_proposals(regions: Sequence[Region], seed: int) -> Propose:
     """The best new architecture according to a model of the score; see `proposals`.
 
     Each trial draws a model from the posterior (Thompson, Biometrika 25, 1933), solves its front
-    within the ranges exactly, and takes the architecture there that adds most to the hypervolume
+    within the regions exactly, and takes the architecture there that adds most to the hypervolume
     of the reported candidates, all of them scored by that model.
     """
-    features = Features(levels.space, pairs=True)
+    cost = regions[0].levels.cost
+    features = Features(cost.space, pairs=True)
     # Of each candidate, worked out once: features and cost.
     known: dict[str, tuple[Values, int]] = {}
     fitted: dict[int, tuple[Surrogate, Values, Values]] = {}
@@ -131,7 +119,7 @@ def surrogate_proposals(levels: CostLevels, within: Ranges, seed: int) -> Propos
     def fit_to(candidates: Sequence[Candidate]) -> tuple[Surrogate, Values, Values]:
         if new := [one for one in candidates if one.id not in known]:
             for one, row in zip(new, features([one.alphas for one in new]), strict=True):
-                known[one.id] = row, levels.cost.of(one.alphas)
+                known[one.id] = row, cost.of(one.alphas)
         rows, costs = zip(*(known[one.id] for one in candidates), strict=True)
         found, losses = np.stack(rows), [one.loss for one in candidates]
         return fit(features, found, losses), found, np.array(costs, float)
@@ -141,47 +129,44 @@ def surrogate_proposals(levels: CostLevels, within: Ranges, seed: int) -> Propos
     ) -> dict[str, float]:
         rng = np.random.default_rng((_SURROGATE, seed, number))
         if len(candidates) < _FEWEST:
-            return _new(levels, within, rng, taken)
+            return _new(regions, rng, taken)
         if len(candidates) not in fitted:
             fitted.clear()
             fitted[len(candidates)] = fit_to(candidates)
         model, rows, costs = fitted[len(candidates)]
         for _ in range(_MODELS):
             drawn = model.draw(rng)
-            found = _best_new(levels, within, drawn, costs, rows @ drawn.weights, taken)
+            found = _best_new(regions, drawn, costs, rows @ drawn.weights, taken)
             if found is not None:
                 return found
-        return _new(levels, within, rng, taken)
+        return _new(regions, rng, taken)
 
     return propose
 
 
 def _best_new(
-    levels: CostLevels,
-    within: Ranges,
-    model: Drawn,
-    costs: Values,
-    scores: Values,
-    taken: Collection[Key],
+    regions: Sequence[Region], model: Drawn, costs: Values, scores: Values, taken: Collection[Key]
 ) -> dict[str, float] | None:
     """The architecture on a model's front that adds most to the hypervolume; None if all are taken.
 
     ``costs`` and ``scores``, by the model, are of the n reported candidates, shape ``(n,)``.
     """
+    cost = regions[0].levels.cost
     by_site = {sites: -score for sites, score in model.scores.items()}
     front = [
         alphas
-        for low, high in within
-        for alphas in best_front(levels, by_site, low, high, most=_FRONT)
-        if levels.space.key(alphas) not in taken
+        for one in regions
+        for alphas in best_front(one.levels, by_site, one.low, one.high, most=_FRONT)
+        if cost.space.key(alphas) not in taken
     ]
     if not front:
         return None
     values = model(front)
-    reference = (float(within[-1][1] + 1), float(max(scores.max(), values.max())) + 1e-9)
+    highest = max(one.high for one in regions)
+    reference = (float(highest + 1), float(max(scores.max(), values.max())) + 1e-9)
     known = _front(costs, scores)
     areas = [
-        hypervolume([*known, (levels.cost.of(alphas), value)], reference)
+        hypervolume([*known, (cost.of(alphas), value)], reference)
         for alphas, value in zip(front, values.tolist(), strict=True)
     ]
     return dict(front[int(np.argmax(areas))])
@@ -196,25 +181,25 @@ def _front(costs: Values, scores: Values) -> list[tuple[float, float]]:
 
 
 def _new(
-    levels: CostLevels, within: Ranges, rng: np.random.Generator, taken: Collection[Key]
+    regions: Sequence[Region], rng: np.random.Generator, taken: Collection[Key]
 ) -> dict[str, float]:
     """An architecture not proposed before; if none is left, or rarely otherwise, a known one."""
-    inside = sum(levels.count(*one) for one in within)
+    inside = sum(one.size for one in regions)
     tries = _TRIES * inside / max(1.0, inside - len(taken))
     for _ in range(int(min(max(tries, _TRIES), _MOST_TRIES))):
-        alphas = _drawn(levels, within, rng)
-        if levels.space.key(alphas) not in taken:
+        alphas = _drawn(regions, rng)
+        if regions[0].levels.space.key(alphas) not in taken:
             break
     return alphas
 
 
-def _drawn(levels: CostLevels, within: Ranges, rng: np.random.Generator) -> dict[str, float]:
-    """An architecture within the ranges, all with the same probability."""
-    bounds = within[0]
-    if len(within) > 1:
-        counts = np.array([levels.count(*one) for one in within])
-        bounds = within[int(rng.choice(len(within), p=counts / counts.sum()))]
-    return levels.sample(rng, *bounds, by_count=True)
+def _drawn(regions: Sequence[Region], rng: np.random.Generator) -> dict[str, float]:
+    """An architecture within the regions, all with the same probability."""
+    one = regions[0]
+    if len(regions) > 1:
+        counts = np.array([region.size for region in regions])
+        one = regions[int(rng.choice(len(regions), p=counts / counts.sum()))]
+    return one.levels.sample(rng, one.low, one.high, by_count=True)
 
 
 class SiteBySite(BaseSampler):

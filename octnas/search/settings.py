@@ -25,9 +25,8 @@ class SearchSettings:
             ``space.weights``, ``converted`` for each candidate without any training. ``auto`` is
             ``converted`` with ``space.weights``, unless α is learned.
         objective: the cost that the search minimises besides the loss, and the other axis of the
-            front. ``auto`` is the cost that all budgets bound, or MACs if they bound different
-            ones. Samplers respect budgets on the objective; of budgets on other costs they
-            respect only the MACs that these rule out.
+            front. ``auto`` is the first cost that all budgets bound, or MACs if there is none, or
+            if it is peak memory.
         screening_fraction: share of the search_val images that a candidate is scored on first; it
             is scored on the rest only if it may still reach the front. 1 scores on all at once.
         choose_by: how to choose a candidate for each budget: by lowest ``loss`` on the search_val

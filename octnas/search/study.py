@@ -9,7 +9,7 @@ trial is completed with its batch.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,11 +21,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from octnas.errors import ArchitectureError, DeviceError, SearchError
 from octnas.results.front import Candidate
-from octnas.search.samplers import Design, Key, Propose, Ranges, optuna_sampler
+from octnas.search.samplers import Design, Key, Propose, optuna_sampler
 from octnas.search.settings import SearchSettings
 from octnas.search.storage import Journal, open_study
 from octnas.search.surrogate import Screening, expected_loss
-from octnas.space.cost_table import AdditiveCost, macs_of
+from octnas.space.budgets import Region
 from octnas.space.search_space import SearchSpace
 
 Outcome = Mapping[str, float] | str
@@ -70,10 +70,10 @@ class Driver:
     Args:
         space, settings: of the search.
         storage, study_name: of the study, which is resumed if it exists.
-        within: ranges of the cost; candidates outside are infeasible.
+        regions: what the budgets admit, by the objective beside the loss; candidates outside are
+            infeasible.
         design: the first candidates.
         seed: of the sampler.
-        cost: the objective beside the loss; MACs by default.
         propose: what a trial evaluates, for samplers that are not Optuna's.
         on_reported: called with each candidate once it is reported.
 
@@ -91,16 +91,15 @@ class Driver:
         *,
         storage: BaseStorage,
         study_name: str,
-        within: Ranges,
+        regions: Sequence[Region],
         design: Design,
         seed: int,
-        cost: AdditiveCost | None = None,
         propose: Propose | None = None,
         on_reported: Callable[[Candidate], None] = lambda _: None,
     ) -> None:
         self._space, self._settings, self._seed, self._propose = space, settings, seed, propose
-        self._cost = macs_of(space) if cost is None else cost
-        self._within, self._on_reported = within, on_reported
+        self._cost = regions[0].levels.cost
+        self._regions, self._on_reported = regions, on_reported
         self._storage, self._study = storage, open_study(storage, study_name)
         trials = self._study.get_trials(deepcopy=False)
         self._found = evaluated(self._study, space, settings)
@@ -198,7 +197,7 @@ class Driver:
             state=TrialState.RUNNING,
             params=_searchable(self._space, alphas),
             distributions={name: CategoricalDistribution(some) for name, some in choices.items()},
-            constraints=self._constraints(self._cost.of(self._space.quantize(alphas))),
+            constraints=self._constraints(self._space.quantize(alphas)),
         )
         self._study.add_trial(trial)
         study = self._study._study_id
@@ -212,7 +211,7 @@ class Driver:
             trial.suggest_categorical(site.name, site.choices)
         alphas = _quantized(self._space, trial.params)
         cost, key, known = self._cost.of(alphas), tuple(alphas.values()), trial.constraints
-        for constraint, excess in self._constraints(cost).items():
+        for constraint, excess in self._constraints(alphas).items():
             if constraint not in known:
                 trial.set_constraint(constraint, excess)
         limit = math.inf if self._screening is None else self._screening.limit(cost)
@@ -224,11 +223,10 @@ class Driver:
             self._reasons.pop(key, None)
             self._to_do.append(job)
 
-    def _constraints(self, cost: int) -> dict[str, float]:
-        """By how much a cost is outside the nearest range, as a share of vanilla's."""
-        name, vanilla = self._cost.name, self._cost.vanilla
-        low, high = min(self._within, key=lambda one: max(one[0] - cost, cost - one[1]))
-        return {f"max_{name}": (cost - high) / vanilla, f"min_{name}": (low - cost) / vanilla}
+    def _constraints(self, alphas: Mapping[str, float]) -> dict[str, float]:
+        """By how much an architecture is outside the nearest region, as a share of vanilla's."""
+        excesses = (one.excess(alphas) for one in self._regions)
+        return min(excesses, key=lambda one: max(one.values()))
 
     def _report_batch(self) -> None:
         """Report a batch, unless it ends the search: then resuming evaluates it again."""

@@ -8,21 +8,22 @@ ResNet).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
-from math import gcd
+from math import gcd, prod
 
 import numpy as np
 
 from octnas.errors import ArchitectureError, BudgetError
 from octnas.space.costs import BYTES_PER_ACTIVATION, ConvShape, conv_activations, conv_macs
+from octnas.space.peak import PeakCost
 from octnas.space.search_space import SearchSpace, Site
 
 Terms = Mapping[tuple[str, ...], np.ndarray]
 """By the sites that a term depends on, sorted by name; shape: their choices."""
 
 UNITS: Mapping[str, str] = {"macs": "MACs", "activation": "bytes", "latency": "ns"}
-"""By name of the cost."""
+"""By name of an additive cost."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +125,13 @@ def integers(values: np.ndarray) -> np.ndarray:
 
 
 MAX_LEVELS = 50_000
-_TRIES = 1000  # draws below the lower bound of a wide level before giving up
+# Of these, for the costs that are limited besides; and levels above a limit that are kept, since
+# costs are rounded.
+_LIMIT_LEVELS, _SLACK = 100, 2
+_TRIES = 1000  # draws from wide levels that miss the bounds before giving up
+
+Limit = tuple[AdditiveCost | PeakCost, int]
+"""A cost and its upper bound, included."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +142,42 @@ class Step:
     before: tuple[str, ...]
     after: tuple[str, ...]
     costs: np.ndarray
-    """In levels; shape: the choices of ``before``, then those of ``site``."""
+    """In levels; shape: the choices of ``before``, those of ``site``, then the levels' axes."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Axis:
+    """The levels of one additive cost: their number and width, and the terms in levels."""
+
+    count: int
+    width: int
+    exact: bool
+    terms: Terms
+
+    @staticmethod
+    def of(cost: AdditiveCost, most: int, *, up: bool, limit: int | None = None) -> "_Axis":
+        """At most ``most`` levels, up to a limit; terms are rounded up or to the nearest level."""
+        lowest = _lowest(cost)
+        relative = {sites: term - term.min() for sites, term in cost.terms.items()}
+        span = sum(int(term.max()) for term in relative.values())
+        span = span if limit is None else max(0, min(span, limit - lowest))
+        divisor = gcd(*(int(value) for term in relative.values() for value in term.flat)) or 1
+        width = divisor * max(1, -(-span // (divisor * most)))
+        exact = width == divisor
+        terms = {
+            sites: -(-term // width) if up or exact else integers(term / width)
+            for sites, term in relative.items()
+        }
+        if limit is None:
+            count = sum(int(term.max()) for term in terms.values()) + 1
+        else:
+            count = span // width + 1 + (0 if exact else _SLACK)
+        return _Axis(count, width, exact, terms)
+
+
+def _lowest(cost: AdditiveCost) -> int:
+    """The sum of the smallest terms."""
+    return cost.constant + sum(int(term.min()) for term in cost.terms.values())
 
 
 class CostLevels:
@@ -147,8 +189,15 @@ class CostLevels:
     the 1.8 million exact levels would take minutes and 18 GB.) Counts are float64: exact up to
     2^53, then to 15 digits.
 
+    With limits only architectures within them are there. One on peak memory forbids combinations
+    of choices, exactly. One on an additive cost adds levels of that cost; where these are wide,
+    terms of both costs are rounded to the nearest level, counts are approximate, and every
+    architecture is checked before it is returned. What is returned is within all bounds; optima
+    less than a few levels below them may be missed.
+
     Attributes:
         cost: by default MACs; bounds and levels are in its unit.
+        limits: upper bounds on other costs.
         width: distance of neighbouring levels.
         exact: whether every level is one exact cost.
         lowest: cost of level 0.
@@ -159,30 +208,44 @@ class CostLevels:
         space: SearchSpace,
         max_levels: int = MAX_LEVELS,
         cost: AdditiveCost | None = None,
+        limits: Sequence[Limit] = (),
     ) -> None:
-        self.space = space
+        self.space, self.limits = space, tuple(limits)
         self.cost = macs_of(space) if cost is None else cost
-        terms = self.cost.terms
-        base = sum(int(term.min()) for term in terms.values())
-        relative = {sites: term - term.min() for sites, term in terms.items()}
-        span = sum(int(term.max()) for term in relative.values())
-        divisor = gcd(*(int(value) for term in relative.values() for value in term.flat)) or 1
-        self.width = divisor * max(1, -(-span // (divisor * max_levels)))
-        self.exact = self.width == divisor
-        in_levels = {sites: -(-term // self.width) for sites, term in relative.items()}
-        self.lowest = base + self.cost.constant
-        self._n_levels = sum(int(term.max()) for term in in_levels.values()) + 1
-        self.steps = _plan(space, in_levels)
+        additive = [(one, upper) for one, upper in limits if isinstance(one, AdditiveCost)]
+        others = [
+            _Axis.of(one, _LIMIT_LEVELS // len(additive), up=False, limit=upper)
+            for one, upper in additive
+        ]
+        most = max_levels // prod(axis.count for axis in others)
+        first = _Axis.of(self.cost, max(1, most), up=not others)
+        axes = [first, *others]
+        self.width, self.lowest = first.width, _lowest(self.cost)
+        self.exact = all(axis.exact for axis in axes)
+        self.shape = tuple(axis.count for axis in axes)
+        forbidden = [
+            (sites, term > upper)
+            for one, upper in limits
+            if isinstance(one, PeakCost)
+            for sites, term in one.terms
+        ]
+        self.steps = _plan(space, axes, forbidden)
         self._tables = self._count()
 
     @cached_property
     def counts(self) -> np.ndarray:
         """Architectures per level, shape ``(levels,)``; level i costs ``lowest + i * width``."""
-        return self._tables[-1]
+        counts: np.ndarray = self._cells.sum(axis=1)
+        return counts
+
+    @property
+    def _cells(self) -> np.ndarray:
+        """Architectures per level and by levels of the limited costs, flattened."""
+        return self._tables[-1].reshape(self.shape[0], -1)
 
     @cached_property
     def populated(self) -> np.ndarray:
-        """The costs of the levels that are not empty, ascending."""
+        """The costs of the levels that are not empty, ascending; none if limits leave nothing."""
         return self.lowest + np.flatnonzero(self.counts) * self.width
 
     @property
@@ -195,10 +258,21 @@ class CostLevels:
         """Cost of the largest architecture."""
         return int(self.populated[-1])
 
+    @property
+    def median(self) -> int:
+        """Median cost of the architectures."""
+        total = np.cumsum(self.counts)
+        return self.lowest + int(np.searchsorted(total, total[-1] / 2)) * self.width
+
     def count(self, low: int, high: int) -> float:
         """How many architectures cost between ``low`` and ``high``, both included."""
-        costs = self.lowest + np.arange(self._n_levels) * self.width
+        costs = self.lowest + np.arange(self.shape[0]) * self.width
         return float(self.counts[(costs >= low) & (costs <= high)].sum())
+
+    def admits(self, alphas: Mapping[str, float], low: int, high: int) -> bool:
+        """Whether an architecture costs between ``low`` and ``high`` and is within the limits."""
+        within = all(one.of(alphas) <= upper for one, upper in self.limits)
+        return within and low <= self.cost.of(alphas) <= high
 
     def sample(
         self,
@@ -229,12 +303,14 @@ class CostLevels:
             level = self.sample_level(costs or rng, low, high, by_count=by_count)
             alphas = self.sample_at(rng, level)
             # Architectures of a wide level may cost less than the level.
-            if self.exact or low is None or self.cost.of(alphas) >= low:
+            if self.exact or (low is None and not self.limits):
+                return alphas
+            if self.admits(alphas, low or 0, self.largest if high is None else high):
                 return alphas
         raise BudgetError(
-            f"{_TRIES} architectures drawn between {low:,} and {high or self.largest:,} "
-            f"{self.cost.unit} cost less than that; levels are {self.width:,} {self.cost.unit} "
-            "wide, allow a wider range"
+            f"{_TRIES} architectures drawn between {low or self.smallest:,} and "
+            f"{high or self.largest:,} {self.cost.unit} miss these bounds; levels are "
+            f"{self.width:,} {self.cost.unit} wide, allow a wider range"
         )
 
     def sample_level(
@@ -246,6 +322,8 @@ class CostLevels:
         by_count: bool = False,
     ) -> int:
         """Draw a cost as `sample` does, and return the level of the nearest architectures."""
+        if len(self.populated) == 0:
+            raise BudgetError("no architecture of the search space is within the limits")
         low = self.smallest if low is None else low
         high = self.largest if high is None else high
         inside = self.populated[(self.populated >= low) & (self.populated <= high)]
@@ -284,23 +362,27 @@ class CostLevels:
         Raises:
             BudgetError: the level is empty.
         """
-        if not 0 <= level < self._n_levels or self.counts[level] == 0:
+        if not 0 <= level < self.shape[0] or self.counts[level] == 0:
             cost = self.lowest + level * self.width
             raise BudgetError(f"no architecture costs {cost:,} {self.cost.unit}")
+        at: tuple[int, ...] = (level,)
+        if len(self.shape) > 1:
+            cells = self._cells[level]
+            cell = int(rng.choice(len(cells), p=cells / cells.sum()))
+            at = (level, *map(int, np.unravel_index(cell, self.shape[1:])))
         chosen: dict[str, int] = {}
         for step, table in zip(reversed(self.steps), reversed(self._tables[:-1]), strict=True):
-            level = self._step_back(rng, step, table, chosen, level)
+            at = self._step_back(rng, step, table, chosen, at)
         return {site.name: site.choices[chosen[site.name]] for site in self.space.sites}
 
     def _count(self) -> list[np.ndarray]:
         """Counts after each step; shape: choices of the sites in the state, then levels."""
-        tables = [np.zeros(self._n_levels)]
-        tables[0][0] = 1.0
+        tables = [np.zeros(self.shape)]
+        tables[0].flat[0] = 1.0
         for step in self.steps:
-            joined = np.zeros((*step.costs.shape, self._n_levels))
-            for index in np.ndindex(step.costs.shape):
-                shift = int(step.costs[index])
-                joined[index][shift:] = tables[-1][index[:-1]][: self._n_levels - shift]
+            joined = np.zeros((*step.costs.shape[:-1], *self.shape))
+            for index in np.ndindex(step.costs.shape[:-1]):
+                shift(joined[index], tables[-1][index[:-1]], step.costs[index])
             names = (*step.before, step.site)
             gone = tuple(axis for axis, name in enumerate(names) if name not in step.after)
             tables.append(joined.sum(axis=gone))
@@ -312,43 +394,81 @@ class CostLevels:
         step: Step,
         table: np.ndarray,
         chosen: dict[str, int],
-        level: int,
-    ) -> int:
-        """Draw the choices of a step's sites into ``chosen``; returns the level before it."""
+        at: tuple[int, ...],
+    ) -> tuple[int, ...]:
+        """Draw the choices of a step's sites into ``chosen``; returns the levels before it."""
         names = (*step.before, step.site)
         free = [
             range(size) if name not in chosen else (chosen[name],)
-            for name, size in zip(names, step.costs.shape, strict=True)
+            for name, size in zip(names, step.costs.shape[:-1], strict=True)
         ]
         indices = [tuple(index) for index in np.array(np.meshgrid(*free)).reshape(len(names), -1).T]
-        rest = [level - int(step.costs[index]) for index in indices]
+        rest = [tuple((at - step.costs[index]).tolist()) for index in indices]
         pairs = zip(indices, rest, strict=True)
-        weights = np.array([table[at[:-1]][left] if left >= 0 else 0.0 for at, left in pairs])
+        weights = np.array(
+            [table[index[:-1]][left] if min(left) >= 0 else 0.0 for index, left in pairs]
+        )
         pick = int(rng.choice(len(indices), p=weights / weights.sum()))
         chosen.update(zip(names, map(int, indices[pick]), strict=True))
         return rest[pick]
 
 
-def _plan(space: SearchSpace, terms: Terms) -> list[Step]:
+def shift(target: np.ndarray, source: np.ndarray, by: np.ndarray, plus: float = 0.0) -> None:
+    """Write ``source + plus``, moved up by some levels of each axis, into ``target``."""
+    if all(step < size for step, size in zip(by, target.shape, strict=True)):
+        to = tuple(slice(step, None) for step in by)
+        kept = zip(by, target.shape, strict=True)
+        target[to] = source[tuple(slice(0, size - step) for step, size in kept)] + plus
+
+
+def _plan(
+    space: SearchSpace,
+    axes: Sequence[_Axis],
+    forbidden: Sequence[tuple[tuple[str, ...], np.ndarray]],
+) -> list[Step]:
     """A step per site, with the terms that the site completes."""
-    order = {site.name: index for index, site in enumerate(space.sites)}
+    named = _order(space) if forbidden else [site.name for site in space.sites]
+    order = {name: index for index, name in enumerate(named)}
     needed_until = dict(order)
-    for sites in terms:
+    for sites in [*(sites for axis in axes for sites in axis.terms), *(at for at, _ in forbidden)]:
         for name in sites:
             needed_until[name] = max(needed_until[name], *(order[other] for other in sites))
+    beyond = axes[0].count
     steps: list[Step] = []
     before: tuple[str, ...] = ()
-    for index, site in enumerate(space.sites):
-        names = (*before, site.name)
+    for index, site in enumerate(named):
+        names = (*before, site)
         shape = tuple(len(space.site[name].choices) for name in names)
-        costs = np.zeros(shape, dtype=np.int64)
-        for sites, term in terms.items():
-            if site.name in sites and set(sites) <= set(names):
-                costs += along(sites, term, names, shape)
+        complete = partial(_is_complete, site, names)
+        costs = np.zeros((*shape, len(axes)), dtype=np.int64)
+        for number, axis in enumerate(axes):
+            for sites in filter(complete, axis.terms):
+                costs[..., number] += along(sites, axis.terms[sites], names, shape)
+        for sites, over in forbidden:
+            if complete(sites):
+                costs[..., 0] += beyond * along(sites, over, names, shape)
         after = tuple(name for name in names if needed_until[name] > index)
-        steps.append(Step(site.name, before, after, costs))
+        steps.append(Step(site, before, after, costs))
         before = after
     return steps
+
+
+def _order(space: SearchSpace) -> list[str]:
+    """The sites, with a stage's residual stream before what is inside its blocks.
+
+    So that a state has four sites at most when a moment of the peak depends on as many.
+    """
+    named = [site.name for site in space.sites]
+    first = {name: index for index, name in enumerate(named)}
+    for name in reversed(named):
+        stage = name.partition(".")[0]
+        if stage in first:
+            first[stage] = min(first[stage], first[name])
+    return sorted(named, key=lambda name: (first[name], "." in name))
+
+
+def _is_complete(site: str, names: Sequence[str], sites: Sequence[str]) -> bool:
+    return site in sites and set(sites) <= set(names)
 
 
 def along(

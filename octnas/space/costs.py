@@ -126,7 +126,8 @@ class Bound:
     """A bound on another cost than MACs.
 
     Attributes:
-        cost: ``"activation"`` (bytes of one image) or ``"latency"`` (nanoseconds of a batch).
+        cost: ``"activation"`` or ``"peak"`` (bytes of one image), ``"latency"`` (nanoseconds of a
+            batch); of a budget's further bounds also ``"macs"``.
         upper, lower: both included.
     """
 
@@ -141,14 +142,15 @@ class Bound:
 
 @dataclass(frozen=True)
 class Budget:
-    """A bound on MACs, or on another cost: upper, and optionally lower.
+    """Upper bounds on one or more costs, and optionally a lower one on the first.
 
     Attributes:
         name: in reports, such as ``"uniform α 0.5"``.
         max_macs, min_macs: both included.
         uniform: the uniform α whose MACs define the budget, if it was given so.
-        bound: the bound that defines the budget if it is not on MACs; then ``max_macs`` and
-            ``min_macs`` are only the extremes of the architectures below its upper bound.
+        bound: the first bound if it is not on MACs; then ``max_macs`` and ``min_macs`` are only
+            the extremes of the architectures below its upper bound.
+        further: upper bounds on other costs.
     """
 
     name: str
@@ -156,7 +158,18 @@ class Budget:
     min_macs: int = 0
     uniform: float | None = None
     bound: Bound | None = None
+    further: tuple[Bound, ...] = ()
 
     def admits(self, macs: int) -> bool:
-        """Whether ``macs`` is within the bounds."""
+        """Whether ``macs`` is within the bounds on MACs."""
         return self.min_macs <= macs <= self.max_macs
+
+    @property
+    def first(self) -> Bound:
+        """The first bound, on MACs if `bound` is None."""
+        return self.bound or Bound("macs", self.max_macs, self.min_macs)
+
+    @property
+    def bounds(self) -> tuple[Bound, ...]:
+        """All bounds."""
+        return (self.first, *self.further)

@@ -5,14 +5,15 @@ programming over cost levels is the same.
 """
 
 from collections.abc import Mapping
+from math import prod
 
 import numpy as np
 
 from octnas.errors import BudgetError
-from octnas.space.cost_table import CostLevels, along
+from octnas.space.cost_table import CostLevels, along, shift
 from octnas.space.search_space import SearchSpace
 
-_TRIES = 1000  # wide levels to try whose best architectures are below the lower bound
+_TRIES = 1000  # wide levels to try whose best architectures miss the bounds
 
 Tables = list[np.ndarray]
 
@@ -53,14 +54,14 @@ def best_within(levels: CostLevels, scores: Scores, low: int, high: int) -> dict
         ValueError: a score of sites that are not the ends of one convolution.
     """
     gains, best = _best_scores(levels, scores, high)
-    final = best[-1].copy()
+    final = _by_level(best[-1]).max(axis=1, initial=-np.inf)
     # No architecture costs more than its level.
     final[: _first(levels, low)] = -np.inf
     for level in np.argsort(-final, kind="stable")[:_TRIES]:
         if final[level] == -np.inf:
             break
         (alphas,) = _trace_back(levels, gains, best, np.array([level]))
-        if levels.cost.of(alphas) >= low:
+        if levels.admits(alphas, low, high):
             return alphas
     unit = levels.cost.unit
     raise BudgetError(f"no architecture of the search space costs {low:,} to {high:,} {unit}")
@@ -84,21 +85,25 @@ def best_front(
         ValueError: a score of sites that are not the ends of one convolution.
     """
     gains, best = _best_scores(levels, scores, high)
-    final = best[-1]
     first = _first(levels, low)
-    inside = final[first:]
+    inside = _by_level(best[-1])[first:].max(axis=1, initial=-np.inf)
     before = np.maximum.accumulate(np.concatenate([[-np.inf], inside[:-1]]))
     found = first + np.flatnonzero(inside > before[: len(inside)])
     if len(found) > most:
         found = found[np.linspace(0, len(found) - 1, most).round().astype(int)]
     front = _trace_back(levels, gains, best, found)
     # Architectures of a wide level may cost less than the level.
-    return [alphas for alphas in front if levels.cost.of(alphas) >= low]
+    return [alphas for alphas in front if levels.admits(alphas, low, high)]
 
 
 def _first(levels: CostLevels, low: int) -> int:
     """The first level that is not below a bound."""
     return max(0, -(-(low - levels.lowest) // levels.width))
+
+
+def _by_level(table: np.ndarray) -> np.ndarray:
+    """A final table with the levels of the limited costs flattened."""
+    return table.reshape(len(table), -1)
 
 
 def _best_scores(levels: CostLevels, scores: Scores, high: int) -> tuple[Tables, Tables]:
@@ -107,14 +112,14 @@ def _best_scores(levels: CostLevels, scores: Scores, high: int) -> tuple[Tables,
     The shape of the latter: the choices of the sites in the state, then levels.
     """
     # Levels beyond the largest architecture are empty.
-    count = max(0, (min(high, levels.largest) - levels.lowest) // levels.width + 1)
-    gains, best = _gains(levels, scores), [np.full(count, -np.inf)]
-    best[0][:1] = 0.0
+    high = min(high, levels.largest) if len(levels.populated) else -1
+    shape = (max(0, (high - levels.lowest) // levels.width + 1), *levels.shape[1:])
+    gains, best = _gains(levels, scores), [np.full(shape, -np.inf)]
+    best[0].reshape(-1)[:1] = 0.0
     for step, gain in zip(levels.steps, gains, strict=True):
-        joined = np.full((*step.costs.shape, count), -np.inf)
-        for index in np.ndindex(step.costs.shape):
-            shift = min(int(step.costs[index]), count)
-            joined[index][shift:] = best[-1][index[:-1]][: count - shift] + gain[index]
+        joined = np.full((*gain.shape, *shape), -np.inf)
+        for index in np.ndindex(gain.shape):
+            shift(joined[index], best[-1][index[:-1]], step.costs[index], float(gain[index]))
         names = (*step.before, step.site)
         gone = tuple(axis for axis, name in enumerate(names) if name not in step.after)
         best.append(joined.max(axis=gone))
@@ -122,14 +127,14 @@ def _best_scores(levels: CostLevels, scores: Scores, high: int) -> tuple[Tables,
 
 
 def _gains(levels: CostLevels, scores: Scores) -> list[np.ndarray]:
-    """The scores by the step that completes their sites; shape: that of ``step.costs``."""
+    """The scores by the step that completes their sites; shape: the choices of the step's sites."""
     gains, left = [], dict(scores)
     for step in levels.steps:
-        names = (*step.before, step.site)
-        total = np.zeros(step.costs.shape)
+        names, shape = (*step.before, step.site), step.costs.shape[:-1]
+        total = np.zeros(shape)
         for sites in [sites for sites in left if step.site in sites and set(sites) <= set(names)]:
             term = np.asarray(left.pop(sites), dtype=np.float64)
-            total += along(sites, term, names, step.costs.shape)
+            total += along(sites, term, names, shape)
         gains.append(total)
     if left:
         raise ValueError(f"scores: {sorted(left)} are not the ends of one convolution")
@@ -140,19 +145,25 @@ def _trace_back(
     levels: CostLevels, all_gains: Tables, all_best: Tables, final: np.ndarray
 ) -> list[dict[str, float]]:
     """The best architecture of each of some levels, all at once."""
-    at, chosen = final, dict[str, np.ndarray]()
+    shape = all_best[0].shape
+    # Of every level, the best cell of the limited costs.
+    cells = _by_level(all_best[-1])[final].argmax(axis=1)
+    at = np.column_stack([final, *np.unravel_index(cells, shape[1:] or (1,))])[:, : len(shape)]
+    chosen: dict[str, np.ndarray] = {}
     # The last table is of the levels themselves.
     steps = zip(levels.steps, all_gains, all_best[:-1], strict=True)
     for step, gains, best in reversed(list(steps)):
-        costs = step.costs.reshape(-1, 1)
-        indices = np.indices(step.costs.shape).reshape(step.costs.ndim, -1, 1)
+        costs = step.costs.reshape(-1, 1, len(shape))
+        indices = np.indices(gains.shape).reshape(gains.ndim, -1, 1)
         own: dict[str, np.ndarray] = dict(zip((*step.before, step.site), indices, strict=True))
+        # Combinations, levels to trace, axes of levels.
         before = at - costs
-        rows = best.reshape(-1, best.shape[-1])
+        possible = (before >= 0).all(axis=-1)
+        rows = best.reshape(-1, prod(shape))
         # The choices of the sites before are rows; those of the step's site follow one another.
-        row = np.arange(len(costs))[:, None] // step.costs.shape[-1]
-        score = rows[row, np.maximum(before, 0)] + gains.reshape(-1, 1)
-        possible = before >= 0
+        row = np.arange(len(costs))[:, None] // gains.shape[-1]
+        cell = np.ravel_multi_index(tuple(np.moveaxis(np.maximum(before, 0), -1, 0)), shape)
+        score = rows[row, cell] + gains.reshape(-1, 1)
         for name in own.keys() & chosen.keys():
             possible &= own[name] == chosen[name]
         best_of = np.where(possible, score, -np.inf).argmax(axis=0)

@@ -31,6 +31,7 @@ from octnas.search.samplers import bounds, initial_design, proposals
 from octnas.search.settings import ChooseBy, SearchSettings
 from octnas.search.storage import open_storage, quiet
 from octnas.search.study import Driver
+from octnas.space.budgets import Region
 from octnas.space.cost_table import CostLevels
 from octnas.space.costs import Budget
 
@@ -155,15 +156,16 @@ def make_driver(
 ) -> Driver:
     """A search on a journal in a folder, or in a database."""
     space = levels.space
+    admitted = [Region(levels, *bounds(budgets))]
     return Driver(
         space,
         settings,
         storage=open_storage(storage, folder / "study.journal"),
         study_name=f"replay-{folder.name}",
-        within=[bounds(budgets)],
+        regions=admitted,
         design=initial_design(space, levels, budgets, settings.spread, seed),
         seed=seed,
-        propose=proposals(settings.sampler, levels, [bounds(budgets)], seed),
+        propose=proposals(settings.sampler, admitted, seed),
     )
 
 

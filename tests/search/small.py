@@ -6,9 +6,10 @@ from typing import TypeVar
 from optuna.storages import BaseStorage
 
 from octnas.nn.search_space import search_space
-from octnas.search.samplers import Propose, bounds, initial_design, proposals
+from octnas.search.samplers import Propose, initial_design, proposals
 from octnas.search.settings import SearchSettings
 from octnas.search.study import Driver
+from octnas.space.budgets import Region
 from octnas.space.cost_table import CostLevels
 from octnas.space.costs import Budget
 from octnas.space.search_space import SearchSpace
@@ -48,14 +49,14 @@ def small_driver(
 ) -> D:
     """A driver of a kind, with its design and the proposals of its sampler."""
     levels, budget = CostLevels(space), half_budget(space)
-    within = [bounds([budget])]
+    regions = [Region(levels, budget.min_macs, budget.max_macs)]
     return kind(
         space,
         settings,
         storage=storage,
         study_name=study,
-        within=within,
+        regions=regions,
         design=initial_design(space, levels, [budget], settings.spread, seed),
         seed=seed,
-        propose=propose or proposals(settings.sampler, levels, within, seed),
+        propose=propose or proposals(settings.sampler, regions, seed),
     )

@@ -8,13 +8,13 @@ from scipy.stats import chisquare
 from octnas.results.front import Candidate, Front
 from octnas.search.samplers import (
     _front,
-    bounds,
     initial_design,
     random_proposals,
     surrogate_proposals,
 )
 from octnas.search.settings import Sampler, SearchSettings
 from octnas.search.study import Driver, run_local
+from octnas.space.budgets import Region, costs_of, regions
 from octnas.space.cost_table import CostLevels
 from octnas.space.costs import Budget
 from octnas.space.search_space import SearchSpace
@@ -38,7 +38,7 @@ def test_random_is_even_among_the_architectures_inside_the_budget(
 ) -> None:
     levels = CostLevels(space)
     low, high = budget.max_macs * 9 // 10, budget.max_macs
-    propose = random_proposals(levels, [(low, high)], seed=0)
+    propose = random_proposals([Region(levels, low, high)], seed=0)
     inside = [a for a in all_architectures(space) if low <= space.cost(a).macs <= high]
     assert 20 < len(inside) < 400
     drawn = Counter(tuple(propose(n, [], ()).values()) for n in range(8 * len(inside)))
@@ -48,7 +48,7 @@ def test_random_is_even_among_the_architectures_inside_the_budget(
 
 
 def test_the_surrogate_proposes_nothing_twice(space: SearchSpace, budget: Budget) -> None:
-    propose = surrogate_proposals(CostLevels(space), [bounds([budget])], seed=0)
+    propose = surrogate_proposals(regions(space, [budget], costs_of(space)), seed=0)
     told = evaluated(space, budget, 8)
     taken = {space.key(candidate.alphas) for candidate in told}
     for number in range(30):
@@ -62,7 +62,7 @@ def test_the_surrogate_proposes_nothing_twice(space: SearchSpace, budget: Budget
 def test_the_surrogate_proposes_something_new_where_all_losses_are_equal(
     space: SearchSpace, budget: Budget, loss: float
 ) -> None:
-    propose = surrogate_proposals(CostLevels(space), [bounds([budget])], seed=0)
+    propose = surrogate_proposals(regions(space, [budget], costs_of(space)), seed=0)
     told = [replace(candidate, loss=loss) for candidate in evaluated(space, budget, 8)]
     taken = {space.key(candidate.alphas) for candidate in told}
     found = propose(20, told, taken)
@@ -73,7 +73,7 @@ def test_the_surrogate_repeats_itself_where_everything_was_proposed(
     space: SearchSpace, budget: Budget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("octnas.search.samplers._MOST_TRIES", 100)
-    propose = surrogate_proposals(CostLevels(space), [bounds([budget])], seed=0)
+    propose = surrogate_proposals(regions(space, [budget], costs_of(space)), seed=0)
     told = evaluated(space, budget, 8)
     taken = {space.key(alphas) for alphas in all_architectures(space)}
     assert budget.admits(space.cost(propose(0, told, taken)).macs)
@@ -84,7 +84,7 @@ def test_the_last_new_architectures_inside_a_budget_are_found(
     space: SearchSpace, budget: Budget, left: int
 ) -> None:
     """The models' fronts are all taken, and hardly anything else is new."""
-    propose = surrogate_proposals(CostLevels(space), [bounds([budget])], seed=0)
+    propose = surrogate_proposals(regions(space, [budget], costs_of(space)), seed=0)
     told = evaluated(space, budget, 8)
     inside = [
         space.key(alphas)
@@ -159,7 +159,7 @@ def apart(space: SearchSpace) -> list[tuple[int, int]]:
 
 def test_random_ones_lie_inside_one_of_several_ranges_evenly(space: SearchSpace) -> None:
     levels, within = CostLevels(space), apart(space)
-    propose = random_proposals(levels, within, seed=0)
+    propose = random_proposals([Region(levels, *ends) for ends in within], seed=0)
     macs = [space.cost(propose(number, [], ())).macs for number in range(400)]
     inside = [sum(low <= one <= high for one in macs) for low, high in within]
     assert sum(inside) == 400
@@ -171,7 +171,8 @@ def test_random_ones_lie_inside_one_of_several_ranges_evenly(space: SearchSpace)
 
 def test_the_surrogate_keeps_out_of_the_gap(space: SearchSpace) -> None:
     levels, within = CostLevels(space), apart(space)
-    propose, told, taken = surrogate_proposals(levels, within, seed=0), [], set()
+    propose = surrogate_proposals([Region(levels, *ends) for ends in within], seed=0)
+    told, taken = [], set()
     for number in range(40):
         alphas = propose(number, told, taken)
         identity, macs = space.architecture(alphas).id, space.cost(alphas).macs

@@ -9,10 +9,11 @@ from optuna.trial import TrialState
 
 from octnas.errors import SearchError
 from octnas.results.front import Front
-from octnas.search.samplers import LEARNED, SPREAD, UNIFORM, bounds, initial_design, ranges
+from octnas.search.samplers import LEARNED, SPREAD, UNIFORM, bounds, initial_design
 from octnas.search.settings import Sampler, SearchSettings
 from octnas.search.storage import open_storage, quiet
 from octnas.search.study import Job, run_local
+from octnas.space.budgets import Region, costs_of, regions
 from octnas.space.cost_table import CostLevels
 from octnas.space.costs import Budget
 from octnas.space.search_space import SearchSpace
@@ -255,8 +256,13 @@ def test_a_database_url_is_used_and_its_password_kept_out_of_errors(tmp_path: Pa
 def test_a_lower_bound_is_a_constraint_too(space: SearchSpace) -> None:
     budgets = [Budget("a", 900, 100), Budget("b", 500, 200)]
     assert bounds(budgets) == (100, 900)
-    assert ranges((one.min_macs, one.max_macs) for one in budgets) == [(100, 900)]
-    assert ranges([(5, 9), (1, 3), (4, 4), (20, 30), (25, 40)]) == [(1, 9), (20, 40)]
+    assert joined(space, budgets) == [(100, 900)]
+    ends = [(5, 9), (1, 3), (4, 4), (20, 30), (25, 40)]
+    assert joined(space, [Budget("", high, low) for low, high in ends]) == [(1, 9), (20, 40)]
+
+
+def joined(space: SearchSpace, budgets: list[Budget]) -> list[tuple[int, int]]:
+    return [(one.low, one.high) for one in regions(space, budgets, costs_of(space))]
 
 
 def test_what_lies_between_the_budgets_is_as_infeasible_as_it_is_far(
@@ -265,7 +271,7 @@ def test_what_lies_between_the_budgets_is_as_infeasible_as_it_is_far(
     vanilla = space.vanilla_macs
     within = [(0, round(0.4 * vanilla)), (round(0.9 * vanilla), vanilla)]
     driver = make_driver()
-    driver._within = within
+    driver._regions = [Region(CostLevels(space), *ends) for ends in within]
     run_local(driver, loss_of)
     for trial in driver._study.get_trials(states=(TrialState.COMPLETE,)):
         macs = int(trial.values[1])
