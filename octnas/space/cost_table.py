@@ -230,7 +230,8 @@ class CostLevels:
             for sites, term in one.terms
         ]
         self.steps = _plan(space, axes, forbidden)
-        self._tables = self._count()
+        # Below the smallest architecture there is no level.
+        self._tables = self._count(empty=any(upper < _lowest(one) for one, upper in additive))
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -375,10 +376,10 @@ class CostLevels:
             at = self._step_back(rng, step, table, chosen, at)
         return {site.name: site.choices[chosen[site.name]] for site in self.space.sites}
 
-    def _count(self) -> list[np.ndarray]:
+    def _count(self, *, empty: bool) -> list[np.ndarray]:
         """Counts after each step; shape: choices of the sites in the state, then levels."""
         tables = [np.zeros(self.shape)]
-        tables[0].flat[0] = 1.0
+        tables[0].flat[0] = 0.0 if empty else 1.0
         for step in self.steps:
             joined = np.zeros((*step.costs.shape[:-1], *self.shape))
             for index in np.ndindex(step.costs.shape[:-1]):

@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 
@@ -11,7 +12,7 @@ from octnas.nn.search_space import search_space
 from octnas.pipeline.fingerprints import fingerprint
 from octnas.results.networks import INCREASING, UNIFORM, VANILLA, baseline, searched
 from octnas.settings import flatten
-from octnas.space.budgets import BudgetSettings, check_budgets, costs_of
+from octnas.space.budgets import BudgetSettings, check_budgets, costs_of, region
 from octnas.space.cost_table import CostLevels
 from octnas.space.costs import Budget
 from octnas.space.search_space import SearchSpace
@@ -41,7 +42,15 @@ def test_budgets_in_macs(resnet50: SearchSpace) -> None:
     "given",
     [
         *({}, {"uniform": 0.5, "share": 0.5}, {"uniform": 1.5}, {"macs": 0}, {"share": -1}),
-        *({"share": 1e308}, {"macs": 1e16}, {"activation_mb": 1e300}, {"latency_ms": math.inf}),
+        *({"share": 0.5, "macs": 9}, {"peak_mb": 1, "peak_share": 1}),
+        *(
+            {"share": 0.5, "macs": 9},
+            {"peak_mb": 1, "peak_share": 1},
+            {"share": 1e308},
+            {"macs": 1e16},
+            {"activation_mb": 1e300},
+            {"latency_ms": math.inf},
+        ),
     ],
 )
 def test_budgets_that_make_no_sense(given: dict[str, float]) -> None:
@@ -163,6 +172,73 @@ def test_budgets_on_other_costs_that_cannot_be_met(given: dict[str, float]) -> N
         BudgetError, match=r"no architecture costs 0 to .*; those of the search space cost"
     ):
         BudgetSettings(**given).resolve(space, costs_of(space, table_of(space)))
+
+
+SEVERAL = {"share": 0.7, "activation_share": 0.75, "peak_share": 0.8}
+
+
+def test_several_bounds_hold_at_once() -> None:
+    space = search_space("thumbnail_resnet", (1, 16, 16), (0, 0.5, 1), fixed={})
+    costs = costs_of(space)
+    settings = BudgetSettings(**SEVERAL)
+    assert settings.costs == ("macs", "activation", "peak")
+    assert settings.name == (
+        "0.7 of vanilla and 0.75 of vanilla's activation and 0.8 of vanilla's peak memory"
+    )
+    assert settings.alias == "macs-0-7x-activation-0-75x-peak-0-8x"
+    budget = settings.resolve(space, costs)
+    uppers = [
+        int(share * costs[key.removesuffix("_share").replace("share", "macs")].vanilla)
+        for key, share in SEVERAL.items()
+    ]
+    assert [bound.upper for bound in budget.bounds] == uppers
+    found = region(space, budget, costs)
+    inside = [
+        alphas
+        for alphas in all_architectures(space)
+        if all(costs[bound.cost].of(alphas) <= bound.upper for bound in budget.bounds)
+    ]
+    assert found.size == len(inside) > 10
+    for alphas in islice(all_architectures(space), 0, None, 7):
+        assert (max(found.excess(alphas).values()) <= 0) == (alphas in inside)
+
+
+@pytest.mark.parametrize("role", [UNIFORM, INCREASING])
+@pytest.mark.parametrize("given", [SEVERAL, {"peak_share": 0.7}, {"peak_mb": 0.05, "share": 0.9}])
+def test_baselines_are_within_further_bounds(role: str, given: dict[str, float]) -> None:
+    space = search_space("thumbnail_resnet", (1, 16, 16), (0, 0.25, 0.5, 1), fixed={})
+    costs = costs_of(space)
+    budget = BudgetSettings(**given).resolve(space, costs)
+    limits = [(costs[bound.cost], bound.upper) for bound in budget.further]
+    cost = costs[budget.first.cost]
+    found = baseline(space, role, budget, 0, cost, limits).architecture.alphas
+    assert all(one.of(found) <= most for one, most in limits)
+    # The budget is used: any less of α would break it, or it is the closest to it.
+    nearest = [max(one.of(found) / most for one, most in [*limits, (cost, budget.first.upper)])]
+    assert 0.8 < nearest[0] < 1.2
+
+
+@pytest.mark.parametrize(
+    "given", [{"peak_share": 0.01}, {"share": 0.9, "activation_share": 0.01}, {"peak_mb": 1e-6}]
+)
+def test_several_bounds_that_cannot_be_met_are_shown_with_those_of_the_space(
+    given: dict[str, float],
+) -> None:
+    space = search_space("thumbnail_resnet", (1, 16, 16), (0, 0.5, 1), fixed={})
+    words = r"no architecture costs 0 to .* bytes.*; those of the search space cost .*\(median "
+    with pytest.raises(BudgetError, match=words):
+        BudgetSettings(**given).resolve(space)
+
+
+def test_the_range_of_peaks_is_that_of_brute_force() -> None:
+    space = search_space("thumbnail_resnet", (1, 16, 16), (0, 0.5, 1), fixed={})
+    peaks = sorted(costs_of(space)["peak"].of(alphas) for alphas in all_architectures(space))
+    middle = peaks[(len(peaks) - 1) // 2]
+    with pytest.raises(BudgetError) as caught:
+        BudgetSettings(peak_mb=1e-6).resolve(space)
+    assert f"cost {peaks[0]:,} to {peaks[-1]:,} bytes at the peak (median {middle:,})" in str(
+        caught.value
+    )
 
 
 def test_settings_that_runs_were_made_without_are_in_no_fingerprint() -> None:

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from octnas.errors import BudgetError
 from octnas.nn.search_space import search_space
-from octnas.space.cost_table import AdditiveCost, CostLevels
+from octnas.space.budgets import costs_of
+from octnas.space.cost_table import AdditiveCost, CostLevels, activation_of, macs_of
 from octnas.space.optimum import Scores, best_front, best_within, ends
 from octnas.space.search_space import SearchSpace
 from tests.conftest import all_architectures, search_spaces
@@ -149,3 +150,59 @@ def test_the_best_within_any_cost_is_that_of_brute_force(cost: AdditiveCost) -> 
     found = best_within(levels, scores, low, high)
     assert low <= cost.of(found) <= high
     assert score(found) == pytest.approx(max(map(score, inside)))
+
+
+SMALL = search_space("thumbnail_resnet", (1, 16, 16), (0, 0.5, 1), fixed={})
+
+
+@pytest.mark.parametrize("names", [("activation",), ("peak",), ("activation", "peak")])
+@pytest.mark.parametrize("share", [0.6, 0.8])
+def test_within_further_bounds_it_is_the_best_of_all(names: tuple[str, ...], share: float) -> None:
+    """Of 2,187 architectures under bounds on MACs and on other costs."""
+    costs = costs_of(SMALL)
+    limits = [(costs[name], int(share * costs[name].vanilla)) for name in names]
+    levels = CostLevels(SMALL, EXACT, limits=limits)
+    assert levels.exact
+    low, high = round(0.4 * SMALL.vanilla_macs), round(0.7 * SMALL.vanilla_macs)
+    scores, inside = random_scores(levels, 0), []
+    for alphas in all_architectures(SMALL):
+        if all(cost.of(alphas) <= most for cost, most in limits):
+            inside.append((SMALL.cost(alphas).macs, score(SMALL, scores, alphas)))
+    assert levels.counts.sum() == len(inside) < SMALL.size
+    within = [value for macs, value in inside if low <= macs <= high]
+    assert levels.count(low, high) == len(within) > 10
+    found = best_within(levels, scores, low, high)
+    assert levels.admits(found, low, high)
+    assert score(SMALL, scores, found) == pytest.approx(max(within))
+    front = best_front(levels, scores, low, high, EXACT)
+    reached = [score(SMALL, scores, one) for one in front]
+    macs = [SMALL.cost(one).macs for one in front]
+    assert reached == sorted(reached)
+    for cost, value in zip(macs, reached, strict=True):
+        best = max(other for at, other in inside if low <= at <= cost)
+        assert value == pytest.approx(best)
+    rng = np.random.default_rng(0)
+    drawn = [levels.sample(rng, low, high, by_count=True) for _ in range(50)]
+    assert all(levels.admits(one, low, high) for one in drawn)
+    assert len({SMALL.key(one) for one in drawn}) > 10
+
+
+def test_wide_levels_of_two_costs_keep_the_bounds_and_miss_little() -> None:
+    space = search_space("resnet18", (3, 96, 96), (0, 0.25, 0.5, 0.75), fixed={})
+    costs = costs_of(space)
+    upper = int(0.7 * costs["activation"].vanilla)
+    levels = CostLevels(space, 4000, limits=[(costs["activation"], upper)])
+    assert not levels.exact
+    high = round(0.65 * space.vanilla_macs)
+    # The closer to both bounds, the better.
+    scores = {sites: np.asarray(term, float) for sites, term in macs_of(space).terms.items()}
+    found = best_within(levels, scores, 0, high)
+    assert levels.admits(found, 0, high)
+    assert space.cost(found).macs > 0.98 * high
+    rng = np.random.default_rng(0)
+    drawn = [levels.sample(rng, 0, high, by_count=True) for _ in range(50)]
+    assert all(levels.admits(one, 0, high) for one in drawn)
+    by_memory = {
+        sites: np.asarray(term, float) for sites, term in activation_of(space).terms.items()
+    }
+    assert costs["activation"].of(best_within(levels, by_memory, 0, high)) > 0.97 * upper

@@ -36,9 +36,9 @@ def allocated(model: nn.Module) -> float:
     """
     model = model.to(memory_format=torch.channels_last)
     image = torch.rand(BATCH, 3, SIZE, SIZE).to(memory_format=torch.channels_last)
-    with torch.inference_mode():
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
-            run(model, [image])
+    activities = [ProfilerActivity.CPU]
+    with torch.inference_mode(), profile(activities=activities, profile_memory=True) as found:
+        run(model, [image])
     events = found.profiler.kineto_results.events()
     changes = sorted((one.start_ns(), one.nbytes()) for one in events if one.name() == "[memory]")
     return float(np.cumsum([change for _, change in changes]).max()) / BATCH
