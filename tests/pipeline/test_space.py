@@ -49,7 +49,7 @@ def test_counts_say_whether_they_are_exact(tmp_path: Path, monkeypatch: pytest.M
     found = {}
     for name, most in (("exact", 50_000), ("wide", 100)):
         monkeypatch.setattr(
-            "octnas.space.cost_table.CostLevels.__init__.__defaults__", (most, None)
+            "octnas.space.cost_table.CostLevels.__init__.__defaults__", (most, None, ())
         )
         lines: list[str] = []
         run = open_tiny(tmp_path / name, lines=lines)
