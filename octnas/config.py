@@ -25,6 +25,7 @@ from octnas.export.settings import ExportSettings
 from octnas.io.credentials import HIDDEN, redact_all
 from octnas.io.files import expand_home, read_regular
 from octnas.io.yaml import Document, parse_override, parse_yaml
+from octnas.results.networks import PRUNED
 from octnas.search.settings import SearchSettings
 from octnas.settings import HOW, PRETRAINED, REMOVED, RENAMED, RENAMED_VALUES, rename_value
 from octnas.space.architecture import MOST, StrideMode
@@ -164,6 +165,9 @@ class RunConfig:
         original = self.retrain.weights == "original"
         fits = bool(self.space.weights) or not original
         require(fits, "retrain.weights", self.retrain.weights, "original only with space.weights")
+        fits = bool(self.space.weights) or PRUNED not in self.retrain.baselines
+        allowed = "pruned only with space.weights"
+        require(fits, "retrain.baselines", self.retrain.baselines, allowed)
         fits = not (self.space.weights and self.supernet.weights)
         require(fits, "supernet.weights", self.supernet.weights, "empty with space.weights")
         fits = bool(self.space.weights) or self.search.score != "converted"

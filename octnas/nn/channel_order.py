@@ -11,11 +11,12 @@ from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from timm.layers import EcaModule, EffectiveSEModule, SEModule
+from timm.layers import BlurPool2d, EcaModule, EffectiveSEModule, SEModule
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from octnas.errors import ArchitectureError, DataError, require
+from octnas.nn.conv import is_depthwise
 from octnas.nn.octave import pool, upsample
 from octnas.nn.octavize import ConvSite, modules_on_features, stages, supported_convs
 from octnas.nn.weights import check_finite
@@ -43,7 +44,7 @@ def sort_channels(model: nn.Module, sensitivities: Mapping[str, Tensor]) -> Orde
         SettingError: sensitivities that do not fit the model; nothing has been changed then.
     """
     orders = channel_orders(model, sensitivities)
-    _permute(model, orders)
+    take_channels(model, orders)
     return orders
 
 
@@ -133,45 +134,107 @@ def _followers(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
             yield name, module, current
 
 
+def first_channels(model: nn.Module, widths: Mapping[str, int]) -> Orders:
+    """The first channels of every site, of each group where a convolution has groups.
+
+    Args:
+        model: a timm ResNet, not yet an octave network.
+        widths: channels by site; others keep all.
+
+    Raises:
+        UnsupportedModelError: a model that `octnas.octavize` does not take.
+        SettingError: an unknown site, or channels that it cannot have.
+    """
+    convs, leaders = supported_convs(model), tied_sites(model)
+    full = {conv.site_out: _conv(model, conv).out_channels for conv in convs}
+    groups = {conv.site_out: conv.split_groups for conv in convs}
+    for site, width in widths.items():
+        require(site in full, "widths", site, ", ".join(full))
+        step, leader = groups[site], leaders[site]
+        fits = type(width) is int and 0 < width <= full[site] and width % step == 0
+        require(fits, f"widths.{site}", width, f"a multiple of {step} up to {full[site]}")
+        same = widths.get(leader, full[leader])
+        require(width == same, f"widths.{site}", width, f"{same}, as for {leader}")
+    orders = {}
+    for site, count in full.items():
+        channels = torch.arange(count).view(groups[site], -1)
+        width = widths.get(site, widths.get(leaders[site], count))
+        orders[site] = channels[:, : width // groups[site]].flatten()
+    return orders
+
+
 @torch.no_grad()
-def _permute(model: nn.Module, orders: Mapping[str, Tensor]) -> None:
-    for conv in supported_convs(model):
+def take_channels(model: nn.Module, orders: Mapping[str, Tensor]) -> None:
+    """Leave a network these channels of every site, in this order, in place.
+
+    Args:
+        model: a timm ResNet, not yet an octave network.
+        orders: by site, ``(n,)`` int64: indices of channels. They are the same for tied sites, see
+            `tied_sites`; around a grouped convolution, as many of each group, group by group.
+
+    Raises:
+        UnsupportedModelError: a model that `octnas.octavize` does not take.
+    """
+    convs, followers = supported_convs(model), list(_followers(model))
+    channels = {conv.site_out: _conv(model, conv).out_channels for conv in convs}
+    for conv in convs:
         order_in = orders[conv.site_in] if conv.site_in else None
-        _permute_conv(_conv(model, conv), order_in, orders[conv.site_out])
-    for _, module, site in _followers(model):
+        _take_of_conv(_conv(model, conv), order_in, orders[conv.site_out])
+    for _, module, site in followers:
         order = orders[site]
         if isinstance(module, nn.BatchNorm2d):
-            for values in (module.weight, module.bias, module.running_mean, module.running_var):
-                _reorder(values, order)
+            for name in ("weight", "bias", "running_mean", "running_var"):
+                _take(module, name, order)
+            module.num_features = len(order)
         elif isinstance(module, SEModule):
-            _reorder(module.fc1.weight, order, dim=1)
-            _reorder(module.fc2.weight, order)
-            _reorder(module.fc2.bias, order)
+            _take(module.fc1, "weight", order, dim=1)
+            _take(module.fc2, "weight", order)
+            _take(module.fc2, "bias", order)
+            module.fc1.in_channels = module.fc2.out_channels = len(order)
         elif isinstance(module, EffectiveSEModule):
-            _permute_conv(module.fc, order, order)
+            _take_of_conv(module.fc, order, order)
+        elif isinstance(module, BlurPool2d) and module.channels is not None:
+            _take(module, "filt", order)
+            module.channels = len(order)
         elif isinstance(module, nn.Linear):
             # The pooled channels, once for each kind of pooling.
-            kinds = module.in_features // len(order)
-            _reorder(
-                module.weight, torch.cat([order + i * len(order) for i in range(kinds)]), dim=1
-            )
+            kinds = module.in_features // channels[site]
+            order = torch.cat([order + i * channels[site] for i in range(kinds)])
+            _take(module, "weight", order, dim=1)
+            module.in_features = len(order)
             break  # what follows sees classes
 
 
-def _permute_conv(conv: nn.Conv2d, order_in: Tensor | None, order_out: Tensor) -> None:
+def _take_of_conv(conv: nn.Conv2d, order_in: Tensor | None, order_out: Tensor) -> None:
+    weight, depthwise = conv.weight.detach(), is_depthwise(conv)
+    if order_in is not None and not depthwise:
+        # Of each group apart.
+        columns = (order_in % weight.shape[1]).view(conv.groups, -1).to(weight.device)
+        rows = weight.unflatten(0, (conv.groups, -1))
+        weight = torch.cat([r.index_select(1, c) for r, c in zip(rows, columns, strict=True)])
+    _put(conv, "weight", weight.index_select(0, order_out.to(weight.device)))
+    _take(conv, "bias", order_out)
     if order_in is not None:
-        # Of each group apart; a depthwise kernel has one, and its rows are in the input's order.
-        columns = (order_in % conv.weight.shape[1]).view(conv.groups, -1)
-        rows = conv.weight.detach().unflatten(0, (conv.groups, -1))
-        for of_group, order in zip(rows, columns, strict=True):
-            _reorder(of_group, order, dim=1)
-    _reorder(conv.weight, order_out)
-    _reorder(conv.bias, order_out)
+        conv.in_channels = len(order_in)
+    conv.out_channels = len(order_out)
+    conv.groups = len(order_out) if depthwise else conv.groups
 
 
-def _reorder(values: Tensor | None, order: Tensor, dim: int = 0) -> None:
+def _take(module: nn.Module, name: str, order: Tensor, dim: int = 0) -> None:
+    values = getattr(module, name)
     if values is not None:
-        values.copy_(values.index_select(dim, order.to(values.device)))
+        _put(module, name, values.detach().index_select(dim, order.to(values.device)))
+
+
+def _put(module: nn.Module, name: str, values: Tensor) -> None:
+    """Replace the values of a parameter or buffer, which remains itself if the shape does."""
+    there = getattr(module, name)
+    if there.shape == values.shape:
+        there.copy_(values)
+    elif isinstance(there, nn.Parameter):
+        setattr(module, name, nn.Parameter(values, there.requires_grad))
+    else:
+        setattr(module, name, values)
 
 
 def sensitivity(

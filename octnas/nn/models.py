@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from octnas.errors import UnsupportedModelError, require
 from octnas.nn.backbone import check_backbone_args, create_model
+from octnas.nn.channel_order import first_channels, take_channels
 from octnas.nn.octave import resplit
 from octnas.nn.octavize import Alphas, octavize, refuse_reentrant
 from octnas.space.architecture import Architecture, StrideMode
@@ -92,6 +93,32 @@ def _thumbnail_levels(kwargs: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 @register_model  # type: ignore[untyped-decorator]
+def pruned_resnet(
+    pretrained: bool = False, *, backbone: str, widths: Mapping[str, int], **kwargs: Any
+) -> ResNet:
+    """A timm ResNet with fewer channels, see `octnas.nn.pruned`.
+
+    Args:
+        pretrained: not allowed.
+        backbone: name of the timm ResNet.
+        widths: channels by site, 1 to the backbone's; others are kept. Tied sites (see
+            `octnas.nn.channel_order`) have the same, and groups of channels are equally large.
+        **kwargs: of the backbone.
+    """
+    require(not pretrained, "pretrained", pretrained, "False for a pruned network")
+    model: ResNet = create_model(backbone, kwargs)
+    orders = first_channels(model, widths)
+    take_channels(model, orders)
+    *_, last = orders.values()
+    model.num_features = len(last)
+    model.head_hidden_size = model.num_features * model.global_pool.feat_mult()
+    stem = [site for site in orders if site.startswith("stem") and site != "stem.pool"]
+    for info in model.feature_info:
+        info["num_chs"] = len(orders.get(info["module"], orders[stem[-1]]))
+    return model
+
+
+@register_model  # type: ignore[untyped-decorator]
 def octnas_network(
     pretrained: bool = False, *, architecture: Mapping[str, Any], **kwargs: Any
 ) -> nn.Module:
@@ -112,7 +139,7 @@ def octnas_network(
     # All of them by name, since timm fills in its own defaults.
     kwargs = {"in_chans": found.input_size[0], **found.backbone_args, **kwargs}
     features = _feature_cfg(kwargs)
-    if found.backbone == "thumbnail_resnet":
+    if "thumbnail_resnet" in (found.backbone, kwargs.get("backbone")):
         features["out_indices"] = _thumbnail_levels(kwargs)
     model: nn.Module = build_model_with_cfg(
         build, "octnas_network", pretrained, feature_cfg=features, **_default_cfg(kwargs)

@@ -27,6 +27,7 @@ OPTIONAL: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "studies in PostgreSQL": ('pip install "octnas[postgresql]"', ("psycopg",)),
     "parquet and WebDataset shards": ('pip install "octnas[shards]"', ("datasets", "webdataset")),
+    "pruned networks as a baseline": ('pip install "octnas[pruning]"', ("torch-pruning",)),
     "TensorRT engines": ("pip install tensorrt", ("tensorrt",)),
 }
 """Optional features, with the command that installs their distributions, and these."""

@@ -160,7 +160,7 @@ def source(run: Run, result: Retrained, settings: ExportSettings) -> Source:
 
 def _original(run: Run, architecture: Architecture) -> str:
     """The name of the network that a retrained one was fine-tuned from; empty from scratch."""
-    if not (run.config.begins_with("retrain") and original(run).fits(architecture)):
+    if not run.config.begins_with("retrain") or original(run).weights_for(architecture) is None:
         return ""
     weights, backbone = run.config.space.weights, run.space.backbone
     return f"timm's {backbone}" if weights == PRETRAINED else run.config.name

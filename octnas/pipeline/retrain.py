@@ -5,16 +5,21 @@ All networks are fixed before any of them is trained, so that val does not influ
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence, Set
+from importlib.util import find_spec
 from itertools import islice
+from math import lcm
+from pathlib import Path
 
 import numpy as np
 
 from octnas.data.images import open_images
 from octnas.device import choose_device
-from octnas.errors import RunDirectoryError
+from octnas.errors import RunDirectoryError, UnsupportedModelError, require
 from octnas.io.files import read_json, write_json
 from octnas.nn.cost import cost
 from octnas.nn.plain import plain_network
+from octnas.nn.pruned import pruned_network
+from octnas.nn.weights import save_weights
 from octnas.pipeline.convert import sorted_weights
 from octnas.pipeline.records import (
     PARENT,
@@ -31,6 +36,7 @@ from octnas.results.front import Candidate, Front
 from octnas.results.networks import (
     FRONT,
     PLAIN,
+    PRUNED,
     RANDOM,
     SEARCHED,
     VANILLA,
@@ -54,6 +60,7 @@ from octnas.training.standalone import (
     OnEpoch,
     Original,
     Training,
+    pruned_weights,
     train_all,
     train_one,
     training_folder,
@@ -63,9 +70,27 @@ from octnas.training.standalone import (
 SCHEMA = 1
 PLAN_FILE = "plan.json"
 STOPPED_FILE = "stopped.json"
+PRUNED_FOLDER = "pruned"
+_HARDWARE = 8  # channels of which fewer are slow
 # Draws of random architectures before the upper bound is widened, and by how much.
 _TRIES, _WIDER = 50, 1.02
 _STREAM = 3
+# Units of what pruned networks are held against, by cost.
+_PRUNED_TO = {
+    "macs": "M MACs",
+    "activation": "MB of activations",
+    "peak": "MB of memory at the peak",
+}
+
+
+def check_pruning(run: Run) -> None:
+    """Raise a `ConfigError` if networks are to be pruned and Torch-Pruning is not installed."""
+    planned = (run.directory.stage("retrain") / PLAN_FILE).exists()
+    if PRUNED in run.config.retrain.baselines and not planned:
+        with run.settings_of("retrain"):
+            there = find_spec("torch_pruning") is not None
+            allowed = 'pruned only with Torch-Pruning: pip install "octnas[pruning]"'
+            require(there, "baselines", PRUNED, allowed)
 
 
 def plan(run: Run) -> list[Network]:
@@ -93,7 +118,9 @@ def _baselines(run: Run, budget: Budget, chosen: Candidate, found: Network) -> I
     for role in run.config.retrain.baselines:
         if role == VANILLA:
             continue
-        if role in PLAIN:
+        if role == PRUNED:
+            yield from _pruned(run, budget, chosen)
+        elif role in PLAIN:
             yield from _plain(run, role, budget, found)
         elif role == RANDOM:
             yield from _random(run, budget, chosen, found)
@@ -113,6 +140,40 @@ def _plain(run: Run, role: str, budget: Budget, found: Network) -> Iterator[Netw
         )
         return
     yield Network(role, budget.name, architecture, cost(architecture).cost)
+
+
+def _pruned(run: Run, budget: Budget, chosen: Candidate) -> Iterator[Network]:
+    """The original with fewer channels; the weights that are left of it are written.
+
+    It costs at least as much as the searched network; or, with several bounds, as the tightest.
+    """
+    whole = original(run)
+    latency = any(bound.cost == "latency" for bound in budget.bounds)
+    multiple = lcm(run.space.channel_multiple, _HARDWARE if latency else 1)
+    reaches = {bound.cost: bound.upper for bound in budget.bounds if bound.cost != "latency"}
+    if not budget.further:
+        # The latency of other widths is not in the table.
+        by = "macs" if latency else budget.first.cost
+        reaches = {by: run.costs[by].of(chosen.alphas)}
+    target = "at least " + " or ".join(
+        f"{least / 1e6:,.3f} {_PRUNED_TO[name]}" for name, least in reaches.items()
+    )
+    try:
+        pruned = pruned_network(whole.architecture, whole.weights, reaches, multiple)
+    except UnsupportedModelError as error:
+        run.progress.say(f"retrain: {budget.name}: no pruned network ({error}); left out")
+        return
+    if pruned is None:
+        run.progress.say(
+            f"retrain: {budget.name}: no channels of {run.space.backbone} can be removed and leave "
+            f"{target}; left out"
+        )
+        return
+    save_weights(pruned.model, pruned_weights(_pruned_folder(run), pruned.architecture))
+    run.progress.say(
+        f"retrain: {budget.name}: pruned to {pruned.share:.1%} of every site's channels, {target}"
+    )
+    yield Network(PRUNED, budget.name, pruned.architecture, cost(pruned.architecture).cost)
 
 
 def _random(run: Run, budget: Budget, chosen: Candidate, found: Network) -> Iterator[Network]:
@@ -208,7 +269,11 @@ def read_plan(run: Run) -> list[Network]:
 
 def original(run: Run) -> Original:
     """The network of ``space.weights``, its channels sorted."""
-    return Original(run.space.vanilla, sorted_weights(run))
+    return Original(run.space.vanilla, sorted_weights(run), _pruned_folder(run))
+
+
+def _pruned_folder(run: Run) -> Path:
+    return (run.directory.stage("retrain") / PRUNED_FOLDER).resolve()
 
 
 def _train(run: Run, networks: list[Network]) -> dict[tuple[str, int], SeedResult]:

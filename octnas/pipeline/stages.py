@@ -11,7 +11,7 @@ from octnas.pipeline.export import export
 from octnas.pipeline.fingerprints import bases, whole_run
 from octnas.pipeline.ranking import rank, truth
 from octnas.pipeline.report import report
-from octnas.pipeline.retrain import retrain
+from octnas.pipeline.retrain import check_pruning, retrain
 from octnas.pipeline.run import Run, locked
 from octnas.pipeline.search import search
 from octnas.pipeline.space import make_space, prepare_data
@@ -39,12 +39,15 @@ def run_stages(run: Run, stages: Sequence[str] = WHOLE_RUN) -> None:
 
     Raises:
         RunDirectoryError: a stage builds on one that is not finished.
-        ConfigError: a setting that turns out to be wrong, with its file and line.
+        ConfigError: a setting that turns out to be wrong or needs a package that is not installed,
+            with its file and line.
         ExportError: a requested format needs a package that is not installed.
     """
     if "export" in stages:
         # Before the hours of the earlier stages.
         check_installed(run.config.export)
+    if "retrain" in stages:
+        check_pruning(run)
     if tuple(stages) == WHOLE_RUN:
         stages = whole_run(run.config)
     for stage in stages:

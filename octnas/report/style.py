@@ -14,6 +14,7 @@ from octnas.results.networks import (
     INCREASING,
     NARROWER,
     PAPER,
+    PRUNED,
     RANDOM,
     SEARCHED,
     SHALLOWER,
@@ -35,6 +36,7 @@ _ROLES = {
     NARROWER: ("#c06fb0", "triangle-left", "a narrower plain network"),
     SHALLOWER: ("#8d6cab", "triangle-down", "a shallower plain network"),
     SMALLER_IMAGES: ("#d17f9f", "triangle-right", "the plain network on smaller images"),
+    PRUNED: ("#4f9d9a", "square-open", "the pruned original"),
     VANILLA: ("#9a7fd1", "square", ""),
 }
 ROLE_COLOURS = {role: colour for role, (colour, _, _) in _ROLES.items()}

@@ -28,9 +28,10 @@ WORST = "worst"
 NARROWER = "narrower"
 SHALLOWER = "shallower"
 SMALLER_IMAGES = "smaller images"
+PRUNED = "pruned"
 VANILLA = "vanilla"
-PLAIN = (NARROWER, SHALLOWER, SMALLER_IMAGES)
-"""Plain networks of the same MACs."""
+PLAIN = (NARROWER, SHALLOWER, SMALLER_IMAGES, PRUNED)
+"""Networks without octave convolutions, of the same MACs."""
 ROLES = (SEARCHED, FRONT, UNIFORM, PAPER, INCREASING, RANDOM, WORST, *PLAIN, VANILLA)
 
 
@@ -44,7 +45,8 @@ class Network:
             in stem and last stage), ``"increasing"`` (α increasing with depth), ``"random"``
             (inside the budget), ``"worst"`` (predicted to be the worst inside the budget),
             ``"narrower"``, ``"shallower"``, ``"smaller images"`` (plain networks of the same
-            MACs), ``"vanilla"`` (α = 0 everywhere).
+            MACs), ``"pruned"`` (what Torch-Pruning leaves of the trained network), ``"vanilla"``
+            (α = 0 everywhere).
         budget: name of its budget; empty for vanilla and the front.
         architecture: to build.
         cost: for one image.

@@ -283,6 +283,7 @@ Baseline = Literal[
     "narrower",
     "shallower",
     "smaller images",
+    "pruned",
     "vanilla",
 ]
 
@@ -325,7 +326,9 @@ class RetrainSettings:
             ``uniform`` α; ``paper``, uniform with stem and last stage at 0; ``increasing``, α
             increasing with depth; ``random`` architectures inside the budget; ``worst``, the
             supernet's worst inside the budget; plain networks that are ``narrower``, ``shallower``
-            or for ``smaller images``; and the ``vanilla`` network, once for all budgets.
+            or for ``smaller images``; ``pruned``, the network of ``space.weights`` with the same
+            share of channels removed everywhere by Torch-Pruning (``pip install
+            octnas[pruning]``); and the ``vanilla`` network, once for all budgets.
         randoms: random architectures per budget; use three or more to estimate how much they
             differ.
         seed: random seed of their draw.

@@ -64,6 +64,11 @@ def training_folder(stage: Path, identity: str, seed: int) -> Path:
     return stage / identity / f"seed-{seed}"
 
 
+def pruned_weights(folder: Path, architecture: Architecture) -> Path:
+    """The file of the weights that a pruned network starts from."""
+    return folder / f"{architecture.id}.safetensors"
+
+
 @dataclass(frozen=True)
 class Original:
     """The trained network that a run begins with, its channels sorted.
@@ -71,10 +76,12 @@ class Original:
     Attributes:
         architecture: at α = 0.
         weights: file of its state dict.
+        pruned: folder of what is left of them in pruned networks, see `pruned_weights`.
     """
 
     architecture: Architecture
     weights: Path
+    pruned: Path | None = None
 
     def load(self) -> nn.Module:
         """The network."""
@@ -82,11 +89,14 @@ class Original:
         load_weights(model, self.weights)
         return model
 
-    def fits(self, architecture: Architecture) -> bool:
-        """Whether another architecture can start from its weights."""
+    def weights_for(self, architecture: Architecture) -> Path | None:
+        """The weights that another architecture can start from; None if they do not fit."""
         own = self.architecture
         same = own.backbone == architecture.backbone
-        return same and own.backbone_args == architecture.backbone_args
+        if same and own.backbone_args == architecture.backbone_args:
+            return self.weights
+        left = None if self.pruned is None else pruned_weights(self.pruned, architecture)
+        return left if left is not None and left.exists() else None
 
 
 @dataclass(frozen=True)
@@ -237,8 +247,9 @@ def _fit(
 def _initial(training: Training) -> nn.Module:
     """The network before its training."""
     model, original = build(training.architecture, seed=training.seed), training.original
-    if original is not None and original.fits(training.architecture):
-        load_weights(model, original.weights)
+    weights = None if original is None else original.weights_for(training.architecture)
+    if weights is not None:
+        load_weights(model, weights)
         rescale_kernels(model)
     return model
 

@@ -6,7 +6,7 @@ import torch
 from octnas.nn.cost import cost
 from octnas.nn.plain import plain_network
 from octnas.nn.supernet import build
-from octnas.results.networks import NARROWER, PLAIN, SHALLOWER, SMALLER_IMAGES
+from octnas.results.networks import NARROWER, SHALLOWER, SMALLER_IMAGES
 from octnas.space.architecture import Architecture
 
 BACKBONES: dict[str, tuple[str, tuple[int, int, int], dict[str, Any]]] = {
@@ -16,7 +16,7 @@ BACKBONES: dict[str, tuple[str, tuple[int, int, int], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("role", PLAIN)
+@pytest.mark.parametrize("role", [NARROWER, SHALLOWER, SMALLER_IMAGES])
 @pytest.mark.parametrize(
     "name", [pytest.param("resnet50", marks=pytest.mark.slow), "resnet18", "small"]
 )

@@ -16,8 +16,8 @@ const config = {
 };
 const SYMBOLS = {
   star: "★", "star-open": "☆", diamond: "◆", "diamond-open": "◇", "triangle-up": "▲",
-  "triangle-down": "▼", "triangle-left": "◀", "triangle-right": "▶", square: "■", x: "✖",
-  "circle-open": "○",
+  "triangle-down": "▼", "triangle-left": "◀", "triangle-right": "▶", square: "■",
+  "square-open": "□", x: "✖", "circle-open": "○",
 };
 const DASHES = { dash: "dashed", dot: "dotted", dashdot: "dashed", longdash: "dashed" };
 const SELECTED = {
