@@ -118,7 +118,7 @@ def test_it_is_what_torch_pruning_makes(name: str, tmp_path: Path) -> None:
 def test_the_next_smaller_share_would_not_be_enough(by: str, share: float, tmp_path: Path) -> None:
     architecture, weights = whole("thumbnail", tmp_path)
     at_least = round(share * cost_by(by, architecture))
-    found = pruned_network(architecture, weights, {by: at_least, "macs": 10**12})
+    found = pruned_network(architecture, weights, {"macs": 10**12, by: at_least})
     assert found is not None
     assert cost_by(by, found.architecture) >= at_least
     full = {site: order.numel() for site, order in ranked_channels(create("thumbnail")).items()}

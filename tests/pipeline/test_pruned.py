@@ -19,6 +19,7 @@ from octnas.pipeline.retrain import _pruned, original, read_plan
 from octnas.pipeline.run import Run
 from octnas.pipeline.stages import run_stages
 from octnas.report.tables import retrained_rows
+from octnas.results.front import Candidate
 from octnas.results.networks import PRUNED, SEARCHED, Network, searched
 from octnas.space.costs import Bound, Budget
 from octnas.training.loop import Backward, distilled
@@ -65,7 +66,8 @@ def wide(tmp_path: Path, *overrides: str, lines: list[str] | None = None) -> Run
 def pruned_for(run: Run, budget: Budget, alpha: float = 0.5) -> tuple[Network, Network | None]:
     """A network as if it had been found for a budget, and the pruned one."""
     own = searched(run.space, budget, run.space.uniform(alpha))
-    return own, next(_pruned(run, budget, own), None)
+    chosen = Candidate(own.architecture.id, own.architecture.alphas, own.cost.macs, loss=1.0)
+    return own, next(_pruned(run, budget, chosen), None)
 
 
 def test_it_starts_from_what_is_left_of_the_original(tmp_path: Path) -> None:
@@ -88,7 +90,7 @@ def test_it_starts_from_what_is_left_of_the_original(tmp_path: Path) -> None:
     assert kernels < all_kernels
     assert left["conv1.weight"].abs().max() > 0.1
     assert whole.weights_for(run.space.vanilla) == whole.weights
-    _, other = pruned_for(run, Budget("more", 1), alpha=0.25)
+    _, other = pruned_for(run, Budget("less", 1), alpha=1.0)
     assert other is not None
     assert other.architecture.id != pruned.architecture.id
 
