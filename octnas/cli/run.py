@@ -104,6 +104,7 @@ def add_to(app: typer.Typer) -> None:
     )
     app.command()(compress)
     add("data", "Check every image, choose the subset and its parts, and build the cache.")
+    add("original", "Train the network that the run begins with; see the section original.")
     app.command()(supernet)
     add("truth", "Train the ground truth of `octnas rank`; share it with ranking.truth_from.")
     add(

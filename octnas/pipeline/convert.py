@@ -13,6 +13,7 @@ from octnas.nn.backbone import create_backbone
 from octnas.nn.channel_order import kept_sites, sensitivity, sort_channels
 from octnas.nn.supernet import build_original
 from octnas.nn.weights import save_weights
+from octnas.pipeline.original import trained_weights
 from octnas.pipeline.run import Run
 from octnas.pipeline.space import check_classes
 from octnas.runtime.directory import CONVERT
@@ -29,6 +30,16 @@ _SAME = 1e-3
 def sorted_weights(run: Run) -> Path:
     """The original's weights with sorted channels, a state dict with timm's keys."""
     return (run.directory.stage(CONVERT) / WEIGHTS_FILE).resolve()
+
+
+def weights_of(run: Run) -> str:
+    """Where the original's weights are: a file with timm's keys, or ``timm``."""
+    return str(trained_weights(run)) if run.config.trains_original else run.config.space.weights
+
+
+def _source(run: Run) -> str:
+    """The setting that the original comes from."""
+    return "original" if run.config.trains_original else "space.weights"
 
 
 def convert(run: Run) -> None:
@@ -53,14 +64,14 @@ def convert(run: Run) -> None:
         try:
             found = sensitivity(model.to(device), moved, settings.criterion)
         except OctnasError as error:
-            raise ConfigError(f"space.weights: {run.config.space.weights}: {error}") from None
+            raise ConfigError(f"{_source(run)}: {weights_of(run)}: {error}") from None
         orders = sort_channels(model.cpu(), found)
         # On the CPU, whose convolutions are exact to float32.
         off = (_logits(model, shown) - before).abs().max() / before.std()
     if not off <= _SAME:
         raise ConfigError(
-            f"space.weights: sorting the channels of {run.space.backbone} changes its outputs by "
-            f"{float(off):.2g} of their standard deviation; leave space.weights empty"
+            f"{_source(run)}: sorting the channels of {run.space.backbone} changes its outputs by "
+            f"{float(off):.2g} of their standard deviation; leave {_source(run)} empty"
         )
     folder, kept = run.directory.stage(CONVERT), kept_sites(model)
     save_weights(model, folder / WEIGHTS_FILE)
@@ -81,12 +92,12 @@ def convert(run: Run) -> None:
 
 def _original(run: Run) -> nn.Module:
     """The original as timm builds it, with all weights."""
-    space, weights = run.space, run.config.space.weights
+    space = run.space
     try:
         with run.settings_of("space"):
-            state = build_original(space, weights).state_dict()
+            state = build_original(space, weights_of(run)).state_dict()
     except ArchitectureError as error:
-        raise ConfigError(f"space.weights: {error}") from None
+        raise ConfigError(f"{_source(run)}: {error}") from None
     model = create_backbone(space.backbone, space.backbone_args)
     model.load_state_dict(state)
     return model.eval()

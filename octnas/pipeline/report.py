@@ -17,6 +17,7 @@ from octnas.data.settings import ImagesSettings
 from octnas.errors import RunDirectoryError
 from octnas.io.files import read_json
 from octnas.pipeline.network_latency import latencies
+from octnas.pipeline.original import read_seconds as original_seconds
 from octnas.pipeline.ranking import read_rankings
 from octnas.pipeline.records import PARENT, begin_tracking, class_names
 from octnas.pipeline.run import CONFIG_FILE, RUN_FILE, RUN_SCHEMA, Run, look_at_run
@@ -35,7 +36,7 @@ from octnas.results.front import Candidate, Front
 from octnas.results.networks import Retrained
 from octnas.results.validation_log import VALIDATION_LOG, count_validations
 from octnas.results.verdict import Matrix
-from octnas.runtime.directory import CONVERT, check_links, digest
+from octnas.runtime.directory import CONVERT, ORIGINAL, check_links, digest
 from octnas.search.surrogate import Features, fit_candidates
 from octnas.settings import flatten
 from octnas.space.search_space import SearchSpace
@@ -272,7 +273,10 @@ def _weights(config: RunConfig) -> dict[str, str]:
     found = {"Supernet": f"{plural(epochs, 'epoch')}, {sampling}"}
     if config.scores_converted:
         found = {"Scores": f"of the original, channels sorted by {config.convert.criterion}"}
-    return found | ({"Original": config.space.weights} if config.space.weights else {})
+    if config.trains_original and config.original is not None:
+        epochs = config.original.recipe.epochs
+        return found | {"Original": f"trained by this run, {plural(epochs, 'epoch')}"}
+    return found | ({"Original": config.space.weights} if config.has_original else {})
 
 
 def recipe_digest(run: Run) -> str:
@@ -287,7 +291,9 @@ def recipe_digest(run: Run) -> str:
     settings |= flatten(augment, "augment") if augment is not None else {}
     if run.config.begins_with("retrain"):
         made = run.directory.marker(CONVERT)  # the file itself may be gone
-        settings["original"] = made and made.fingerprint["space.weights"]
+        # By its contents, or by what the run has trained it with.
+        found = made.fingerprint if made else {}
+        settings["original"] = found.get("space.weights") or found.get(f"input.{ORIGINAL}")
         settings["distillation"] = retrain.distillation and asdict(retrain.distillation)
     settings["preparation"] = preparation(data)
     settings["padding"] = getattr(data, "padding", None)
@@ -314,6 +320,8 @@ def _stage_times(run: Run, retrained: Sequence[Retrained]) -> dict[str, StageTim
 
     if run.directory.finished("data") is not None:
         found["data"] = StageTime(None, "1 process")
+    if config.original is not None and run.directory.finished(ORIGINAL) is not None:
+        add(ORIGINAL, config.original, config.original.processes, original_seconds(run))
     if run.directory.finished("supernet") is not None:
         add("supernet", config.supernet, config.supernet.processes, supernet_seconds(run))
     if run.directory.stage("search").exists():

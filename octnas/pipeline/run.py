@@ -27,9 +27,17 @@ from octnas.errors import ConfigError, RunDirectoryError, SettingError
 from octnas.io.credentials import redact, redact_all
 from octnas.io.files import DRAFT, read_json, remove_all_drafts, write_json, write_text
 from octnas.io.yaml import Document
-from octnas.pipeline.fingerprints import fingerprint
+from octnas.pipeline.fingerprints import fingerprint, whole_run
 from octnas.report.write import PAGE_FILE
-from octnas.runtime.directory import CONVERT, MARKER, STAGES, WHOLE_RUN, RunDirectory, check_links
+from octnas.runtime.directory import (
+    CONVERT,
+    MARKER,
+    ORIGINAL,
+    STAGES,
+    WHOLE_RUN,
+    RunDirectory,
+    check_links,
+)
 from octnas.runtime.lock import LOCK_FILE, held
 from octnas.runtime.progress import Progress, Quiet
 from octnas.space.budgets import Costs, check_budgets, costs_of
@@ -164,7 +172,9 @@ def open_run(
         RunDirectoryError: as `locked`; or the run directory has results of other settings.
     """
     document, config = read_experiment(experiment, overrides)
-    allowed = (*stages, CONVERT) if config.space.weights else stages
+    allowed = (*stages, CONVERT) if config.has_original else tuple(stages)
+    if tuple(stages) == WHOLE_RUN:
+        allowed = whole_run(config)
     if fresh is not None and fresh not in allowed:
         raise ConfigError(f"--fresh: found {fresh!r}, allowed here: {', '.join(allowed)}")
     directory = RunDirectory(run_dir or default_directory(experiment, config))
@@ -322,6 +332,8 @@ def check_stages(directory: RunDirectory, config: RunConfig, upto: str | None = 
     for stage in STAGES:
         if stage == upto:
             return
+        if stage == ORIGINAL and not config.trains_original:
+            continue  # perhaps of before there were weights
         if _directory_of(config, directory, stage) is directory:
             directory.check(stage, fingerprint(config, stage))
 

@@ -8,7 +8,8 @@ from octnas.errors import RunDirectoryError
 from octnas.export.formats import check_installed
 from octnas.pipeline.convert import convert
 from octnas.pipeline.export import export
-from octnas.pipeline.fingerprints import bases, whole_run
+from octnas.pipeline.fingerprints import bases, with_first
+from octnas.pipeline.original import original
 from octnas.pipeline.ranking import rank, truth
 from octnas.pipeline.report import report
 from octnas.pipeline.retrain import check_pruning, retrain
@@ -16,13 +17,14 @@ from octnas.pipeline.run import Run, locked
 from octnas.pipeline.search import search
 from octnas.pipeline.space import make_space, prepare_data
 from octnas.pipeline.supernet import supernet
-from octnas.runtime.directory import CONVERT, WHOLE_RUN, RunDirectory
+from octnas.runtime.directory import CONVERT, ORIGINAL, WHOLE_RUN, RunDirectory
 
 STOP_WAIT = 1.0  # seconds that a signal leaves for MLflow
 
 _WORK: Mapping[str, Callable[[Run], None]] = {
     "data": prepare_data,
     "space": make_space,
+    ORIGINAL: original,
     CONVERT: convert,
     "supernet": supernet,
     "truth": truth,
@@ -48,14 +50,12 @@ def run_stages(run: Run, stages: Sequence[str] = WHOLE_RUN) -> None:
         check_installed(run.config.export)
     if "retrain" in stages:
         check_pruning(run)
-    if tuple(stages) == WHOLE_RUN:
-        stages = whole_run(run.config)
+    stages = with_first(run.config, stages)
     for stage in stages:
         if (shared := run.directory_of(stage)) is not run.directory:
             _check_shared(run, shared, stage)
     with _tracked(run):
-        first = ("data", "space", *((CONVERT,) if run.config.space.weights else ()))
-        for stage in (*first, *(one for one in stages if one not in (*first, CONVERT))):
+        for stage in stages:
             _run_stage(run, stage)
 
 

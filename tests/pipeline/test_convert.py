@@ -222,7 +222,7 @@ def test_a_cluster_trains_no_supernet_either(tmp_path: Path) -> None:
     (tmp_path / "e.yaml").write_text("space: {weights: w.pth}\n")
     write_jobs(tmp_path / "e.yaml", tmp_path / "jobs", SlurmSettings(), run_dir=tmp_path / "run")
     jobs = {path.stem for path in (tmp_path / "jobs").glob("*.sbatch")}
-    assert jobs == {*JOBS} - {"supernet"}
+    assert jobs == {*JOBS} - {"original", "supernet"}
     assert "supernet" not in (tmp_path / "jobs" / "submit.sh").read_text()
 
 

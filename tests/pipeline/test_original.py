@@ -1,0 +1,128 @@
+"""Runs that train the network themselves that they begin with."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import octnas.training.standalone as trainings
+from octnas.cluster.slurm import SlurmSettings
+from octnas.errors import ConfigError, RunDirectoryError
+from octnas.io.files import read_json
+from octnas.pipeline.convert import sorted_weights, weights_of
+from octnas.pipeline.fingerprints import whole_run
+from octnas.pipeline.original import trained_weights
+from octnas.pipeline.report import facts
+from octnas.pipeline.run import Run
+from octnas.pipeline.slurm import JOBS, write_jobs
+from octnas.pipeline.stages import run_stages
+from octnas.runtime.directory import WHOLE_RUN
+from tests.loading import load_config
+from tests.pipeline.tiny import open_tiny
+from tests.training.resuming import BrokenOffError, until
+
+OWN = "original={recipe: {epochs: 2, batch_size: 64}}"
+QUICK = ("retrain.seeds=[0]", "search.trials=8", "retrain.baselines=[uniform]")
+
+
+def open_own(path: Path, *overrides: str, **kwargs: object) -> Run:
+    return open_tiny(path, OWN, *QUICK, *overrides, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("original")
+    run_stages(open_own(path, stages=("original",)), ("original",))
+    return path
+
+
+def test_a_whole_run_trains_it_first(trained: Path) -> None:
+    lines: list[str] = []
+    run = open_own(trained, lines=lines)
+    run_stages(run)
+    stages = whole_run(run.config)
+    assert set(stages) == {*WHOLE_RUN, "original", "convert"} - {"supernet"}
+    assert all(run.directory.finished(stage) for stage in stages)
+    assert sum("skipped, finished" in line for line in lines) == 4
+    assert facts(run)["Original"] == "trained by this run, 2 epochs"
+    made = run.directory.marker("convert")
+    assert made is not None
+    assert (made.fingerprint["space.weights"], len(made.fingerprint["input.original"])) == ("", 16)
+
+
+def test_it_is_the_network_at_alpha_0_and_is_then_sorted(trained: Path) -> None:
+    run = open_own(trained, stages=("original",))
+    assert weights_of(run) == str(trained_weights(run))
+    before, after = load_file(trained_weights(run)), load_file(sorted_weights(run))
+    assert before.keys() == after.keys()
+    orders = read_json(sorted_weights(run).with_name("channels.json"))["orders"]
+    assert torch.equal(after["conv1.weight"], before["conv1.weight"][orders["stem"]])
+
+
+def test_a_stopped_training_resumes(
+    tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = "original.recipe.checkpoint_seconds=0"
+    broken = open_own(tmp_path, every, stages=("original",))
+    with monkeypatch.context() as patch:
+        patch.setattr(trainings, "plain", until(5))
+        with pytest.raises(BrokenOffError):
+            run_stages(broken, ("original",))
+    run = open_own(tmp_path, every, stages=("original",))
+    assert run.directory.finished("original") is None
+    run_stages(run, ("original",))
+    whole = load_file(trained_weights(open_own(trained)))
+    found = load_file(trained_weights(run))
+    assert all(torch.equal(found[name], value) for name, value in whole.items())
+
+
+def test_other_settings_need_the_stage_anew(trained: Path) -> None:
+    with pytest.raises(RunDirectoryError, match=r"original\.seed: was 0, now 1.*--fresh original"):
+        open_own(trained, "original.seed=1")
+    lines: list[str] = []
+    run = open_own(trained, "original.seed=1", fresh="original", lines=lines)
+    assert "original, convert" in lines[0]
+    assert run.directory.finished("space")
+
+
+def test_a_stage_after_it_waits_for_it(tmp_path: Path) -> None:
+    run = open_own(tmp_path, stages=("data",))
+    run_stages(run, ("data",))
+    assert not run.directory.stage("convert").exists()
+    with pytest.raises(RunDirectoryError, match=r"convert builds on original.*`octnas original`"):
+        run_stages(run, ("search",))
+
+
+def test_given_weights_take_its_place(tmp_path: Path) -> None:
+    (tmp_path / "e.yaml").write_text("space: {weights: w.pth}\noriginal: {recipe: {epochs: 3}}\n")
+    config = load_config(tmp_path / "e.yaml")
+    assert config.has_original
+    assert not config.trains_original
+    assert "original" not in whole_run(config)
+    run = open_tiny(tmp_path, stages=("original",))
+    with pytest.raises(ConfigError, match=r"^original: found nothing to train"):
+        run_stages(run, ("original",))
+
+
+def test_recipes_and_strides_are_those_of_a_run_with_weights(tmp_path: Path) -> None:
+    (tmp_path / "e.yaml").write_text("original:\n  recipe: {epochs: 30}\n")
+    config = load_config(tmp_path / "e.yaml")
+    assert config.original is not None
+    assert (config.original.recipe.epochs, config.original.recipe.lr) == (30, 0.1)
+    assert config.original.recipe.warmup_epochs == 3
+    assert (config.retrain.recipe.epochs, config.retrain.recipe.lr) == (11, 0.01)
+    assert config.space.stride_mode == "timm"
+    assert config.scores_converted
+    with pytest.raises(ConfigError, match=r"space\.stride_mode: found 'paper', allowed: timm with"):
+        load_config(tmp_path / "e.yaml", ["space.stride_mode=paper"])
+
+
+def test_a_cluster_trains_it_on_a_gpu(tmp_path: Path) -> None:
+    (tmp_path / "e.yaml").write_text("original: {}\n")
+    gpus = SlurmSettings(gpus=2)
+    write_jobs(tmp_path / "e.yaml", tmp_path / "jobs", gpus, run_dir=tmp_path / "run")
+    jobs = {path.stem: path.read_text() for path in (tmp_path / "jobs").glob("*.sbatch")}
+    assert set(jobs) == {*JOBS} - {"supernet"}
+    assert "gpu" in jobs["original"]
+    assert "gpu" not in jobs["data"]
