@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from octnas.config import RunConfig
 from octnas.data.images import open_images
 from octnas.device import choose_device
 from octnas.errors import ConfigError
@@ -23,6 +24,11 @@ from octnas.training.standalone import RESULT_FILE, WEIGHTS_FILE, Training, trai
 def trained_weights(run: Run) -> Path:
     """The weights that the stage wrote, a state dict with timm's keys."""
     return _folder(run) / WEIGHTS_FILE
+
+
+def called(config: RunConfig) -> str:
+    """What the network that a run begins with is called, for people."""
+    return "the original" if config.trains_original else "your network"
 
 
 def read_seconds(run: Run) -> float:

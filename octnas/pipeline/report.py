@@ -17,9 +17,11 @@ from octnas.data.settings import ImagesSettings
 from octnas.errors import RunDirectoryError
 from octnas.io.files import read_json
 from octnas.pipeline.network_latency import latencies
+from octnas.pipeline.original import called
 from octnas.pipeline.original import read_seconds as original_seconds
 from octnas.pipeline.ranking import read_rankings
 from octnas.pipeline.records import PARENT, begin_tracking, class_names
+from octnas.pipeline.retrain import read_original
 from octnas.pipeline.run import CONFIG_FILE, RUN_FILE, RUN_SCHEMA, Run, look_at_run
 from octnas.pipeline.search import JOURNAL_FILE
 from octnas.pipeline.search import read_seconds as search_seconds
@@ -31,6 +33,7 @@ from octnas.report.data import Effect, ReportData, StageTime
 from octnas.report.page import write_page
 from octnas.report.runs import ComparedRun, differing, flat, rank_rows, write_runs_page
 from octnas.report.style import plural
+from octnas.report.verdicts import savings
 from octnas.report.write import FILES, PAGE_FILE, write_all
 from octnas.results.front import Candidate, Front
 from octnas.results.networks import Retrained
@@ -63,6 +66,8 @@ def report(run: Run, *, tables: Iterable[Path] = (), png: bool = False) -> None:
     for name in FILES:
         if (folder / name).exists():
             run.tracker.artifact(PARENT, folder / name, "report")
+    for sentence in savings(data):
+        run.progress.say(f"report: {sentence}")
     run.progress.say(f"report: {folder / PAGE_FILE}")
 
 
@@ -137,6 +142,8 @@ def gather(run: Run, tables: Iterable[Path] = ()) -> ReportData:
         unfinished=stages_left(run),
         converted=run.config.scores_converted,
         fine_tuned=run.config.begins_with("retrain"),
+        original=read_original(run),
+        reference=called(run.config),
         links=_links(run),
         run=quote(str(run.directory.path)),
     )

@@ -8,17 +8,26 @@ from safetensors.torch import load_file
 
 import octnas.training.standalone as trainings
 from octnas.cluster.slurm import SlurmSettings
+from octnas.data.images import open_images
 from octnas.errors import ConfigError, RunDirectoryError
 from octnas.io.files import read_json
+from octnas.nn.supernet import build
+from octnas.nn.weights import load_weights
 from octnas.pipeline.convert import sorted_weights, weights_of
 from octnas.pipeline.fingerprints import whole_run
 from octnas.pipeline.original import trained_weights
+from octnas.pipeline.records import read_results
 from octnas.pipeline.report import facts
+from octnas.pipeline.retrain import read_original
 from octnas.pipeline.run import Run
 from octnas.pipeline.slurm import JOBS, write_jobs
 from octnas.pipeline.stages import run_stages
+from octnas.results.networks import Retrained
+from octnas.results.validation_log import VALIDATION_LOG, count_validations
 from octnas.runtime.directory import WHOLE_RUN
+from octnas.training.scoring import evaluate
 from tests.loading import load_config
+from tests.pipeline.test_tracking_of_runs import runs_of
 from tests.pipeline.tiny import open_tiny
 from tests.training.resuming import BrokenOffError, until
 
@@ -46,9 +55,36 @@ def test_a_whole_run_trains_it_first(trained: Path) -> None:
     assert all(run.directory.finished(stage) for stage in stages)
     assert sum("skipped, finished" in line for line in lines) == 4
     assert facts(run)["Original"] == "trained by this run, 2 epochs"
+    assert_original_is_in_the_results(run, lines)
     made = run.directory.marker("convert")
     assert made is not None
     assert (made.fingerprint["space.weights"], len(made.fingerprint["input.original"])) == ("", 16)
+
+
+def assert_original_is_in_the_results(run: Run, lines: list[str]) -> None:
+    """Evaluated once on val, with the weights that were trained first."""
+    found = read_original(run)
+    assert found is not None
+    document = read_json(run.directory.stage("retrain") / "results.json")
+    assert Retrained.from_dict(document["original"]) == found
+    assert read_results(run) == tuple(map(Retrained.from_dict, document["networks"]))
+    images = open_images(run.data, run.space.input_size)
+    model = build(run.space.vanilla, seed=0)
+    load_weights(model, trained_weights(run))
+    expected = evaluate(model, images.batches("val", 64), torch.device("cpu")).metrics
+    assert found.mean("val_top1") == expected["top1"]
+    assert found.mean("val_loss") == pytest.approx(expected["loss"], rel=1e-4)
+    log = count_validations(run.directory.path / VALIDATION_LOG)
+    assert log["retrain"] == len({one.network.architecture.id for one in read_results(run)}) + 1
+    metrics = runs_of(run.directory.path.parents[1])["tiny"].data.metrics
+    assert metrics["val_top1/original"] == pytest.approx(expected["top1"])
+    said = next(line for line in lines if line.startswith("  the original: "))
+    assert f"{100 * expected['top1']:.1f} % top-1, " in said
+    page = (run.directory.stage("report") / "report.md").read_text()
+    assert f"top-1 against the original’s {100 * expected['top1']:.1f} %" in page.split("##")[0]
+    (card, *_) = run.directory.path.glob("export/searched-*/README.md")
+    assert f"whose top-1 on val is {100 * expected['top1']:.2f} %; this net" in card.read_text()
+    assert "at α = 0, trained from scratch on these images, which taught" in card.read_text()
 
 
 def test_it_is_the_network_at_alpha_0_and_is_then_sorted(trained: Path) -> None:
@@ -63,13 +99,13 @@ def test_it_is_the_network_at_alpha_0_and_is_then_sorted(trained: Path) -> None:
 def test_a_stopped_training_resumes(
     tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    every = "original.recipe.checkpoint_seconds=0"
-    broken = open_own(tmp_path, every, stages=("original",))
+    every = ("original.recipe.checkpoint_seconds=0", "tracking.enabled=false")
+    broken = open_own(tmp_path, *every, stages=("original",))
     with monkeypatch.context() as patch:
         patch.setattr(trainings, "plain", until(5))
         with pytest.raises(BrokenOffError):
             run_stages(broken, ("original",))
-    run = open_own(tmp_path, every, stages=("original",))
+    run = open_own(tmp_path, *every, stages=("original",))
     assert run.directory.finished("original") is None
     run_stages(run, ("original",))
     whole = load_file(trained_weights(open_own(trained)))

@@ -201,3 +201,14 @@ def test_a_baseline_of_fewer_macs_is_a_caveat(full: ReportData) -> None:
     cheaper = replace(uniform, network=replace(uniform.network, cost=cost))
     (sentence,) = caveats(replace(data, retrained=(searched, cheaper, *others)))
     assert sentence.startswith("uniform, half: 20.0 % fewer MACs than the searched network")
+
+
+def test_the_original_is_told_from_its_fine_tuning(tuned: ReportData) -> None:
+    found = story(tuned, tuned.budgets[0])
+    assert found.found[1].startswith("Fine-tuned for 2 epochs, it reaches 82.0 ± 2.0 %")
+    *_, original, vanilla = found.outlook
+    assert original.startswith("Your network as it came: 83.0 %, 356.0 k MACs")
+    assert vanilla.startswith("For scale, vanilla (the original fine-tuned as long, without octav")
+    page = markdown(tuned, ())
+    assert "| your network |" in page
+    assert "| vanilla (the original fine-tuned) |" in page
