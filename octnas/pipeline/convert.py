@@ -12,7 +12,7 @@ from octnas.io.files import write_json
 from octnas.nn.backbone import create_backbone
 from octnas.nn.channel_order import kept_sites, sensitivity, sort_channels
 from octnas.nn.supernet import build_original
-from octnas.nn.weights import save_weights
+from octnas.nn.weights import load_weights, save_weights
 from octnas.pipeline.original import trained_weights
 from octnas.pipeline.run import Run
 from octnas.pipeline.space import check_classes
@@ -32,14 +32,11 @@ def sorted_weights(run: Run) -> Path:
     return (run.directory.stage(CONVERT) / WEIGHTS_FILE).resolve()
 
 
-def weights_of(run: Run) -> str:
-    """Where the original's weights are: a file with timm's keys, or ``timm``."""
-    return str(trained_weights(run)) if run.config.trains_original else run.config.space.weights
-
-
 def _source(run: Run) -> str:
-    """The setting that the original comes from."""
-    return "original" if run.config.trains_original else "space.weights"
+    """The setting that the original comes from, and its value where it has one."""
+    if run.config.trains_original:
+        return "original"
+    return f"space.weights: {run.config.space.weights}"
 
 
 def convert(run: Run) -> None:
@@ -64,14 +61,14 @@ def convert(run: Run) -> None:
         try:
             found = sensitivity(model.to(device), moved, settings.criterion)
         except OctnasError as error:
-            raise ConfigError(f"{_source(run)}: {weights_of(run)}: {error}") from None
+            raise ConfigError(f"{_source(run)}: {error}") from None
         orders = sort_channels(model.cpu(), found)
         # On the CPU, whose convolutions are exact to float32.
         off = (_logits(model, shown) - before).abs().max() / before.std()
     if not off <= _SAME:
         raise ConfigError(
             f"{_source(run)}: sorting the channels of {run.space.backbone} changes its outputs by "
-            f"{float(off):.2g} of their standard deviation; leave {_source(run)} empty"
+            f"{float(off):.2g} of their standard deviation; begin without a trained network"
         )
     folder, kept = run.directory.stage(CONVERT), kept_sites(model)
     save_weights(model, folder / WEIGHTS_FILE)
@@ -93,12 +90,15 @@ def convert(run: Run) -> None:
 def _original(run: Run) -> nn.Module:
     """The original as timm builds it, with all weights."""
     space = run.space
+    model = create_backbone(space.backbone, space.backbone_args)
+    if run.config.trains_original:
+        load_weights(model, trained_weights(run))
+        return model.eval()
     try:
         with run.settings_of("space"):
-            state = build_original(space, weights_of(run)).state_dict()
+            state = build_original(space, run.config.space.weights).state_dict()
     except ArchitectureError as error:
-        raise ConfigError(f"{_source(run)}: {error}") from None
-    model = create_backbone(space.backbone, space.backbone_args)
+        raise ConfigError(f"space.weights: {error}") from None
     model.load_state_dict(state)
     return model.eval()
 

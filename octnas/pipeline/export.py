@@ -169,7 +169,7 @@ def _origin(run: Run, architecture: Architecture) -> Origin | None:
         return None
     name, result = config.name, read_original(run)
     if config.trains_original:
-        name = f"the same {backbone} at α = 0, trained from scratch on these images"
+        name = f"a plain {backbone} trained on the same images"
     elif config.space.weights == PRETRAINED:
         name = f"timm's {backbone}"
     top1 = None if result is None else result.mean("val_top1")

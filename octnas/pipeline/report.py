@@ -71,6 +71,15 @@ def report(run: Run, *, tables: Iterable[Path] = (), png: bool = False) -> None:
     run.progress.say(f"report: {folder / PAGE_FILE}")
 
 
+def write_so_far(
+    run: Run, tables: Iterable[Path] = (), seconds: int = 0
+) -> tuple[ReportData, Path]:
+    """Write only the page, of what there is; while unfinished it reloads itself every seconds."""
+    data, page = gather(run, tables), run.directory.stage("report") / PAGE_FILE
+    write_page(data, page, seconds if data.unfinished else 0)
+    return data, page
+
+
 def write_if_ready(
     path: Path, overrides: Sequence[str], tables: Sequence[Path], seconds: int
 ) -> tuple[str, bool]:
@@ -94,8 +103,7 @@ def write_if_ready(
     run = look_at_run(path, overrides)
     if run.directory.finished("space") is None:
         return f"{path}: waiting for its search space", False
-    data, page = gather(run, tables), run.directory.stage("report") / PAGE_FILE
-    write_page(data, page, seconds if data.unfinished else 0)
+    data, page = write_so_far(run, tables, seconds)
     if data.unfinished:
         return f"{page}: written every {seconds} s until the run is finished", False
     return f"{page}: the run is finished", True

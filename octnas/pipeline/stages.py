@@ -11,7 +11,7 @@ from octnas.pipeline.export import export
 from octnas.pipeline.fingerprints import bases, with_first
 from octnas.pipeline.original import original
 from octnas.pipeline.ranking import rank, truth
-from octnas.pipeline.report import report
+from octnas.pipeline.report import report, write_so_far
 from octnas.pipeline.retrain import check_pruning, retrain
 from octnas.pipeline.run import Run, locked
 from octnas.pipeline.search import search
@@ -56,7 +56,10 @@ def run_stages(run: Run, stages: Sequence[str] = WHOLE_RUN) -> None:
             _check_shared(run, shared, stage)
     with _tracked(run):
         for stage in stages:
-            _run_stage(run, stage)
+            done = _run_stage(run, stage)
+            if done and stage == "search" and "report" in stages:
+                # Now, since training takes much longer than the search.
+                run.progress.say(f"  report so far: {write_so_far(run)[1]}")
 
 
 def rewrite_report(run: Run, *, tables: Sequence[Path] = (), png: bool = False) -> None:
@@ -76,20 +79,22 @@ def rewrite_report(run: Run, *, tables: Sequence[Path] = (), png: bool = False) 
         run.directory.finish("report", run.fingerprint("report"))
 
 
-def _run_stage(run: Run, stage: str) -> None:
+def _run_stage(run: Run, stage: str) -> bool:
+    """Whether anything was done."""
     directory = run.directory_of(stage)
     if directory is run.directory:
         directory.check(stage, run.fingerprint(stage))
     finished = directory.finished(stage)
     if finished is not None:
         run.progress.say(f"{stage}: skipped, finished {finished} with the same settings")
-        return
+        return False
     if directory is run.directory:
         _do_stage(run, stage)
-        return
+        return True
     run.progress.say(f"{stage}: goes to {directory.path}, where it is not finished yet")
     with locked(directory.path, run.progress.say):
         _do_stage(run, stage)
+    return True
 
 
 def _do_stage(run: Run, stage: str) -> None:

@@ -40,7 +40,7 @@ _ROLES = {
     SMALLER_IMAGES: ("#d17f9f", "triangle-right", "the plain network on smaller images"),
     PRUNED: ("#4f9d9a", "square-open", "the pruned original"),
     VANILLA: ("#9a7fd1", "square", ""),
-    ORIGINAL: ("#d9a531", "hexagram", ""),
+    ORIGINAL: ("#8a8a8a", "hexagram", ""),
 }
 ROLE_COLOURS = {role: colour for role, (colour, _, _) in _ROLES.items()}
 ROLE_SYMBOLS = {role: symbol for role, (_, symbol, _) in _ROLES.items()}

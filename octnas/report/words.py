@@ -222,7 +222,9 @@ def _smaller_baselines(data: ReportData) -> Iterator[str]:
 
 
 def _of_ranking(data: ReportData) -> Iterator[str]:
-    if not data.rankings:
+    if data.converted:
+        yield "How well the scores rank networks was not checked."
+    elif not data.rankings:
         yield "Ranking was not checked; `octnas rank` does that."
     for source, ranking in data.rankings.items():
         ceiling, gain = ranking.statistics.get("ceiling"), ranking.statistics.get("gain")

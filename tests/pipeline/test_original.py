@@ -13,10 +13,10 @@ from octnas.errors import ConfigError, RunDirectoryError
 from octnas.io.files import read_json
 from octnas.nn.supernet import build
 from octnas.nn.weights import load_weights
-from octnas.pipeline.convert import sorted_weights, weights_of
+from octnas.pipeline.convert import sorted_weights
 from octnas.pipeline.fingerprints import whole_run
 from octnas.pipeline.original import trained_weights
-from octnas.pipeline.records import read_results
+from octnas.pipeline.records import read_candidates, read_chosen, read_results
 from octnas.pipeline.report import facts
 from octnas.pipeline.retrain import read_original
 from octnas.pipeline.run import Run
@@ -55,10 +55,29 @@ def test_a_whole_run_trains_it_first(trained: Path) -> None:
     assert all(run.directory.finished(stage) for stage in stages)
     assert sum("skipped, finished" in line for line in lines) == 4
     assert facts(run)["Original"] == "trained by this run, 2 epochs"
+    assert_the_front_is_shown_before_fine_tuning(run, lines)
     assert_original_is_in_the_results(run, lines)
     made = run.directory.marker("convert")
     assert made is not None
     assert (made.fingerprint["space.weights"], len(made.fingerprint["input.original"])) == ("", 16)
+
+
+def assert_the_front_is_shown_before_fine_tuning(run: Run, lines: list[str]) -> None:
+    start = next(n for n, line in enumerate(lines) if line.startswith("  before fine-tuning: "))
+    end = next(n for n, line in enumerate(lines) if line.startswith("  report so far: "))
+    assert end < next(n for n, line in enumerate(lines) if line.startswith("  the original: "))
+    rows = lines[start + 1 : end]
+    vanilla = {one.id: one for one in read_candidates(run)}[run.space.vanilla.id]
+    assert rows[0].split() == [
+        *("the", "original", "100.0", "%", "100.0", "%"),
+        *(f"{vanilla.loss:.3f}", "–"),
+    ]
+    for budget in run.budgets:
+        chosen = read_chosen(run)[budget.name]
+        row = next(line for line in rows if chosen.id in line)
+        assert f"{chosen.macs / vanilla.macs:.1%}".replace("%", " %") in row
+        assert row.endswith(f"{chosen.loss:.3f}   {chosen.metrics['read_loss']:.3f}")
+    assert any("uniform α" in line and line.endswith("–") for line in rows)
 
 
 def assert_original_is_in_the_results(run: Run, lines: list[str]) -> None:
@@ -84,12 +103,11 @@ def assert_original_is_in_the_results(run: Run, lines: list[str]) -> None:
     assert f"top-1 against the original’s {100 * expected['top1']:.1f} %" in page.split("##")[0]
     (card, *_) = run.directory.path.glob("export/searched-*/README.md")
     assert f"whose top-1 on val is {100 * expected['top1']:.2f} %; this net" in card.read_text()
-    assert "at α = 0, trained from scratch on these images, which taught" in card.read_text()
+    assert "from a plain thumbnail_resnet trained on the same images, which" in card.read_text()
 
 
 def test_it_is_the_network_at_alpha_0_and_is_then_sorted(trained: Path) -> None:
     run = open_own(trained, stages=("original",))
-    assert weights_of(run) == str(trained_weights(run))
     before, after = load_file(trained_weights(run)), load_file(sorted_weights(run))
     assert before.keys() == after.keys()
     orders = read_json(sorted_weights(run).with_name("channels.json"))["orders"]
