@@ -69,14 +69,15 @@ def original(run: Run) -> None:
             run.tracker.metrics(ORIGINAL, values, int(row["epoch"]))
 
         for one in unfinished([training]):
-            train_one(one, run.data, _like_retraining(settings), run.config.device, log)
+            train_one(one, run.data, like_retraining(settings), run.config.device, log)
     found = read_json(training.folder / RESULT_FILE, SeedResult).metrics
     run.tracker.metrics(ORIGINAL, found, settings.recipe.epochs)
     run.tracker.finish(ORIGINAL)
     run.progress.say(f"original: trained, {found['read_top1']:.1%} top-1 on read")
 
 
-def _like_retraining(settings: OriginalSettings) -> RetrainSettings:
+def like_retraining(settings: OriginalSettings) -> RetrainSettings:
+    """The settings of a training of any network."""
     return RetrainSettings(
         threads=settings.threads or torch.get_num_threads(),
         processes=settings.processes,
