@@ -65,6 +65,8 @@ class SpaceSettings:
         weights: the trained network that the run begins with: a file with timm's keys, or ``timm``
             for timm's pretrained weights (may be downloaded). Its channels are sorted, the networks
             start from it, and it teaches them. Empty to learn from scratch.
+        classes: names of the classes in the order of that network's logits, where this is not the
+            data's; empty if it is.
         fixed: α by site name pattern for sites that are not searched; null for the paper's rule,
             which keeps the stem and the last stage at 0.
         channel_multiple: low-resolution channels are rounded down to a multiple of this. Use 8 or
@@ -83,6 +85,7 @@ class SpaceSettings:
     )
     backbone_args: dict[str, Any] = field(default_factory=dict)
     weights: str = field(default="", metadata=HOW)  # a stage of its own notes its contents
+    classes: tuple[str, ...] = field(default=(), metadata=HOW)
     fixed: dict[str, float] | None = None
     channel_multiple: int = 1
     stride_mode: StrideMode = "paper"
@@ -97,6 +100,9 @@ class SpaceSettings:
         require(len(set(names)) == len(names), "budgets", names, "distinct budgets")
         fits = not self.weights or self.stride_mode == "timm"
         require(fits, "stride_mode", self.stride_mode, "timm with space.weights")
+        distinct = len(set(self.classes)) == len(self.classes)
+        fits = not self.classes or (distinct and bool(self.weights))
+        require(fits, "classes", self.classes, "distinct names, with space.weights")
         multiple = self.channel_multiple
         require(1 <= multiple <= MOST, "channel_multiple", multiple, allowed)
 

@@ -1,5 +1,6 @@
 """Stage 3 of a run that begins with a trained network: its channels are sorted."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from octnas.nn.channel_order import kept_sites, sensitivity, sort_channels
 from octnas.nn.supernet import build_original
 from octnas.nn.weights import load_weights, save_weights
 from octnas.pipeline.original import trained_weights
+from octnas.pipeline.records import class_names
 from octnas.pipeline.run import Run
 from octnas.pipeline.space import check_classes
 from octnas.runtime.directory import CONVERT
@@ -100,7 +102,23 @@ def _original(run: Run) -> nn.Module:
     except ArchitectureError as error:
         raise ConfigError(f"space.weights: {error}") from None
     model.load_state_dict(state)
+    if names := run.config.space.classes:
+        _reorder_classes(model, names, class_names(run))
     return model.eval()
+
+
+@torch.no_grad()
+def _reorder_classes(model: nn.Module, own: Sequence[str], wanted: Sequence[str]) -> None:
+    """Bring the logits into the order of the data's classes, by name."""
+    if {*own} != {*wanted}:
+        other = sorted({*own} ^ {*wanted})
+        raise ConfigError(
+            f"space.classes: found {len(own):,} names, allowed: those of the data's "
+            f"{len(wanted):,} classes, {'without' if other[0] in own else 'with'} {other[0]!r}"
+        )
+    order = [own.index(name) for name in wanted]
+    for value in model.get_classifier().parameters():  # type: ignore[operator]
+        value.copy_(value[order])
 
 
 @torch.inference_mode()

@@ -64,7 +64,7 @@ def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
     if stage == "supernet":
         found |= _contents("supernet.weights", config.supernet.weights)
     if stage == CONVERT:
-        found |= _contents("space.weights", config.space.weights)
+        found |= _of_original(config)
     if stage == "search":
         # As resolved; earlier versions recorded nothing for MACs.
         objective = {} if config.objective == "macs" else {"search.objective": config.objective}
@@ -76,6 +76,13 @@ def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
         # Excluded from the ground truth's own fingerprint, which it does not affect.
         found["ranking.resamples"] = config.ranking.resamples
     return found
+
+
+def _of_original(config: RunConfig) -> dict[str, Any]:
+    """The weights that a run begins with, and the order of their classes where it is another."""
+    classes = list(config.space.classes)
+    found: dict[str, Any] = {"space.classes": classes} if classes else {}
+    return found | _contents("space.weights", config.space.weights)
 
 
 def _contents(key: str, weights: str) -> dict[str, str]:

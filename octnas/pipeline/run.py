@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import yaml
@@ -50,6 +51,8 @@ from octnas.tracking.tracker import Tracker, sync_runs
 
 RUN_SCHEMA = 1
 CONFIG_FILE = "config.yaml"
+EXPERIMENT_FILE = "experiment.yaml"
+"""The experiment file, where a command has written it into the run directory."""
 RUN_FILE = "run.json"
 SPACE_FILE = "space.json"
 TABLE_FILE = "latency.json"
@@ -196,6 +199,25 @@ def open_run(
         yield Run(document, config, directory, tracker, progress)
 
 
+def write_experiment(directory: Path, text: str) -> Path:
+    """Write an experiment file into a run directory, which need not exist yet.
+
+    Raises:
+        RunDirectoryError: the folder holds other files than a run's.
+        ConfigError: it has another experiment file.
+    """
+    check_place(directory)
+    path = directory / EXPERIMENT_FILE
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise ConfigError(
+            f"{path}: exists with other settings; continue with `octnas run {quote(str(path))} "
+            f"--run-dir {quote(str(directory))}`, or use another --run-dir"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
+    return path
+
+
 @contextmanager
 def locked(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock of a run directory (see `held`), free of leftovers of killed processes.
@@ -244,7 +266,7 @@ def check_place(path: Path) -> None:
 def _is_begun(entry: Path) -> bool:
     """Whether it is left by a run killed at its start, or is a ground truth for other runs."""
     return (
-        entry.name == "lost+found"
+        entry.name in ("lost+found", EXPERIMENT_FILE)
         or entry.name.startswith((LOCK_FILE, f".{RUN_FILE}{DRAFT}"))
         or (entry.name in STAGES and (entry / MARKER).exists())
     )

@@ -91,7 +91,7 @@ class Effect:
     """How much a site matters, according to the surrogate model of the search's losses.
 
     Attributes:
-        percent: change of the supernet's loss when the site goes from its smallest α to its
+        percent: change of the candidates' loss when the site goes from its smallest α to its
             largest, averaged over the evaluated candidates.
         std: standard deviation of that under the model's posterior.
     """

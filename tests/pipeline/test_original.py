@@ -1,5 +1,7 @@
 """Runs that train the network themselves that they begin with."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from octnas.io.files import read_json
 from octnas.nn.supernet import build
 from octnas.nn.weights import load_weights
 from octnas.pipeline.convert import sorted_weights
+from octnas.pipeline.export import _origin
 from octnas.pipeline.fingerprints import whole_run
 from octnas.pipeline.original import trained_weights
 from octnas.pipeline.records import read_candidates, read_chosen, read_results
@@ -25,6 +28,7 @@ from octnas.pipeline.stages import run_stages
 from octnas.results.networks import Retrained
 from octnas.results.validation_log import VALIDATION_LOG, count_validations
 from octnas.runtime.directory import WHOLE_RUN
+from octnas.space.architecture import Architecture
 from octnas.training.scoring import evaluate
 from tests.loading import load_config
 from tests.pipeline.test_tracking_of_runs import runs_of
@@ -131,11 +135,12 @@ def test_a_stopped_training_resumes(
     assert all(torch.equal(found[name], value) for name, value in whole.items())
 
 
-def test_other_settings_need_the_stage_anew(trained: Path) -> None:
+def test_other_settings_need_the_stage_anew(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     with pytest.raises(RunDirectoryError, match=r"original\.seed: was 0, now 1.*--fresh original"):
-        open_own(trained, "original.seed=1")
+        open_own(tmp_path, "original.seed=1")
     lines: list[str] = []
-    run = open_own(trained, "original.seed=1", fresh="original", lines=lines)
+    run = open_own(tmp_path, "original.seed=1", fresh="original", lines=lines)
     assert "original, convert" in lines[0]
     assert run.directory.finished("space")
 
@@ -180,3 +185,16 @@ def test_a_cluster_trains_it_on_a_gpu(tmp_path: Path) -> None:
     assert set(jobs) == {*JOBS} - {"supernet"}
     assert "gpu" in jobs["original"]
     assert "gpu" not in jobs["data"]
+
+
+def test_networks_of_other_widths_are_taught_by_it(trained: Path) -> None:
+    run = open_own(trained, stages=("original",))
+    plain = Architecture("thumbnail_resnet", (1, 16, 16), {}, backbone_args={"layers": [1, 1]})
+    found = _origin(run, plain)
+    assert found is not None
+    assert (found.fine_tuned, found.taught, found.licensed) == (False, True, False)
+    half = _origin(run, run.space.uniform(0.5))
+    assert half is not None
+    assert half.fine_tuned
+    alone = replace(run.config, retrain=replace(run.config.retrain, distillation=None))
+    assert _origin(replace(run, config=alone), plain) is None
