@@ -31,6 +31,7 @@ from octnas.search.study import Driver, run_local
 from octnas.search.surrogate import EXPECTED, Features, with_expected_losses
 from octnas.settings import flatten
 from octnas.space.budgets import Region, region, regions
+from octnas.space.peak import peak_of
 
 SCHEMA = 1
 KEY = "search"
@@ -278,13 +279,19 @@ def _table(
         if inside:
             largest = max(inside, key=lambda one: one.macs)
             shown[uniform[largest.id]] = largest
+    # Of the vanilla network; peak memory only where it matters.
+    vanilla = {"macs": full.macs, "activation": full.activation_bytes}
+    if any(bound.cost == "peak" for budget in run.budgets for bound in budget.bounds):
+        vanilla["peak"] = peak_of(space).vanilla
+    names = {"macs": "MACs", "activation": "activations", "peak": "peak memory"}
     width = max(map(len, shown))
     when = "before fine-tuning" if config.begins_with("retrain") else "before training"
-    yield f"{when + ':':<{width}}      MACs    memory  loss, search_val    read"
+    heads = "".join(f"{names[cost]:>13}" for cost in vanilla)
+    yield f"{when + ':':<{width}}{heads}  loss, search_val    read"
     for name, one in shown.items():
         if one is not None:
-            shares = (one.macs / full.macs, one.cost("activation") / full.activation_bytes)
-            costs = "".join(f"{format_percent(share):>10}" for share in shares)
+            shares = [one.cost(cost) / whole for cost, whole in vanilla.items()]
+            costs = "".join(f"{format_percent(share):>13}" for share in shares)
             read = one.metrics.get("read_loss")
             yield f"{name:<{width}}{costs}{one.loss:>18.3f}{_or_none(read):>8}"
 

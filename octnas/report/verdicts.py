@@ -28,6 +28,7 @@ from octnas.results.networks import (
 )
 from octnas.results.verdict import POWER, Difference, Matrix, Verdict, difference, mean_interval
 from octnas.space.costs import Budget
+from octnas.space.peak import peak_of
 
 LEVEL = 0.05
 """The probability, over all budgets together, of calling a difference real that is not."""
@@ -109,10 +110,15 @@ def _saved(data: ReportData, budget: Budget) -> str:
     if searched is None or original is None:
         return ""
     own, full = searched.network.cost, original.network.cost
-    costs = [f"{format_count(own.macs)} MACs instead of {_less(own.macs, full.macs, format_count)}"]
-    if budget.bound is not None and budget.bound.cost == "activation":
-        memory = _less(own.activation_bytes, full.activation_bytes, format_bytes)
-        costs.insert(0, f"{format_bytes(own.activation_bytes)} of activations instead of {memory}")
+    costs = [_less(own.macs, full.macs, format_count, " MACs")]
+    for bound in budget.bounds:
+        if bound.cost == "activation":
+            sizes = (own.activation_bytes, full.activation_bytes)
+            costs.append(_less(*sizes, format_bytes, " of activations"))
+        elif bound.cost == "peak":
+            peak = peak_of(data.space)
+            sizes = (peak.of(searched.network.architecture.alphas), peak.vanilla)
+            costs.append(_less(*sizes, format_bytes, " of memory at the peak"))
     name = f"{budget.name}: " if len(data.budgets) > 1 else ""
     return (
         f"{name}{', '.join(costs)}, {top1(searched)} top-1 against {data.reference}’s "
@@ -120,10 +126,11 @@ def _saved(data: ReportData, budget: Budget) -> str:
     )
 
 
-def _less(own: float, full: float, form: Callable[[float], str]) -> str:
-    """The full cost, and by how much the own one differs from it."""
+def _less(own: float, full: float, form: Callable[[float], str], what: str) -> str:
+    """A cost instead of another one, and by how much they differ."""
     sign = MINUS if own <= full else "+"
-    return f"{form(full)} ({sign}{format_percent(abs(1 - own / full))})"
+    share = format_percent(abs(1 - own / full))
+    return f"{form(own)}{what} instead of {form(full)} ({sign}{share})"
 
 
 def headline(data: ReportData) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from octnas.results.front import Candidate, Front
 from octnas.results.networks import INCREASING, NARROWER, RANDOM, SEARCHED, UNIFORM, Retrained
 from octnas.results.verdict import Verdict, difference
 from octnas.space.costs import Bound
+from octnas.space.peak import peak_of
 
 Make = Callable[..., ReportData]
 
@@ -216,11 +217,18 @@ def test_the_first_line_says_what_was_saved_and_what_is_left(tuned: ReportData) 
         f"{format_count(searched.macs)} MACs instead of {format_count(full.macs)} (−{saved}), "
         "82.0 ± 2.0 % top-1 against your network’s 83.0 %."
     )
-    bound = Bound("activation", 10**6)
-    budgets = (replace(tuned.budgets[0], bound=bound), replace(tuned.budgets[0], name="other"))
-    (line,) = savings(replace(tuned, budgets=budgets, reference="the original"))
-    memory = [format_bytes(one.activation_bytes) for one in (searched, full)]
-    assert line.startswith(f"half: {memory[0]} of activations instead of {memory[1]} (−")
+    several = (Bound("activation", 10**6), Bound("peak", 10**6))
+    budgets = [replace(tuned.budgets[0], further=several), replace(tuned.budgets[0], name="other")]
+    (line,) = savings(replace(tuned, budgets=tuple(budgets), reference="the original"))
+    peak = peak_of(tuned.space)
+    own = peak.of(tuned.retrained[0].network.architecture.alphas)
+    for less, more, what in (
+        (searched.activation_bytes, full.activation_bytes, "of activations"),
+        (own, peak.vanilla, "of memory at the peak"),
+    ):
+        assert less <= more
+        assert f"{format_bytes(less)} {what} instead of {format_bytes(more)} (−" in line
+    assert line.startswith(f"half: {format_count(searched.macs)} MACs instead of ")
     assert line.endswith("against the original’s 83.0 %.")
 
 
