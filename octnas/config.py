@@ -35,6 +35,7 @@ from octnas.tracking.settings import TrackingSettings
 from octnas.training.settings import (
     FINE_TUNE_RECIPE,
     ConvertSettings,
+    OriginalSettings,
     RankingSettings,
     RetrainSettings,
     SupernetSettings,
@@ -64,13 +65,15 @@ class SpaceSettings:
         weights: the trained network that the run begins with: a file with timm's keys, or ``timm``
             for timm's pretrained weights (may be downloaded). Its channels are sorted, the networks
             start from it, and it teaches them. Empty to learn from scratch.
+        classes: names of the classes in the order of that network's logits, where this is not the
+            data's; empty if it is.
         fixed: α by site name pattern for sites that are not searched; null for the paper's rule,
             which keeps the stem and the last stage at 0.
         channel_multiple: low-resolution channels are rounded down to a multiple of this. Use 8 or
             16 for wide networks: hardware is slow on fewer channels.
         stride_mode: ``paper`` uses average pooling for every stride, for training from scratch;
-            ``timm`` keeps timm's strides at α = 0, for pretrained weights, and is the default with
-            ``weights``.
+            ``timm`` keeps timm's strides at α = 0, for pretrained weights, and is the default in
+            runs that begin with a trained network.
     """
 
     backbone: str = "resnet50"
@@ -82,6 +85,7 @@ class SpaceSettings:
     )
     backbone_args: dict[str, Any] = field(default_factory=dict)
     weights: str = field(default="", metadata=HOW)  # a stage of its own notes its contents
+    classes: tuple[str, ...] = field(default=(), metadata=HOW)
     fixed: dict[str, float] | None = None
     channel_multiple: int = 1
     stride_mode: StrideMode = "paper"
@@ -96,6 +100,9 @@ class SpaceSettings:
         require(len(set(names)) == len(names), "budgets", names, "distinct budgets")
         fits = not self.weights or self.stride_mode == "timm"
         require(fits, "stride_mode", self.stride_mode, "timm with space.weights")
+        distinct = len(set(self.classes)) == len(self.classes)
+        fits = not self.classes or (distinct and bool(self.weights))
+        require(fits, "classes", self.classes, "distinct names, with space.weights")
         multiple = self.channel_multiple
         require(1 <= multiple <= MOST, "channel_multiple", multiple, allowed)
 
@@ -123,6 +130,7 @@ class RunConfig:
     data: Annotated[DigitsSettings | ImagesSettings, Field(discriminator="source")] = field(
         default_factory=ImagesSettings
     )
+    original: OriginalSettings | None = None
     convert: ConvertSettings = field(default_factory=ConvertSettings)
     supernet: SupernetSettings = field(default_factory=SupernetSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
@@ -135,16 +143,26 @@ class RunConfig:
     seed: int = 0
     device: str = field(default="auto", metadata=HOW)
 
+    @property
+    def has_original(self) -> bool:
+        """Whether the run begins with a trained network, given or trained by itself."""
+        return bool(self.space.weights) or self.original is not None
+
+    @property
+    def trains_original(self) -> bool:
+        """Whether the run trains the network itself that it begins with."""
+        return self.original is not None and not self.space.weights
+
     def begins_with(self, stage: str) -> bool:
         """Whether a stage, ``supernet`` or ``retrain``, begins with the weights of the original."""
         scratch = stage == "retrain" and self.retrain.weights == "scratch"
-        return bool(self.space.weights) and stage in ("supernet", "retrain") and not scratch
+        return self.has_original and stage in ("supernet", "retrain") and not scratch
 
     @property
     def scores_converted(self) -> bool:
         """Whether candidates are scored without a supernet."""
         score, learns = self.search.score, self.supernet.sampling == "learnable"
-        return bool(self.space.weights) and score != "supernet" and not (score == "auto" and learns)
+        return self.has_original and score != "supernet" and not (score == "auto" and learns)
 
     @property
     def objective(self) -> str:
@@ -162,16 +180,18 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require_seed("seed", self.seed)
-        original = self.retrain.weights == "original"
-        fits = bool(self.space.weights) or not original
-        require(fits, "retrain.weights", self.retrain.weights, "original only with space.weights")
-        fits = bool(self.space.weights) or PRUNED not in self.retrain.baselines
-        allowed = "pruned only with space.weights"
-        require(fits, "retrain.baselines", self.retrain.baselines, allowed)
-        fits = not (self.space.weights and self.supernet.weights)
-        require(fits, "supernet.weights", self.supernet.weights, "empty with space.weights")
-        fits = bool(self.space.weights) or self.search.score != "converted"
-        require(fits, "search.score", self.search.score, "converted only with space.weights")
+        there = "with space.weights or a section original"
+        fits = not self.trains_original or self.space.stride_mode == "timm"
+        require(fits, "space.stride_mode", self.space.stride_mode, f"timm {there}")
+        fits = self.has_original or self.retrain.weights != "original"
+        require(fits, "retrain.weights", self.retrain.weights, f"original only {there}")
+        baselines = self.retrain.baselines
+        fits = self.has_original or PRUNED not in baselines
+        require(fits, "retrain.baselines", baselines, f"pruned only {there}")
+        fits = not (self.has_original and self.supernet.weights)
+        require(fits, "supernet.weights", self.supernet.weights, f"empty {there}")
+        fits = self.has_original or self.search.score != "converted"
+        require(fits, "search.score", self.search.score, f"converted only {there}")
         given = self.retrain.augment
         fits = given is None or not isinstance(self.data, DigitsSettings)
         require(fits, "retrain.augment", given, "null with data.source: digits")
@@ -276,16 +296,20 @@ def check_config(document: Document) -> RunConfig:
     values = {"name": Path(document.name).stem, **given}
     if isinstance(data := values.get("data"), dict):
         values["data"] = {"source": "folder", **data}
-    space = values.get("space")
-    trained = isinstance(space, dict) and bool(space.get("weights"))
+    space = values.get("space", {})
+    own = "original" in values
+    trained = own or (isinstance(space, dict) and bool(space.get("weights")))
     if isinstance(space, dict) and trained:
         values["space"] = {"stride_mode": "timm", **space}
     for section, kind in _WITH_RECIPE.items():
+        if section == "original" and not own:
+            continue
         settings = values.get(section, {})
         recipe = settings.get("recipe", {}) if isinstance(settings, dict) else None
         if isinstance(recipe, dict):
             defaults = {} if values.get("schema") == 1 else asdict(kind().recipe)
-            if trained and section != "ranking" and settings.get("weights") != "scratch":
+            tuned = trained and section not in ("original", "ranking")
+            if tuned and settings.get("weights") != "scratch":
                 defaults = asdict(FINE_TUNE_RECIPE)
             epochs = recipe.get("epochs")
             if isinstance(epochs, int) and epochs < 10 * defaults.get("warmup_epochs", 0):
@@ -305,6 +329,7 @@ def check_config(document: Document) -> RunConfig:
 
 # Sections with a recipe of their own: a partial recipe changes some of the section's defaults.
 _WITH_RECIPE = {
+    "original": OriginalSettings,
     "supernet": SupernetSettings,
     "retrain": RetrainSettings,
     "ranking": RankingSettings,

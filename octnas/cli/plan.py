@@ -45,6 +45,8 @@ def _print(plan: "Plan") -> None:
     console.print(f"{plan.name} on {machine.device}: {machine.name}, {machine.cores} cores")
     counts = ", ".join(f"{count:,} {part}" for part, count in plan.images.items())
     console.print(f"images (from {plan.counted}): {counts}")
+    if plan.original:
+        console.print(plan.original, soft_wrap=True)
     times = ", ".join(f"{what} {1e3 * s:,.3g} ms" for what, s in plan.measured.items() if s)
     console.print(f"timed: {times}")
     gpu = machine.device != "cpu"

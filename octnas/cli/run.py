@@ -104,6 +104,7 @@ def add_to(app: typer.Typer) -> None:
     )
     app.command()(compress)
     add("data", "Check every image, choose the subset and its parts, and build the cache.")
+    add("original", "Train the network that the run begins with; see the section original.")
     app.command()(supernet)
     add("truth", "Train the ground truth of `octnas rank`; share it with ranking.truth_from.")
     add(
@@ -142,18 +143,14 @@ def compress(
 ) -> None:
     """Make a trained ResNet cheaper: sort its channels, search α, fine-tune, export and report."""
     from octnas.pipeline.minimal import minimal_experiment, read_trained
+    from octnas.pipeline.run import write_experiment
 
     with stopped_with_a_line(NOTHING):
         found = minimal_experiment(data, read_trained(weights, model), budgets)
     for problem in found.problems:
         typer.echo(f"problem  {problem}; remove it or add --set data.on_error=skip")
-    experiment = Path("runs") / f"{found.name}.yaml"
-    if experiment.exists() and experiment.read_text(encoding="utf-8") != found.text:
-        raise ConfigError(
-            f"{experiment}: exists with other settings; remove it, or use `octnas run` with it"
-        )
-    experiment.parent.mkdir(exist_ok=True)
-    experiment.write_text(found.text, encoding="utf-8")
+    run_dir = run_dir or Path("runs") / found.name
+    experiment = write_experiment(run_dir, found.text)
     typer.echo(f"written  {experiment}")
     _print_places(carry_out(experiment, overrides, run_dir, fresh, WHOLE_RUN))
 

@@ -8,6 +8,7 @@ from octnas.export.engines import trtexec_command
 from octnas.export.record import Variant
 from octnas.export.source import Source
 from octnas.nn.cost import cost
+from octnas.results.networks import SeedResult
 
 CARD_FILE = "README.md"
 _CLASSES_SHOWN = 100
@@ -28,13 +29,24 @@ def model_card(source: Source, moved: int, variants: Sequence[Variant]) -> str:
 
 
 def _origin(source: Source) -> str:
-    if source.original:
-        return f"The weights were fine-tuned from {source.original}, whose license applies."
-    return "The weights were trained from scratch, without pretrained weights."
+    """Where the weights come from, in a sentence or two."""
+    origin = source.origin
+    if origin is None:
+        return "The weights were trained from scratch, without pretrained weights."
+    if origin.fine_tuned:
+        how = f"fine-tuned from {origin.name}{', which taught them as well' * origin.taught}"
+    else:
+        how = f"trained from scratch, taught by {origin.name}"
+    return f"The weights were {how}.{' Its license applies.' * origin.licensed}"
+
+
+def _own(source: Source) -> SeedResult:
+    """The result of these weights."""
+    (own,) = (run for run in source.retrained.runs if run.seed == source.seed)
+    return own
 
 
 def _metadata(source: Source) -> str:
-    (own,) = (run for run in source.retrained.runs if run.seed == source.seed)
     result = EvalResult(
         task_type="image-classification",
         dataset_type=source.data["source"],
@@ -42,7 +54,7 @@ def _metadata(source: Source) -> str:
         dataset_split="val",
         metric_type="accuracy",
         metric_name="top-1",
-        metric_value=round(own.metrics["val_top1"], 4),
+        metric_value=round(_own(source).metrics["val_top1"], 4),
     )
     data = ModelCardData(
         library_name="timm",
@@ -93,6 +105,12 @@ def _results(source: Source) -> str:
     if std := found.std("val_top1"):
         mean = found.mean("val_top1")
         text += f"\n\nMean over seeds: {100 * mean:.2f} ± {100 * std:.2f} % top-1."
+    if (origin := source.origin) is not None and origin.top1 is not None:
+        how = "Fine-tuned from" if origin.fine_tuned else "Taught by"
+        text += (
+            f"\n\n{how} {origin.name}, whose top-1 on val is {100 * origin.top1:.2f} %; this "
+            f"network's is {100 * _own(source).metrics['val_top1']:.2f} %."
+        )
     return text
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from octnas.data.batches import Batch, Batches
 from octnas.errors import ExportError
 from octnas.export.macs import onnx_macs, openvino_macs
-from octnas.export.source import Exported, Original
+from octnas.export.source import Exported, Loaded
 from octnas.nn.onnx import openvino_core, save_onnx
 
 # Residual additions, pooling and upsampling, a tiny share of the arithmetic, stay in float32:
@@ -33,14 +33,14 @@ def file_name(name: str, precision: str) -> str:
     return name if precision == "fp32" else f"{stem}_{precision}.{suffix}"
 
 
-def export_onnx(original: Original, precision: str, folder: Path) -> Exported:
+def export_onnx(loaded: Loaded, precision: str, folder: Path) -> Exported:
     """Write an ONNX file; its images and logits are float32 in every precision."""
     path = folder / file_name("model.onnx", precision)
-    path.write_bytes(_onnx_file(original, precision).read_bytes())
+    path.write_bytes(_onnx_file(loaded, precision).read_bytes())
     return Exported((path.name,), _onnxruntime(path), onnx_macs(path))
 
 
-def export_openvino(original: Original, precision: str, folder: Path) -> Exported:
+def export_openvino(loaded: Loaded, precision: str, folder: Path) -> Exported:
     """Write OpenVINO's two files.
 
     In fp16 the weights are compressed, and the device decides on the precision of its arithmetic;
@@ -50,7 +50,7 @@ def export_openvino(original: Original, precision: str, folder: Path) -> Exporte
 
     path = folder / file_name("openvino_model.xml", precision)
     core, source = openvino_core(), "int8" if precision == "int8" else "fp32"
-    model = core.read_model(_onnx_file(original, source))
+    model = core.read_model(_onnx_file(loaded, source))
     openvino.save_model(model, path, compress_to_fp16=precision == "fp16")
     written = core.read_model(path)
     # CPUs that can would compute in bfloat16.
@@ -63,7 +63,7 @@ def export_openvino(original: Original, precision: str, folder: Path) -> Exporte
     )
 
 
-def export_tensorrt(original: Original, precision: str, folder: Path) -> Exported:
+def export_tensorrt(loaded: Loaded, precision: str, folder: Path) -> Exported:
     """Build a TensorRT engine for GPUs like the one here and this version of TensorRT.
 
     Raises:
@@ -71,9 +71,9 @@ def export_tensorrt(original: Original, precision: str, folder: Path) -> Exporte
     """
     if not torch.cuda.is_available():
         raise ExportError("tensorrt: building an engine needs a GPU, and none was found")
-    graph, path = _onnx_file(original, precision), folder / file_name("model.plan", precision)
-    path.write_bytes(_engine(graph, original.source.network.architecture.input_size))
-    run = _tensorrt(path, len(original.source.class_names))
+    graph, path = _onnx_file(loaded, precision), folder / file_name("model.plan", precision)
+    path.write_bytes(_engine(graph, loaded.source.network.architecture.input_size))
+    run = _tensorrt(path, len(loaded.source.class_names))
     # An engine does not show the shapes of its layers; the graph that it was built from does.
     return Exported((path.name,), run, onnx_macs(graph))
 
@@ -90,16 +90,16 @@ def trtexec_command(precision: str, input_size: tuple[int, int, int]) -> str:
     return f"trtexec --onnx={onnx} {shapes}{typed} --saveEngine={plan}"
 
 
-def _onnx_file(original: Original, precision: str) -> Path:
+def _onnx_file(loaded: Loaded, precision: str) -> Path:
     """The ONNX file in the scratch folder; written once."""
-    path = original.scratch / file_name("model.onnx", precision)
+    path = loaded.scratch / file_name("model.onnx", precision)
     if not path.exists():
         if precision == "int8":
-            _quantize(_onnx_file(original, "fp32"), original.calibration, path)
+            _quantize(_onnx_file(loaded, "fp32"), loaded.calibration, path)
         else:
-            deployed = original.deployed
+            deployed = loaded.deployed
             network = deployed if precision == "fp32" else _Half(deployed).eval()
-            save_onnx(network, original.example, path, any_batch=True)
+            save_onnx(network, loaded.example, path, any_batch=True)
     return path
 
 

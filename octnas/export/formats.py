@@ -19,7 +19,7 @@ from octnas.export.engines import export_onnx, export_openvino, export_tensorrt
 from octnas.export.macs import moved_macs, program_macs
 from octnas.export.record import Variant, read_variants, remove, write_record
 from octnas.export.settings import ExportSettings, Format, Precision
-from octnas.export.source import Exported, Original, Source
+from octnas.export.source import Exported, Loaded, Source
 from octnas.export.timm_folder import export_timm
 from octnas.io.files import DRAFT, write_text
 from octnas.nn.load import ARCHITECTURE_FILE
@@ -28,12 +28,10 @@ PT2_FILE = "model.pt2"
 _BATCH = 32
 
 
-def export_pt2(original: Original, precision: str, folder: Path) -> Exported:  # noqa: ARG001
+def export_pt2(loaded: Loaded, precision: str, folder: Path) -> Exported:  # noqa: ARG001
     """Write a ``torch.export`` program for any batch size; it needs torch and nothing else."""
     batch = torch.export.Dim("batch")
-    program = torch.export.export(
-        original.deployed, (original.example,), dynamic_shapes=({0: batch},)
-    )
+    program = torch.export.export(loaded.deployed, (loaded.example,), dynamic_shapes=({0: batch},))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # contains paths of this machine
     torch.export.save(program, folder / PT2_FILE)
@@ -51,7 +49,7 @@ def export_pt2(original: Original, precision: str, folder: Path) -> Exported:  #
     return Exported((PT2_FILE,), run, program_macs(written))
 
 
-FORMATS: Mapping[Format, Callable[[Original, str, Path], Exported]] = {
+FORMATS: Mapping[Format, Callable[[Loaded, str, Path], Exported]] = {
     "timm": export_timm,
     "onnx": export_onnx,
     "openvino": export_openvino,
@@ -126,16 +124,16 @@ def export_network(
     refused: list[str] = []
     with TemporaryDirectory(dir=folder, prefix=f".export{DRAFT}") as scratch:
         calibration = images.batches("train", _BATCH, settings.calibration_images)
-        original = Original.read(source, calibration, Path(scratch))
+        loaded = Loaded.read(source, calibration, Path(scratch))
         batches = images.batches("val", _BATCH, settings.val_images)
-        moved = moved_macs(original.deployed, original.example)
-        expected = answers(original.network, batches)
+        moved = moved_macs(loaded.deployed, loaded.example)
+        expected = answers(loaded.network, batches)
         reference = _Reference(settings, batches, expected, source.network.cost.macs + moved)
         for key in settings.variants:
             if key in kept:
                 remove(kept.pop(key), folder)
             try:
-                written.append(_export(original, *key, reference, folder))
+                written.append(_export(loaded, *key, reference, folder))
             except ExportError as error:
                 refused.append(f"{source.network.name}: {key[0]} {key[1]}: {error}")
             on_variant(" ".join(key))
@@ -147,11 +145,11 @@ def export_network(
 
 
 def _export(
-    original: Original, name: Format, precision: Precision, reference: _Reference, folder: Path
+    loaded: Loaded, name: Format, precision: Precision, reference: _Reference, folder: Path
 ) -> Variant:
     """Write one variant to a temporary folder, check it, and move it to ``folder``."""
-    with TemporaryDirectory(dir=original.scratch) as temporary:
-        exported = FORMATS[name](original, precision, Path(temporary))
+    with TemporaryDirectory(dir=loaded.scratch) as temporary:
+        exported = FORMATS[name](loaded, precision, Path(temporary))
         if exported.macs not in (None, reference.macs):
             raise ExportError(f"its graph has {exported.macs:,} MACs, expected: {reference.macs:,}")
         comparison = compare(exported.run, reference.batches, reference.expected)

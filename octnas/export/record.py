@@ -85,6 +85,7 @@ def write_record(source: Source, moved: int, variants: Sequence[Variant], folder
         "macs_upsampled_first": moved,
         "class_names": list(source.class_names),
         "weights": {"sha256": source.weights_digest(), "seed": source.seed},
+        "origin": source.origin and asdict(source.origin),
         "results": {str(run.seed): dict(run.metrics) for run in source.retrained.runs},
         "data": {
             **source.data,

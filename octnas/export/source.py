@@ -17,6 +17,25 @@ from octnas.results.networks import Network, Retrained
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The trained network that a run began with, as far as it concerns another one.
+
+    Attributes:
+        name: such as ``"timm's resnet50"``.
+        fine_tuned: whether the other one's training began with its weights.
+        taught: whether the other one also learned from it.
+        licensed: whether its license applies, since it was not trained by the same run.
+        top1: on the val images, 0 to 1; None if unknown.
+    """
+
+    name: str
+    fine_tuned: bool
+    taught: bool
+    licensed: bool = True
+    top1: float | None = None
+
+
+@dataclass(frozen=True)
 class Source:
     """A trained network on disk.
 
@@ -30,7 +49,7 @@ class Source:
             ``settings``.
         vanilla_macs: MACs of the same network at α = 0.
         data_license: license of the images; empty for unknown.
-        original: the network that it was fine-tuned from; empty if it was trained from scratch.
+        origin: the network that it was fine-tuned from or taught by; None if there is none.
     """
 
     retrained: Retrained
@@ -41,7 +60,7 @@ class Source:
     data: Mapping[str, Any]
     vanilla_macs: int
     data_license: str = ""
-    original: str = ""
+    origin: Origin | None = None
 
     @property
     def network(self) -> Network:
@@ -65,7 +84,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Original:
+class Loaded:
     """A trained network in memory, and what converting it needs.
 
     The network is in eval mode; ``deployed`` has its batch norms folded and its kernels split.
@@ -79,10 +98,10 @@ class Original:
     scratch: Path
 
     @staticmethod
-    def read(source: Source, calibration: Batches, scratch: Path) -> "Original":
+    def read(source: Source, calibration: Batches, scratch: Path) -> "Loaded":
         """Load a source, see `Source.load`."""
         network = source.load()
-        return Original(source, network, deploy(network), calibration, scratch)
+        return Loaded(source, network, deploy(network), calibration, scratch)
 
     @property
     def example(self) -> Tensor:

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from octnas.errors import ExportError
 from octnas.export.check import check_trained
-from octnas.export.source import Exported, Original
+from octnas.export.source import Exported, Loaded
 from octnas.nn.backbone import create_backbone, pretrained_cfg
 from octnas.nn.load import ARCHITECTURE_FILE, WEIGHTS_FILE, load
 from octnas.nn.weights import load_weights
 from octnas.space.architecture import Architecture
 
 
-def export_timm(original: Original, precision: str, folder: Path) -> Exported:  # noqa: ARG001
+def export_timm(loaded: Loaded, precision: str, folder: Path) -> Exported:  # noqa: ARG001
     """Write a network as a folder for timm, see `write_timm`."""
-    source = original.source
+    source = loaded.source
     write_timm(
         source.network.architecture,
         source.weights,

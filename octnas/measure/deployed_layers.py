@@ -300,7 +300,7 @@ def _covering(
     space: SearchSpace, sites: tuple[LayerSite, ...], wanted: set[tuple[str, Pair]]
 ) -> Iterator[dict[str, float]]:
     """α by site until ``wanted`` is empty, from which the caller removes the pairs covered."""
-    yield dict.fromkeys(space.site, 0.0)
+    yield dict(space.vanilla.alphas)
     by_name, rng = {site.name: site for site in sites}, np.random.default_rng(0)
     while wanted:
         # A random architecture covers a pair of nearly every layer; one wanted pair is set.

@@ -283,8 +283,8 @@ class _Clock:
         if all(key in self.kept.entries for key in work):
             return
         if self._reference is None:
-            vanilla = self._space.architecture(dict.fromkeys(self._space.site, 0.0))
-            self._reference = _step(network(vanilla, self._settings.batch), self._settings)
+            vanilla = network(self._space.vanilla, self._settings.batch)
+            self._reference = _step(vanilla, self._settings)
         time_all(
             list(work),
             lambda key: _step(work[key], self._settings),

@@ -43,9 +43,8 @@ def write_pack(
     """
     plan = plan_layers(space, settings.batch)
     drawn = draw_networks(macs_of(space), settings)
-    vanilla = dict.fromkeys(space.site, 0.0)
     work: dict[str, Make] = {key: layer(plan, key) for key in plan.modules}
-    for alphas in (vanilla, *(alphas for _, alphas in drawn)):
+    for alphas in (space.vanilla.alphas, *(alphas for _, alphas in drawn)):
         key = network_key(space, alphas, settings.batch)
         work[key] = network(space.architecture(alphas), settings.batch)
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +88,7 @@ def _manifest(
         "schema": standalone.SCHEMA,
         "batch": batch,
         "space": space.to_dict(),
-        "reference": network_key(space, dict.fromkeys(space.site, 0.0), batch),
+        "reference": network_key(space, space.vanilla.alphas, batch),
         "keys": list(keys),
         "layers": layers,
         "networks": networks,

@@ -1,5 +1,6 @@
 """Stage 3 of a run that begins with a trained network: its channels are sorted."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,7 +13,9 @@ from octnas.io.files import write_json
 from octnas.nn.backbone import create_backbone
 from octnas.nn.channel_order import kept_sites, sensitivity, sort_channels
 from octnas.nn.supernet import build_original
-from octnas.nn.weights import save_weights
+from octnas.nn.weights import load_weights, save_weights
+from octnas.pipeline.original import trained_weights
+from octnas.pipeline.records import class_names
 from octnas.pipeline.run import Run
 from octnas.pipeline.space import check_classes
 from octnas.runtime.directory import CONVERT
@@ -29,6 +32,13 @@ _SAME = 1e-3
 def sorted_weights(run: Run) -> Path:
     """The original's weights with sorted channels, a state dict with timm's keys."""
     return (run.directory.stage(CONVERT) / WEIGHTS_FILE).resolve()
+
+
+def _source(run: Run) -> str:
+    """The setting that the original comes from, and its value where it has one."""
+    if run.config.trains_original:
+        return "original"
+    return f"space.weights: {run.config.space.weights}"
 
 
 def convert(run: Run) -> None:
@@ -53,14 +63,14 @@ def convert(run: Run) -> None:
         try:
             found = sensitivity(model.to(device), moved, settings.criterion)
         except OctnasError as error:
-            raise ConfigError(f"space.weights: {run.config.space.weights}: {error}") from None
+            raise ConfigError(f"{_source(run)}: {error}") from None
         orders = sort_channels(model.cpu(), found)
         # On the CPU, whose convolutions are exact to float32.
         off = (_logits(model, shown) - before).abs().max() / before.std()
     if not off <= _SAME:
         raise ConfigError(
-            f"space.weights: sorting the channels of {run.space.backbone} changes its outputs by "
-            f"{float(off):.2g} of their standard deviation; leave space.weights empty"
+            f"{_source(run)}: sorting the channels of {run.space.backbone} changes its outputs by "
+            f"{float(off):.2g} of their standard deviation; begin without a trained network"
         )
     folder, kept = run.directory.stage(CONVERT), kept_sites(model)
     save_weights(model, folder / WEIGHTS_FILE)
@@ -81,15 +91,34 @@ def convert(run: Run) -> None:
 
 def _original(run: Run) -> nn.Module:
     """The original as timm builds it, with all weights."""
-    space, weights = run.space, run.config.space.weights
+    space = run.space
+    model = create_backbone(space.backbone, space.backbone_args)
+    if run.config.trains_original:
+        load_weights(model, trained_weights(run))
+        return model.eval()
     try:
         with run.settings_of("space"):
-            state = build_original(space, weights).state_dict()
+            state = build_original(space, run.config.space.weights).state_dict()
     except ArchitectureError as error:
         raise ConfigError(f"space.weights: {error}") from None
-    model = create_backbone(space.backbone, space.backbone_args)
     model.load_state_dict(state)
+    if names := run.config.space.classes:
+        _reorder_classes(model, names, class_names(run))
     return model.eval()
+
+
+@torch.no_grad()
+def _reorder_classes(model: nn.Module, own: Sequence[str], wanted: Sequence[str]) -> None:
+    """Bring the logits into the order of the data's classes, by name."""
+    if {*own} != {*wanted}:
+        other = sorted({*own} ^ {*wanted})
+        raise ConfigError(
+            f"space.classes: found {len(own):,} names, allowed: those of the data's "
+            f"{len(wanted):,} classes, {'without' if other[0] in own else 'with'} {other[0]!r}"
+        )
+    order = [own.index(name) for name in wanted]
+    for value in model.get_classifier().parameters():  # type: ignore[operator]
+        value.copy_(value[order])
 
 
 @torch.inference_mode()

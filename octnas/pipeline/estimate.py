@@ -9,6 +9,7 @@ from octnas.config import RunConfig
 from octnas.data.settings import ImagesSettings
 from octnas.pipeline.pace import EvaluationPace, TrainingPace
 from octnas.results.networks import RANDOM, VANILLA
+from octnas.runtime.directory import CONVERT, ORIGINAL
 from octnas.space.search_space import SearchSpace
 
 SCHEMA = 1
@@ -18,6 +19,8 @@ _CHECKPOINTS = 3
 # Bytes of a trial in journal, outcomes and candidates, and of each site in it.
 _TRIAL_BYTES, _SITE_BYTES = 3000, 250
 _FLOAT = 4
+# Forward passes that take as long as one with its backward pass.
+_WITH_BACKWARD = 3
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class Plan:
         images, counted: see `ImageCounts`.
         measured: timings in seconds, by name.
         notes: what the estimate leaves out, a sentence each.
+        original: the network that the run begins with, in words; empty without one.
     """
 
     name: str
@@ -89,6 +93,7 @@ class Plan:
     stages: tuple[StageNeeds, ...]
     measured: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    original: str = ""
 
     @property
     def total(self) -> StageNeeds:
@@ -189,6 +194,8 @@ class Measured:
     Attributes:
         budgets: by name, in MACs.
         middle: MACs of the uniform network of the middle budget.
+        supernet: None where none is trained.
+        original: training of the network that the run begins with; None where it does not.
         vanilla, searched: retraining of the vanilla and of the middle network.
         evaluation: of the middle network.
     """
@@ -199,7 +206,8 @@ class Measured:
     images: ImageCounts
     machine: Machine
     middle: int
-    supernet: TrainingPace
+    supernet: TrainingPace | None
+    original: TrainingPace | None
     vanilla: TrainingPace
     searched: TrainingPace
     evaluation: EvaluationPace
@@ -208,7 +216,8 @@ class Measured:
     def timed(self) -> dict[str, float]:
         """Seconds by name."""
         return {
-            "supernet step": self.supernet.seconds,
+            **({"original step": self.original.seconds} if self.original else {}),
+            **({"supernet step": self.supernet.seconds} if self.supernet else {}),
             "candidate": self._candidate("search_val"),
             "vanilla step": self.vanilla.seconds,
             "mid-budget step": self.searched.seconds,
@@ -223,9 +232,53 @@ class Measured:
         machine = Machine("cpu", self.machine.name, self.machine.cores)
         return needs("data", machine, work, workers=workers, disk=images.cache)
 
-    def supernet_needs(self) -> StageNeeds:
+    def all_needs(self) -> tuple[StageNeeds, ...]:
+        """Of every stage that takes long, in order."""
+        has_original = self.config.has_original
+        return (
+            self.data_needs(),
+            *([self.original_needs(self.original)] if self.original else []),
+            *([self.convert_needs()] if has_original else []),
+            *([self.supernet_needs(self.supernet)] if self.supernet else []),
+            self.search_needs(),
+            self.retrain_needs(),
+        )
+
+    def original_needs(self, pace: TrainingPace) -> StageNeeds:
+        """The vanilla network is trained once, and evaluated on read."""
+        settings = self.config.original
+        assert settings is not None
+        recipe, processes = settings.recipe, settings.processes
+        steps = self.images.parts["train"] // recipe.batch_size * recipe.epochs
+        seconds = steps * self._fed(pace.seconds, recipe.batch_size)
+        return needs(
+            ORIGINAL,
+            self.machine,
+            [(1, seconds + self.images.parts["read"] * self._image(self.space.vanilla_macs))],
+            threads=processes * (settings.threads or self.machine.cores),
+            memory=pace.memory,
+            gpu_memory=pace.gpu_memory,
+            disk=pace.weights,
+            scratch=_CHECKPOINTS * pace.checkpoint,
+        )
+
+    def convert_needs(self) -> StageNeeds:
+        """A backward pass for some training images, and an evaluation on read."""
+        image, parts = self._image(self.space.vanilla_macs), self.images.parts
+        sorted_by = min(self.config.convert.images or parts["train"], parts["train"])
+        return needs(
+            CONVERT,
+            self.machine,
+            [(sorted_by, _WITH_BACKWARD * image), (parts["read"], image)],
+            threads=self.config.supernet.threads or self.machine.cores,
+            memory=self.vanilla.memory,
+            gpu_memory=self.vanilla.gpu_memory,
+            disk=self.vanilla.weights,
+        )
+
+    def supernet_needs(self, pace: TrainingPace) -> StageNeeds:
         """Every process takes part in every step."""
-        settings, pace = self.config.supernet, self.supernet
+        settings = self.config.supernet
         recipe, processes = settings.recipe, settings.processes
         steps = self.images.parts["train"] // recipe.batch_size * recipe.epochs
         learns = settings.sampling == "learnable"
@@ -264,7 +317,10 @@ class Measured:
         )
 
     def retrain_needs(self) -> StageNeeds:
-        """Every network is trained with every seed; the vanilla one needs the most disk."""
+        """Every network is trained with every seed; the vanilla one needs the most disk.
+
+        The original, if any, is evaluated once.
+        """
         settings, largest = self.config.retrain, self.vanilla
         seeds, each = len(settings.seeds), 1 + sum(one != VANILLA for one in settings.baselines)
         each += (settings.randoms - 1) * (RANDOM in settings.baselines)
@@ -272,6 +328,8 @@ class Measured:
         if VANILLA in settings.baselines:
             work.append((seeds, self._training(self.space.vanilla_macs)))
         count = sum(trainings for trainings, _ in work)
+        if self.config.has_original:
+            work.append((1, self._evaluation()))
         workers = min(settings.workers, count)
         return needs(
             "retrain",
@@ -287,22 +345,36 @@ class Measured:
 
     def _training(self, macs: int) -> float:
         """Seconds of one training and of its evaluation on val, at all test sizes."""
-        recipe, parts, data = self.config.retrain.recipe, self.images.parts, self.config.data
+        recipe = self.config.retrain.recipe
         step = interpolate(
             macs,
             (self.space.vanilla_macs, self.vanilla.seconds),
             (self.middle, self.searched.seconds),
         )
-        steps = parts["train"] // recipe.batch_size * recipe.epochs
-        side = max(self.space.input_size[1:])
-        batch = min(self.config.search.images_per_batch, parts["search_val"])
-        image = 0.0
+        steps = self.images.parts["train"] // recipe.batch_size * recipe.epochs
+        return steps * self._fed(step, recipe.batch_size) + self._evaluation()
+
+    def _evaluation(self) -> float:
+        """Seconds of an evaluation on val, at all test sizes."""
+        data, side, image = self.config.data, max(self.space.input_size[1:]), 0.0
         for size in (side, *self.config.retrain.test_sizes):
             # Images larger than the cached ones are read from their files.
             read = isinstance(data, ImagesSettings) and not data.streamed and size > side
-            image += self.evaluation.score / batch * (size / side) ** 2
+            image += self._scored * (size / side) ** 2
             image += self.images.seconds if read else self._image_seconds
-        return steps * self._fed(step, recipe.batch_size) + parts["val"] * image
+        return self.images.parts["val"] * image
+
+    @property
+    def _scored(self) -> float:
+        """Seconds of the middle network for an image that is in memory."""
+        settings = self.config.search
+        return self.evaluation.score / min(
+            settings.images_per_batch, self.images.parts["search_val"]
+        )
+
+    def _image(self, macs: int) -> float:
+        """Seconds of a network for an image, about."""
+        return self._scored * macs / self.middle + self._image_seconds
 
     def _candidate(self, part: str) -> float:
         """Seconds to evaluate one candidate on a part that is in memory."""

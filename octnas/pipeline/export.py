@@ -14,11 +14,11 @@ from octnas.errors import ExportError, RunDirectoryError, SettingError
 from octnas.export.formats import Outcome, export_network
 from octnas.export.record import check_room
 from octnas.export.settings import ExportSettings
-from octnas.export.source import Source
+from octnas.export.source import Origin, Source
 from octnas.io.credentials import redact_all
 from octnas.io.files import remove_tree
 from octnas.pipeline.records import begin_tracking, class_names, read_results
-from octnas.pipeline.retrain import original, track_network, tracking_key
+from octnas.pipeline.retrain import original, read_original, track_network, tracking_key
 from octnas.pipeline.run import Run
 from octnas.results.networks import SEARCHED, Retrained
 from octnas.results.validation_log import VALIDATION_LOG, log_validation
@@ -154,16 +154,26 @@ def source(run: Run, result: Retrained, settings: ExportSettings) -> Source:
         data=_data(run),
         vanilla_macs=run.space.vanilla_macs,
         data_license=settings.data_license,
-        original=_original(run, architecture),
+        origin=_origin(run, architecture),
     )
 
 
-def _original(run: Run, architecture: Architecture) -> str:
-    """The name of the network that a retrained one was fine-tuned from; empty from scratch."""
-    if not run.config.begins_with("retrain") or original(run).weights_for(architecture) is None:
-        return ""
-    weights, backbone = run.config.space.weights, run.space.backbone
-    return f"timm's {backbone}" if weights == PRETRAINED else run.config.name
+def _origin(run: Run, architecture: Architecture) -> Origin | None:
+    """The network that a retrained one was fine-tuned from or taught by; None if by none."""
+    config, backbone = run.config, run.space.backbone
+    taught = config.retrain.distillation is not None
+    if not config.begins_with("retrain"):
+        return None
+    fits = original(run).weights_for(architecture) is not None
+    if not (fits or taught):
+        return None
+    name, result = config.name, read_original(run)
+    if config.trains_original:
+        name = f"a plain {backbone} trained on the same images"
+    elif config.space.weights == PRETRAINED:
+        name = f"timm's {backbone}"
+    top1 = None if result is None else result.mean("val_top1")
+    return Origin(name, fits, taught, licensed=not config.trains_original, top1=top1)
 
 
 def _data(run: Run) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Fingerprints: the settings and inputs that determine the results of each stage."""
 
+from collections.abc import Sequence
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from octnas.config import RunConfig
 from octnas.errors import ConfigError
 from octnas.io.files import open_regular
-from octnas.runtime.directory import CONVERT, STAGES, digest
+from octnas.runtime.directory import CONVERT, ORIGINAL, STAGES, WHOLE_RUN, digest
 from octnas.settings import PRETRAINED, flatten, with_former_names
 
 SCHEMA = 1
@@ -21,15 +22,31 @@ def bases(config: RunConfig, stage: str) -> tuple[str, ...]:
     """The stages that a stage builds on with these settings."""
     if stage == "search" and config.scores_converted:
         return (CONVERT,)
+    if stage == CONVERT and config.trains_original:
+        return (ORIGINAL,)
     return (*STAGES[stage], CONVERT) if config.begins_with(stage) else STAGES[stage]
 
 
 def whole_run(config: RunConfig) -> tuple[str, ...]:
     """The stages of `octnas run` with these settings."""
-    left_out = set() if config.space.weights else {CONVERT}
-    if config.scores_converted:
-        left_out.add("supernet")
-    return tuple(stage for stage in STAGES if stage not in {"truth", "rank", *left_out})
+    left_out = {
+        ORIGINAL: not config.trains_original,
+        CONVERT: not config.has_original,
+        "supernet": config.scores_converted,
+        "truth": True,
+        "rank": True,
+    }
+    return tuple(stage for stage in STAGES if not left_out.get(stage))
+
+
+def with_first(config: RunConfig, stages: Sequence[str]) -> tuple[str, ...]:
+    """The stages of a command, and those before them that every command does as well."""
+    if tuple(stages) == WHOLE_RUN:
+        return whole_run(config)
+    # Images alone need no trained network.
+    waits = config.trains_original and tuple(stages) == ("data",)
+    first = {"data", "space", *((CONVERT,) if config.has_original and not waits else ())}
+    return tuple(stage for stage in STAGES if stage in first.union(stages))
 
 
 def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
@@ -38,8 +55,8 @@ def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
     for base in bases(config, stage):
         found[f"input.{base}"] = digest(with_former_names(fingerprint(config, base)))
     section = _SECTIONS.get(stage, stage)
-    if hasattr(config, section):
-        found |= flatten(getattr(config, section), section, later=False)
+    if (settings := getattr(config, section, None)) is not None:
+        found |= flatten(settings, section, later=False)
     if stage == "space" and config.latency.table:
         found["latency.table"] = _digest_of("latency.table", config.latency.table)
     if stage == "data":
@@ -47,7 +64,7 @@ def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
     if stage == "supernet":
         found |= _contents("supernet.weights", config.supernet.weights)
     if stage == CONVERT:
-        found |= _contents("space.weights", config.space.weights)
+        found |= _of_original(config)
     if stage == "search":
         # As resolved; earlier versions recorded nothing for MACs.
         objective = {} if config.objective == "macs" else {"search.objective": config.objective}
@@ -59,6 +76,13 @@ def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
         # Excluded from the ground truth's own fingerprint, which it does not affect.
         found["ranking.resamples"] = config.ranking.resamples
     return found
+
+
+def _of_original(config: RunConfig) -> dict[str, Any]:
+    """The weights that a run begins with, and the order of their classes where it is another."""
+    classes = list(config.space.classes)
+    found: dict[str, Any] = {"space.classes": classes} if classes else {}
+    return found | _contents("space.weights", config.space.weights)
 
 
 def _contents(key: str, weights: str) -> dict[str, str]:

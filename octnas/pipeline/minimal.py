@@ -16,7 +16,7 @@ from typing import Any
 from octnas.data.decode import BrokenImageError, read_rgb
 from octnas.data.sources import Listing, list_folders
 from octnas.errors import ConfigError, DataError, require
-from octnas.io.files import read_json
+from octnas.io.files import expand_home, read_json
 from octnas.nn.backbone import create_backbone, pretrained_cfg
 from octnas.settings import PRETRAINED
 
@@ -46,12 +46,14 @@ class TrainedNetwork:
         backbone: name of the timm model.
         args: keyword arguments for ``timm.create_model``.
         config: timm's pretrained config: ``input_size``, ``mean``, ``std``, ``crop_pct``.
+        classes: names of the classes in the order of the logits; empty where they are not known.
     """
 
     weights: str
     backbone: str
     args: Mapping[str, Any]
     config: Mapping[str, Any]
+    classes: tuple[str, ...] = ()
 
 
 def read_trained(weights: str, model: str = "") -> TrainedNetwork:
@@ -67,23 +69,25 @@ def read_trained(weights: str, model: str = "") -> TrainedNetwork:
     """
     args: dict[str, Any] = {}
     own: dict[str, Any] = {}
-    folder = Path(weights)
+    classes: tuple[str, ...] = ()
+    folder = expand_home(weights, "weights")
     if weights != PRETRAINED and folder.is_dir():
         about = read_json(folder / _CONFIG, dict[str, Any], error=ConfigError, remedy="")
         model, own = model or str(about.get("architecture", "")), about.get("pretrained_cfg") or {}
         args = dict(about.get("model_args") or {})
+        classes = tuple(map(str, about.get("label_names") or own.get("label_names") or ()))
         if about.get("architecture") == "octnas_network":
             raise ConfigError(
                 f"{folder}: is an octave network already, allowed: the network that it was made of"
             )
-        weights = str(folder / _WEIGHTS)
-    found = weights == PRETRAINED or Path(weights).is_file()
+        folder /= _WEIGHTS
+    found = weights == PRETRAINED or folder.is_file()
     require(found, "weights", weights, "a file, a folder that timm exported, or timm")
     allowed = "the name of a timm ResNet, such as --model resnet50, since the weights do not say it"
     require(bool(model), "model", model, allowed)
     known = pretrained_cfg(create_backbone(model, args, meta=True))
-    path = weights if weights == PRETRAINED else str(Path(weights).expanduser().resolve())
-    return TrainedNetwork(path, model, args, {**known, **own})
+    path = weights if weights == PRETRAINED else str(folder.resolve())
+    return TrainedNetwork(path, model, args, {**known, **own}, classes)
 
 
 def minimal_experiment(
@@ -132,7 +136,11 @@ def minimal_experiment(
         f"# median size {width}×{height}. Missing settings have their defaults.",
         f"name: {_yaml(name)}",
         "space:",
-        *(_space(min(width, height)) if trained is None else _trained_space(trained)),
+        *(
+            _space(min(width, height))
+            if trained is None
+            else _trained_space(trained, listing.classes)
+        ),
         *([f"  budgets: {list(budgets)}"] if budgets else []),
         "data:",
         f"  root: {_yaml(str(root))}",
@@ -152,12 +160,20 @@ def _stem(trained: TrainedNetwork) -> str:
     return path.parent.name if path.name == _WEIGHTS else path.stem
 
 
-def _trained_space(trained: TrainedNetwork) -> list[str]:
+def _trained_space(trained: TrainedNetwork, classes: Sequence[str]) -> list[str]:
+    own = trained.classes
+    if unknown := [name for name in classes if own and name not in own]:
+        raise DataError(
+            f"--data: found a class {unknown[0]!r}, allowed: the {len(own):,} classes that the "
+            f"network knows by name, such as {own[0]!r}; rename the folder, or remove label_names "
+            "from the network's config.json"
+        )
     return [
         f"  backbone: {trained.backbone}",
         *([f"  backbone_args: {_yaml(trained.args)}"] if trained.args else []),
         f"  input_size: {list(trained.config['input_size'])}",
         f"  weights: {_yaml(trained.weights)}",
+        *([f"  classes: {_yaml(own)}"] if own and list(own) != list(classes) else []),
     ]
 
 

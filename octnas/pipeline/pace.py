@@ -23,9 +23,9 @@ from octnas.space.architecture import Architecture
 from octnas.space.costs import Budget
 from octnas.space.search_space import SearchSpace
 from octnas.training.checkpoint import Checkpoints, Stateful
-from octnas.training.loop import Step, plain, train
+from octnas.training.loop import Backward, Step, distilled, frozen, plain, train
 from octnas.training.scoring import evaluate
-from octnas.training.settings import Recipe
+from octnas.training.settings import Recipe, RetrainSettings
 from octnas.training.supernet import train_supernet
 
 # Untimed steps, in which memory is allocated and kernels are chosen.
@@ -193,23 +193,35 @@ def supernet_pace(
 
 
 def training_pace(
-    config: RunConfig, architecture: Architecture, images: RandomImages, device: torch.device
+    settings: RetrainSettings,
+    architecture: Architecture,
+    images: RandomImages,
+    device: torch.device,
+    teacher: Architecture | None = None,
 ) -> TrainingPace:
-    """Time steps of a retraining of one architecture."""
-    settings, model = config.retrain, build(architecture, seed=0)
+    """Time steps of the training of one architecture, alone or taught by another one."""
+    model, learn = build(architecture, seed=0), _backward(settings, teacher, device)
     recipe = _one_epoch(settings.recipe, settings.recipe.batch_size)
     batches = images.train_batches(recipe.batch_size, 0)
 
     def run(watch: _Watch, checkpoints: Checkpoints) -> nn.Module:
         def backward(step: Step) -> Tensor:
             watch.mark()
-            return plain(step)
+            return learn(step)
 
         with cpu_threads(settings.threads):
             train(model, batches, recipe, device=device, backward=backward, checkpoints=checkpoints)
         return model
 
     return _training_pace(run, device)
+
+
+def _backward(
+    settings: RetrainSettings, teacher: Architecture | None, device: torch.device
+) -> Backward:
+    if teacher is None or settings.distillation is None:
+        return plain
+    return distilled(frozen(build(teacher, seed=0), device), settings.distillation)
 
 
 def _training_pace(
@@ -236,7 +248,8 @@ def evaluation_pace(
 ) -> EvaluationPace:
     """Time calibration and scoring of a candidate, one batch each."""
     settings = config.search
-    supernet = build_supernet(space, seed=0, switchable=config.supernet.switchable).to(device)
+    switchable = config.supernet.switchable and not config.scores_converted
+    supernet = build_supernet(space, seed=0, switchable=switchable).to(device)
     activate(supernet, alphas)
     scored = [*images.batches("search_val", settings.images_per_batch)]
     size = min(settings.images_per_batch, images.count("train"))

@@ -24,7 +24,8 @@ from octnas.pipeline.estimate import (
     StageNeeds,
     supernet_threads,
 )
-from octnas.pipeline.fingerprints import fingerprint
+from octnas.pipeline.fingerprints import fingerprint, whole_run
+from octnas.pipeline.original import called, like_retraining
 from octnas.pipeline.pace import (
     WARM_UP,
     RandomImages,
@@ -35,7 +36,8 @@ from octnas.pipeline.pace import (
 )
 from octnas.pipeline.run import default_directory, load_experiment
 from octnas.pipeline.space import read_table, space_of
-from octnas.results.networks import UNIFORM, VANILLA, baseline
+from octnas.report.style import format_count
+from octnas.results.networks import UNIFORM, baseline
 from octnas.runtime.directory import RunDirectory
 from octnas.space.budgets import check_budgets, costs_of
 from octnas.space.cost_table import CostLevels
@@ -67,29 +69,39 @@ def plan_run(
     require(steps >= 2, "steps", steps, "2 or more")
     _, config = load_experiment(experiment, overrides)
     directory = RunDirectory(run_dir or default_directory(experiment, config))
-    for stage in ("data", "space", "supernet", "search", "retrain"):
-        directory.check(stage, fingerprint(config, stage))
+    for stage in whole_run(config):
+        if stage not in ("export", "report"):
+            directory.check(stage, fingerprint(config, stage))
     measured = _measure(config, directory, steps)
 
     def done(stage: StageNeeds) -> StageNeeds:
         finished = directory.finished(stage.stage) is not None
         return StageNeeds(stage=stage.stage, disk=stage.disk, done=True) if finished else stage
 
-    stages = (
-        measured.data_needs(),
-        *([] if config.scores_converted else [measured.supernet_needs()]),
-        measured.search_needs(),
-        measured.retrain_needs(),
-    )
     return Plan(
         config.name,
         measured.machine,
         measured.images.parts,
         measured.images.counted,
-        tuple(map(done, stages)),
+        tuple(map(done, measured.all_needs())),
         measured.timed,
         tuple(_notes(measured)),
+        _original(measured),
     )
+
+
+def _original(measured: Measured) -> str:
+    """What is done with the network that the run begins with."""
+    config, macs = measured.config, format_count(measured.space.vanilla_macs)
+    if not config.has_original:
+        return ""
+    found = ", trained first" if config.trains_original else f", {config.space.weights}"
+    teaches = ", teaches all networks" * _is_taught(config)
+    return f"{called(config)}{found}: {macs} MACs; is sorted{teaches}, and is evaluated on val once"
+
+
+def _is_taught(config: RunConfig) -> bool:
+    return config.begins_with("retrain") and config.retrain.distillation is not None
 
 
 def _measure(config: RunConfig, directory: RunDirectory, steps: int) -> Measured:
@@ -100,12 +112,15 @@ def _measure(config: RunConfig, directory: RunDirectory, steps: int) -> Measured
     classes = tuple(map(str, range(int(space.backbone_args["num_classes"]))))
     images = RandomImages(classes, space.input_size, WARM_UP + steps, counts.parts)
     network = baseline(space, UNIFORM, middle, 0).architecture
-    vanilla = baseline(space, VANILLA, middle, 0).architecture
+    vanilla = space.vanilla
     machine = Machine(device.type, machine_name(str(device)), len(os.sched_getaffinity(0)))
     alphas = {site.name: network.alphas[site.name] for site in space.searchable}
     # First, since it needs the least memory: a process seldom gives memory back.
     evaluation = evaluation_pace(config, space, alphas, images, device)
     threads = supernet_threads(config, machine)
+    teacher, own = space.vanilla if _is_taught(config) else None, None
+    if config.original is not None and config.trains_original:
+        own = training_pace(like_retraining(config.original), vanilla, images, device)
     return Measured(
         config,
         space,
@@ -113,9 +128,12 @@ def _measure(config: RunConfig, directory: RunDirectory, steps: int) -> Measured
         counts,
         machine,
         space.cost(network).macs,
-        searched=training_pace(config, network, images, device),
-        vanilla=training_pace(config, vanilla, images, device),
-        supernet=supernet_pace(config, space, images, budgets, device, threads),
+        searched=training_pace(config.retrain, network, images, device, teacher),
+        vanilla=training_pace(config.retrain, vanilla, images, device, teacher),
+        original=own,
+        supernet=None
+        if config.scores_converted
+        else supernet_pace(config, space, images, budgets, device, threads),
         evaluation=evaluation,
     )
 
@@ -177,12 +195,13 @@ def _notes(measured: Measured) -> list[str]:
         "Not included: export, report and MLflow. They take minutes, and about as much disk as the "
         "networks.",
     ]
-    if processes > 1:
+    supernet = measured.supernet is not None
+    if supernet and processes > 1:
         notes.append("Not included: communication between the supernet's processes.")
     if config.retrain.select == "front":
         notes.append("Not included: networks of the front, whose number is unknown.")
     gpus = torch.cuda.device_count()
-    if measured.machine.device == "cuda" and processes > gpus:
+    if supernet and measured.machine.device == "cuda" and processes > gpus:
         notes.append(f"supernet.processes is {processes}, but this machine has {gpus} GPUs.")
     if isinstance(config.data, ImagesSettings) and not measured.images.seconds:
         notes.append("Not included: decoding of images, whose time is unknown.")

@@ -122,12 +122,14 @@ def read_chosen(run: Run) -> dict[str, Candidate]:
     return read_json(path, dict[str, Candidate], schema=SCHEMA, key="chosen")
 
 
-def write_results(run: Run, results: Sequence[Retrained]) -> None:
-    """Write the retrained networks with their results by seed."""
-    write_json(
-        run.directory.stage("retrain") / RESULTS_FILE,
-        {"schema": SCHEMA, "networks": [result.to_dict() for result in results]},
-    )
+def write_results(run: Run, results: Sequence[Retrained], original: Retrained | None) -> None:
+    """Write the retrained networks with their results by seed, and what the run began with."""
+    document = {
+        "schema": SCHEMA,
+        "original": original and original.to_dict(),
+        "networks": [result.to_dict() for result in results],
+    }
+    write_json(run.directory.stage("retrain") / RESULTS_FILE, document)
 
 
 def read_results(run: Run) -> tuple[Retrained, ...]:

@@ -17,8 +17,11 @@ from octnas.data.settings import ImagesSettings
 from octnas.errors import RunDirectoryError
 from octnas.io.files import read_json
 from octnas.pipeline.network_latency import latencies
+from octnas.pipeline.original import called
+from octnas.pipeline.original import read_seconds as original_seconds
 from octnas.pipeline.ranking import read_rankings
 from octnas.pipeline.records import PARENT, begin_tracking, class_names
+from octnas.pipeline.retrain import read_original
 from octnas.pipeline.run import CONFIG_FILE, RUN_FILE, RUN_SCHEMA, Run, look_at_run
 from octnas.pipeline.search import JOURNAL_FILE
 from octnas.pipeline.search import read_seconds as search_seconds
@@ -30,12 +33,13 @@ from octnas.report.data import Effect, ReportData, StageTime
 from octnas.report.page import write_page
 from octnas.report.runs import ComparedRun, differing, flat, rank_rows, write_runs_page
 from octnas.report.style import plural
+from octnas.report.verdicts import savings
 from octnas.report.write import FILES, PAGE_FILE, write_all
 from octnas.results.front import Candidate, Front
 from octnas.results.networks import Retrained
 from octnas.results.validation_log import VALIDATION_LOG, count_validations
 from octnas.results.verdict import Matrix
-from octnas.runtime.directory import CONVERT, check_links, digest
+from octnas.runtime.directory import CONVERT, ORIGINAL, check_links, digest
 from octnas.search.surrogate import Features, fit_candidates
 from octnas.settings import flatten
 from octnas.space.search_space import SearchSpace
@@ -62,7 +66,18 @@ def report(run: Run, *, tables: Iterable[Path] = (), png: bool = False) -> None:
     for name in FILES:
         if (folder / name).exists():
             run.tracker.artifact(PARENT, folder / name, "report")
+    for sentence in savings(data):
+        run.progress.say(f"report: {sentence}")
     run.progress.say(f"report: {folder / PAGE_FILE}")
+
+
+def write_so_far(
+    run: Run, tables: Iterable[Path] = (), seconds: int = 0
+) -> tuple[ReportData, Path]:
+    """Write only the page, of what there is; while unfinished it reloads itself every seconds."""
+    data, page = gather(run, tables), run.directory.stage("report") / PAGE_FILE
+    write_page(data, page, seconds if data.unfinished else 0)
+    return data, page
 
 
 def write_if_ready(
@@ -88,8 +103,7 @@ def write_if_ready(
     run = look_at_run(path, overrides)
     if run.directory.finished("space") is None:
         return f"{path}: waiting for its search space", False
-    data, page = gather(run, tables), run.directory.stage("report") / PAGE_FILE
-    write_page(data, page, seconds if data.unfinished else 0)
+    data, page = write_so_far(run, tables, seconds)
     if data.unfinished:
         return f"{page}: written every {seconds} s until the run is finished", False
     return f"{page}: the run is finished", True
@@ -136,6 +150,8 @@ def gather(run: Run, tables: Iterable[Path] = ()) -> ReportData:
         unfinished=stages_left(run),
         converted=run.config.scores_converted,
         fine_tuned=run.config.begins_with("retrain"),
+        original=read_original(run),
+        reference=called(run.config),
         links=_links(run),
         run=quote(str(run.directory.path)),
     )
@@ -272,7 +288,10 @@ def _weights(config: RunConfig) -> dict[str, str]:
     found = {"Supernet": f"{plural(epochs, 'epoch')}, {sampling}"}
     if config.scores_converted:
         found = {"Scores": f"of the original, channels sorted by {config.convert.criterion}"}
-    return found | ({"Original": config.space.weights} if config.space.weights else {})
+    if config.trains_original and config.original is not None:
+        epochs = config.original.recipe.epochs
+        return found | {"Original": f"trained by this run, {plural(epochs, 'epoch')}"}
+    return found | ({"Original": config.space.weights} if config.has_original else {})
 
 
 def recipe_digest(run: Run) -> str:
@@ -287,7 +306,9 @@ def recipe_digest(run: Run) -> str:
     settings |= flatten(augment, "augment") if augment is not None else {}
     if run.config.begins_with("retrain"):
         made = run.directory.marker(CONVERT)  # the file itself may be gone
-        settings["original"] = made and made.fingerprint["space.weights"]
+        # By its contents, or by what the run has trained it with.
+        found = made.fingerprint if made else {}
+        settings["original"] = found.get("space.weights") or found.get(f"input.{ORIGINAL}")
         settings["distillation"] = retrain.distillation and asdict(retrain.distillation)
     settings["preparation"] = preparation(data)
     settings["padding"] = getattr(data, "padding", None)
@@ -314,6 +335,8 @@ def _stage_times(run: Run, retrained: Sequence[Retrained]) -> dict[str, StageTim
 
     if run.directory.finished("data") is not None:
         found["data"] = StageTime(None, "1 process")
+    if config.original is not None and run.directory.finished(ORIGINAL) is not None:
+        add(ORIGINAL, config.original, config.original.processes, original_seconds(run))
     if run.directory.finished("supernet") is not None:
         add("supernet", config.supernet, config.supernet.processes, supernet_seconds(run))
     if run.directory.stage("search").exists():

@@ -21,6 +21,7 @@ from octnas.nn.plain import plain_network
 from octnas.nn.pruned import pruned_network
 from octnas.nn.weights import save_weights
 from octnas.pipeline.convert import sorted_weights
+from octnas.pipeline.original import called
 from octnas.pipeline.records import (
     PARENT,
     begin_tracking,
@@ -31,10 +32,11 @@ from octnas.pipeline.records import (
 from octnas.pipeline.run import Run
 from octnas.pipeline.search import chosen_by
 from octnas.pipeline.space import check_classes
-from octnas.report.style import plural
+from octnas.report.style import network_name, plural
 from octnas.results.front import Candidate, Front
 from octnas.results.networks import (
     FRONT,
+    ORIGINAL,
     PLAIN,
     PRUNED,
     RANDOM,
@@ -60,6 +62,7 @@ from octnas.training.standalone import (
     OnEpoch,
     Original,
     Training,
+    evaluate_original,
     pruned_weights,
     train_all,
     train_one,
@@ -239,6 +242,7 @@ def retrain(run: Run) -> None:
         run.directory.begin("retrain", run.fingerprint("retrain"))
         document = {"schema": SCHEMA, "networks": [network.to_dict() for network in networks]}
         write_json(path, document)
+    reference = _evaluate_original(run) if run.config.has_original else None
     found, seeds = _train(run, networks), run.config.retrain.seeds
     results = []
     for network in networks:
@@ -251,12 +255,14 @@ def retrain(run: Run) -> None:
     if stopped := len(networks) - len(results):
         left_out = plural(stopped, "network")
         run.progress.say(f"retrain: left out {left_out} of the front that ASHA stopped early")
-    write_results(run, results)
-    for result in results:
+    write_results(run, results, reference)
+    tuned = run.config.begins_with("retrain")
+    for result in (*([reference] if reference else ()), *results):
         std = result.std("val_top1")
         spread = "" if std is None else f" ± {100 * std:.1f}"
+        name = network_name(result.network, called(run.config), tuned)
         run.progress.say(
-            f"  {result.network.name}: {100 * result.mean('val_top1'):.1f}{spread} % top-1, "
+            f"  {name}: {100 * result.mean('val_top1'):.1f}{spread} % top-1, "
             f"{result.network.cost.macs / 1e6:,.3f} M MACs"
         )
 
@@ -268,12 +274,40 @@ def read_plan(run: Run) -> list[Network]:
 
 
 def original(run: Run) -> Original:
-    """The network of ``space.weights``, its channels sorted."""
+    """The network that the run begins with, its channels sorted."""
     return Original(run.space.vanilla, sorted_weights(run), _pruned_folder(run))
 
 
 def _pruned_folder(run: Run) -> Path:
     return (run.directory.stage("retrain") / PRUNED_FOLDER).resolve()
+
+
+def _as_it_came(run: Run) -> Training:
+    """What is evaluated of the original; it is never trained."""
+    return Training(
+        run.space.vanilla,
+        run.config.retrain.seeds[0],
+        run.directory.stage("retrain") / ORIGINAL,
+        validation_log=run.directory.path.resolve() / VALIDATION_LOG,
+        original=original(run),
+    )
+
+
+def read_original(run: Run) -> Retrained | None:
+    """The original with its result on val; None where there is none yet, or no original."""
+    result = _as_it_came(run).result
+    if result is None:
+        return None
+    network = Network(ORIGINAL, "", run.space.vanilla, run.space.cost(run.space.vanilla))
+    return Retrained(network, (result,))
+
+
+def _evaluate_original(run: Run) -> Retrained | None:
+    """Evaluate the original on val, once, like all networks."""
+    result = evaluate_original(_as_it_came(run), run.data, run.config.retrain, run.config.device)
+    values = {f"{name}/{ORIGINAL}": result.metrics[name] for name in ("val_top1", "val_loss")}
+    run.tracker.metrics(PARENT, values, 0)
+    return read_original(run)
 
 
 def _train(run: Run, networks: list[Network]) -> dict[tuple[str, int], SeedResult]:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import yaml
@@ -27,9 +28,17 @@ from octnas.errors import ConfigError, RunDirectoryError, SettingError
 from octnas.io.credentials import redact, redact_all
 from octnas.io.files import DRAFT, read_json, remove_all_drafts, write_json, write_text
 from octnas.io.yaml import Document
-from octnas.pipeline.fingerprints import fingerprint
+from octnas.pipeline.fingerprints import fingerprint, whole_run
 from octnas.report.write import PAGE_FILE
-from octnas.runtime.directory import CONVERT, MARKER, STAGES, WHOLE_RUN, RunDirectory, check_links
+from octnas.runtime.directory import (
+    CONVERT,
+    MARKER,
+    ORIGINAL,
+    STAGES,
+    WHOLE_RUN,
+    RunDirectory,
+    check_links,
+)
 from octnas.runtime.lock import LOCK_FILE, held
 from octnas.runtime.progress import Progress, Quiet
 from octnas.space.budgets import Costs, check_budgets, costs_of
@@ -42,6 +51,8 @@ from octnas.tracking.tracker import Tracker, sync_runs
 
 RUN_SCHEMA = 1
 CONFIG_FILE = "config.yaml"
+EXPERIMENT_FILE = "experiment.yaml"
+"""The experiment file, where a command has written it into the run directory."""
 RUN_FILE = "run.json"
 SPACE_FILE = "space.json"
 TABLE_FILE = "latency.json"
@@ -164,7 +175,9 @@ def open_run(
         RunDirectoryError: as `locked`; or the run directory has results of other settings.
     """
     document, config = read_experiment(experiment, overrides)
-    allowed = (*stages, CONVERT) if config.space.weights else stages
+    allowed = (*stages, CONVERT) if config.has_original else tuple(stages)
+    if tuple(stages) == WHOLE_RUN:
+        allowed = whole_run(config)
     if fresh is not None and fresh not in allowed:
         raise ConfigError(f"--fresh: found {fresh!r}, allowed here: {', '.join(allowed)}")
     directory = RunDirectory(run_dir or default_directory(experiment, config))
@@ -184,6 +197,25 @@ def open_run(
             config.tracking, experiment=config.name, directory=directory.path, say=progress.say
         )
         yield Run(document, config, directory, tracker, progress)
+
+
+def write_experiment(directory: Path, text: str) -> Path:
+    """Write an experiment file into a run directory, which need not exist yet.
+
+    Raises:
+        RunDirectoryError: the folder holds other files than a run's.
+        ConfigError: it has another experiment file.
+    """
+    check_place(directory)
+    path = directory / EXPERIMENT_FILE
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise ConfigError(
+            f"{path}: exists with other settings; continue with `octnas run {quote(str(path))} "
+            f"--run-dir {quote(str(directory))}`, or use another --run-dir"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
+    return path
 
 
 @contextmanager
@@ -234,7 +266,7 @@ def check_place(path: Path) -> None:
 def _is_begun(entry: Path) -> bool:
     """Whether it is left by a run killed at its start, or is a ground truth for other runs."""
     return (
-        entry.name == "lost+found"
+        entry.name in ("lost+found", EXPERIMENT_FILE)
         or entry.name.startswith((LOCK_FILE, f".{RUN_FILE}{DRAFT}"))
         or (entry.name in STAGES and (entry / MARKER).exists())
     )
@@ -322,6 +354,8 @@ def check_stages(directory: RunDirectory, config: RunConfig, upto: str | None = 
     for stage in STAGES:
         if stage == upto:
             return
+        if stage == ORIGINAL and not config.trains_original:
+            continue  # perhaps of before there were weights
         if _directory_of(config, directory, stage) is directory:
             directory.check(stage, fingerprint(config, stage))
 

@@ -16,12 +16,14 @@ from octnas.io.files import read_json, write_json
 from octnas.nn.rescale import ConvertedNetwork
 from octnas.pipeline.convert import sorted_weights
 from octnas.pipeline.latency import latency_words, measure_chosen, with_costs
+from octnas.pipeline.original import called
 from octnas.pipeline.records import PARENT, begin_tracking, write_candidates, write_chosen
 from octnas.pipeline.run import Run
 from octnas.pipeline.space import check_measuring
 from octnas.pipeline.supernet import learned_proposals, read_distributions, scorer
-from octnas.report.style import plural
+from octnas.report.style import NOT_COMPARED, format_percent, plural
 from octnas.results.front import Candidate, Front, best_under, hypervolume_curve
+from octnas.results.networks import VANILLA
 from octnas.runtime.progress import Bar
 from octnas.search.samplers import Propose, initial_design, proposals
 from octnas.search.storage import opened, quiet
@@ -29,6 +31,7 @@ from octnas.search.study import Driver, run_local
 from octnas.search.surrogate import EXPECTED, Features, with_expected_losses
 from octnas.settings import flatten
 from octnas.space.budgets import Region, region, regions
+from octnas.space.peak import peak_of
 
 SCHEMA = 1
 KEY = "search"
@@ -255,9 +258,43 @@ def _say(
     )
     if failures:
         run.progress.say(f"  {plural(len(failures), 'trial')} failed; the first: {failures[0]}")
+    for line in _table(run, candidates, chosen):
+        run.progress.say(f"  {line}")
     for budget in run.budgets:
-        best = chosen[budget.name]
-        run.progress.say(
-            f"  {budget.name}: {best.id}, {best.macs / 1e6:,.3f} M MACs, loss {best.loss:.3f} on "
-            f"search_val, {best.metrics['read_loss']:.3f} on read{latency_words(best, budget)}"
-        )
+        if words := latency_words(chosen[budget.name], budget):
+            run.progress.say(f"  {budget.name}: {words.removeprefix(', ')}")
+
+
+def _table(
+    run: Run, candidates: Sequence[Candidate], chosen: Mapping[str, Candidate]
+) -> Iterator[str]:
+    """The chosen candidates before any training of their own, beside uniform α and vanilla."""
+    config, space = run.config, run.space
+    by_id, full = {one.id: one for one in candidates}, space.cost(space.vanilla)
+    uniform = {space.uniform(alpha).id: f"uniform α {alpha:g}" for alpha in space.alphas}
+    shown = {called(config) if config.has_original else VANILLA: by_id.get(space.vanilla.id)}
+    for budget in run.budgets:
+        shown[f"{budget.name}: {chosen[budget.name].id}"] = chosen[budget.name]
+        inside = [one for key in uniform if (one := by_id.get(key)) and one.fits(budget)]
+        if inside:
+            largest = max(inside, key=lambda one: one.macs)
+            shown[uniform[largest.id]] = largest
+    # Of the vanilla network; peak memory only where it matters.
+    vanilla = {"macs": full.macs, "activation": full.activation_bytes}
+    if any(bound.cost == "peak" for budget in run.budgets for bound in budget.bounds):
+        vanilla["peak"] = peak_of(space).vanilla
+    names = {"macs": "MACs", "activation": "activations", "peak": "peak memory"}
+    width = max(map(len, shown))
+    when = "before fine-tuning" if config.begins_with("retrain") else "before training"
+    heads = "".join(f"{names[cost]:>13}" for cost in vanilla)
+    yield f"{when + ':':<{width}}{heads}  loss, search_val    read"
+    for name, one in shown.items():
+        if one is not None:
+            shares = [one.cost(cost) / whole for cost, whole in vanilla.items()]
+            costs = "".join(f"{format_percent(share):>13}" for share in shares)
+            read = one.metrics.get("read_loss")
+            yield f"{name:<{width}}{costs}{one.loss:>18.3f}{_or_none(read):>8}"
+
+
+def _or_none(loss: float | None) -> str:
+    return NOT_COMPARED if loss is None else f"{loss:.3f}"

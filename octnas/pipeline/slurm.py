@@ -10,11 +10,13 @@ from octnas.data.batches import Part
 from octnas.errors import RunDirectoryError
 from octnas.io.credentials import redact
 from octnas.io.files import write_text
+from octnas.pipeline.fingerprints import whole_run
 from octnas.pipeline.run import check_place, default_directory, load_experiment
+from octnas.runtime.directory import ORIGINAL
 
-JOBS = ("data", "supernet", "search", "retrain", "export", "report")
+JOBS = ("data", ORIGINAL, "supernet", "search", "retrain", "export", "report")
 SUBMIT_FILE = "submit.sh"
-_ON_GPU = ("supernet", "search", "retrain")
+_ON_GPU = (ORIGINAL, "supernet", "search", "retrain")
 
 
 def write_jobs(
@@ -55,8 +57,7 @@ def write_jobs(
     if out.resolve().is_relative_to(own.resolve()):
         raise RunDirectoryError(f"{out}: is inside the run directory {own}; give another --out")
     given = [word for one in overrides for word in ("--set", redact(one))]
-    left_out = "supernet" if config.scores_converted else ""
-    jobs = [stage for stage in JOBS if stage != left_out]
+    jobs = [stage for stage in JOBS if stage in whole_run(config)]
     for stage in jobs:
         words = [program or _program(), stage, str(experiment.absolute())]
         words += ["--run-dir", str(own.absolute()), *given]

@@ -8,21 +8,23 @@ from octnas.errors import RunDirectoryError
 from octnas.export.formats import check_installed
 from octnas.pipeline.convert import convert
 from octnas.pipeline.export import export
-from octnas.pipeline.fingerprints import bases, whole_run
+from octnas.pipeline.fingerprints import bases, with_first
+from octnas.pipeline.original import original
 from octnas.pipeline.ranking import rank, truth
-from octnas.pipeline.report import report
+from octnas.pipeline.report import report, write_so_far
 from octnas.pipeline.retrain import check_pruning, retrain
 from octnas.pipeline.run import Run, locked
 from octnas.pipeline.search import search
 from octnas.pipeline.space import make_space, prepare_data
 from octnas.pipeline.supernet import supernet
-from octnas.runtime.directory import CONVERT, WHOLE_RUN, RunDirectory
+from octnas.runtime.directory import CONVERT, ORIGINAL, WHOLE_RUN, RunDirectory
 
 STOP_WAIT = 1.0  # seconds that a signal leaves for MLflow
 
 _WORK: Mapping[str, Callable[[Run], None]] = {
     "data": prepare_data,
     "space": make_space,
+    ORIGINAL: original,
     CONVERT: convert,
     "supernet": supernet,
     "truth": truth,
@@ -48,15 +50,16 @@ def run_stages(run: Run, stages: Sequence[str] = WHOLE_RUN) -> None:
         check_installed(run.config.export)
     if "retrain" in stages:
         check_pruning(run)
-    if tuple(stages) == WHOLE_RUN:
-        stages = whole_run(run.config)
+    stages = with_first(run.config, stages)
     for stage in stages:
         if (shared := run.directory_of(stage)) is not run.directory:
             _check_shared(run, shared, stage)
     with _tracked(run):
-        first = ("data", "space", *((CONVERT,) if run.config.space.weights else ()))
-        for stage in (*first, *(one for one in stages if one not in (*first, CONVERT))):
-            _run_stage(run, stage)
+        for stage in stages:
+            done = _run_stage(run, stage)
+            if done and stage == "search" and "report" in stages:
+                # Now, since training takes much longer than the search.
+                run.progress.say(f"  report so far: {write_so_far(run)[1]}")
 
 
 def rewrite_report(run: Run, *, tables: Sequence[Path] = (), png: bool = False) -> None:
@@ -76,20 +79,22 @@ def rewrite_report(run: Run, *, tables: Sequence[Path] = (), png: bool = False) 
         run.directory.finish("report", run.fingerprint("report"))
 
 
-def _run_stage(run: Run, stage: str) -> None:
+def _run_stage(run: Run, stage: str) -> bool:
+    """Whether anything was done."""
     directory = run.directory_of(stage)
     if directory is run.directory:
         directory.check(stage, run.fingerprint(stage))
     finished = directory.finished(stage)
     if finished is not None:
         run.progress.say(f"{stage}: skipped, finished {finished} with the same settings")
-        return
+        return False
     if directory is run.directory:
         _do_stage(run, stage)
-        return
+        return True
     run.progress.say(f"{stage}: goes to {directory.path}, where it is not finished yet")
     with locked(directory.path, run.progress.say):
         _do_stage(run, stage)
+    return True
 
 
 def _do_stage(run: Run, stage: str) -> None:

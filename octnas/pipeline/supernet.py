@@ -181,9 +181,7 @@ def _settings(run: Run) -> SupernetSettings:
     """The settings with the initial weights of the run, if it begins with a trained network."""
     settings = run.config.supernet
     return (
-        replace(settings, weights=str(sorted_weights(run)))
-        if run.config.space.weights
-        else settings
+        replace(settings, weights=str(sorted_weights(run))) if run.config.has_original else settings
     )
 
 

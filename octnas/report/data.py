@@ -4,8 +4,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from octnas.report.style import network_name
 from octnas.results.front import Candidate, Front
-from octnas.results.networks import Retrained
+from octnas.results.networks import Network, Retrained
 from octnas.results.ranking import Ranking
 from octnas.results.verdict import Matrix
 from octnas.space.costs import Budget, Cost
@@ -90,7 +91,7 @@ class Effect:
     """How much a site matters, according to the surrogate model of the search's losses.
 
     Attributes:
-        percent: change of the supernet's loss when the site goes from its smallest α to its
+        percent: change of the candidates' loss when the site goes from its smallest α to its
             largest, averaged over the evaluated candidates.
         std: standard deviation of that under the model's posterior.
     """
@@ -145,6 +146,8 @@ class ReportData:
         run: the run directory, quoted for a shell.
         converted: whether candidates were scored with the converted original, not in a supernet.
         fine_tuned: whether the retrained networks began with the weights of the original.
+        original: the trained network that the run began with, as it came; None if there is none.
+        reference: what that is called.
     """
 
     name: str
@@ -173,6 +176,17 @@ class ReportData:
     run: str = "RUN"
     converted: bool = False
     fine_tuned: bool = False
+    original: Retrained | None = None
+    reference: str = "your network"
+
+    @property
+    def networks(self) -> tuple[Retrained, ...]:
+        """All networks with an accuracy: the original, if any, and the retrained ones."""
+        return (*([self.original] if self.original else ()), *self.retrained)
+
+    def name_of(self, network: Network) -> str:
+        """What a network is called."""
+        return network_name(network, self.reference, self.fine_tuned)
 
     @property
     def scorer(self) -> str:
@@ -181,10 +195,10 @@ class ReportData:
 
     @cached_property
     def costs(self) -> Mapping[str, Cost]:
-        """Of every candidate and retrained network, by architecture id."""
+        """Of every candidate and network, by architecture id."""
         candidates = (*self.candidates, *self.chosen.values())
         found = {one.id: self.space.cost(one.alphas) for one in candidates}
-        networks = (one.network for one in self.retrained)
+        networks = (one.network for one in self.networks)
         return found | {one.architecture.id: one.cost for one in networks}
 
     def share(self, macs: float) -> float:
@@ -192,10 +206,10 @@ class ReportData:
         return macs / self.space.vanilla_macs
 
     def of_role(self, role: str, budget: str | None = None) -> tuple[Retrained, ...]:
-        """The retrained networks of a role, at one budget or at all."""
+        """The networks of a role, at one budget or at all."""
         return tuple(
             one
-            for one in self.retrained
+            for one in self.networks
             if one.network.role == role and budget in (None, one.network.budget)
         )
 

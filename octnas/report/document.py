@@ -20,7 +20,7 @@ NOT_OFFERED = (RANDOM, WORST)
 def page_document(data: ReportData) -> dict[str, Any]:
     """The sites, the devices, every architecture by id, and the retrained networks."""
     alphas = {one.id: one.alphas for one in (*data.candidates, *data.chosen.values())}
-    for one in data.retrained:
+    for one in data.networks:
         # Plain networks have other sites and stages.
         if one.network.role not in PLAIN:
             alphas.setdefault(one.network.architecture.id, one.network.architecture.alphas)
@@ -93,7 +93,7 @@ def _network(data: ReportData, one: Retrained) -> dict[str, Any]:
     network, std, found = one.network, one.std("val_top1"), one.network.role in FOUND
     return {
         "id": network.architecture.id,
-        "name": network.name,
+        "name": data.name_of(network),
         "role": network.role,
         "found": found,
         "offered": network.role not in NOT_OFFERED,

@@ -34,11 +34,13 @@ from octnas.results.front import Candidate, hypervolume_curve
 from octnas.results.networks import (
     FRONT,
     INCREASING,
+    ORIGINAL,
     PAPER,
     PLAIN,
     ROLES,
     SEARCHED,
     UNIFORM,
+    VANILLA,
     Retrained,
 )
 from octnas.results.ranking import Ranked, Ranking
@@ -109,12 +111,15 @@ def add_candidates(
 
 
 def retrained_figure(data: ReportData) -> go.Figure | None:
-    """Retrained networks: MACs against mean top-1 on the val part, with std over seeds."""
+    """Networks: MACs against mean top-1 on the val part, with std over seeds."""
     if not data.retrained:
         return None
     figure = new_figure("MACs", "top-1 on the val part, %", top=top_margin(data))
     for role in ROLES:
-        add_retrained(figure, data, role, ROLE_COLOURS[role], name=role)
+        # Two roles have names of their own where the run began with a trained network.
+        own = next((data.name_of(one.network) for one in data.of_role(role)), role)
+        name = own if role in (VANILLA, ORIGINAL) else role
+        add_retrained(figure, data, role, ROLE_COLOURS[role], name=name)
     add_axes(figure, data)
     return figure
 
@@ -156,7 +161,7 @@ def _retrained_hover(data: ReportData, one: Retrained) -> str:
     plain = network.role in PLAIN
     return "<br>".join(
         [
-            f"<b>{plot_text(network.name, NAME_LIMIT)}</b>",
+            f"<b>{plot_text(data.name_of(network), NAME_LIMIT)}</b>",
             network.architecture.id,
             described(one),
             f"{format_percent(data.share(network.cost.macs))} of vanilla",
@@ -284,7 +289,10 @@ def training_figure(data: ReportData) -> go.Figure | None:
         dash = DASHES[budgets.index(one.network.budget) % len(DASHES)]
         line = {"color": ROLE_COLOURS[one.network.role], "dash": dash, "width": 1.5}
         _add_losses(
-            figure, one.network.name, [row for run in one.runs for row in run.history], line
+            figure,
+            data.name_of(one.network),
+            [row for run in one.runs for row in run.history],
+            line,
         )
     if not figure.data:
         return None

@@ -192,7 +192,8 @@ def _retrained(runs: Sequence[ComparedRun]) -> go.Figure:
 
 
 def _fronts(runs: Sequence[ComparedRun]) -> go.Figure:
-    figure = new_figure("MACs", "loss on search_val (supernet)")
+    scorers = " or ".join(dict.fromkeys(run.data.scorer for run in runs))
+    figure = new_figure("MACs", f"loss on search_val ({scorers})")
     for number, run in enumerate(runs):
         front = run.data.front.candidates
         colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]

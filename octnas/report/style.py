@@ -13,6 +13,7 @@ from octnas.results.networks import (
     FRONT,
     INCREASING,
     NARROWER,
+    ORIGINAL,
     PAPER,
     PRUNED,
     RANDOM,
@@ -22,6 +23,7 @@ from octnas.results.networks import (
     UNIFORM,
     VANILLA,
     WORST,
+    Network,
 )
 
 # Colour and symbol of a role, and how a baseline is called in sentences.
@@ -38,6 +40,7 @@ _ROLES = {
     SMALLER_IMAGES: ("#d17f9f", "triangle-right", "the plain network on smaller images"),
     PRUNED: ("#4f9d9a", "square-open", "the pruned original"),
     VANILLA: ("#9a7fd1", "square", ""),
+    ORIGINAL: ("#8a8a8a", "hexagram", ""),
 }
 ROLE_COLOURS = {role: colour for role, (colour, _, _) in _ROLES.items()}
 ROLE_SYMBOLS = {role: symbol for role, (_, symbol, _) in _ROLES.items()}
@@ -144,6 +147,21 @@ def format_alpha(alpha: float) -> str:
 def plural(count: int, noun: str) -> str:
     """A count with its noun: ``"1 seed"``, ``"3 seeds"``."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def network_name(network: Network, reference: str, fine_tuned: bool) -> str:
+    """What a network is called where the run began with a trained one.
+
+    Args:
+        network: to name.
+        reference: what the trained network is called, as it came.
+        fine_tuned: whether networks were fine-tuned from it; vanilla is then that network itself.
+    """
+    if network.role == ORIGINAL:
+        return reference
+    if network.role == VANILLA and fine_tuned:
+        return "vanilla (the original fine-tuned)"
+    return network.name
 
 
 def plot_text(text: str, limit: int | None = None) -> str:

@@ -25,7 +25,14 @@ from octnas.report.style import (
     format_top1,
 )
 from octnas.report.verdicts import between
-from octnas.results.networks import NARROWER, SHALLOWER, UNIFORM, VANILLA, Retrained
+from octnas.results.networks import (
+    NARROWER,
+    ORIGINAL,
+    SHALLOWER,
+    UNIFORM,
+    VANILLA,
+    Retrained,
+)
 
 NOT_MEASURED = "not measured"
 SHOWN_CLASSES = 3  # those that lost most
@@ -48,6 +55,10 @@ def _latency(median: float | None, predicted: float | None) -> str:
 def _lost(classes: str) -> str:
     # The sign of the points, not a hyphen in a name.
     return re.sub(r" -(?=[\d.]+(;|$))", f" {MINUS}", classes) or NOT_COMPARED
+
+
+def _time(seconds: float | None) -> str:
+    return NOT_COMPARED if seconds is None else format_seconds(seconds)
 
 
 @dataclass(frozen=True)
@@ -95,7 +106,7 @@ COLUMNS = (
     Column("top-1 by test size", ("val_top1_by_size_percent",), _measured),
     Column("loss", ("val_loss_mean", "val_loss_std"), format_loss),
     Column("classes that lost most", ("classes_lost",), _lost, style="more wide"),
-    Column("time per seed", ("seconds_mean",), format_seconds),
+    Column("time per seed", ("seconds_mean",), _time),
     Column("initialisation", ("initialisation",)),
     Column("seeds", ("seed_list",)),
     Column("data digest", ("data_digest",), lambda digest: digest or "unknown"),
@@ -114,17 +125,15 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def retrained_rows(data: ReportData) -> list[Row]:
-    """One row for each retrained network, in the order of the data.
+    """One row for each network, in the order of the data; the original, if any, is first.
 
     All latencies are of one device, so that rows can be compared.
     """
-    return [_row(data, one) for one in data.retrained]
+    return [_row(data, one) for one in data.networks]
 
 
 def _row(data: ReportData, one: Retrained) -> Row:
     network, cost, identity = one.network, one.network.cost, one.network.architecture.id
-    # Other widths and depths cannot take its weights.
-    tuned = data.fine_tuned and network.role not in (NARROWER, SHALLOWER)
     uniform = data.find(UNIFORM, network.budget)
     compared = uniform is not None and network.role not in (UNIFORM, VANILLA)
     difference = between(data, one, (uniform,)) if uniform and compared else None
@@ -144,7 +153,8 @@ def _row(data: ReportData, one: Retrained) -> Row:
         "val_top1_std_points": _times(100, one.std("val_top1")),  # None with one seed
         "val_loss_mean": one.mean("val_loss"),
         "val_loss_std": one.std("val_loss"),
-        "seconds_mean": one.mean("seconds"),  # of one training
+        # Of one training; None for the original.
+        "seconds_mean": one.mean("seconds") if _has(one, "seconds") else None,
         "difference_to_uniform_points": difference and difference.points,
         "difference_half_width_points": difference and difference.half_width,
         "val_top5_mean_percent": 100 * one.mean("val_top5") if _has(one, "val_top5") else None,
@@ -160,11 +170,19 @@ def _row(data: ReportData, one: Retrained) -> Row:
         "classes_lost": "; ".join(
             f"{name} {points:+.1f}" for name, points in _classes_lost(data, identity)
         ),
-        "initialisation": "from the original" if tuned else "from scratch",
+        "initialisation": _initialisation(data, network.role),
         "seed_list": " ".join(str(run.seed) for run in one.runs),
         "data_digest": data.digest,
-        "name": network.name,
+        "name": data.name_of(network),
     }
+
+
+def _initialisation(data: ReportData, role: str) -> str:
+    if role == ORIGINAL:
+        return "as it came"
+    # Other widths and depths cannot take its weights.
+    tuned = data.fine_tuned and role not in (NARROWER, SHALLOWER)
+    return "from the original" if tuned else "from scratch"
 
 
 def _times(factor: float, value: float | None) -> float | None:

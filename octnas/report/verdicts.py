@@ -1,7 +1,7 @@
 """Searched networks against baselines: what can be claimed, and the sentences that claim it."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,8 @@ import numpy as np
 from octnas.report.data import ReportData
 from octnas.report.style import (
     BASELINES,
+    MINUS,
+    format_bytes,
     format_count,
     format_percent,
     format_points,
@@ -16,9 +18,17 @@ from octnas.report.style import (
     plural,
 )
 from octnas.results.front import Candidate, Front
-from octnas.results.networks import INCREASING, SEARCHED, UNIFORM, VANILLA, Retrained
+from octnas.results.networks import (
+    INCREASING,
+    ORIGINAL,
+    SEARCHED,
+    UNIFORM,
+    VANILLA,
+    Retrained,
+)
 from octnas.results.verdict import POWER, Difference, Matrix, Verdict, difference, mean_interval
 from octnas.space.costs import Budget
+from octnas.space.peak import peak_of
 
 LEVEL = 0.05
 """The probability, over all budgets together, of calling a difference real that is not."""
@@ -88,8 +98,43 @@ def _matrices(
     return first, np.stack([matrix.mean(axis=0) for matrix in rest])
 
 
+def savings(data: ReportData) -> tuple[str, ...]:
+    """For each budget, what is saved of the original's costs, and what is left of its accuracy."""
+    found = [] if data.original is None else [_saved(data, budget) for budget in data.budgets]
+    return tuple(filter(None, found))
+
+
+def _saved(data: ReportData, budget: Budget) -> str:
+    """Such as ``"1.528 M MACs instead of 3.052 M (−49.9 %), 57.8 % top-1 against …"``."""
+    searched, original = data.find(SEARCHED, budget.name), data.original
+    if searched is None or original is None:
+        return ""
+    own, full = searched.network.cost, original.network.cost
+    costs = [_less(own.macs, full.macs, format_count, " MACs")]
+    for bound in budget.bounds:
+        if bound.cost == "activation":
+            sizes = (own.activation_bytes, full.activation_bytes)
+            costs.append(_less(*sizes, format_bytes, " of activations"))
+        elif bound.cost == "peak":
+            peak = peak_of(data.space)
+            sizes = (peak.of(searched.network.architecture.alphas), peak.vanilla)
+            costs.append(_less(*sizes, format_bytes, " of memory at the peak"))
+    name = f"{budget.name}: " if len(data.budgets) > 1 else ""
+    return (
+        f"{name}{', '.join(costs)}, {top1(searched)} top-1 against {data.reference}’s "
+        f"{top1(original)}."
+    )
+
+
+def _less(own: float, full: float, form: Callable[[float], str], what: str) -> str:
+    """A cost instead of another one, and by how much they differ."""
+    sign = MINUS if own <= full else "+"
+    share = format_percent(abs(1 - own / full))
+    return f"{form(own)}{what} instead of {form(full)} ({sign}{share})"
+
+
 def headline(data: ReportData) -> tuple[str, ...]:
-    """Whether the search won, and a sentence for each kind of baseline, over all budgets."""
+    """What was saved, whether the search won, and a sentence for each kind of baseline."""
     by_budget = {budget.name: comparisons(data, budget) for budget in data.budgets}
     found = [one for several in by_budget.values() for one in several]
     sentences = []
@@ -103,11 +148,12 @@ def headline(data: ReportData) -> tuple[str, ...]:
             ]
             sentences.append(f"Searched against {words}: {'; '.join(counts)}.")
     by_verdict = {name: {one.verdict for one in several} for name, several in by_budget.items()}
-    return (_whether_it_won(by_verdict), *sentences) if sentences else ()
+    verdict = (_whether_it_won(by_verdict), *sentences) if sentences else ()
+    return (*savings(data), *verdict)
 
 
 def _whether_it_won(by_budget: dict[str, set[Verdict]]) -> str:
-    """The first line of a report."""
+    """The first line of a report, or the first after what was saved."""
     decided = {Verdict.BETTER, Verdict.WORSE, Verdict.NOISE}
     compared = {name: verdicts for name, verdicts in by_budget.items() if verdicts & decided}
     if not compared:
@@ -153,8 +199,10 @@ def _described(baselines: tuple[Retrained, ...]) -> str:
 
 def described(retrained: Retrained) -> str:
     """Such as ``"81.8 ± 0.4 %, 3 seeds, 1.339 M MACs"``."""
-    seeds = plural(len(retrained.runs), "seed")
-    return f"{top1(retrained)}, {seeds}, {format_count(retrained.network.cost.macs)} MACs"
+    macs = f"{format_count(retrained.network.cost.macs)} MACs"
+    if retrained.network.role == ORIGINAL:
+        return f"{top1(retrained)}, {macs}"
+    return f"{top1(retrained)}, {plural(len(retrained.runs), 'seed')}, {macs}"
 
 
 def top1(retrained: Retrained) -> str:
@@ -211,7 +259,16 @@ def vanilla_words(data: ReportData) -> str | None:
     """The vanilla network, for scale; None where it was not trained."""
     if (vanilla := data.find(VANILLA)) is None:
         return None
-    return f"For scale, vanilla (α = 0 everywhere): {described(vanilla)}."
+    what = "the original fine-tuned as long, without octaves" if data.fine_tuned else ""
+    return f"For scale, vanilla ({what or 'α = 0 everywhere'}): {described(vanilla)}."
+
+
+def original_words(data: ReportData) -> str | None:
+    """The network that the run began with, as it came; None where there is none."""
+    if data.original is None:
+        return None
+    name = data.reference[0].upper() + data.reference[1:]
+    return f"{name} as it came: {described(data.original)}."
 
 
 def hypervolumes(data: ReportData) -> dict[str, tuple[float, float | None]]:

@@ -22,6 +22,7 @@ from octnas.report.verdicts import (
     fewer_macs_words,
     headline,
     hypervolume_words,
+    original_words,
     top1,
     vanilla_words,
 )
@@ -132,7 +133,8 @@ def _found(data: ReportData, budget: Budget) -> Iterator[str]:
         several = [*map(str, epochs[:-1]), *(plural(last, "epoch") for last in epochs[-1:])]
         length = f" for {'–'.join(several)}" if several else ""
         seeds = plural(len(searched.runs), "seed")
-        yield f"Trained on its own{length}, it reaches {top1(searched)} top-1 over {seeds}."
+        how = "Fine-tuned" if data.fine_tuned else "Trained on its own"
+        yield f"{how}{length}, it reaches {top1(searched)} top-1 over {seeds}."
 
 
 def _chosen(data: ReportData, one: Candidate) -> str:
@@ -156,7 +158,8 @@ def _outlook(data: ReportData, budget: Budget, compared: set[str]) -> Iterator[s
     for role in expected_baselines(data):
         if role not in compared:
             yield f"No baseline with {BASELINES[role]} was retrained at this budget."
-    yield from filter(None, [fewer_macs_words(data, budget), vanilla_words(data)])
+    words = (fewer_macs_words(data, budget), original_words(data), vanilla_words(data))
+    yield from filter(None, words)
 
 
 def validation_words(data: ReportData) -> str:
@@ -219,7 +222,9 @@ def _smaller_baselines(data: ReportData) -> Iterator[str]:
 
 
 def _of_ranking(data: ReportData) -> Iterator[str]:
-    if not data.rankings:
+    if data.converted:
+        yield "How well the scores rank networks was not checked."
+    elif not data.rankings:
         yield "Ranking was not checked; `octnas rank` does that."
     for source, ranking in data.rankings.items():
         ceiling, gain = ranking.statistics.get("ceiling"), ranking.statistics.get("gain")

@@ -70,7 +70,7 @@ def write_all(data: ReportData, folder: Path, *, png: bool) -> list[str]:
 
 def _front_document(data: ReportData, front: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The front, the retrained networks with their architectures, and what they depend on."""
-    networks = zip(retrained_rows(data), data.retrained, strict=True)
+    networks = zip(retrained_rows(data), data.networks, strict=True)
     return {
         "schema": SCHEMA,
         "name": data.name,

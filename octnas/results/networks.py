@@ -30,9 +30,10 @@ SHALLOWER = "shallower"
 SMALLER_IMAGES = "smaller images"
 PRUNED = "pruned"
 VANILLA = "vanilla"
+ORIGINAL = "original"
 PLAIN = (NARROWER, SHALLOWER, SMALLER_IMAGES, PRUNED)
 """Networks without octave convolutions, of the same MACs."""
-ROLES = (SEARCHED, FRONT, UNIFORM, PAPER, INCREASING, RANDOM, WORST, *PLAIN, VANILLA)
+ROLES = (SEARCHED, FRONT, UNIFORM, PAPER, INCREASING, RANDOM, WORST, *PLAIN, VANILLA, ORIGINAL)
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ class Network:
             (inside the budget), ``"worst"`` (predicted to be the worst inside the budget),
             ``"narrower"``, ``"shallower"``, ``"smaller images"`` (plain networks of the same
             MACs), ``"pruned"`` (what Torch-Pruning leaves of the trained network), ``"vanilla"``
-            (α = 0 everywhere).
-        budget: name of its budget; empty for vanilla and the front.
+            (α = 0 everywhere). ``"original"`` is the trained network that the run began with, as
+            it came.
+        budget: name of its budget; empty for vanilla, the original and the front.
         architecture: to build.
         cost: for one image.
         number: counts several of the same role and budget from 1; 0 where there is only one.

@@ -23,13 +23,15 @@ SCHEMA = 1
 MARKER = "stage.json"
 _FORGOTTEN = ".forgotten-"
 
-CONVERT = "convert"
+ORIGINAL, CONVERT = "original", "convert"
 
 # Each stage with those that it builds on, in the order of a run.
 STAGES: Mapping[str, tuple[str, ...]] = {
     "data": (),
     "space": ("data",),
-    # Only in runs that begin with a trained network; the supernet and retraining then build on it.
+    # Only in runs that begin with a trained network, the first where they train it themselves; the
+    # supernet and retraining then build on the second.
+    ORIGINAL: ("space",),
     CONVERT: ("space",),
     "supernet": ("space",),
     "truth": ("space",),
@@ -41,7 +43,7 @@ STAGES: Mapping[str, tuple[str, ...]] = {
 }
 
 # What `octnas run` does; the others have commands of their own.
-WHOLE_RUN = tuple(stage for stage in STAGES if stage not in (CONVERT, "truth", "rank"))
+WHOLE_RUN = tuple(stage for stage in STAGES if stage not in (ORIGINAL, CONVERT, "truth", "rank"))
 
 
 def check_links(path: Path) -> None:

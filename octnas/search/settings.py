@@ -22,8 +22,8 @@ class SearchSettings:
             ``sampling: learnable``. All start with the modes of such distributions, the uniform-α
             architectures and a design spread over MACs.
         score: weights that candidates are scored with: those of the ``supernet``; or those of
-            ``space.weights``, ``converted`` for each candidate without any training. ``auto`` is
-            ``converted`` with ``space.weights``, unless α is learned.
+            the trained network that the run begins with, ``converted`` for each candidate without
+            any training. ``auto`` is ``converted`` if there is one, unless α is learned.
         objective: the cost that the search minimises besides the loss, and the other axis of the
             front. ``auto`` is the first cost that all budgets bound, or MACs if there is none, or
             if it is peak memory.

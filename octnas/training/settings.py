@@ -82,8 +82,37 @@ FINE_TUNE_RECIPE = replace(RETRAIN_RECIPE, epochs=11, lr=0.01, warmup_epochs=0.5
 
 
 @dataclass(frozen=True, kw_only=True)
+class OriginalSettings:
+    """Section ``original``: how a run trains the network that it then begins with.
+
+    That is the network at α = 0, and all goes on as if ``space.weights`` named its weights. Without
+    this section there is no such network but that of ``space.weights``; with ``space.weights``, the
+    section is not used.
+
+    Attributes:
+        seed: of initialisation, data order and augmentation.
+        threads: CPU threads; 0 for all cores, whose number then affects the last digits.
+        processes: processes that train the network together, each on its own GPU if there are any,
+            with an equal share of every batch.
+        recipe: optimizer and schedule.
+    """
+
+    seed: int = 0
+    threads: int = 0
+    processes: int = 1
+    recipe: Recipe = RETRAIN_RECIPE
+
+    def __post_init__(self) -> None:
+        require_seed("seed", self.seed)
+        require_at_least(self, 0, "threads")
+        require_at_least(self, 1, "processes")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConvertSettings:
-    """Section ``convert``: how the channels of the network of ``space.weights`` are sorted.
+    """Section ``convert``: how the channels of the original are sorted.
+
+    The original is the network of ``space.weights``, or the one that the run has trained first.
 
     In every site those that lose least at half resolution come last, which are the low ones. The
     network computes what it computed before.
@@ -107,7 +136,7 @@ class ConvertSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationSettings:
-    """How networks learn from the original, with ``space.weights`` (arXiv 1503.02531).
+    """How networks learn from the original, in runs that begin with one (arXiv 1503.02531).
 
     The loss is ``(1 − weight) · cross entropy + weight · temperature² · KL``, with the divergence
     of the softened probabilities from the original's.
@@ -315,20 +344,21 @@ class RetrainSettings:
     """Section ``retrain``: how the chosen networks and the baselines are trained.
 
     Attributes:
-        weights: initial weights: ``original``, those of ``space.weights``, which then also teaches
-            all networks; ``scratch``; or ``auto``, ``original`` if there is one. Plain networks of
-            other widths or depths begin from scratch, and are taught as well.
+        weights: initial weights: ``original``, those of the trained network that the run begins
+            with, which then also teaches all networks; ``scratch``; or ``auto``, ``original`` if
+            there is one. Plain networks of other widths or depths begin from scratch, and are
+            taught as well.
         distillation: how networks learn from the original; null for labels alone.
         select: networks to train: ``budgets``, the chosen network of each budget, or ``front``, the
             whole front up to the largest of these.
         seeds: each network is trained once per seed.
         baselines: networks to compare with, each with at least as many MACs as the searched one:
             ``uniform`` α; ``paper``, uniform with stem and last stage at 0; ``increasing``, α
-            increasing with depth; ``random`` architectures inside the budget; ``worst``, the
-            supernet's worst inside the budget; plain networks that are ``narrower``, ``shallower``
-            or for ``smaller images``; ``pruned``, the network of ``space.weights`` with the same
-            share of channels removed everywhere by Torch-Pruning (``pip install
-            octnas[pruning]``); and the ``vanilla`` network, once for all budgets.
+            increasing with depth; ``random`` architectures inside the budget; ``worst``, the worst
+            by its score inside the budget; plain networks that are ``narrower``, ``shallower`` or
+            for ``smaller images``; ``pruned``, the original with the same share of channels removed
+            everywhere by Torch-Pruning (``pip install octnas[pruning]``); and the ``vanilla``
+            network, once for all budgets, which is the original fine-tuned as long if there is one.
         randoms: random architectures per budget; use three or more to estimate how much they
             differ.
         seed: random seed of their draw.

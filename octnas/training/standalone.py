@@ -194,6 +194,29 @@ def train_one(
     return result
 
 
+def evaluate_original(
+    training: Training, data: Data, settings: RetrainSettings, device: str
+) -> SeedResult:
+    """Evaluate the network that a training would begin with, as it is.
+
+    Predictions and result are written as by `train_one`, without a history and seconds.
+
+    Raises:
+        ArchitectureError: its weights are missing.
+    """
+    if training.result is not None:
+        return training.result
+    assert training.original is not None
+    place = choose_device(device)
+    model = training.original.load().to(place)
+    images = _images(training, data, settings, place)
+    with cpu_threads(settings.threads):
+        metrics = _evaluate(model, training, images, data, settings, place)
+    result = SeedResult(training.seed, metrics, ())
+    write_json(training.folder / RESULT_FILE, result.to_dict())
+    return result
+
+
 def _images(
     training: Training, data: Data, settings: RetrainSettings, device: torch.device
 ) -> Images:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from octnas.errors import ConfigError
+from octnas.errors import ConfigError, DataError
 from octnas.nn.backbone import create_backbone
-from octnas.pipeline.minimal import read_trained
+from octnas.pipeline.minimal import TrainedNetwork, minimal_experiment, read_trained
 from tests.cli.conftest import Octnas
 from tests.data.trees import make_tree
 from tests.nn.reference import randomise
@@ -57,9 +57,11 @@ def test_from_a_folder_to_report_and_exports(
     sets = [word for one in SHORT for word in ("--set", one)]
     result = octnas(*given, *sets)
     assert result.code == 0, result.err
-    assert "written  runs/my-net.yaml" in result.out
+    assert "written  runs/my-net/experiment.yaml" in result.out
+    assert "  before fine-tuning: " in result.out
+    assert "your network  " in result.out
     assert "budget 0.85 of vanilla: 0." in result.out
-    assert len((tmp_path / "runs" / "my-net.yaml").read_text().splitlines()) <= 20
+    assert len((tmp_path / "runs/my-net/experiment.yaml").read_text().splitlines()) <= 20
     run = tmp_path / "runs" / "my-net"
     assert (run / "report" / "index.html").exists()
     cards = [path.read_text() for path in run.glob("export/searched-*/README.md")]
@@ -69,7 +71,42 @@ def test_from_a_folder_to_report_and_exports(
     assert again.out.count("skipped, finished") == 7
     other = octnas(*given[:-1], "0.9")
     assert other.code == 2
-    assert "runs/my-net.yaml: exists with other settings" in other.err
+    assert "runs/my-net/experiment.yaml: exists with other settings; continue with" in other.err
+
+
+def test_a_folder_of_other_files_is_left_alone(
+    octnas: Octnas, trained: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    images = str(make_tree(tmp_path / "images"))
+    result = octnas("compress", str(trained), "--data", images, "--run-dir", str(tmp_path / "mine"))
+    assert result.code == 2
+    assert "mine: not a run directory, and not empty" in result.err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_a_home_is_expanded(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(trained.parent))
+    assert read_trained("~/my net").weights == str(trained / "model.safetensors")
+    file = read_trained("~/my net/model.safetensors", BACKBONE)
+    assert file.weights == str(trained / "model.safetensors")
+
+
+def named(folder: Path, *classes: str) -> TrainedNetwork:
+    about = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**about, "label_names": classes}))
+    return read_trained(str(folder))
+
+
+def test_classes_of_another_order_are_noted(trained: Path, tmp_path: Path) -> None:
+    images = make_tree(tmp_path / "images")
+    assert "classes:" not in minimal_experiment(images, read_trained(str(trained))).text
+    assert "classes:" not in minimal_experiment(images, named(trained, "blue", "red")).text
+    found = minimal_experiment(images, named(trained, "red", "blue"))
+    assert '  classes: ["red", "blue"]' in found.text
+    with pytest.raises(DataError, match=r"found a class 'blue', allowed: the 2 classes"):
+        minimal_experiment(images, named(trained, "red", "green"))
 
 
 def test_how_images_are_prepared_is_that_of_the_network(trained: Path) -> None:

@@ -8,7 +8,7 @@ from octnas.export.card import model_card
 from octnas.export.check import Comparison
 from octnas.export.record import Variant
 from octnas.export.settings import Tolerance
-from octnas.export.source import Source
+from octnas.export.source import Origin, Source
 from tests.export.trained import make_source
 
 VARIANT = Variant(
@@ -79,3 +79,16 @@ def test_an_unknown_license_is_stated(source: Source) -> None:
     assert "License of the data: unknown." in model_card(source, 0, ())
     assert "trained from scratch" in model_card(source, 0, ())
     assert "License of the data: CC0." in model_card(replace(source, data_license="CC0"), 0, ())
+
+
+def test_where_the_weights_come_from(source: Source) -> None:
+    tuned = Origin("my-net", fine_tuned=True, taught=True, top1=0.581)
+    card = model_card(replace(source, origin=tuned), 0, ())
+    assert (
+        "Fine-tuned from my-net, whose top-1 on val is 58.10 %; this network's is 50.00 %." in card
+    )
+    assert "fine-tuned from my-net, which taught them as well. Its license applies." in card
+    taught = Origin("the original", fine_tuned=False, taught=True, licensed=False)
+    card = model_card(replace(source, origin=taught), 0, ())
+    assert "The weights were trained from scratch, taught by the original. License" in card
+    assert "whose top-1" not in card

@@ -18,7 +18,7 @@ from octnas.errors import ExportError, RunDirectoryError
 from octnas.export import formats
 from octnas.export.formats import Outcome, check_installed, export_network
 from octnas.export.settings import ExportSettings
-from octnas.export.source import Exported, Original, Source
+from octnas.export.source import Exported, Loaded, Source
 from octnas.export.timm_folder import export_timm
 from octnas.space.architecture import Architecture
 from tests.export.trained import ARCHITECTURE, DATA, images, make_source, randomised
@@ -195,9 +195,9 @@ def test_an_unknown_record_is_refused(source: Source, tmp_path: Path) -> None:
         export_network(source, images(), TIMM, tmp_path)
 
 
-def spoilt(original: Original, precision: str, folder: Path) -> Exported:
+def spoilt(loaded: Loaded, precision: str, folder: Path) -> Exported:
     """A broken writer: its logits differ from the source's."""
-    good = export_timm(original, precision, folder)
+    good = export_timm(loaded, precision, folder)
 
     def run(x: Tensor) -> Tensor:
         return good.run(x).roll(1, 1)
@@ -205,12 +205,12 @@ def spoilt(original: Original, precision: str, folder: Path) -> Exported:
     return replace(good, run=run)
 
 
-def with_other_macs(original: Original, precision: str, folder: Path) -> Exported:
-    return replace(export_timm(original, precision, folder), macs=7)
+def with_other_macs(loaded: Loaded, precision: str, folder: Path) -> Exported:
+    return replace(export_timm(loaded, precision, folder), macs=7)
 
 
-def without_a_number(original: Original, precision: str, folder: Path) -> Exported:
-    good = export_timm(original, precision, folder)
+def without_a_number(loaded: Loaded, precision: str, folder: Path) -> Exported:
+    good = export_timm(loaded, precision, folder)
     return replace(good, run=lambda x: good.run(x) * float("nan"))
 
 

@@ -10,7 +10,7 @@ from octnas.errors import ExportError
 from octnas.export.engines import export_tensorrt, trtexec_command
 from octnas.export.formats import export_network
 from octnas.export.settings import ExportSettings
-from octnas.export.source import Original
+from octnas.export.source import Loaded
 from tests.export.trained import images, make_source
 
 
@@ -26,9 +26,9 @@ def test_the_command_has_the_smallest_typical_and_largest_batch() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_without_a_gpu(tmp_path: Path) -> None:
     source = make_source(tmp_path)
-    original = Original.read(source, images().batches("train", 32), tmp_path)
+    loaded = Loaded.read(source, images().batches("train", 32), tmp_path)
     with pytest.raises(ExportError, match="building an engine needs a GPU, and none was found"):
-        export_tensorrt(original, "fp32", tmp_path)
+        export_tensorrt(loaded, "fp32", tmp_path)
 
 
 @pytest.mark.gpu

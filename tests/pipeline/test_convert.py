@@ -18,7 +18,7 @@ from octnas.nn.rescale import ConvertedNetwork, rescale_kernels
 from octnas.nn.supernet import build, recalibrate
 from octnas.pipeline.convert import CHANNELS_FILE, sorted_weights
 from octnas.pipeline.fingerprints import whole_run
-from octnas.pipeline.records import read_results
+from octnas.pipeline.records import class_names, read_results
 from octnas.pipeline.report import recipe_digest
 from octnas.pipeline.run import Run, look_at_run
 from octnas.pipeline.slurm import JOBS, write_jobs
@@ -70,6 +70,26 @@ def test_channels_are_sorted_and_the_network_stays(tmp_path: Path, weights: Path
     assert all(sorted(order) == list(range(len(order))) for order in orders.values())
     assert any(order != sorted(order) for order in orders.values())
     assert torch.equal(after["conv1.weight"], before["conv1.weight"][orders["stem"]])
+
+
+def test_logits_follow_the_classes_by_name(tmp_path: Path, weights: Path) -> None:
+    run = open_trained(tmp_path / "own", weights, stages=("data",))
+    run_stages(run, ("data",))
+    names = class_names(run)
+    other = f"space.classes={json.dumps(names[::-1])}"
+    again = open_trained(tmp_path / "other", weights, other, stages=("data",))
+    run_stages(again, ("data",))
+    images = torch.randn(8, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    found = logits(load_file(sorted_weights(again)), images)
+    expected = logits(load_file(sorted_weights(run)), images).flip(1)
+    assert expected.std() > 0.05
+    assert torch.allclose(found, expected, atol=1e-3 * expected.std())
+    with pytest.raises(RunDirectoryError, match=r"space\.classes: was .*--fresh convert"):
+        open_trained(tmp_path / "other", weights)
+    wrong = f"space.classes={json.dumps([*names[1:], 'ten'])}"
+    bad = open_trained(tmp_path / "bad", weights, wrong, stages=("data",))
+    with pytest.raises(ConfigError, match=r"^space\.classes: found 10 names, .*, with '0'"):
+        run_stages(bad, ("data",))
 
 
 QUICK = ("retrain.seeds=[0]", "search.trials=8")
@@ -222,7 +242,7 @@ def test_a_cluster_trains_no_supernet_either(tmp_path: Path) -> None:
     (tmp_path / "e.yaml").write_text("space: {weights: w.pth}\n")
     write_jobs(tmp_path / "e.yaml", tmp_path / "jobs", SlurmSettings(), run_dir=tmp_path / "run")
     jobs = {path.stem for path in (tmp_path / "jobs").glob("*.sbatch")}
-    assert jobs == {*JOBS} - {"supernet"}
+    assert jobs == {*JOBS} - {"original", "supernet"}
     assert "supernet" not in (tmp_path / "jobs" / "submit.sh").read_text()
 
 

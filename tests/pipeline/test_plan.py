@@ -1,16 +1,22 @@
 """Plans of whole runs: counts are checked, not times."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from octnas.errors import DataError, RunDirectoryError, SettingError
+from octnas.pipeline import pace
 from octnas.pipeline import plan as planning
 from octnas.pipeline.estimate import Plan
 from octnas.pipeline.pace import EvaluationPace, TrainingPace
 from octnas.pipeline.plan import plan_run
 from octnas.pipeline.stages import run_stages
+from octnas.space.architecture import Architecture
+from octnas.training.settings import Recipe, RetrainSettings
 from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
 
 STEP, WEIGHTS, CHECKPOINT = 2.0, 1000, 3000
@@ -174,3 +180,73 @@ def test_mistakes(tmp_path: Path, folder: Path) -> None:
         plan_run(EXPERIMENT, steps=1)
     with pytest.raises(DataError, match=r"found 16 training images, allowed: more than 16"):
         plan_tiny(tmp_path, *of_folder(folder, "data.search_val_per_class=7"))
+
+
+OWN = "original={recipe: {epochs: 3, batch_size: 64}}"
+
+
+@pytest.mark.usefixtures("paced")
+def test_a_network_that_is_trained_first_is_counted(tmp_path: Path) -> None:
+    found = plan_tiny(tmp_path, OWN)
+    stages = {stage.stage: 3600 * stage.wall_hours for stage in found.stages}
+    assert list(stages) == ["data", "original", "convert", "search", "retrain"]
+    # 256 training images with their backward pass, which counts twice, and 64 of read.
+    image = stages["convert"] / (256 * 3 + 64)
+    assert image > 5.0 / 64
+    assert stages["original"] == pytest.approx(4 * 3 * STEP + 64 * image)
+    # Two budgets with two baselines each, and vanilla; two seeds; the original once.
+    val = 64 * 5.0 / 64
+    assert stages["retrain"] == pytest.approx((2 * 3 + 1) * 2 * (4 * 2 * STEP + val) + val)
+    assert "supernet step" not in found.measured
+    assert found.measured["original step"] == STEP
+    assert found.original.startswith("the original, trained first: ")
+    assert found.original.endswith(
+        "MACs; is sorted, teaches all networks, and is evaluated on val once"
+    )
+    again = plan_tiny(tmp_path, OWN, "search.score=supernet", "supernet.processes=2")
+    assert "supernet step" in again.measured
+    assert any("communication" in note for note in again.notes)
+    assert plan_tiny(tmp_path).original == ""
+
+
+def test_the_teacher_is_timed_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught: list[bool] = []
+
+    def training_pace(_: object, *rest: object) -> TrainingPace:
+        taught.append(len(rest) == 4 and rest[3] is not None)
+        return TRAINING
+
+    monkeypatch.setattr(planning, "training_pace", training_pace)
+    monkeypatch.setattr(planning, "evaluation_pace", lambda *_: EVALUATION)
+    for more, expected in (
+        ((), [False, True, True]),
+        (("retrain.distillation=null",), [False, False, False]),
+        (("retrain.weights=scratch",), [False, False, False]),
+    ):
+        taught.clear()
+        plan_tiny(tmp_path, OWN, *more)
+        assert taught == expected
+
+
+def test_a_taught_step_has_the_teachers_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[int] = []
+
+    def frozen(model: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
+        def teacher(images: Tensor) -> Tensor:
+            shown.append(len(images))
+            return model(images).detach()
+
+        return teacher
+
+    monkeypatch.setattr(pace, "frozen", frozen)
+    args = {"layers": [1, 1, 1], "channels": [4, 8, 8], "in_chans": 1, "num_classes": 3}
+    network = Architecture("thumbnail_resnet", (1, 16, 16), {}, backbone_args=args)
+    images = pace.RandomImages(("a", "b", "c"), (1, 16, 16), pace.WARM_UP + 2, {"train": 8})
+    settings = RetrainSettings(recipe=Recipe(batch_size=4))
+    cpu = torch.device("cpu")
+    assert pace.training_pace(settings, network, images, cpu).seconds > 0
+    assert shown == []
+    assert pace.training_pace(settings, network, images, cpu, network).seconds > 0
+    assert shown == [4] * images.steps

@@ -1,4 +1,5 @@
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -6,6 +7,7 @@ from octnas.report.data import ReportData
 from octnas.results.front import Candidate, Front
 from octnas.results.networks import (
     INCREASING,
+    ORIGINAL,
     SEARCHED,
     UNIFORM,
     VANILLA,
@@ -131,3 +133,13 @@ def full(make_data: Callable[..., ReportData]) -> ReportData:
         increasing=(0.79, 0.82, 0.82),
         vanilla=(0.85, 0.86, 0.87),
     )
+
+
+@pytest.fixture(scope="session")
+def tuned(full: ReportData, make_retrained: Callable[..., Retrained]) -> ReportData:
+    """The same, fine-tuned from a trained network, which was evaluated once."""
+    original = make_retrained(ORIGINAL, (0.83,), "", ALPHAS[VANILLA])
+    (run,) = original.runs
+    metrics = {name: value for name, value in run.metrics.items() if name != "seconds"}
+    original = replace(original, runs=(replace(run, metrics=metrics, history=()),))
+    return replace(full, fine_tuned=True, converted=True, original=original)

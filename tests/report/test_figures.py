@@ -127,3 +127,13 @@ def test_nothing_to_draw_is_no_figure(make_data: Make) -> None:
     assert alpha_figure(bare) is None
     assert training_figure(bare) is None
     assert hypervolume_figure(bare) is None
+
+
+def test_the_original_is_a_point_of_its_own(tuned: ReportData) -> None:
+    figure = retrained_figure(tuned)
+    assert figure is not None
+    *_, vanilla, original = figure.data
+    assert (vanilla.name, original.name) == ("vanilla (the original fine-tuned)", "your network")
+    assert (original.x[0], original.y[0]) == (vanilla.x[0], pytest.approx(83.0))
+    assert original.marker.symbol not in {trace.marker.symbol for trace in figure.data[:-1]}
+    assert "seed" not in original.hovertext[0]

@@ -153,3 +153,14 @@ def test_a_table_is_of_one_device(full: ReportData) -> None:
     assert "| 4.000 predicted |" in text
     assert "| 500.000 |" in text
     assert "desk, eager, float32, batch 1, threads 2" in text
+
+
+def test_the_original_is_the_first_row(tuned: ReportData) -> None:
+    original, *others = retrained_rows(tuned)
+    assert (original["role"], original["name"]) == ("original", "your network")
+    assert (original["macs_share"], original["initialisation"]) == (1, "as it came")
+    assert original["val_top1_mean_percent"] == pytest.approx(83.0)
+    assert original["val_top1_std_points"] is original["seconds_mean"] is None
+    assert len(others) == len(tuned.retrained)
+    assert {row["initialisation"] for row in others} == {"from the original"}
+    assert "your network" in page(tuned)

@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import t
 
 from octnas.report.data import ReportData
+from octnas.report.style import format_bytes, format_count, format_percent
 from octnas.report.verdicts import (
     Comparison,
     areas_by_seed,
@@ -17,10 +18,13 @@ from octnas.report.verdicts import (
     headline,
     hypervolume_words,
     hypervolumes,
+    savings,
 )
 from octnas.results.front import Candidate, Front
 from octnas.results.networks import INCREASING, NARROWER, RANDOM, SEARCHED, UNIFORM, Retrained
 from octnas.results.verdict import Verdict, difference
+from octnas.space.costs import Bound
+from octnas.space.peak import peak_of
 
 Make = Callable[..., ReportData]
 
@@ -204,3 +208,30 @@ def test_the_best_of_several_tries_does_not_stand_for_them(
     other = make_retrained(RANDOM, (0.9, 0.9), "small", {"stem": 1.0, "body": 1.0})
     both = areas_by_seed([*several, other], 2 * macs, worst)
     assert both == areas_by_seed([several[0], other], 2 * macs, worst)
+
+
+def test_the_first_line_says_what_was_saved_and_what_is_left(tuned: ReportData) -> None:
+    searched, full = tuned.retrained[0].network.cost, tuned.retrained[-1].network.cost
+    saved = format_percent(1 - searched.macs / full.macs)
+    assert headline(tuned)[0] == (
+        f"{format_count(searched.macs)} MACs instead of {format_count(full.macs)} (−{saved}), "
+        "82.0 ± 2.0 % top-1 against your network’s 83.0 %."
+    )
+    several = (Bound("activation", 10**6), Bound("peak", 10**6))
+    budgets = [replace(tuned.budgets[0], further=several), replace(tuned.budgets[0], name="other")]
+    (line,) = savings(replace(tuned, budgets=tuple(budgets), reference="the original"))
+    peak = peak_of(tuned.space)
+    own = peak.of(tuned.retrained[0].network.architecture.alphas)
+    for less, more, what in (
+        (searched.activation_bytes, full.activation_bytes, "of activations"),
+        (own, peak.vanilla, "of memory at the peak"),
+    ):
+        assert less <= more
+        assert f"{format_bytes(less)} {what} instead of {format_bytes(more)} (−" in line
+    assert line.startswith(f"half: {format_count(searched.macs)} MACs instead of ")
+    assert line.endswith("against the original’s 83.0 %.")
+
+
+def test_nothing_is_saved_of_no_network(full: ReportData, make_data: Make) -> None:
+    assert savings(full) == ()
+    assert savings(replace(make_data(), original=full.retrained[-1])) == ()

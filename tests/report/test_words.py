@@ -156,6 +156,7 @@ def test_without_weaknesses_there_are_no_caveats(full: ReportData) -> None:
         ({"skipped": 7}, "7 images and folders were skipped"),
         ({"latencies": ()}, "Latency was not measured, and MACs are not time"),
         ({"rankings": {}}, "Ranking was not checked"),
+        ({"converted": True}, "How well the scores rank networks was not checked"),
         ({"rankings": {"supernet": check(0.31, 0.1)}}, "Low noise ceiling (supernet)"),
         ({"rankings": {"supernet": check(None, 0.1)}}, "unknown with a single seed"),
         ({"rankings": {"both": check(0.8, -0.1)}}, "scores of both are not shown to rank better"),
@@ -201,3 +202,14 @@ def test_a_baseline_of_fewer_macs_is_a_caveat(full: ReportData) -> None:
     cheaper = replace(uniform, network=replace(uniform.network, cost=cost))
     (sentence,) = caveats(replace(data, retrained=(searched, cheaper, *others)))
     assert sentence.startswith("uniform, half: 20.0 % fewer MACs than the searched network")
+
+
+def test_the_original_is_told_from_its_fine_tuning(tuned: ReportData) -> None:
+    found = story(tuned, tuned.budgets[0])
+    assert found.found[1].startswith("Fine-tuned for 2 epochs, it reaches 82.0 ± 2.0 %")
+    *_, original, vanilla = found.outlook
+    assert original.startswith("Your network as it came: 83.0 %, 356.0 k MACs")
+    assert vanilla.startswith("For scale, vanilla (the original fine-tuned as long, without octav")
+    page = markdown(tuned, ())
+    assert "| your network |" in page
+    assert "| vanilla (the original fine-tuned) |" in page
