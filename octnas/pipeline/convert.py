@@ -1,5 +1,6 @@
 """Stage 3 of a run that begins with a trained network: its channels are sorted."""
 
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -45,11 +46,13 @@ def convert(run: Run) -> None:
         # Now, since retraining comes later.
         check_recipe(run.config.retrain.recipe, images.count("train"))
     model, most = _original(run), settings.images or images.count("train")
-    batches = images.batches("train", settings.batch_size, most)
-    shown = next(iter(batches))[0].cpu()
+    batches = iter(images.batches("train", settings.batch_size, most))
+    first = next(batches)
+    shown = first[0].cpu()
     before = _logits(model, shown)
     with cpu_threads(run.config.supernet.threads), device_errors():
-        moved = ((pixels.to(device), labels.to(device)) for pixels, labels in batches)
+        every = chain([first], batches)
+        moved = ((pixels.to(device), labels.to(device)) for pixels, labels in every)
         try:
             found = sensitivity(model.to(device), moved, settings.criterion)
         except OctnasError as error:

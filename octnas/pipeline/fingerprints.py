@@ -13,6 +13,8 @@ from octnas.settings import PRETRAINED, flatten, with_former_names
 SCHEMA = 1
 # Stages whose section of the experiment file has another name.
 _SECTIONS = {"truth": "ranking"}
+# Those that say what a stage builds on, which is noted itself.
+_IMPLIED = ("search.score", "retrain.weights")
 # The settings of the search that affect scores.
 _SCORING = ("calibration_batches", "images_per_batch", "threads")
 
@@ -37,9 +39,7 @@ def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
     found: dict[str, Any] = {"schema": SCHEMA}
     for base in bases(config, stage):
         found[f"input.{base}"] = digest(with_former_names(fingerprint(config, base)))
-    section = _SECTIONS.get(stage, stage)
-    if hasattr(config, section):
-        found |= flatten(getattr(config, section), section, later=False)
+    found |= _own(config, stage)
     if stage == "space" and config.latency.table:
         found["latency.table"] = _digest_of("latency.table", config.latency.table)
     if stage == "data":
@@ -48,16 +48,29 @@ def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
         found |= _contents("supernet.weights", config.supernet.weights)
     if stage == CONVERT:
         found |= _contents("space.weights", config.space.weights)
-    if stage == "search":
-        # As resolved; earlier versions recorded nothing for MACs.
-        objective = {} if config.objective == "macs" else {"search.objective": config.objective}
-        found = {key: found[key] for key in found if key != "search.objective"} | objective
     if stage in ("supernet", "search"):
         found["seed"] = config.seed
     if stage == "rank":
         found |= {f"search.{key}": getattr(config.search, key) for key in _SCORING}
         # Excluded from the ground truth's own fingerprint, which it does not affect.
         found["ranking.resamples"] = config.ranking.resamples
+    return found
+
+
+def _own(config: RunConfig, stage: str) -> dict[str, Any]:
+    """The settings of a stage's section that matter, as they are resolved."""
+    section = _SECTIONS.get(stage, stage)
+    if not hasattr(config, section):
+        return {}
+    found = flatten(getattr(config, section), section, later=False)
+    found = {key: value for key, value in found.items() if key not in _IMPLIED}
+    if stage == "search":
+        # Earlier versions recorded nothing for MACs.
+        found.pop("search.objective", None)
+        found |= {} if config.objective == "macs" else {"search.objective": config.objective}
+    if stage == "retrain" and not config.begins_with(stage):
+        # Then nothing is distilled.
+        found = {k: v for k, v in found.items() if not k.startswith("retrain.distillation")}
     return found
 
 

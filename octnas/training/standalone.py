@@ -220,7 +220,7 @@ def _fit(
     model = _initial(training)
     backward: Backward = plain
     if training.original is not None and settings.distillation is not None:
-        teacher = frozen(training.original.load(), device)
+        teacher = frozen(training.original.load(), settings.recipe, device)
         backward = distilled(teacher, settings.distillation)
 
     def watched(row: Mapping[str, float]) -> None:

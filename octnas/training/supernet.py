@@ -153,7 +153,7 @@ def _original(
     """
     if settings.teacher != "original":
         return None
-    return frozen(build_original(space, settings.weights), device)
+    return frozen(build_original(space, settings.weights), settings.recipe, device)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """Runs that begin with a trained network."""
 
 import json
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from octnas.cluster.slurm import SlurmSettings
+from octnas.data.batches import Batch
 from octnas.data.images import open_images
 from octnas.errors import ConfigError, RunDirectoryError
 from octnas.io.files import read_json
@@ -70,6 +73,29 @@ def test_channels_are_sorted_and_the_network_stays(tmp_path: Path, weights: Path
     assert all(sorted(order) == list(range(len(order))) for order in orders.values())
     assert any(order != sorted(order) for order in orders.values())
     assert torch.equal(after["conv1.weight"], before["conv1.weight"][orders["stem"]])
+
+
+def test_every_image_is_decoded_once(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = open_trained(tmp_path, weights, "convert.batch_size=100", stages=("data",))
+    sizes: list[int] = []
+
+    def watched(*args: Any) -> Any:
+        images = open_images(*args)
+        real = images.batches
+
+        def batches(part: str, *sized: int) -> Iterator[Batch]:
+            for batch in real(part, *sized):
+                sizes.extend([len(batch[1])] if part == "train" else [])
+                yield batch
+
+        images.batches = batches  # type: ignore[method-assign,assignment]
+        return images
+
+    monkeypatch.setattr("octnas.pipeline.convert.open_images", watched)
+    run_stages(run, ("data",))
+    assert sizes == [100, 100, 56]
 
 
 QUICK = ("retrain.seeds=[0]", "search.trials=8")
