@@ -135,6 +135,11 @@ class RunConfig:
     seed: int = 0
     device: str = field(default="auto", metadata=HOW)
 
+    @property
+    def has_original(self) -> bool:
+        """Whether the run begins with a trained network."""
+        return bool(self.space.weights)
+
     def begins_with(self, stage: str) -> bool:
         """Whether a stage, ``supernet`` or ``retrain``, begins with the weights of the original."""
         scratch = stage == "retrain" and self.retrain.weights == "scratch"
@@ -145,6 +150,11 @@ class RunConfig:
         """Whether candidates are scored without a supernet."""
         score, learns = self.search.score, self.supernet.sampling == "learnable"
         return bool(self.space.weights) and score != "supernet" and not (score == "auto" and learns)
+
+    @property
+    def measure(self) -> Literal["loss", "kl"]:
+        """What candidates are scored by: the loss, or the divergence from the original."""
+        return "loss" if self.search.measure == "auto" else self.search.measure
 
     @property
     def objective(self) -> str:
@@ -172,6 +182,10 @@ class RunConfig:
         require(fits, "supernet.weights", self.supernet.weights, "empty with space.weights")
         fits = bool(self.space.weights) or self.search.score != "converted"
         require(fits, "search.score", self.search.score, "converted only with space.weights")
+        fits = self.has_original or self.search.measure != "kl"
+        require(fits, "search.measure", self.search.measure, "kl only with space.weights")
+        fits, steps = self.scores_converted or not self.search.steps, self.search.steps
+        require(fits, "search.steps", steps, "0, or more with converted scores (search.score)")
         given = self.retrain.augment
         fits = given is None or not isinstance(self.data, DigitsSettings)
         require(fits, "retrain.augment", given, "null with data.source: digits")

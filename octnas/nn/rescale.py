@@ -68,7 +68,7 @@ class ConvertedNetwork:
 
     def load(self) -> nn.Module:
         """The network at α = 0, which keeps the kernels of the original beside its own."""
-        model = build(self.space.architecture({}), seed=0)
+        model = build(self.space.vanilla, seed=0)
         load_weights(model, self.weights)
         for conv in _octave_convs(model):
             kernel = conv.weight.detach().clone()

@@ -65,9 +65,11 @@ def _own(config: RunConfig, stage: str) -> dict[str, Any]:
     found = flatten(getattr(config, section), section, later=False)
     found = {key: value for key, value in found.items() if key not in _IMPLIED}
     if stage == "search":
-        # Earlier versions recorded nothing for MACs.
-        found.pop("search.objective", None)
-        found |= {} if config.objective == "macs" else {"search.objective": config.objective}
+        # Earlier versions recorded nothing for the objective MACs and the measure loss.
+        for name, first in (("objective", "macs"), ("measure", "loss")):
+            found.pop(f"search.{name}", None)
+            if (value := getattr(config, name)) != first:
+                found[f"search.{name}"] = value
     if stage == "retrain" and not config.begins_with(stage):
         # Then nothing is distilled.
         found = {k: v for k, v in found.items() if not k.startswith("retrain.distillation")}

@@ -36,6 +36,7 @@ from octnas.results.networks import Retrained
 from octnas.results.validation_log import VALIDATION_LOG, count_validations
 from octnas.results.verdict import Matrix
 from octnas.runtime.directory import CONVERT, check_links, digest
+from octnas.search.settings import MEASURED
 from octnas.search.surrogate import Features, fit_candidates
 from octnas.settings import flatten
 from octnas.space.search_space import SearchSpace
@@ -134,6 +135,7 @@ def gather(run: Run, tables: Iterable[Path] = ()) -> ReportData:
         recipe=recipe_digest(run),
         times=_stage_times(run, retrained),
         unfinished=stages_left(run),
+        measure=MEASURED[run.config.measure],
         converted=run.config.scores_converted,
         fine_tuned=run.config.begins_with("retrain"),
         links=_links(run),

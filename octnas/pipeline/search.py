@@ -13,8 +13,6 @@ from optuna.storages import BaseStorage
 from octnas.device import cpu_threads
 from octnas.errors import SearchError
 from octnas.io.files import read_json, write_json
-from octnas.nn.rescale import ConvertedNetwork
-from octnas.pipeline.convert import sorted_weights
 from octnas.pipeline.latency import latency_words, measure_chosen, with_costs
 from octnas.pipeline.records import PARENT, begin_tracking, write_candidates, write_chosen
 from octnas.pipeline.run import Run
@@ -24,6 +22,7 @@ from octnas.report.style import plural
 from octnas.results.front import Candidate, Front, best_under, hypervolume_curve
 from octnas.runtime.progress import Bar
 from octnas.search.samplers import Propose, initial_design, proposals
+from octnas.search.settings import MEASURED
 from octnas.search.storage import opened, quiet
 from octnas.search.study import Driver, run_local
 from octnas.search.surrogate import EXPECTED, Features, with_expected_losses
@@ -169,8 +168,10 @@ def write_trials(candidates: Sequence[Candidate], path: Path) -> None:
 def _reporter(run: Run, bar: Bar, front: list[Candidate]) -> Callable[[Candidate], None]:
     """Reports each candidate to the bar and the tracker, and keeps the front up to it."""
 
+    measured = MEASURED[run.config.measure]
+
     def on_reported(candidate: Candidate) -> None:
-        bar.advance(note=f"{candidate.macs / 1e6:,.2f} M MACs, loss {candidate.loss:.3f}")
+        bar.advance(note=f"{candidate.macs / 1e6:,.2f} M MACs, {measured} {candidate.loss:.3f}")
         (candidate,) = with_costs(run, [candidate])
         found = Front.of((*front, candidate), cost=run.config.objective)
         front[:], area = found.candidates, found.hypervolume(_reference(run))
@@ -181,7 +182,10 @@ def _reporter(run: Run, bar: Bar, front: list[Candidate]) -> Callable[[Candidate
 
 
 def _reference(run: Run) -> tuple[float, float]:
-    """Reference of hypervolumes: the largest budget, and the loss of a uniform guess."""
+    """Reference of hypervolumes: the largest budget, and the loss of a uniform guess.
+
+    The divergence of a uniform guess from the original is at most as large.
+    """
     bounds = [one for budget in run.budgets for one in budget.bounds]
     uppers = [one.upper for one in bounds if one.cost == run.config.objective]
     largest = max(uppers, default=run.space.largest_macs)
@@ -198,7 +202,7 @@ def _evaluate(run: Run, driver: Driver) -> None:
     settings = run.config.search
     if driver.done:
         return
-    make = scorer(run, "search_val", settings.screening_fraction, _converted(run))
+    make = scorer(run, "search_val", settings.screening_fraction)
     if settings.executor == "local":
         run_local(driver, make(), retries=settings.retries)
         return
@@ -218,17 +222,9 @@ def _evaluate(run: Run, driver: Driver) -> None:
         )
 
 
-def _converted(run: Run) -> ConvertedNetwork | None:
-    """The original, if candidates are scored with it instead of a supernet."""
-    scores = run.config.scores_converted
-    return ConvertedNetwork(run.space, sorted_weights(run)) if scores else None
-
-
 def _choose(run: Run, candidates: list[Candidate]) -> dict[str, Candidate]:
     """The best candidate on search_val for each budget, evaluated again on the read part."""
-    read: Callable[[Mapping[str, float]], Mapping[str, float]] = scorer(
-        run, "read", trained=_converted(run)
-    )()
+    read: Callable[[Mapping[str, float]], Mapping[str, float]] = scorer(run, "read")()
     chosen: dict[str, Candidate] = {}
     for budget in run.budgets:
         best = best_under(candidates, budget, chosen_by(run))
@@ -255,9 +251,11 @@ def _say(
     )
     if failures:
         run.progress.say(f"  {plural(len(failures), 'trial')} failed; the first: {failures[0]}")
+    measured = MEASURED[run.config.measure]
     for budget in run.budgets:
         best = chosen[budget.name]
         run.progress.say(
-            f"  {budget.name}: {best.id}, {best.macs / 1e6:,.3f} M MACs, loss {best.loss:.3f} on "
-            f"search_val, {best.metrics['read_loss']:.3f} on read{latency_words(best, budget)}"
+            f"  {budget.name}: {best.id}, {best.macs / 1e6:,.3f} M MACs, {measured} "
+            f"{best.loss:.3f} on search_val, {best.metrics['read_loss']:.3f} on read"
+            f"{latency_words(best, budget)}"
         )

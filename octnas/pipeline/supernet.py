@@ -26,7 +26,7 @@ from octnas.space.distribution import Distribution, Probabilities, draw_within
 from octnas.training.checkpoint import Checkpoints
 from octnas.training.distributed import launch, reported
 from octnas.training.loop import Log, check_recipe
-from octnas.training.scoring import Scorer, make_scorer
+from octnas.training.scoring import Measure, Scorer, make_scorer
 from octnas.training.settings import SupernetSettings
 from octnas.training.standalone import CHECKPOINTS_FOLDER, WEIGHTS_FILE
 from octnas.training.supernet import (
@@ -262,7 +262,7 @@ def trained_supernet(run: Run) -> TrainedSupernet:
 
 
 def scorer(
-    run: Run, part: str, first: float = 1.0, trained: ConvertedNetwork | None = None
+    run: Run, part: str, first: float = 1.0, measure: Measure | None = None
 ) -> Callable[[], Scorer]:
     """A picklable function that makes a scorer in any process.
 
@@ -270,12 +270,14 @@ def scorer(
         run: with the data and the settings of the search.
         part: of the data.
         first: share of the part that is scored before the rest.
-        trained: what to score with, by default the supernet.
+        measure: what is measured; by default what the search does.
     """
-    settings = run.config.search
+    config, settings = run.config, run.config.search
+    original = ConvertedNetwork(run.space, sorted_weights(run)) if config.has_original else None
+    measure = measure or config.measure
     return partial(
         make_scorer,
-        trained or trained_supernet(run),
+        original if original and config.scores_converted else trained_supernet(run),
         run.data,
         part,
         calibration_batches=settings.calibration_batches,
@@ -283,6 +285,9 @@ def scorer(
         device=run.config.device,
         threads=settings.threads,
         first=first,
+        original=original if measure == "kl" or settings.steps else None,
+        measure=measure,
+        steps=settings.steps,
     )
 
 

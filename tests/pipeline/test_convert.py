@@ -17,15 +17,15 @@ from octnas.data.images import open_images
 from octnas.errors import ConfigError, RunDirectoryError
 from octnas.io.files import read_json
 from octnas.nn.backbone import create_backbone
-from octnas.nn.rescale import ConvertedNetwork, rescale_kernels
+from octnas.nn.rescale import rescale_kernels
 from octnas.nn.supernet import build, recalibrate
 from octnas.pipeline.convert import CHANNELS_FILE, sorted_weights
 from octnas.pipeline.fingerprints import whole_run
-from octnas.pipeline.records import read_results
+from octnas.pipeline.records import read_candidates, read_results
 from octnas.pipeline.report import recipe_digest
 from octnas.pipeline.run import Run, look_at_run
 from octnas.pipeline.slurm import JOBS, write_jobs
-from octnas.pipeline.stages import run_stages
+from octnas.pipeline.stages import rewrite_report, run_stages
 from octnas.pipeline.supernet import scorer
 from octnas.runtime.directory import WHOLE_RUN
 from octnas.training.scoring import evaluate
@@ -139,8 +139,7 @@ def test_candidates_are_converted_from_the_original_each_time(
     """Whatever was converted before; by its own kernels and statistics."""
     run = open_trained(tmp_path, weights, stages=("data",))
     run_stages(run, ("data",))
-    trained = ConvertedNetwork(run.space, sorted_weights(run))
-    score = scorer(run, "search_val", trained=trained)()
+    score = scorer(run, "search_val")()
     half, most = run.space.uniform(0.5).alphas, run.space.uniform(1).alphas
     first, _, again = score(half), score(most), score(half)
     assert first == again
@@ -153,6 +152,24 @@ def test_candidates_are_converted_from_the_original_each_time(
     recalibrate(model, [pixels for pixels, _ in islice(batches, 1)])
     expected = evaluate(model, images.batches("search_val", 250), torch.device("cpu"))
     assert first["loss"] == pytest.approx(expected.metrics["loss"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_candidates_may_be_taught_and_compared_with_the_original(
+    tmp_path: Path, weights: Path
+) -> None:
+    """The report says what was measured."""
+    kl, lines = ("search.measure=kl", "search.steps=2"), list[str]()
+    run = open_trained(tmp_path, weights, *kl, *QUICK, lines=lines)
+    run_stages(run, ("search",))
+    rewrite_report(run)
+    assert any("KL divergence 0." in line and "on search_val" in line for line in lines)
+    smallest, *_, largest = sorted(read_candidates(run), key=lambda one: one.macs)
+    assert 0 < largest.loss < smallest.loss - 0.01
+    page = (run.directory.stage("report") / "report.md").read_text()
+    assert "Its KL divergence in the converted original is" in page
+    fingerprint = run.fingerprint("search")
+    assert (fingerprint["search.measure"], fingerprint["search.steps"]) == ("kl", 2)
 
 
 def test_other_weights_need_the_stage_anew(tmp_path: Path, weights: Path) -> None:
@@ -225,6 +242,15 @@ def test_weights_that_do_not_fit(tmp_path: Path, weights: Path, what: str, messa
             "supernet.weights: found 'timm', allowed: empty with space.weights",
         ),
         ("search: {score: converted}", "search.score: found 'converted', allowed: converted only"),
+        (
+            "search: {measure: kl}",
+            "search.measure: found 'kl', allowed: kl only with space.weights",
+        ),
+        (
+            "space: {weights: w.pth}\nsearch: {steps: 2, score: supernet}",
+            "search.steps: found 2, allowed: 0, or more with converted scores",
+        ),
+        ("search: {steps: -1}", "search.steps: found -1, allowed: 0 or more"),
         ("convert: {criterion: l1}", "convert.criterion: found 'l1', input should be 'energy'"),
     ],
 )

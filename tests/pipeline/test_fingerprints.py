@@ -25,6 +25,7 @@ def of(tmp_path: Path, stage: str, *overrides: str) -> dict[str, Any]:
     ("stage", "setting", "same", "other"),
     [
         ("search", "search.score", "converted", "supernet"),
+        ("search", "search.measure", "loss", "kl"),
         ("retrain", "retrain.weights", "original", "scratch"),
     ],
 )
