@@ -141,7 +141,10 @@ class RunConfig:
         return bool(self.space.weights)
 
     def begins_with(self, stage: str) -> bool:
-        """Whether a stage, ``supernet`` or ``retrain``, begins with the weights of the original."""
+        """Whether a stage, ``supernet`` or ``retrain``, begins with the weights of the original.
+
+        Or with those of a supernet that did.
+        """
         scratch = stage == "retrain" and self.retrain.weights == "scratch"
         return bool(self.space.weights) and stage in ("supernet", "retrain") and not scratch
 
@@ -150,6 +153,19 @@ class RunConfig:
         """Whether candidates are scored without a supernet."""
         score, learns = self.search.score, self.supernet.sampling == "learnable"
         return bool(self.space.weights) and score != "supernet" and not (score == "auto" and learns)
+
+    @property
+    def rescales(self) -> bool:
+        """Whether the supernet rescales the original's kernels; not where α is learned."""
+        return self.has_original and self.supernet.sampling != "learnable"
+
+    @property
+    def teacher(self) -> float | str:
+        """What the supernet learns from, see `SupernetSettings.teacher`."""
+        if self.supernet.teacher != "auto":
+            return self.supernet.teacher
+        learns = self.supernet.sampling == "learnable"
+        return "original" if self.has_original and not learns else "largest"
 
     @property
     def measure(self) -> Literal["loss", "kl"]:
@@ -182,6 +198,12 @@ class RunConfig:
         require(fits, "supernet.weights", self.supernet.weights, "empty with space.weights")
         fits = bool(self.space.weights) or self.search.score != "converted"
         require(fits, "search.score", self.search.score, "converted only with space.weights")
+        known = bool(self.supernet.weights) or self.has_original
+        fits, allowed = known or self.teacher != "original", "original only with space.weights"
+        require(fits, "supernet.teacher", self.teacher, f"{allowed} or supernet.weights")
+        fits = self.retrain.weights != "supernet" or not self.scores_converted
+        allowed = "supernet only with search.score: supernet; here none is trained"
+        require(fits, "retrain.weights", self.retrain.weights, allowed)
         fits = self.has_original or self.search.measure != "kl"
         require(fits, "search.measure", self.search.measure, "kl only with space.weights")
         fits, steps = self.scores_converted or not self.search.steps, self.search.steps
@@ -299,7 +321,9 @@ def check_config(document: Document) -> RunConfig:
         recipe = settings.get("recipe", {}) if isinstance(settings, dict) else None
         if isinstance(recipe, dict):
             defaults = {} if values.get("schema") == 1 else asdict(kind().recipe)
-            if trained and section != "ranking" and settings.get("weights") != "scratch":
+            weights = settings.get("weights")
+            tuned = trained and section != "ranking" and weights != "scratch"
+            if tuned or (section, weights) == ("retrain", "supernet"):
                 defaults = asdict(FINE_TUNE_RECIPE)
             epochs = recipe.get("epochs")
             if isinstance(epochs, int) and epochs < 10 * defaults.get("warmup_epochs", 0):

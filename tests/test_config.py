@@ -267,7 +267,7 @@ def test_mistakes_name_file_line_key_found_and_allowed(
         ("supernet: {recipe: {lr: fast}}", "supernet.recipe.lr: found 'fast', input should be"),
         (
             "supernet: {teacher: foo}",
-            "supernet.teacher: found 'foo', input should be a valid number, or 'largest', 'none'",
+            "supernet.teacher: found 'foo', input should be a valid number, or 'auto', 'largest'",
         ),
         (
             "supernet: {sampling: macs}",

@@ -160,10 +160,13 @@ def source(run: Run, result: Retrained, settings: ExportSettings) -> Source:
 
 def _original(run: Run, architecture: Architecture) -> str:
     """The name of the network that a retrained one was fine-tuned from; empty from scratch."""
-    if not run.config.begins_with("retrain") or original(run).weights_for(architecture) is None:
+    config, backbone = run.config, run.space.backbone
+    through = config.supernet.weights if config.retrain.weights == "supernet" else ""
+    trained = config.begins_with("retrain") or bool(through)
+    if not trained or original(run).weights_for(architecture) is None:
         return ""
-    weights, backbone = run.config.space.weights, run.space.backbone
-    return f"timm's {backbone}" if weights == PRETRAINED else run.config.name
+    weights = config.space.weights or through
+    return f"timm's {backbone}" if weights == PRETRAINED else config.name
 
 
 def _data(run: Run) -> dict[str, Any]:

@@ -23,7 +23,9 @@ def bases(config: RunConfig, stage: str) -> tuple[str, ...]:
     """The stages that a stage builds on with these settings."""
     if stage == "search" and config.scores_converted:
         return (CONVERT,)
-    return (*STAGES[stage], CONVERT) if config.begins_with(stage) else STAGES[stage]
+    own = (*STAGES[stage], CONVERT) if config.begins_with(stage) else STAGES[stage]
+    supernet = stage == "retrain" and config.retrain.weights == "supernet"
+    return ("supernet", *own) if supernet else own
 
 
 def whole_run(config: RunConfig) -> tuple[str, ...]:
@@ -70,6 +72,8 @@ def _own(config: RunConfig, stage: str) -> dict[str, Any]:
             found.pop(f"search.{name}", None)
             if (value := getattr(config, name)) != first:
                 found[f"search.{name}"] = value
+    if stage == "supernet":
+        found["supernet.teacher"] = config.teacher
     if stage == "retrain" and not config.begins_with(stage):
         # Then nothing is distilled.
         found = {k: v for k, v in found.items() if not k.startswith("retrain.distillation")}

@@ -137,7 +137,7 @@ def gather(run: Run, tables: Iterable[Path] = ()) -> ReportData:
         unfinished=stages_left(run),
         measure=MEASURED[run.config.measure],
         converted=run.config.scores_converted,
-        fine_tuned=run.config.begins_with("retrain"),
+        fine_tuned=_start(run.config) != "scratch",
         links=_links(run),
         run=quote(str(run.directory.path)),
     )
@@ -250,7 +250,6 @@ def facts(run: Run) -> dict[str, str]:
     first, last = runs[0], runs[-1]
     overrides = dict.fromkeys(override for record in runs for override in record.overrides)
     config, images = run.config, read_summary(run.data.folder)
-    start = "the original" if config.begins_with("retrain") else "scratch"
     return {
         "Data": f"{config.data.source}, digest {images.digest}",
         "Images": ", ".join(f"{n:,} {part}" for part, n in images.counts.items() if n),
@@ -259,13 +258,20 @@ def facts(run: Run) -> dict[str, str]:
         "Seeds of retraining": ", ".join(map(str, config.retrain.seeds)),
         **_weights(config),
         "Search": f"{config.search.sampler}, {plural(config.search.trials, 'trial')}",
-        "Retraining": f"{plural(config.retrain.recipe.epochs, 'epoch')} from {start}",
+        "Retraining": f"{plural(config.retrain.recipe.epochs, 'epoch')} from {_start(config)}",
         "Device": _device(runs),
         "Started": first.time,
         "Overrides": ", ".join(overrides) or "none",
         "Versions": ", ".join(f"{name} {found}" for name, found in last.versions.items()),
         "Python": f"{last.python} on {last.platform}",
     }
+
+
+def _start(config: RunConfig) -> str:
+    """What retraining began with."""
+    if config.retrain.weights == "supernet":
+        return "the supernet"
+    return "the original" if config.begins_with("retrain") else "scratch"
 
 
 def _weights(config: RunConfig) -> dict[str, str]:
@@ -291,6 +297,9 @@ def recipe_digest(run: Run) -> str:
         made = run.directory.marker(CONVERT)  # the file itself may be gone
         settings["original"] = made and made.fingerprint["space.weights"]
         settings["distillation"] = retrain.distillation and asdict(retrain.distillation)
+    if retrain.weights == "supernet":
+        marker = run.directory.marker("supernet")
+        settings["supernet"] = marker and digest(marker.fingerprint)
     settings["preparation"] = preparation(data)
     settings["padding"] = getattr(data, "padding", None)
     settings["input_size"] = list(run.space.input_size)

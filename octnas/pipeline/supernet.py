@@ -13,8 +13,7 @@ from octnas.data.images import Images, open_images
 from octnas.device import choose_device
 from octnas.errors import require
 from octnas.io.files import read_json, remove_tree, write_json
-from octnas.nn.rescale import ConvertedNetwork
-from octnas.nn.supernet import TrainedSupernet
+from octnas.nn.supernet import ConvertedNetwork, TrainedSupernet
 from octnas.nn.weights import save_weights
 from octnas.pipeline.convert import sorted_weights
 from octnas.pipeline.records import PARENT, begin_tracking
@@ -172,19 +171,17 @@ def _train(run: Run, images: Images, device: torch.device) -> list[dict[str, flo
             on_step=on_step,
             budgets=run.budgets,
             on_learned=partial(write_distributions, run),
+            rescaled=config.rescales,
         )
         save_weights(trained, run.directory.stage("supernet") / WEIGHTS_FILE)
         return history
 
 
 def _settings(run: Run) -> SupernetSettings:
-    """The settings with the initial weights of the run, if it begins with a trained network."""
-    settings = run.config.supernet
-    return (
-        replace(settings, weights=str(sorted_weights(run)))
-        if run.config.space.weights
-        else settings
-    )
+    """The settings with the teacher and, if the run begins with a trained network, its weights."""
+    config = run.config
+    settings = replace(config.supernet, teacher=config.teacher)  # type: ignore[arg-type]
+    return replace(settings, weights=str(sorted_weights(run))) if config.has_original else settings
 
 
 def _begin(run: Run) -> None:
@@ -204,6 +201,7 @@ def _train_together(run: Run, log: Log, on_step: Callable[[int], None]) -> list[
         folder / WEIGHTS_FILE,
         _checkpoints(run),
         folder / TOGETHER_FOLDER,
+        run.config.rescales,
     )
     with reported(job.folder, log, on_step):
         if settings.executor == "local":
@@ -258,7 +256,7 @@ def read_seconds(run: Run) -> float:
 def trained_supernet(run: Run) -> TrainedSupernet:
     """The supernet that the stage wrote."""
     path = (run.directory.stage("supernet") / WEIGHTS_FILE).resolve()
-    return TrainedSupernet(run.space, path, run.config.supernet.switchable)
+    return TrainedSupernet(run.space, path, run.config.supernet.switchable, run.config.rescales)
 
 
 def scorer(

@@ -145,7 +145,7 @@ class ReportData:
         run: the run directory, quoted for a shell.
         measure: what candidates were scored by; ``loss`` of a candidate is its value.
         converted: whether candidates were scored with the converted original, not in a supernet.
-        fine_tuned: whether the retrained networks began with the weights of the original.
+        fine_tuned: whether the retrained networks began with trained weights.
     """
 
     name: str

@@ -15,8 +15,7 @@ from octnas.data.batches import Batch, TrainingBatches
 from octnas.data.images import Data, Images, open_images
 from octnas.device import choose_device, device_errors
 from octnas.errors import TrainingError, require
-from octnas.nn.rescale import ConvertedNetwork
-from octnas.nn.supernet import TrainedSupernet, activate, recalibrate
+from octnas.nn.supernet import ConvertedNetwork, TrainedSupernet, activate, recalibrate
 from octnas.training.loop import Step, Teacher, distilled, frozen, train
 from octnas.training.settings import FINE_TUNE_RECIPE, DistillationSettings, Recipe
 

@@ -18,15 +18,15 @@ from octnas.errors import ConfigError, RunDirectoryError
 from octnas.io.files import read_json
 from octnas.nn.backbone import create_backbone
 from octnas.nn.rescale import rescale_kernels
-from octnas.nn.supernet import build, recalibrate
+from octnas.nn.supernet import activate, build, recalibrate, subnet
 from octnas.pipeline.convert import CHANNELS_FILE, sorted_weights
 from octnas.pipeline.fingerprints import whole_run
 from octnas.pipeline.records import read_candidates, read_results
-from octnas.pipeline.report import recipe_digest
+from octnas.pipeline.report import facts, recipe_digest
 from octnas.pipeline.run import Run, look_at_run
 from octnas.pipeline.slurm import JOBS, write_jobs
 from octnas.pipeline.stages import rewrite_report, run_stages
-from octnas.pipeline.supernet import scorer
+from octnas.pipeline.supernet import scorer, trained_supernet
 from octnas.runtime.directory import WHOLE_RUN
 from octnas.training.scoring import evaluate
 from octnas.training.standalone import Original, Training, _initial
@@ -125,12 +125,25 @@ def test_a_whole_run_begins_with_it(tmp_path: Path, weights: Path) -> None:
 
 @pytest.mark.slow
 def test_a_supernet_may_begin_with_it(tmp_path: Path, weights: Path) -> None:
-    run = open_trained(tmp_path, weights, "search.score=supernet", *QUICK)
+    """Taught by it; and the networks may begin with the supernet."""
+    settings = ("search.score=supernet", "retrain.weights=supernet", "supernet.recipe.lr=0.0001")
+    run = open_trained(tmp_path, weights, *settings, *QUICK)
     assert set(whole_run(run.config)) == {*WHOLE_RUN, "convert"}
     run_stages(run)
-    for stage in ("supernet", "retrain"):
+    for stage, bases in (("supernet", {"convert"}), ("retrain", {"convert", "supernet"})):
         marker = json.loads((run.directory.stage(stage) / "stage.json").read_text())
-        assert "input.convert" in marker["fingerprint"]
+        assert bases <= {key.removeprefix("input.") for key in marker["fingerprint"]}
+        if stage == "supernet":
+            assert marker["fingerprint"]["supernet.teacher"] == "original"
+    # After so little training it still is about the original, at α = 0.
+    supernet = trained_supernet(run).load().eval()
+    activate(supernet, run.space.vanilla)
+    images = torch.randn(8, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    expected = logits(load_file(weights), images)
+    with torch.inference_mode():
+        off = (subnet(supernet, run.space.vanilla)(images) - expected).std() / expected.std()
+    assert 0 < off < 0.5
+    assert facts(run)["Retraining"] == "2 epochs from the supernet"
 
 
 def test_candidates_are_converted_from_the_original_each_time(
@@ -250,6 +263,14 @@ def test_weights_that_do_not_fit(tmp_path: Path, weights: Path, what: str, messa
             "space: {weights: w.pth}\nsearch: {steps: 2, score: supernet}",
             "search.steps: found 2, allowed: 0, or more with converted scores",
         ),
+        (
+            "space: {weights: w.pth}\nretrain: {weights: supernet}",
+            "retrain.weights: found 'supernet', allowed: supernet only with search.score: supernet",
+        ),
+        (
+            "supernet: {teacher: original}",
+            "supernet.teacher: found 'original', allowed: original only with space.weights or",
+        ),
         ("search: {steps: -1}", "search.steps: found -1, allowed: 0 or more"),
         ("convert: {criterion: l1}", "convert.criterion: found 'l1', input should be 'energy'"),
     ],
@@ -266,6 +287,8 @@ def test_a_trained_network_is_fine_tuned_for_a_tenth_of_the_epochs(tmp_path: Pat
     config = load_config(tmp_path / "e.yaml")
     assert config.space.stride_mode == "timm"
     assert (config.retrain.recipe.epochs, config.retrain.recipe.lr) == (11, 0.01)
+    (tmp_path / "s.yaml").write_text("retrain: {weights: supernet}\n")
+    assert load_config(tmp_path / "s.yaml").retrain.recipe.epochs == 11
     scratch = load_config(tmp_path / "e.yaml", ["retrain.weights=scratch"])
     assert (scratch.retrain.recipe.epochs, scratch.retrain.recipe.lr) == (110, 0.1)
 

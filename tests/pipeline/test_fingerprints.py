@@ -41,6 +41,33 @@ def test_a_default_is_what_it_stands_for(
     assert default == found != changed
 
 
+def test_networks_may_build_on_the_supernet(tmp_path: Path, weights: Path) -> None:
+    given = (f"space.weights={weights}", "search.score=supernet")
+    found = of(tmp_path, "retrain", *given, "retrain.weights=supernet")
+    inputs = {key for key in found if key.startswith("input.")}
+    assert inputs == {"input.supernet", "input.search", "input.convert"}
+    scratch = of(tmp_path, "retrain", "retrain.weights=supernet")
+    assert {key for key in scratch if key.startswith("input.")} == inputs - {"input.convert"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "teacher"),
+    [
+        ((), "largest"),
+        (("space.weights=W",), "original"),
+        (("space.weights=W", "supernet.sampling=learnable"), "largest"),
+        (("space.weights=W", "supernet.teacher=none"), "none"),
+        (("supernet.weights=W", "space.stride_mode=timm"), "largest"),
+    ],
+)
+def test_the_teacher_of_a_supernet(
+    tmp_path: Path, weights: Path, settings: tuple[str, ...], teacher: str
+) -> None:
+    """Runs of earlier versions recorded one in any case."""
+    given = [setting.replace("W", str(weights)) for setting in settings]
+    assert of(tmp_path, "supernet", *given)["supernet.teacher"] == teacher
+
+
 def test_distillation_counts_where_there_is_a_teacher(tmp_path: Path, weights: Path) -> None:
     taught, scratch = (f"space.weights={weights}",), ("retrain.weights=scratch",)
     for settings, counts in ((taught, True), ((*taught, *scratch), False), (scratch, False)):

@@ -11,9 +11,8 @@ from torch import nn
 from octnas.data.digits import DigitImages
 from octnas.data.images import Data
 from octnas.errors import SettingError
-from octnas.nn.rescale import ConvertedNetwork
 from octnas.nn.search_space import search_space
-from octnas.nn.supernet import build, recalibrate
+from octnas.nn.supernet import ConvertedNetwork, build, recalibrate
 from octnas.space.search_space import SearchSpace
 from octnas.training.loop import frozen
 from octnas.training.scoring import Scorer, divergence, make_scorer
