@@ -57,22 +57,15 @@ class RescaledConv2d(OctaveConv2d):
     def fitted_weight(self, how: Geometry) -> Tensor:
         fitted, low_out, low_in = self.weight, *low_sides(self.weight, how)
         for source, target in PATHS:
-            there = (how.low_in or not source) and (how.low_out or not target)
-            taps = self._taps(how, source, target) if there else None
-            if taps is not None:
+            path = _path(self, how, source, target)
+            if path and (how.low_in or not source) and (how.low_out or not target):
+                taps = _flat_taps(*path, self.weight.dtype, self.weight.device)
                 # Not in a shorter precision.
                 with torch.autocast(taps.device.type, enabled=False):
                     rescaled = (self.weight.flatten(2) @ taps).view(self.weight.shape)
                 here = (low_in == bool(source)) & (low_out == bool(target))
                 fitted = torch.where(here[..., None, None], rescaled, fitted)
         return fitted
-
-    def _taps(self, how: Geometry, source: int, target: int) -> Tensor | None:
-        """What to multiply flattened kernels with; None for a path whose taps stay."""
-        axes, cell, unit = _path(self, how, source, target)
-        if cell == 1 or self.kernel_size == (1, 1):
-            return None
-        return _flat_taps(axes, cell, unit, self.weight.dtype, self.weight.device)
 
 
 def rescale_on_use(model: Model) -> Model:
@@ -107,8 +100,8 @@ def rescale_kernel(conv: OctaveConv2d, how: Geometry) -> None:
     ):
         if block is None or not block.numel():
             continue
-        axes, cell, unit = _path(conv, how, source, target)
-        if cell > 1 and conv.kernel_size != (1, 1):
+        if path := _path(conv, how, source, target):
+            axes, cell, unit = path
             rows, columns = (tap_matrix(*axis, cell, unit) for axis in axes)
             # Not on an accelerator, which may lack double precision or multiply in a shorter one.
             block.copy_(rows @ block.cpu().double() @ columns.T)
@@ -118,14 +111,21 @@ Axes = tuple[tuple[int, int, int], ...]
 """Taps, stride and dilation of the original convolution along rows and columns."""
 
 
-def _path(conv: OctaveConv2d, how: Geometry, source: int, target: int) -> tuple[Axes, int, int]:
-    """The axes of a convolution, and cell and unit of a path; see `tap_matrix`."""
+def _path(
+    conv: OctaveConv2d, how: Geometry, source: int, target: int
+) -> tuple[Axes, int, int] | None:
+    """The axes of a path with its cell and unit, see `tap_matrix`; None where taps stay."""
     steps = how.steps(source, target)
+    cell = 2 ** (source + max(steps, 0))
+    if cell == 1 or conv.kernel_size == (1, 1):
+        return None
     axes = tuple(zip(conv.kernel_size, conv.stride, conv.dilation, strict=True))
-    return axes, 2 ** (source + max(steps, 0)), 2 if target or steps < 0 else 1
+    return axes, cell, 2 if target or steps < 0 else 1
 
 
+# Inference mode would make a tensor that nothing can be trained with later.
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)
 def _flat_taps(
     axes: Axes, cell: int, unit: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:

@@ -372,6 +372,16 @@ def test_a_kernel_that_is_rescaled_on_use_learns() -> None:
     assert not torch.allclose(conv.weight.grad[2:], expected.weight.grad[2:], rtol=0.01)
 
 
+def test_an_evaluation_does_not_hinder_a_training() -> None:
+    """What is computed once in inference mode serves both."""
+    conv, x = make(4, 4, low_out=0.5, kernel=7), images(2, 4, 8, 8).double()
+    conv.__class__ = RescaledConv2d
+    with torch.inference_mode():
+        conv(x)
+    conv(x).low.sum().backward()
+    assert conv.weight.grad.abs().max() > 1
+
+
 def test_registered_networks_are_taken() -> None:
     model = timm.create_model("oct_resnet18", alphas=0.5, channels=(8, 8, 8, 8), num_classes=2)
     before = copy.deepcopy(model.state_dict())

@@ -135,6 +135,7 @@ def test_a_supernet_may_begin_with_it(tmp_path: Path, weights: Path) -> None:
         assert bases <= {key.removeprefix("input.") for key in marker["fingerprint"]}
         if stage == "supernet":
             assert marker["fingerprint"]["supernet.teacher"] == "original"
+    assert trained_supernet(run).rescaled
     # After so little training it still is about the original, at α = 0.
     supernet = trained_supernet(run).load().eval()
     activate(supernet, run.space.vanilla)

@@ -123,6 +123,8 @@ def test_it_learns_from_the_original(
     # Nothing but the supernet learns.
     again, repeated = train_supernet(space, few_digits, settings, seed=0, device=CPU)
     assert [row["train_loss"] for row in repeated] == [row["train_loss"] for row in history]
+    rescaled = train_supernet(space, few_digits, settings, seed=0, device=CPU, rescaled=True)[1]
+    assert rescaled[0]["train_loss"] != history[0]["train_loss"]
     plain = replace(settings, teacher="none")
     assert train_supernet(space, few_digits, plain, seed=0, device=CPU)[1] != history
     for one, other in zip(supernet.parameters(), again.parameters(), strict=True):
