@@ -154,7 +154,10 @@ class RunConfig:
         return self.original is not None and not self.space.weights
 
     def begins_with(self, stage: str) -> bool:
-        """Whether a stage, ``supernet`` or ``retrain``, begins with the weights of the original."""
+        """Whether a stage, ``supernet`` or ``retrain``, begins with the weights of the original.
+
+        Or with those of a supernet that did.
+        """
         scratch = stage == "retrain" and self.retrain.weights == "scratch"
         return self.has_original and stage in ("supernet", "retrain") and not scratch
 
@@ -163,6 +166,24 @@ class RunConfig:
         """Whether candidates are scored without a supernet."""
         score, learns = self.search.score, self.supernet.sampling == "learnable"
         return self.has_original and score != "supernet" and not (score == "auto" and learns)
+
+    @property
+    def rescales(self) -> bool:
+        """Whether the supernet rescales the original's kernels; not where α is learned."""
+        return self.has_original and self.supernet.sampling != "learnable"
+
+    @property
+    def teacher(self) -> float | str:
+        """What the supernet learns from, see `SupernetSettings.teacher`."""
+        if self.supernet.teacher != "auto":
+            return self.supernet.teacher
+        learns = self.supernet.sampling == "learnable"
+        return "original" if self.has_original and not learns else "largest"
+
+    @property
+    def measure(self) -> Literal["loss", "kl"]:
+        """What candidates are scored by: the loss, or the divergence from the original."""
+        return "loss" if self.search.measure == "auto" else self.search.measure
 
     @property
     def objective(self) -> str:
@@ -192,6 +213,16 @@ class RunConfig:
         require(fits, "supernet.weights", self.supernet.weights, f"empty {there}")
         fits = self.has_original or self.search.score != "converted"
         require(fits, "search.score", self.search.score, f"converted only {there}")
+        known = bool(self.supernet.weights) or self.has_original
+        fits, allowed = known or self.teacher != "original", f"original only {there}"
+        require(fits, "supernet.teacher", self.teacher, f"{allowed}, or with supernet.weights")
+        fits = self.retrain.weights != "supernet" or not self.scores_converted
+        allowed = "supernet only with search.score: supernet; here none is trained"
+        require(fits, "retrain.weights", self.retrain.weights, allowed)
+        fits = self.has_original or self.search.measure != "kl"
+        require(fits, "search.measure", self.search.measure, f"kl only {there}")
+        fits, steps = self.scores_converted or not self.search.steps, self.search.steps
+        require(fits, "search.steps", steps, "0, or more with converted scores (search.score)")
         given = self.retrain.augment
         fits = given is None or not isinstance(self.data, DigitsSettings)
         require(fits, "retrain.augment", given, "null with data.source: digits")
@@ -308,8 +339,9 @@ def check_config(document: Document) -> RunConfig:
         recipe = settings.get("recipe", {}) if isinstance(settings, dict) else None
         if isinstance(recipe, dict):
             defaults = {} if values.get("schema") == 1 else asdict(kind().recipe)
-            tuned = trained and section not in ("original", "ranking")
-            if tuned and settings.get("weights") != "scratch":
+            weights = settings.get("weights")
+            tuned = trained and section not in ("original", "ranking") and weights != "scratch"
+            if tuned or (section, weights) == ("retrain", "supernet"):
                 defaults = asdict(FINE_TUNE_RECIPE)
             epochs = recipe.get("epochs")
             if isinstance(epochs, int) and epochs < 10 * defaults.get("warmup_epochs", 0):

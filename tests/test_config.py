@@ -160,7 +160,7 @@ def test_former_names_mean_what_they_meant(tmp_path: Path) -> None:
         config = load_config(write(tmp_path, text), ["supernet={teacher: dearest}"])
     assert isinstance(config.data, ImagesSettings)
     assert config.data.search_val_per_class == 3
-    assert config.supernet == SupernetSettings()
+    assert config.supernet == SupernetSettings(teacher="largest")
     assert config.search.screening_fraction == 0.5
     assert config.retrain.processes == 4
     assert config.retrain.baselines == ("increasing", "vanilla")
@@ -267,7 +267,7 @@ def test_mistakes_name_file_line_key_found_and_allowed(
         ("supernet: {recipe: {lr: fast}}", "supernet.recipe.lr: found 'fast', input should be"),
         (
             "supernet: {teacher: foo}",
-            "supernet.teacher: found 'foo', input should be a valid number, or 'largest', 'none'",
+            "supernet.teacher: found 'foo', input should be a valid number, or 'auto', 'largest'",
         ),
         (
             "supernet: {sampling: macs}",

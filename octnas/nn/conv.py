@@ -204,8 +204,12 @@ class OctaveConv2d(nn.Conv2d):
 
     def scaled_weight(self, how: Geometry) -> Tensor:
         """The kernel, in a switchable supernet with each block times its path's scale."""
-        scales = self.path_scales
-        return self.weight if scales is None else scale_kernel(self.weight, scales, how)
+        kernel, scales = self.fitted_weight(how), self.path_scales
+        return kernel if scales is None else scale_kernel(kernel, scales, how)
+
+    def fitted_weight(self, how: Geometry) -> Tensor:  # noqa: ARG002
+        """The kernel; subclasses may fit it to the resolutions of the paths."""
+        return self.weight
 
     def _check_batch(self, x: Features) -> None:
         plain = isinstance(x, Tensor)
@@ -349,16 +353,20 @@ def scale_kernel(weight: Tensor, scales: Tensor, how: Geometry) -> Tensor:
 
     Every scale has a gradient, even if its block is empty.
     """
-    low_out = low_mask(weight.shape[0], how.low_out, how.groups_out, like=weight)[:, None]
-    if how.depthwise:
-        low_in = low_out
-    else:
-        within = how.groups_in // how.groups
-        low_in = low_mask(weight.shape[1], how.low_in // how.groups, within, like=weight)
+    low_out, low_in = low_sides(weight, how)
     hh, hl, lh, ll = scales
     # (C_out, C_in / groups)
     factors = torch.where(low_out, torch.where(low_in, ll, hl), torch.where(low_in, lh, hh))
     return weight * factors[:, :, None, None]
+
+
+def low_sides(weight: Tensor, how: Geometry) -> tuple[Tensor, Tensor]:
+    """Which rows and columns of a kernel are low, bool, to be broadcast to its first two axes."""
+    low_out = low_mask(weight.shape[0], how.low_out, how.groups_out, like=weight)[:, None]
+    if how.depthwise:
+        return low_out, low_out
+    within = how.groups_in // how.groups
+    return low_out, low_mask(weight.shape[1], how.low_in // how.groups, within, like=weight)
 
 
 def split_bias(bias: Tensor | None, how: Geometry) -> Parts:

@@ -10,24 +10,17 @@ with cells of v pixels. For three taps that is (w0/2, w1 + (w0 + w2)/2, w2/2) at
 pooling replaces a stride of 2, (w0, w1 + w2, 0) into high and (w0/2, w1 + w2 + w0/2, 0) into low.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from octnas.errors import UnsupportedModelError
-from octnas.nn.conv import PATHS, Geometry, OctaveConv2d, kernel_blocks
+from octnas.nn.conv import PATHS, Geometry, OctaveConv2d, kernel_blocks, low_sides
 from octnas.nn.octavize import geometries
-from octnas.nn.supernet import activate, build
-from octnas.nn.weights import load_weights
-from octnas.space.search_space import SearchSpace
 
 Model = TypeVar("Model", bound=nn.Module)
-
-_ORIGINAL = "original_weight"
 
 
 def rescale_kernels(model: Model) -> Model:
@@ -41,12 +34,13 @@ def rescale_kernels(model: Model) -> Model:
         model: an octave network, see `octnas.octavize`, of which α is not changed any more.
 
     Raises:
-        UnsupportedModelError: not an octave network, or a switchable supernet, whose kernels serve
-            every α; nothing has been changed then.
+        UnsupportedModelError: not an octave network, or a supernet whose kernels are scaled or
+            rescaled on use; nothing has been changed then.
     """
-    convs = _octave_convs(model)
-    if not convs or any(conv.path_scales is not None for conv in convs):
-        found = "a switchable supernet" if convs else f"a {type(model).__name__}"
+    convs = octave_convs(model)
+    fixed = all(conv.path_scales is None and type(conv) is OctaveConv2d for conv in convs)
+    if not convs or not fixed:
+        found = "a supernet" if convs else f"a {type(model).__name__}"
         raise UnsupportedModelError(f"found {found}, allowed: an octave network of one α per site")
     for conv, how in geometries(model).items():
         assert isinstance(conv, OctaveConv2d)
@@ -54,45 +48,38 @@ def rescale_kernels(model: Model) -> Model:
     return model
 
 
-@dataclass(frozen=True)
-class ConvertedNetwork:
-    """A trained network on disk as an octave network of any architecture; picklable.
+class RescaledConv2d(OctaveConv2d):
+    """An octave convolution that keeps the original's kernel, and rescales it on every use.
 
-    Attributes:
-        space: its architectures.
-        weights: file of its state dict, see `octnas.nn.channel_order`.
+    So it fits any α, for a supernet.
     """
 
-    space: SearchSpace
-    weights: Path
-
-    def load(self) -> nn.Module:
-        """The network at α = 0, which keeps the kernels of the original beside its own."""
-        model = build(self.space.architecture({}), seed=0)
-        load_weights(model, self.weights)
-        for conv in _octave_convs(model):
-            kernel = conv.weight.detach().clone()
-            conv.register_buffer(_ORIGINAL, kernel, persistent=False)
-        return model
-
-    @staticmethod
-    @torch.no_grad()
-    def activate(model: nn.Module, alphas: Mapping[str, float]) -> None:
-        """Convert the network from the original to an architecture, in place.
-
-        The statistics of batch norms are those of before.
-
-        Args:
-            model: from `load`.
-            alphas: by site; other sites go to 0.
-        """
-        activate(model, alphas)
-        for conv in _octave_convs(model):
-            conv.weight.copy_(getattr(conv, _ORIGINAL))
-        rescale_kernels(model)
+    def fitted_weight(self, how: Geometry) -> Tensor:
+        fitted, low_out, low_in = self.weight, *low_sides(self.weight, how)
+        for source, target in PATHS:
+            path = _path(self, how, source, target)
+            if path and (how.low_in or not source) and (how.low_out or not target):
+                taps = _flat_taps(*path, self.weight.dtype, self.weight.device)
+                # Not in a shorter precision.
+                with torch.autocast(taps.device.type, enabled=False):
+                    rescaled = (self.weight.flatten(2) @ taps).view(self.weight.shape)
+                here = (low_in == bool(source)) & (low_out == bool(target))
+                fitted = torch.where(here[..., None, None], rescaled, fitted)
+        return fitted
 
 
-def _octave_convs(model: nn.Module) -> list[OctaveConv2d]:
+def rescale_on_use(model: Model) -> Model:
+    """Let an octave network rescale the original's kernels at any α, in place; returns it.
+
+    It computes what a copy with the same α computes after `rescale_kernels`.
+    """
+    for conv in octave_convs(model):
+        conv.__class__ = RescaledConv2d
+    return model
+
+
+def octave_convs(model: nn.Module) -> list[OctaveConv2d]:
+    """The octave convolutions of a network."""
     return [module for module in model.modules() if isinstance(module, OctaveConv2d)]
 
 
@@ -113,15 +100,38 @@ def rescale_kernel(conv: OctaveConv2d, how: Geometry) -> None:
     ):
         if block is None or not block.numel():
             continue
-        steps = how.steps(source, target)
-        cell = 2 ** (source + max(steps, 0))
-        if cell == 1 or block.shape[-2:] == (1, 1):
-            continue
-        unit = 2 if target or steps < 0 else 1
-        axes = zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)
-        rows, columns = (tap_matrix(*axis, cell, unit) for axis in axes)
-        # Not on an accelerator, which may lack double precision or multiply in a shorter one.
-        block.copy_(rows @ block.cpu().double() @ columns.T)
+        if path := _path(conv, how, source, target):
+            axes, cell, unit = path
+            rows, columns = (tap_matrix(*axis, cell, unit) for axis in axes)
+            # Not on an accelerator, which may lack double precision or multiply in a shorter one.
+            block.copy_(rows @ block.cpu().double() @ columns.T)
+
+
+Axes = tuple[tuple[int, int, int], ...]
+"""Taps, stride and dilation of the original convolution along rows and columns."""
+
+
+def _path(
+    conv: OctaveConv2d, how: Geometry, source: int, target: int
+) -> tuple[Axes, int, int] | None:
+    """The axes of a path with its cell and unit, see `tap_matrix`; None where taps stay."""
+    steps = how.steps(source, target)
+    cell = 2 ** (source + max(steps, 0))
+    if cell == 1 or conv.kernel_size == (1, 1):
+        return None
+    axes = tuple(zip(conv.kernel_size, conv.stride, conv.dilation, strict=True))
+    return axes, cell, 2 if target or steps < 0 else 1
+
+
+# Inference mode would make a tensor that nothing can be trained with later.
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)
+def _flat_taps(
+    axes: Axes, cell: int, unit: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """What flattened kernels ``(…, taps)`` are multiplied with from the right."""
+    rows, columns = (tap_matrix(*axis, cell, unit) for axis in axes)
+    return torch.kron(rows, columns).T.to(dtype=dtype, device=device).contiguous()
 
 
 def tap_matrix(taps: int, stride: int, dilation: int, cell: int, unit: int) -> Tensor:

@@ -4,13 +4,14 @@ In a supernet a channel is high in one subnet and low in another, and one pair o
 parameters and one kernel have to serve both. A switchable supernet keeps two sets of batch-norm
 values per channel, one for its use as high and one for its use as low (cf. switchable batch
 normalisation, arXiv 1812.08928), and a learned scale for each of the four paths of a convolution.
-A subnet needs neither: `fold_switchable` picks each channel's values, multiplies the kernels by
+One that starts from a trained network rescales its kernels on every use (`octnas.nn.rescale`).
+A subnet needs none of it: `fold_switchable` picks each channel's values, multiplies the kernels by
 their scales, and restores timm's modules and keys.
 """
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
@@ -33,12 +34,14 @@ from octnas.nn.layers import (
 )
 from octnas.nn.octave import Features, OctaveTensor, low_mask
 from octnas.nn.octavize import geometries, octavize, set_alphas
+from octnas.nn.rescale import RescaledConv2d, octave_convs, rescale_kernels, rescale_on_use
 from octnas.nn.weights import check_finite, load_weights
 from octnas.space.architecture import Architecture
 from octnas.space.search_space import SearchSpace
 
 Model = TypeVar("Model", bound=nn.Module)
 
+_ORIGINAL = "original_weight"
 _PARAMETERS = ("weight", "bias")
 _STATISTICS = ("running_mean", "running_var")
 
@@ -139,11 +142,11 @@ def is_switchable(model: nn.Module) -> bool:
 
 
 def fold_switchable(model: Model) -> Model:
-    """Make a switchable supernet an ordinary octave network of its present α, in place; returns it.
+    """Make a supernet an ordinary octave network of its present α, in place; returns it.
 
     It computes what it computed before; keys and parameters are timm's again.
     """
-    if not is_switchable(model):
+    if not is_switchable(model) and not any(isinstance(m, RescaledConv2d) for m in model.modules()):
         return model
     convs, how = geometries(model), None
     with torch.no_grad():
@@ -152,6 +155,8 @@ def fold_switchable(model: Model) -> Model:
                 how = convs[module]
                 module.weight.copy_(module.scaled_weight(how))
                 module.path_scales = None
+                if isinstance(module, RescaledConv2d):
+                    module.__class__ = OctaveConv2d  # type: ignore[assignment]
             elif isinstance(module, _Switchable):
                 # A batch norm normalises the output of the convolution before it.
                 assert how is not None
@@ -210,7 +215,12 @@ def build_original(space: SearchSpace, weights: str) -> nn.Module:
 
 
 def build_supernet(
-    space: SearchSpace, *, seed: int, switchable: bool = False, weights: str = ""
+    space: SearchSpace,
+    *,
+    seed: int,
+    switchable: bool = False,
+    weights: str = "",
+    rescaled: bool = False,
 ) -> nn.Module:
     """A freshly initialised supernet of a search space, with its first choices active.
 
@@ -218,8 +228,12 @@ def build_supernet(
         space: its architectures.
         seed, weights: see `build`.
         switchable: with switchable batch norms and path scales, see `octnas.nn.supernet`.
+        rescaled: whether kernels are rescaled on use, see `octnas.nn.rescale`; for weights of the
+            original.
     """
     supernet = build(space.architecture({}), seed=seed, weights=weights)
+    if rescaled:
+        rescale_on_use(supernet)
     return make_switchable(supernet) if switchable else supernet
 
 
@@ -230,10 +244,13 @@ class TrainedSupernet:
     space: SearchSpace
     weights: Path
     switchable: bool
+    rescaled: bool = False
 
     def load(self) -> nn.Module:
         """The supernet, with its first choices active."""
-        supernet = build_supernet(self.space, seed=0, switchable=self.switchable)
+        supernet = build_supernet(
+            self.space, seed=0, switchable=self.switchable, rescaled=self.rescaled
+        )
         load_weights(supernet, self.weights)
         return supernet
 
@@ -241,6 +258,55 @@ class TrainedSupernet:
     def activate(model: nn.Module, alphas: Mapping[str, float]) -> None:
         """See `octnas.nn.supernet.activate`."""
         activate(model, alphas)
+
+    def fits(self, architecture: Architecture) -> bool:
+        """Whether it contains an architecture, whatever the size of its images."""
+        own = self.space.vanilla
+        return replace(architecture, alphas=own.alphas, input_size=own.input_size) == own
+
+    def subnet(self, architecture: Architecture) -> nn.Module:
+        """A network of its own with the supernet's weights and batch-norm statistics."""
+        supernet = self.load()
+        activate(supernet, architecture)
+        return fold_switchable(supernet)
+
+
+@dataclass(frozen=True)
+class ConvertedNetwork:
+    """A trained network on disk as an octave network of any architecture; picklable.
+
+    Attributes:
+        space: its architectures.
+        weights: file of its state dict, see `octnas.nn.channel_order`.
+    """
+
+    space: SearchSpace
+    weights: Path
+
+    def load(self) -> nn.Module:
+        """The network at α = 0, which keeps the kernels of the original beside its own."""
+        model = build(self.space.vanilla, seed=0)
+        load_weights(model, self.weights)
+        for conv in octave_convs(model):
+            kernel = conv.weight.detach().clone()
+            conv.register_buffer(_ORIGINAL, kernel, persistent=False)
+        return model
+
+    @staticmethod
+    @torch.no_grad()
+    def activate(model: nn.Module, alphas: Mapping[str, float]) -> None:
+        """Convert the network from the original to an architecture, in place.
+
+        The statistics of batch norms are those of before.
+
+        Args:
+            model: from `load`.
+            alphas: by site; other sites go to 0.
+        """
+        activate(model, alphas)
+        for conv in octave_convs(model):
+            conv.weight.copy_(getattr(conv, _ORIGINAL))
+        rescale_kernels(model)
 
 
 def activate(supernet: nn.Module, architecture: Architecture | Mapping[str, float]) -> None:

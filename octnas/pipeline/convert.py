@@ -1,6 +1,7 @@
 """Stage 3 of a run that begins with a trained network: its channels are sorted."""
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -55,11 +56,13 @@ def convert(run: Run) -> None:
         # Now, since retraining comes later.
         check_recipe(run.config.retrain.recipe, images.count("train"))
     model, most = _original(run), settings.images or images.count("train")
-    batches = images.batches("train", settings.batch_size, most)
-    shown = next(iter(batches))[0].cpu()
+    batches = iter(images.batches("train", settings.batch_size, most))
+    first = next(batches)
+    shown = first[0].cpu()
     before = _logits(model, shown)
     with cpu_threads(run.config.supernet.threads), device_errors():
-        moved = ((pixels.to(device), labels.to(device)) for pixels, labels in batches)
+        every = chain([first], batches)
+        moved = ((pixels.to(device), labels.to(device)) for pixels, labels in every)
         try:
             found = sensitivity(model.to(device), moved, settings.criterion)
         except OctnasError as error:

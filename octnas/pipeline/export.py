@@ -161,8 +161,9 @@ def source(run: Run, result: Retrained, settings: ExportSettings) -> Source:
 def _origin(run: Run, architecture: Architecture) -> Origin | None:
     """The network that a retrained one was fine-tuned from or taught by; None if by none."""
     config, backbone = run.config, run.space.backbone
+    through = config.supernet.weights if config.retrain.weights == "supernet" else ""
     taught = config.retrain.distillation is not None
-    if not config.begins_with("retrain"):
+    if not (config.begins_with("retrain") or through):
         return None
     fits = original(run).weights_for(architecture) is not None
     if not (fits or taught):
@@ -170,7 +171,7 @@ def _origin(run: Run, architecture: Architecture) -> Origin | None:
     name, result = config.name, read_original(run)
     if config.trains_original:
         name = f"a plain {backbone} trained on the same images"
-    elif config.space.weights == PRETRAINED:
+    elif PRETRAINED in (config.space.weights, through):
         name = f"timm's {backbone}"
     top1 = None if result is None else result.mean("val_top1")
     return Origin(name, fits, taught, licensed=not config.trains_original, top1=top1)

@@ -14,6 +14,8 @@ from octnas.settings import PRETRAINED, flatten, with_former_names
 SCHEMA = 1
 # Stages whose section of the experiment file has another name.
 _SECTIONS = {"truth": "ranking"}
+# Those that say what a stage builds on, which is noted itself.
+_IMPLIED = ("search.score", "retrain.weights")
 # The settings of the search that affect scores.
 _SCORING = ("calibration_batches", "images_per_batch", "threads")
 
@@ -24,7 +26,9 @@ def bases(config: RunConfig, stage: str) -> tuple[str, ...]:
         return (CONVERT,)
     if stage == CONVERT and config.trains_original:
         return (ORIGINAL,)
-    return (*STAGES[stage], CONVERT) if config.begins_with(stage) else STAGES[stage]
+    own = (*STAGES[stage], CONVERT) if config.begins_with(stage) else STAGES[stage]
+    supernet = stage == "retrain" and config.retrain.weights == "supernet"
+    return ("supernet", *own) if supernet else own
 
 
 def whole_run(config: RunConfig) -> tuple[str, ...]:
@@ -54,9 +58,7 @@ def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
     found: dict[str, Any] = {"schema": SCHEMA}
     for base in bases(config, stage):
         found[f"input.{base}"] = digest(with_former_names(fingerprint(config, base)))
-    section = _SECTIONS.get(stage, stage)
-    if (settings := getattr(config, section, None)) is not None:
-        found |= flatten(settings, section, later=False)
+    found |= _own(config, stage)
     if stage == "space" and config.latency.table:
         found["latency.table"] = _digest_of("latency.table", config.latency.table)
     if stage == "data":
@@ -65,10 +67,6 @@ def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
         found |= _contents("supernet.weights", config.supernet.weights)
     if stage == CONVERT:
         found |= _of_original(config)
-    if stage == "search":
-        # As resolved; earlier versions recorded nothing for MACs.
-        objective = {} if config.objective == "macs" else {"search.objective": config.objective}
-        found = {key: found[key] for key in found if key != "search.objective"} | objective
     if stage in ("supernet", "search"):
         found["seed"] = config.seed
     if stage == "rank":
@@ -83,6 +81,27 @@ def _of_original(config: RunConfig) -> dict[str, Any]:
     classes = list(config.space.classes)
     found: dict[str, Any] = {"space.classes": classes} if classes else {}
     return found | _contents("space.weights", config.space.weights)
+
+
+def _own(config: RunConfig, stage: str) -> dict[str, Any]:
+    """The settings of a stage's section that matter, as they are resolved."""
+    section = _SECTIONS.get(stage, stage)
+    if (settings := getattr(config, section, None)) is None:
+        return {}
+    found = flatten(settings, section, later=False)
+    found = {key: value for key, value in found.items() if key not in _IMPLIED}
+    if stage == "search":
+        # Earlier versions recorded nothing for the objective MACs and the measure loss.
+        for name, first in (("objective", "macs"), ("measure", "loss")):
+            found.pop(f"search.{name}", None)
+            if (value := getattr(config, name)) != first:
+                found[f"search.{name}"] = value
+    if stage == "supernet":
+        found["supernet.teacher"] = config.teacher
+    if stage == "retrain" and not config.begins_with(stage):
+        # Then nothing is distilled.
+        found = {k: v for k, v in found.items() if not k.startswith("retrain.distillation")}
+    return found
 
 
 def _contents(key: str, weights: str) -> dict[str, str]:

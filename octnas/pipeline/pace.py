@@ -173,6 +173,8 @@ def supernet_pace(
         recipe=_one_epoch(settings.recipe, settings.recipe.batch_size // settings.processes),
         # Initial weights do not change the time, but may have to be downloaded.
         weights=settings.weights if settings.teacher == "original" else "",
+        # Those of `space.weights` are not there yet, so that its teacher is not timed.
+        teacher=settings.teacher if settings.weights or settings.teacher != "original" else "auto",
         processes=1,
         threads=threads,
     )
@@ -187,6 +189,7 @@ def supernet_pace(
             checkpoints=checkpoints,
             on_step=lambda _: watch.mark(),
             budgets=budgets,
+            rescaled=config.rescales,
         )[0]
 
     return _training_pace(run, device)
@@ -221,7 +224,8 @@ def _backward(
 ) -> Backward:
     if teacher is None or settings.distillation is None:
         return plain
-    return distilled(frozen(build(teacher, seed=0), device), settings.distillation)
+    whole = build(teacher, seed=0)
+    return distilled(frozen(whole, settings.recipe, device), settings.distillation)
 
 
 def _training_pace(

@@ -148,7 +148,7 @@ def rank(run: Run) -> None:
     params = flatten(run.config.ranking, "ranking") | flatten(run.config.supernet, "supernet")
     run.tracker.start(KEY, "ranking check", params=params, parent=PARENT, again=True)
     run.progress.say(f"rank: scores of {SUPERNET}")
-    ranking = _ranking(run, scorer(run, "search_val")())
+    ranking = _ranking(run, scorer(run, "search_val", measure="loss")())
     known = {name: i.value for name, i in ranking.statistics.items() if i.value is not None}
     known |= {f"regret_points/{regret.budget}": regret.points for regret in ranking.regrets}
     path = run.directory.stage("rank") / RANKING_FILE

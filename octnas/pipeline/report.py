@@ -40,6 +40,7 @@ from octnas.results.networks import Retrained
 from octnas.results.validation_log import VALIDATION_LOG, count_validations
 from octnas.results.verdict import Matrix
 from octnas.runtime.directory import CONVERT, ORIGINAL, check_links, digest
+from octnas.search.settings import MEASURED
 from octnas.search.surrogate import Features, fit_candidates
 from octnas.settings import flatten
 from octnas.space.search_space import SearchSpace
@@ -148,8 +149,9 @@ def gather(run: Run, tables: Iterable[Path] = ()) -> ReportData:
         recipe=recipe_digest(run),
         times=_stage_times(run, retrained),
         unfinished=stages_left(run),
+        measure=MEASURED[run.config.measure],
         converted=run.config.scores_converted,
-        fine_tuned=run.config.begins_with("retrain"),
+        fine_tuned=_start(run.config) != "scratch",
         original=read_original(run),
         reference=called(run.config),
         links=_links(run),
@@ -264,7 +266,6 @@ def facts(run: Run) -> dict[str, str]:
     first, last = runs[0], runs[-1]
     overrides = dict.fromkeys(override for record in runs for override in record.overrides)
     config, images = run.config, read_summary(run.data.folder)
-    start = "the original" if config.begins_with("retrain") else "scratch"
     return {
         "Data": f"{config.data.source}, digest {images.digest}",
         "Images": ", ".join(f"{n:,} {part}" for part, n in images.counts.items() if n),
@@ -273,13 +274,20 @@ def facts(run: Run) -> dict[str, str]:
         "Seeds of retraining": ", ".join(map(str, config.retrain.seeds)),
         **_weights(config),
         "Search": f"{config.search.sampler}, {plural(config.search.trials, 'trial')}",
-        "Retraining": f"{plural(config.retrain.recipe.epochs, 'epoch')} from {start}",
+        "Retraining": f"{plural(config.retrain.recipe.epochs, 'epoch')} from {_start(config)}",
         "Device": _device(runs),
         "Started": first.time,
         "Overrides": ", ".join(overrides) or "none",
         "Versions": ", ".join(f"{name} {found}" for name, found in last.versions.items()),
         "Python": f"{last.python} on {last.platform}",
     }
+
+
+def _start(config: RunConfig) -> str:
+    """What retraining began with."""
+    if config.retrain.weights == "supernet":
+        return "the supernet"
+    return "the original" if config.begins_with("retrain") else "scratch"
 
 
 def _weights(config: RunConfig) -> dict[str, str]:
@@ -310,6 +318,9 @@ def recipe_digest(run: Run) -> str:
         found = made.fingerprint if made else {}
         settings["original"] = found.get("space.weights") or found.get(f"input.{ORIGINAL}")
         settings["distillation"] = retrain.distillation and asdict(retrain.distillation)
+    if retrain.weights == "supernet":
+        marker = run.directory.marker("supernet")
+        settings["supernet"] = marker and digest(marker.fingerprint)
     settings["preparation"] = preparation(data)
     settings["padding"] = getattr(data, "padding", None)
     settings["input_size"] = list(run.space.input_size)

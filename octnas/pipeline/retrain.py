@@ -32,6 +32,7 @@ from octnas.pipeline.records import (
 from octnas.pipeline.run import Run
 from octnas.pipeline.search import chosen_by
 from octnas.pipeline.space import check_classes
+from octnas.pipeline.supernet import trained_supernet
 from octnas.report.style import network_name, plural
 from octnas.results.front import Candidate, Front
 from octnas.results.networks import (
@@ -318,6 +319,7 @@ def _train(run: Run, networks: list[Network]) -> dict[tuple[str, int], SeedResul
     for network in networks:
         by_id.setdefault(network.architecture.id, []).append(network)
     begins_with = original(run) if run.config.begins_with("retrain") else None
+    supernet = trained_supernet(run) if settings.weights == "supernet" else None
     trainings = [
         Training(
             same[0].architecture,
@@ -325,6 +327,7 @@ def _train(run: Run, networks: list[Network]) -> dict[tuple[str, int], SeedResul
             training_folder(folder, identity, seed),
             validation_log=log,
             original=begins_with,
+            supernet=supernet,
         )
         for seed in settings.seeds
         for identity, same in by_id.items()

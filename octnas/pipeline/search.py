@@ -13,8 +13,6 @@ from optuna.storages import BaseStorage
 from octnas.device import cpu_threads
 from octnas.errors import SearchError
 from octnas.io.files import read_json, write_json
-from octnas.nn.rescale import ConvertedNetwork
-from octnas.pipeline.convert import sorted_weights
 from octnas.pipeline.latency import latency_words, measure_chosen, with_costs
 from octnas.pipeline.original import called
 from octnas.pipeline.records import PARENT, begin_tracking, write_candidates, write_chosen
@@ -26,6 +24,7 @@ from octnas.results.front import Candidate, Front, best_under, hypervolume_curve
 from octnas.results.networks import VANILLA
 from octnas.runtime.progress import Bar
 from octnas.search.samplers import Propose, initial_design, proposals
+from octnas.search.settings import MEASURED
 from octnas.search.storage import opened, quiet
 from octnas.search.study import Driver, run_local
 from octnas.search.surrogate import EXPECTED, Features, with_expected_losses
@@ -172,8 +171,10 @@ def write_trials(candidates: Sequence[Candidate], path: Path) -> None:
 def _reporter(run: Run, bar: Bar, front: list[Candidate]) -> Callable[[Candidate], None]:
     """Reports each candidate to the bar and the tracker, and keeps the front up to it."""
 
+    measured = MEASURED[run.config.measure]
+
     def on_reported(candidate: Candidate) -> None:
-        bar.advance(note=f"{candidate.macs / 1e6:,.2f} M MACs, loss {candidate.loss:.3f}")
+        bar.advance(note=f"{candidate.macs / 1e6:,.2f} M MACs, {measured} {candidate.loss:.3f}")
         (candidate,) = with_costs(run, [candidate])
         found = Front.of((*front, candidate), cost=run.config.objective)
         front[:], area = found.candidates, found.hypervolume(_reference(run))
@@ -184,7 +185,10 @@ def _reporter(run: Run, bar: Bar, front: list[Candidate]) -> Callable[[Candidate
 
 
 def _reference(run: Run) -> tuple[float, float]:
-    """Reference of hypervolumes: the largest budget, and the loss of a uniform guess."""
+    """Reference of hypervolumes: the largest budget, and the loss of a uniform guess.
+
+    The divergence of a uniform guess from the original is at most as large.
+    """
     bounds = [one for budget in run.budgets for one in budget.bounds]
     uppers = [one.upper for one in bounds if one.cost == run.config.objective]
     largest = max(uppers, default=run.space.largest_macs)
@@ -201,7 +205,7 @@ def _evaluate(run: Run, driver: Driver) -> None:
     settings = run.config.search
     if driver.done:
         return
-    make = scorer(run, "search_val", settings.screening_fraction, _converted(run))
+    make = scorer(run, "search_val", settings.screening_fraction)
     if settings.executor == "local":
         run_local(driver, make(), retries=settings.retries)
         return
@@ -221,17 +225,9 @@ def _evaluate(run: Run, driver: Driver) -> None:
         )
 
 
-def _converted(run: Run) -> ConvertedNetwork | None:
-    """The original, if candidates are scored with it instead of a supernet."""
-    scores = run.config.scores_converted
-    return ConvertedNetwork(run.space, sorted_weights(run)) if scores else None
-
-
 def _choose(run: Run, candidates: list[Candidate]) -> dict[str, Candidate]:
     """The best candidate on search_val for each budget, evaluated again on the read part."""
-    read: Callable[[Mapping[str, float]], Mapping[str, float]] = scorer(
-        run, "read", trained=_converted(run)
-    )()
+    read: Callable[[Mapping[str, float]], Mapping[str, float]] = scorer(run, "read")()
     chosen: dict[str, Candidate] = {}
     for budget in run.budgets:
         best = best_under(candidates, budget, chosen_by(run))
@@ -287,13 +283,14 @@ def _table(
     width = max(map(len, shown))
     when = "before fine-tuning" if config.begins_with("retrain") else "before training"
     heads = "".join(f"{names[cost]:>13}" for cost in vanilla)
-    yield f"{when + ':':<{width}}{heads}  loss, search_val    read"
+    score = f"{MEASURED[config.measure]}, search_val"
+    yield f"{when + ':':<{width}}{heads}{score:>24}    read"
     for name, one in shown.items():
         if one is not None:
             shares = [one.cost(cost) / whole for cost, whole in vanilla.items()]
             costs = "".join(f"{format_percent(share):>13}" for share in shares)
             read = one.metrics.get("read_loss")
-            yield f"{name:<{width}}{costs}{one.loss:>18.3f}{_or_none(read):>8}"
+            yield f"{name:<{width}}{costs}{one.loss:>24.3f}{_or_none(read):>8}"
 
 
 def _or_none(loss: float | None) -> str:

@@ -13,8 +13,7 @@ from octnas.data.images import Images, open_images
 from octnas.device import choose_device
 from octnas.errors import require
 from octnas.io.files import read_json, remove_tree, write_json
-from octnas.nn.rescale import ConvertedNetwork
-from octnas.nn.supernet import TrainedSupernet
+from octnas.nn.supernet import ConvertedNetwork, TrainedSupernet
 from octnas.nn.weights import save_weights
 from octnas.pipeline.convert import sorted_weights
 from octnas.pipeline.records import PARENT, begin_tracking
@@ -26,7 +25,7 @@ from octnas.space.distribution import Distribution, Probabilities, draw_within
 from octnas.training.checkpoint import Checkpoints
 from octnas.training.distributed import launch, reported
 from octnas.training.loop import Log, check_recipe
-from octnas.training.scoring import Scorer, make_scorer
+from octnas.training.scoring import Measure, Scorer, make_scorer
 from octnas.training.settings import SupernetSettings
 from octnas.training.standalone import CHECKPOINTS_FOLDER, WEIGHTS_FILE
 from octnas.training.supernet import (
@@ -172,17 +171,17 @@ def _train(run: Run, images: Images, device: torch.device) -> list[dict[str, flo
             on_step=on_step,
             budgets=run.budgets,
             on_learned=partial(write_distributions, run),
+            rescaled=config.rescales,
         )
         save_weights(trained, run.directory.stage("supernet") / WEIGHTS_FILE)
         return history
 
 
 def _settings(run: Run) -> SupernetSettings:
-    """The settings with the initial weights of the run, if it begins with a trained network."""
-    settings = run.config.supernet
-    return (
-        replace(settings, weights=str(sorted_weights(run))) if run.config.has_original else settings
-    )
+    """The settings with the teacher and, if the run begins with a trained network, its weights."""
+    config = run.config
+    settings = replace(config.supernet, teacher=config.teacher)  # type: ignore[arg-type]
+    return replace(settings, weights=str(sorted_weights(run))) if config.has_original else settings
 
 
 def _begin(run: Run) -> None:
@@ -202,6 +201,7 @@ def _train_together(run: Run, log: Log, on_step: Callable[[int], None]) -> list[
         folder / WEIGHTS_FILE,
         _checkpoints(run),
         folder / TOGETHER_FOLDER,
+        run.config.rescales,
     )
     with reported(job.folder, log, on_step):
         if settings.executor == "local":
@@ -256,11 +256,11 @@ def read_seconds(run: Run) -> float:
 def trained_supernet(run: Run) -> TrainedSupernet:
     """The supernet that the stage wrote."""
     path = (run.directory.stage("supernet") / WEIGHTS_FILE).resolve()
-    return TrainedSupernet(run.space, path, run.config.supernet.switchable)
+    return TrainedSupernet(run.space, path, run.config.supernet.switchable, run.config.rescales)
 
 
 def scorer(
-    run: Run, part: str, first: float = 1.0, trained: ConvertedNetwork | None = None
+    run: Run, part: str, first: float = 1.0, measure: Measure | None = None
 ) -> Callable[[], Scorer]:
     """A picklable function that makes a scorer in any process.
 
@@ -268,12 +268,14 @@ def scorer(
         run: with the data and the settings of the search.
         part: of the data.
         first: share of the part that is scored before the rest.
-        trained: what to score with, by default the supernet.
+        measure: what is measured; by default what the search does.
     """
-    settings = run.config.search
+    config, settings = run.config, run.config.search
+    original = ConvertedNetwork(run.space, sorted_weights(run)) if config.has_original else None
+    measure = measure or config.measure
     return partial(
         make_scorer,
-        trained or trained_supernet(run),
+        original if original and config.scores_converted else trained_supernet(run),
         run.data,
         part,
         calibration_batches=settings.calibration_batches,
@@ -281,6 +283,9 @@ def scorer(
         device=run.config.device,
         threads=settings.threads,
         first=first,
+        original=original if measure == "kl" or settings.steps else None,
+        measure=measure,
+        steps=settings.steps,
     )
 
 

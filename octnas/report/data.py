@@ -144,8 +144,9 @@ class ReportData:
         unfinished: stages still to be finished, with their state.
         links: commands or addresses that show more, by name.
         run: the run directory, quoted for a shell.
+        measure: what candidates were scored by; ``loss`` of a candidate is its value.
         converted: whether candidates were scored with the converted original, not in a supernet.
-        fine_tuned: whether the retrained networks began with the weights of the original.
+        fine_tuned: whether the retrained networks began with trained weights.
         original: the trained network that the run began with, as it came; None if there is none.
         reference: what that is called.
     """
@@ -174,6 +175,7 @@ class ReportData:
     unfinished: Mapping[str, str] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
     run: str = "RUN"
+    measure: str = "loss"
     converted: bool = False
     fine_tuned: bool = False
     original: Retrained | None = None

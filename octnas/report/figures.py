@@ -88,7 +88,8 @@ def front_figure(data: ReportData) -> go.Figure | None:
         "uniform α": (uniform, {"mode": "lines+markers", "line": dotted, "marker": diamond}),
         "chosen": (data.chosen.values(), {"mode": "markers", "marker": ring}),
     }
-    figure = new_figure("MACs", f"loss on search_val ({data.scorer})", top=top_margin(data))
+    score = f"{data.measure} on search_val ({data.scorer})"
+    figure = new_figure("MACs", score, top=top_margin(data))
     for name, (candidates, style) in styles.items():
         add_candidates(figure, data, candidates, name=name, **style)
     add_axes(figure, data)
@@ -150,7 +151,7 @@ def _candidate_hover(data: ReportData, one: Candidate) -> str:
         [
             f"<b>{plot_text(one.id)}</b> {plot_text(one.origin, NAME_LIMIT)}",
             f"{format_count(one.macs)} MACs, {format_percent(data.share(one.macs))} of vanilla",
-            f"loss {format_loss(one.loss)}",
+            f"{data.measure} {format_loss(one.loss)}",
             *_searchable_alphas(data, one.alphas),
         ]
     )

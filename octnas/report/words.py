@@ -140,8 +140,8 @@ def _found(data: ReportData, budget: Budget) -> Iterator[str]:
 def _chosen(data: ReportData, one: Candidate) -> str:
     said = (
         f"Architecture {one.id} was chosen: {format_count(one.macs)} MACs, "
-        f"{format_percent(data.share(one.macs))} of vanilla. Its loss in the {data.scorer} is "
-        f"{format_loss(one.loss)} on the images used for ranking"
+        f"{format_percent(data.share(one.macs))} of vanilla. Its {data.measure} in the "
+        f"{data.scorer} is {format_loss(one.loss)} on the images used for ranking"
     )
     if "read_loss" not in one.metrics:
         return f"{said}."

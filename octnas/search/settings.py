@@ -8,6 +8,9 @@ from octnas.settings import HOW, LATER, Executor
 
 Sampler = Literal["surrogate", "nsga2", "tpe", "random", "learned"]
 ChooseBy = Literal["expected", "loss"]
+Measure = Literal["auto", "loss", "kl"]
+MEASURED = {"loss": "loss", "kl": "KL divergence"}
+"""What a measure is called."""
 Objective = Literal["auto", "macs", "activation", "latency"]
 
 
@@ -24,6 +27,13 @@ class SearchSettings:
         score: weights that candidates are scored with: those of the ``supernet``; or those of
             the trained network that the run begins with, ``converted`` for each candidate without
             any training. ``auto`` is ``converted`` if there is one, unless α is learned.
+        measure: what is measured: the ``loss`` (cross-entropy) on labels, or ``kl``, the divergence
+            of the candidate's probabilities from the original's, in nats, which needs no labels
+            but a trained network that the run begins with. ``auto`` is ``loss``.
+        steps: training steps that each candidate takes before it is scored, with converted scores:
+            batches of ``images_per_batch`` training images, the same for all candidates, taught by
+            the original with the defaults of ``retrain.distillation``. SGD with a momentum of 0.9
+            and a learning rate of ``0.01 · images_per_batch / 256``, which falls to 0 as a cosine.
         objective: the cost that the search minimises besides the loss, and the other axis of the
             front. ``auto`` is the first cost that all budgets bound, or MACs if there is none, or
             if it is peak memory.
@@ -52,6 +62,8 @@ class SearchSettings:
 
     sampler: Sampler = "surrogate"
     score: Literal["auto", "supernet", "converted"] = field(default="auto", metadata=LATER)
+    measure: Measure = field(default="auto", metadata=LATER)
+    steps: int = field(default=0, metadata=LATER)
     objective: Objective = field(default="auto", metadata=LATER)
     screening_fraction: float = field(default=1.0, metadata=LATER)
     choose_by: ChooseBy = field(default="expected", metadata=LATER)
@@ -73,4 +85,4 @@ class SearchSettings:
         counts = ("trials", "batch_size", "calibration_batches", "threads", "workers")
         require_at_least(self, 1, *counts)
         require_at_least(self, 2, "population", "images_per_batch")
-        require_at_least(self, 0, "spread", "retries")
+        require_at_least(self, 0, "spread", "retries", "steps")

@@ -78,14 +78,19 @@ Teacher = Callable[[Tensor], Tensor]
 """Images to the logits of a frozen network."""
 
 
-def frozen(network: nn.Module, device: torch.device) -> Teacher:
-    """A network as a teacher, in eval mode; it is moved to the device."""
+def frozen(network: nn.Module, recipe: Recipe, device: torch.device) -> Teacher:
+    """A network as a teacher, in eval mode; it is moved to the device.
+
+    It computes in the precision and the memory format of the recipe, as those whom it teaches.
+    """
     network.to(device).eval().requires_grad_(False)
+    if recipe.channels_last:
+        to_channels_last(network)
+    forward = _forward(network, recipe, device)
 
     @torch.no_grad()
     def teach(images: Tensor) -> Tensor:
-        logits: Tensor = network(images)
-        return logits.float()
+        return forward(images)
 
     return teach
 

@@ -208,7 +208,9 @@ class SupernetSettings:
         samples: architectures drawn by MACs in a step of ``sandwich``.
         teacher: network whose output the others in a ``sandwich`` step learn: ``largest``, a number
             for the network of that uniform α, or ``none`` to learn the labels. ``original``: in
-            every mode of sampling but ``learnable``, learn from the frozen network of ``weights``.
+            every mode of sampling but ``learnable``, learn from the frozen network of ``weights``
+            or ``space.weights``. ``auto`` is ``original`` with ``space.weights``, unless α is
+            learned, and otherwise ``largest``.
         weights: initial weights: a file with timm's keys, ``timm`` for timm's pretrained weights
             (may be downloaded), or empty for none. Needs ``space.stride_mode: timm``.
         alpha_warmup: share of the steps over which the largest α rises from 0 to its maximum, which
@@ -228,7 +230,7 @@ class SupernetSettings:
     sampling: Sampling = "by_macs"
     macs: tuple[float, float] = (0.0, 1.0)
     samples: int = 2
-    teacher: float | Literal["largest", "none", "original"] = "largest"
+    teacher: float | Literal["auto", "largest", "none", "original"] = "auto"
     weights: str = ""
     alpha_warmup: float = 0.0
     switchable: bool = True
@@ -244,10 +246,8 @@ class SupernetSettings:
         require(0 <= low < high <= 1, "macs", self.macs, "two shares from 0 to 1, ascending")
         require_at_least(self, 0, "samples")
         if not isinstance(self.teacher, str):
-            allowed = "largest, none, original or 0 to 1"
+            allowed = "auto, largest, none, original or 0 to 1"
             require(0 <= self.teacher <= 1, "teacher", self.teacher, allowed)
-        known = self.teacher != "original" or bool(self.weights)
-        require(known, "teacher", self.teacher, "original only with weights")
         require(0 <= self.alpha_warmup < 1, "alpha_warmup", self.alpha_warmup, "0 to below 1")
         if self.sampling == "learnable":
             own = self.teacher != "original"
@@ -302,6 +302,7 @@ class RankingSettings:
         require_at_least(self, 1, "threads", "workers", "resamples")
 
 
+InitialWeights = Literal["auto", "original", "supernet", "scratch"]
 Select = Literal["budgets", "front"]
 Baseline = Literal[
     "uniform",
@@ -345,8 +346,9 @@ class RetrainSettings:
 
     Attributes:
         weights: initial weights: ``original``, those of the trained network that the run begins
-            with, which then also teaches all networks; ``scratch``; or ``auto``, ``original`` if
-            there is one. Plain networks of other widths or depths begin from scratch, and are
+            with; ``supernet``, those of the trained supernet at the network's α; ``scratch``; or
+            ``auto``, ``original`` if there is one. Except from scratch, an original also teaches
+            all networks. Plain networks of other widths or depths begin from scratch, and are
             taught as well.
         distillation: how networks learn from the original; null for labels alone.
         select: networks to train: ``budgets``, the chosen network of each budget, or ``front``, the
@@ -376,7 +378,9 @@ class RetrainSettings:
         recipe: optimizer and schedule of every network.
     """
 
-    weights: Literal["auto", "original", "scratch"] = field(default="auto", metadata=LATER)
+    weights: Literal["auto", "original", "supernet", "scratch"] = field(
+        default="auto", metadata=LATER
+    )
     distillation: DistillationSettings | None = field(
         default=DistillationSettings(), metadata=LATER
     )

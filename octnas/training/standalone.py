@@ -28,7 +28,7 @@ from octnas.device import choose_device, cpu_threads
 from octnas.errors import TrainingError
 from octnas.io.files import read_json, remove_tree, write_bytes, write_json
 from octnas.nn.rescale import rescale_kernels
-from octnas.nn.supernet import build
+from octnas.nn.supernet import TrainedSupernet, build
 from octnas.nn.weights import load_weights, save_weights
 from octnas.results.networks import SeedResult
 from octnas.results.validation_log import log_validation
@@ -110,6 +110,7 @@ class Training:
         part: of the data, on which the trained network is evaluated.
         validation_log: file that gets a line before every evaluation; None for no log.
         original: gives the initial weights and teaches; None to train from scratch.
+        supernet: gives the initial weights instead, at the architecture's α.
     """
 
     architecture: Architecture
@@ -118,6 +119,7 @@ class Training:
     part: str = "val"
     validation_log: Path | None = None
     original: Original | None = None
+    supernet: TrainedSupernet | None = None
 
     @property
     def result(self) -> SeedResult | None:
@@ -243,7 +245,7 @@ def _fit(
     model = _initial(training)
     backward: Backward = plain
     if training.original is not None and settings.distillation is not None:
-        teacher = frozen(training.original.load(), device)
+        teacher = frozen(training.original.load(), settings.recipe, device)
         backward = distilled(teacher, settings.distillation)
 
     def watched(row: Mapping[str, float]) -> None:
@@ -269,6 +271,8 @@ def _fit(
 
 def _initial(training: Training) -> nn.Module:
     """The network before its training."""
+    if training.supernet is not None and training.supernet.fits(training.architecture):
+        return training.supernet.subnet(training.architecture)
     model, original = build(training.architecture, seed=training.seed), training.original
     weights = None if original is None else original.weights_for(training.architecture)
     if weights is not None:

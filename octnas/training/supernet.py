@@ -48,6 +48,7 @@ def train_supernet(
     on_step: Callable[[int], None] | None = None,
     budgets: Sequence[Budget] = (),
     on_learned: Callable[[Mapping[str, Probabilities]], None] | None = None,
+    rescaled: bool = False,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
     """Train a supernet from its initial weights, or resume it from its last checkpoint.
 
@@ -64,6 +65,7 @@ def train_supernet(
         on_step: called with the number of every step before it is done.
         budgets: a distribution is learned for each, with ``sampling: learnable``.
         on_learned: called at the end with the learned probabilities, by name of the budget.
+        rescaled: see `build_supernet`.
 
     Returns:
         The supernet, on ``device``, and its history by epoch.
@@ -73,7 +75,11 @@ def train_supernet(
     """
     _check_sites(space, settings)
     supernet = build_supernet(
-        space, seed=seed, switchable=settings.switchable, weights=settings.weights
+        space,
+        seed=seed,
+        switchable=settings.switchable,
+        weights=settings.weights,
+        rescaled=rescaled,
     )
     rank = processes.part.rank
     batches = images.train_batches(settings.recipe.batch_size, seed, processes.part)
@@ -149,11 +155,12 @@ def _original(
     """The frozen network of the initial weights, if it is the teacher.
 
     Raises:
-        SettingError: see `octnas.nn.supernet.build_original`.
+        SettingError: there are none, or see `octnas.nn.supernet.build_original`.
     """
     if settings.teacher != "original":
         return None
-    return frozen(build_original(space, settings.weights), device)
+    require(bool(settings.weights), "teacher", settings.teacher, "original only with weights")
+    return frozen(build_original(space, settings.weights), settings.recipe, device)
 
 
 @dataclass(frozen=True)
@@ -172,6 +179,7 @@ class SupernetJob:
     weights: Path
     checkpoints: Checkpoints
     folder: Path
+    rescaled: bool = False
 
 
 @dataclass(frozen=True)
@@ -207,6 +215,7 @@ def train_rank(job: SupernetJob, rank: int, processes: int, rendezvous: str) -> 
             on_step=writer.step if writer else None,
             budgets=job.budgets,
             on_learned=learned.update,
+            rescaled=job.rescaled,
         )
         if together.first:
             save_weights(supernet, job.weights)

@@ -16,9 +16,15 @@ from octnas.nn import activate, subnet
 from octnas.nn.deploy import deploy
 from octnas.nn.octave import Features
 from octnas.nn.octavize import geometries
-from octnas.nn.rescale import rescale_kernel, rescale_kernels, tap_matrix
+from octnas.nn.rescale import (
+    RescaledConv2d,
+    rescale_kernel,
+    rescale_kernels,
+    rescale_on_use,
+    tap_matrix,
+)
 from octnas.nn.supernet import make_switchable
-from tests.nn.families import FAMILIES, create, random_alphas, site_names
+from tests.nn.families import FAMILIES, create, random_alphas, site_names, size_of
 from tests.nn.reference import assert_sizeable, images, places, spread, upsample
 
 HIGH, LOW = 0, 1
@@ -289,13 +295,14 @@ def refused() -> dict[str, tuple[nn.Module, str]]:
     switchable = make_switchable(copy.deepcopy(thumbnail))
     return {
         "plain": (create("thumbnail"), "found a ThumbnailResNet, allowed: an octave network"),
-        "switchable": (switchable, "found a switchable supernet"),
+        "switchable": (switchable, "found a supernet"),
+        "rescaled": (rescale_on_use(copy.deepcopy(thumbnail)), "found a supernet"),
         "deployed": (deploy(thumbnail), "allowed: an octave network"),
         "another": (nn.Sequential(make(2, 2, low_out=0.5)), "allowed: timm's ResNets"),
     }
 
 
-@pytest.mark.parametrize("case", ["plain", "switchable", "deployed", "another"])
+@pytest.mark.parametrize("case", ["plain", "switchable", "rescaled", "deployed", "another"])
 def test_others_are_refused_unchanged(case: str) -> None:
     model, message = refused()[case]
     before = copy.deepcopy(model.state_dict())
@@ -314,6 +321,65 @@ def test_the_subnet_of_a_switchable_supernet_is_taken() -> None:
     found = rescale_kernels(subnet(make_switchable(model), alphas))
     for key, value in found.state_dict().items():
         assert torch.equal(value, expected.state_dict()[key])
+
+
+@pytest.mark.parametrize(
+    ("name", "switchable"), [("thumbnail", False), *((name, True) for name in FAMILIES)]
+)
+def test_a_supernet_rescales_on_use(name: str, switchable: bool) -> None:
+    """At any α it computes what a network computes whose kernels were rescaled for it."""
+    model = octavize(create(name), {}).eval()
+    supernet = rescale_on_use(copy.deepcopy(model))
+    if switchable:
+        supernet = make_switchable(supernet)
+    x = images(2, 3, *size_of(name))
+    for seed in (None, 1):
+        alphas = {} if seed is None else random_alphas(model, seed)
+        expected = copy.deepcopy(model)
+        activate(expected, alphas)
+        activate(supernet, alphas)
+        with torch.no_grad():
+            wanted, plain = rescale_kernels(copy.deepcopy(expected))(x), expected(x)
+            found, folded = supernet(x), subnet(supernet, alphas)(x)
+        assert_sizeable(wanted)
+        off = 1e-4 * wanted.abs().max()
+        torch.testing.assert_close(found, wanted, rtol=0, atol=off)
+        torch.testing.assert_close(folded, wanted, rtol=0, atol=off)
+        assert torch.equal(found, plain) if seed is None else (wanted - plain).abs().max() > off
+    assert subnet(supernet, alphas).state_dict().keys() == model.state_dict().keys()
+    assert not any(isinstance(m, RescaledConv2d) for m in subnet(supernet, alphas).modules())
+
+
+def test_a_kernel_that_is_rescaled_on_use_learns() -> None:
+    """Its gradient is that of the rescaled kernel, carried back through the linear map."""
+    conv, x = make(4, 4, low_out=0.5), images(2, 4, 8, 8).double()
+    expected = copy.deepcopy(conv)
+    conv.__class__ = RescaledConv2d
+    rescale_kernel(expected, expected.geometry())
+    for one in (conv, expected):
+        y = one(x)
+        (y.high.square().sum() + y.low.square().sum()).backward()
+    weight = conv.weight.detach().clone().requires_grad_()
+    conv.weight = nn.Parameter(weight.detach())
+    (conv.fitted_weight(conv.geometry()) * expected.weight.grad).sum().backward()
+    carried, conv.weight.grad = conv.weight.grad, None
+    y = conv(x)
+    (y.high.square().sum() + y.low.square().sum()).backward()
+    assert carried.abs().max() > 1
+    torch.testing.assert_close(conv.weight.grad, carried)
+    # Of the high rows, whose kernel stays, as it is.
+    torch.testing.assert_close(conv.weight.grad[:2], expected.weight.grad[:2])
+    assert not torch.allclose(conv.weight.grad[2:], expected.weight.grad[2:], rtol=0.01)
+
+
+def test_an_evaluation_does_not_hinder_a_training() -> None:
+    """What is computed once in inference mode serves both."""
+    conv, x = make(4, 4, low_out=0.5, kernel=7), images(2, 4, 8, 8).double()
+    conv.__class__ = RescaledConv2d
+    with torch.inference_mode():
+        conv(x)
+    conv(x).low.sum().backward()
+    assert conv.weight.grad.abs().max() > 1
 
 
 def test_registered_networks_are_taken() -> None:

@@ -1,8 +1,10 @@
 """Runs that begin with a trained network."""
 
 import json
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,20 +12,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from octnas.cluster.slurm import SlurmSettings
+from octnas.data.batches import Batch
 from octnas.data.images import open_images
 from octnas.errors import ConfigError, RunDirectoryError
 from octnas.io.files import read_json
 from octnas.nn.backbone import create_backbone
-from octnas.nn.rescale import ConvertedNetwork, rescale_kernels
-from octnas.nn.supernet import build, recalibrate
+from octnas.nn.rescale import rescale_kernels
+from octnas.nn.supernet import activate, build, recalibrate, subnet
 from octnas.pipeline.convert import CHANNELS_FILE, sorted_weights
 from octnas.pipeline.fingerprints import whole_run
-from octnas.pipeline.records import class_names, read_results
-from octnas.pipeline.report import recipe_digest
+from octnas.pipeline.records import class_names, read_candidates, read_results
+from octnas.pipeline.report import facts, recipe_digest
 from octnas.pipeline.run import Run, look_at_run
 from octnas.pipeline.slurm import JOBS, write_jobs
-from octnas.pipeline.stages import run_stages
-from octnas.pipeline.supernet import scorer
+from octnas.pipeline.stages import rewrite_report, run_stages
+from octnas.pipeline.supernet import scorer, trained_supernet
 from octnas.runtime.directory import WHOLE_RUN
 from octnas.training.scoring import evaluate
 from octnas.training.standalone import Original, Training, _initial
@@ -92,6 +95,29 @@ def test_logits_follow_the_classes_by_name(tmp_path: Path, weights: Path) -> Non
         run_stages(bad, ("data",))
 
 
+def test_every_image_is_decoded_once(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = open_trained(tmp_path, weights, "convert.batch_size=100", stages=("data",))
+    sizes: list[int] = []
+
+    def watched(*args: Any) -> Any:
+        images = open_images(*args)
+        real = images.batches
+
+        def batches(part: str, *sized: int) -> Iterator[Batch]:
+            for batch in real(part, *sized):
+                sizes.extend([len(batch[1])] if part == "train" else [])
+                yield batch
+
+        images.batches = batches  # type: ignore[method-assign,assignment]
+        return images
+
+    monkeypatch.setattr("octnas.pipeline.convert.open_images", watched)
+    run_stages(run, ("data",))
+    assert sizes == [100, 100, 56]
+
+
 QUICK = ("retrain.seeds=[0]", "search.trials=8")
 
 
@@ -119,12 +145,26 @@ def test_a_whole_run_begins_with_it(tmp_path: Path, weights: Path) -> None:
 
 @pytest.mark.slow
 def test_a_supernet_may_begin_with_it(tmp_path: Path, weights: Path) -> None:
-    run = open_trained(tmp_path, weights, "search.score=supernet", *QUICK)
+    """Taught by it; and the networks may begin with the supernet."""
+    settings = ("search.score=supernet", "retrain.weights=supernet", "supernet.recipe.lr=0.0001")
+    run = open_trained(tmp_path, weights, *settings, *QUICK)
     assert set(whole_run(run.config)) == {*WHOLE_RUN, "convert"}
     run_stages(run)
-    for stage in ("supernet", "retrain"):
+    for stage, bases in (("supernet", {"convert"}), ("retrain", {"convert", "supernet"})):
         marker = json.loads((run.directory.stage(stage) / "stage.json").read_text())
-        assert "input.convert" in marker["fingerprint"]
+        assert bases <= {key.removeprefix("input.") for key in marker["fingerprint"]}
+        if stage == "supernet":
+            assert marker["fingerprint"]["supernet.teacher"] == "original"
+    assert trained_supernet(run).rescaled
+    # After so little training it still is about the original, at α = 0.
+    supernet = trained_supernet(run).load().eval()
+    activate(supernet, run.space.vanilla)
+    images = torch.randn(8, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    expected = logits(load_file(weights), images)
+    with torch.inference_mode():
+        off = (subnet(supernet, run.space.vanilla)(images) - expected).std() / expected.std()
+    assert 0 < off < 0.5
+    assert facts(run)["Retraining"] == "2 epochs from the supernet"
 
 
 def test_candidates_are_converted_from_the_original_each_time(
@@ -133,8 +173,7 @@ def test_candidates_are_converted_from_the_original_each_time(
     """Whatever was converted before; by its own kernels and statistics."""
     run = open_trained(tmp_path, weights, stages=("data",))
     run_stages(run, ("data",))
-    trained = ConvertedNetwork(run.space, sorted_weights(run))
-    score = scorer(run, "search_val", trained=trained)()
+    score = scorer(run, "search_val")()
     half, most = run.space.uniform(0.5).alphas, run.space.uniform(1).alphas
     first, _, again = score(half), score(most), score(half)
     assert first == again
@@ -147,6 +186,24 @@ def test_candidates_are_converted_from_the_original_each_time(
     recalibrate(model, [pixels for pixels, _ in islice(batches, 1)])
     expected = evaluate(model, images.batches("search_val", 250), torch.device("cpu"))
     assert first["loss"] == pytest.approx(expected.metrics["loss"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_candidates_may_be_taught_and_compared_with_the_original(
+    tmp_path: Path, weights: Path
+) -> None:
+    """The report says what was measured."""
+    kl, lines = ("search.measure=kl", "search.steps=2"), list[str]()
+    run = open_trained(tmp_path, weights, *kl, *QUICK, lines=lines)
+    run_stages(run, ("search",))
+    rewrite_report(run)
+    assert any("KL divergence 0." in line and "on search_val" in line for line in lines)
+    smallest, *_, largest = sorted(read_candidates(run), key=lambda one: one.macs)
+    assert 0 < largest.loss < smallest.loss - 0.01
+    page = (run.directory.stage("report") / "report.md").read_text()
+    assert "Its KL divergence in the converted original is" in page
+    fingerprint = run.fingerprint("search")
+    assert (fingerprint["search.measure"], fingerprint["search.steps"]) == ("kl", 2)
 
 
 def test_other_weights_need_the_stage_anew(tmp_path: Path, weights: Path) -> None:
@@ -219,6 +276,23 @@ def test_weights_that_do_not_fit(tmp_path: Path, weights: Path, what: str, messa
             "supernet.weights: found 'timm', allowed: empty with space.weights",
         ),
         ("search: {score: converted}", "search.score: found 'converted', allowed: converted only"),
+        (
+            "search: {measure: kl}",
+            "search.measure: found 'kl', allowed: kl only with space.weights",
+        ),
+        (
+            "space: {weights: w.pth}\nsearch: {steps: 2, score: supernet}",
+            "search.steps: found 2, allowed: 0, or more with converted scores",
+        ),
+        (
+            "space: {weights: w.pth}\nretrain: {weights: supernet}",
+            "retrain.weights: found 'supernet', allowed: supernet only with search.score: supernet",
+        ),
+        (
+            "supernet: {teacher: original}",
+            "supernet.teacher: found 'original', allowed: original only with space.weights or",
+        ),
+        ("search: {steps: -1}", "search.steps: found -1, allowed: 0 or more"),
         ("convert: {criterion: l1}", "convert.criterion: found 'l1', input should be 'energy'"),
     ],
 )
@@ -234,6 +308,8 @@ def test_a_trained_network_is_fine_tuned_for_a_tenth_of_the_epochs(tmp_path: Pat
     config = load_config(tmp_path / "e.yaml")
     assert config.space.stride_mode == "timm"
     assert (config.retrain.recipe.epochs, config.retrain.recipe.lr) == (11, 0.01)
+    (tmp_path / "s.yaml").write_text("retrain: {weights: supernet}\n")
+    assert load_config(tmp_path / "s.yaml").retrain.recipe.epochs == 11
     scratch = load_config(tmp_path / "e.yaml", ["retrain.weights=scratch"])
     assert (scratch.retrain.recipe.epochs, scratch.retrain.recipe.lr) == (110, 0.1)
 

@@ -1,6 +1,7 @@
 """Training, and resumed trainings that give the same bits as uninterrupted ones."""
 
 import contextlib
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -515,7 +516,7 @@ def test_distillation_is_the_published_loss(weight: float, temperature: float) -
     labels = torch.arange(6) % 5
     teacher = nn.Sequential(nn.BatchNorm1d(5))
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    known = frozen(teacher, CPU)
+    known = frozen(teacher, Recipe(), CPU)
     student = logits.clone().requires_grad_()
 
     def criterion(found: Tensor, wanted: Tensor) -> Tensor:
@@ -540,3 +541,24 @@ def test_distillation_is_the_published_loss(weight: float, temperature: float) -
     assert not teacher.training
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_a_teacher_computes_as_those_whom_it_teaches() -> None:
+    """In the recipe's precision and memory format; bfloat16 has 8 bits."""
+    torch.manual_seed(0)
+    teacher = nn.Sequential(nn.Conv2d(16, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    images = torch.randn(8, 16, 6, 6)
+    with torch.no_grad():
+        exact = teacher(images)
+    recipe = Recipe(amp="bf16", channels_last=True)
+    found = frozen(copy.deepcopy(teacher), recipe, CPU)(images)
+    assert found.dtype == torch.float32
+    assert not found.requires_grad
+    assert torch.equal(found.bfloat16().float(), found)
+    off = (found - exact).abs().max() / exact.std()
+    assert 2**-12 < off < 2**-3
+    seen: list[Tensor] = []
+    teacher[0].register_forward_hook(lambda conv, _, out: seen.append(conv.weight))
+    again = frozen(teacher, replace(recipe, amp="none"), CPU)(images)
+    torch.testing.assert_close(again, exact, rtol=1e-4, atol=1e-4 * float(exact.std()))
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)

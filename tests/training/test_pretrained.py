@@ -10,9 +10,17 @@ from safetensors.torch import save_file
 from octnas.data.digits import DigitImages
 from octnas.errors import SettingError
 from octnas.nn.search_space import search_space
-from octnas.nn.supernet import build, build_supernet
+from octnas.nn.supernet import (
+    ConvertedNetwork,
+    TrainedSupernet,
+    activate,
+    build,
+    build_supernet,
+)
+from octnas.nn.weights import save_weights
 from octnas.space.search_space import SearchSpace
 from octnas.training.settings import Recipe, SupernetSettings
+from octnas.training.standalone import Training, _initial
 from octnas.training.supernet import train_supernet
 from tests.nn.reference import randomise
 
@@ -51,6 +59,54 @@ def test_at_first_it_is_the_trained_network(
     assert torch.equal(supernet(images), logits)
 
 
+@pytest.mark.parametrize("switchable", [False, True])
+def test_at_first_it_is_the_converted_network(
+    space: SearchSpace, weights: Path, switchable: bool
+) -> None:
+    """At any α, if it rescales kernels."""
+    supernet = build_supernet(
+        space, seed=0, switchable=switchable, weights=str(weights), rescaled=True
+    ).eval()
+    converted, images = ConvertedNetwork(space, weights), torch.randn(4, *space.input_size)
+    model = converted.load().eval()
+    vanilla = model(images)
+    assert vanilla.std() > 0.01
+    for alpha in (0.0, 0.5, 1.0):
+        alphas = space.uniform(alpha).alphas
+        activate(supernet, alphas)
+        converted.activate(model, alphas)
+        expected = model(images)
+        torch.testing.assert_close(supernet(images), expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(expected, vanilla) == (alpha == 0)
+
+
+def test_a_subnet_starts_from_its_weights(
+    space: SearchSpace, weights: Path, tmp_path: Path, digit_space: SearchSpace
+) -> None:
+    supernet = build_supernet(space, seed=0, switchable=True, weights=str(weights), rescaled=True)
+    for name, value in supernet.named_parameters():
+        if "low_" in name or "path_scales" in name:
+            value.data.mul_(1.5)
+    save_weights(supernet, tmp_path / "supernet.safetensors")
+    trained = TrainedSupernet(space, tmp_path / "supernet.safetensors", True, rescaled=True)
+    half = space.uniform(0.5)
+    found = _initial(Training(half, 0, tmp_path, supernet=trained)).eval()
+    images = torch.randn(4, *space.input_size)
+    activate(supernet, half.alphas)
+    expected = supernet.eval()(images)
+    assert expected.std() > 0.01
+    torch.testing.assert_close(found(images), expected, rtol=1e-4, atol=1e-5)
+    assert found.state_dict().keys() == build(half, seed=0).state_dict().keys()
+    # Other widths do not fit, and begin from scratch.
+    args = {**space.backbone_args, "channels": [4, 4, 4]}
+    for other in (replace(half, backbone_args=args), digit_space.uniform(0.5)):
+        assert not trained.fits(other)
+        scratch = _initial(Training(other, 3, tmp_path, supernet=trained)).state_dict()
+        fresh = build(other, seed=3).state_dict()
+        assert all(torch.equal(scratch[name], value) for name, value in fresh.items())
+    assert trained.fits(replace(half, input_size=(1, 8, 8)))
+
+
 @pytest.mark.slow
 def test_it_learns_from_the_original(
     space: SearchSpace, weights: Path, few_digits: DigitImages
@@ -67,6 +123,8 @@ def test_it_learns_from_the_original(
     # Nothing but the supernet learns.
     again, repeated = train_supernet(space, few_digits, settings, seed=0, device=CPU)
     assert [row["train_loss"] for row in repeated] == [row["train_loss"] for row in history]
+    rescaled = train_supernet(space, few_digits, settings, seed=0, device=CPU, rescaled=True)[1]
+    assert rescaled[0]["train_loss"] != history[0]["train_loss"]
     plain = replace(settings, teacher="none")
     assert train_supernet(space, few_digits, plain, seed=0, device=CPU)[1] != history
     for one, other in zip(supernet.parameters(), again.parameters(), strict=True):
@@ -83,6 +141,7 @@ def test_a_new_classifier_cannot_teach(
         train_supernet(other, few_digits, settings, seed=0, device=CPU)
 
 
-def test_an_original_needs_weights() -> None:
+def test_an_original_needs_weights(space: SearchSpace, few_digits: DigitImages) -> None:
+    settings = SupernetSettings(teacher="original", threads=1)
     with pytest.raises(SettingError, match="original only with weights"):
-        SupernetSettings(teacher="original")
+        train_supernet(space, few_digits, settings, seed=0, device=CPU)
