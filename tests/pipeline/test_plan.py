@@ -233,7 +233,7 @@ def test_the_teacher_is_timed_where_there_is_one(
 def test_a_taught_step_has_the_teachers_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[int] = []
 
-    def frozen(model: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
+    def frozen(model: nn.Module, _: Recipe, device: torch.device) -> Callable[[Tensor], Tensor]:
         def teacher(images: Tensor) -> Tensor:
             shown.append(len(images))
             return model(images).detach()
