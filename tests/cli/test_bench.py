@@ -244,7 +244,8 @@ def test_a_table_for_a_reader_of_steps(octnas: Octnas) -> None:
 
 
 def test_json_and_the_experiments_batch(octnas: Octnas) -> None:
-    changes = ("supernet.recipe.batch_size=6", "supernet.samples=1", "supernet.teacher=0.5")
+    small = "space.backbone_args={layers: [1, 1], channels: [4, 8]}"
+    changes = ("supernet.recipe.batch_size=6", "supernet.samples=1", "supernet.teacher=0.5", small)
     sets = [word for change in changes for word in ("--set", change)]
     result = octnas(*COMMAND, *sets, "--precision", "bfloat16", "--json")
     assert result.code == 0

@@ -1,5 +1,6 @@
 """The networks that are retrained."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from octnas.pipeline.records import read_candidates, read_chosen
 from octnas.pipeline.retrain import plan
 from octnas.pipeline.run import Run
 from octnas.pipeline.search import chosen_by
-from octnas.pipeline.stages import run_stages
 from octnas.results.front import Front
 from octnas.results.networks import (
     FRONT,
@@ -25,17 +25,18 @@ from octnas.results.networks import (
     WORST,
     Network,
 )
-from tests.pipeline.tiny import open_tiny
+from tests.pipeline.tiny import OFF, open_tiny
 
-STAGES = ("data", "space", "supernet", "search")
 ROLES = "uniform,paper,increasing,random,worst,narrower,shallower,smaller images,vanilla"
 ALL = f"retrain.baselines=[{ROLES}]"
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def searched(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny run as it was before anything was retrained."""
     path = tmp_path_factory.mktemp("controls")
-    run_stages(open_tiny(path, ALL), STAGES)
+    shutil.copytree(finished, path, dirs_exist_ok=True)
+    open_tiny(path, OFF, ALL, fresh="retrain")
     return path
 
 
