@@ -2,11 +2,13 @@
 
 import itertools
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 from hypothesis import strategies as st
 
@@ -118,12 +120,47 @@ def all_architectures(space: SearchSpace) -> Iterator[dict[str, float]]:
         yield dict(zip(names, shares, strict=True))
 
 
+def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
+    """A folder that ``build`` has filled: once, however many processes run the tests.
+
+    Each has a copy, since tests take a run's lock and MLflow's. Paths that MLflow keeps lead to the
+    folder they were copied from.
+    """
+    own = factory.mktemp(name)
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        build(own)
+        return own
+    shared = factory.getbasetemp().parent / f"built-{name}"
+    done = shared.with_name(f"{shared.name}.done")
+    with FileLock(f"{shared}.lock"):
+        if not done.exists():
+            shutil.rmtree(shared, ignore_errors=True)
+            shared.mkdir()
+            build(shared)
+            done.touch()
+    shutil.copytree(shared, own, symlinks=True, dirs_exist_ok=True)
+    return own
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with MLflow's tables, which take seconds to create."""
+    from octnas.tracking.settings import TrackingSettings
+    from octnas.tracking.tracker import Tracker
+
+    def migrate(path: Path) -> None:
+        settings = TrackingSettings(uri=f"sqlite:///{path}/mlflow.db")
+        tracker = Tracker(settings, experiment="other", directory=path / "one")
+        tracker.start("key", "name")
+        tracker.close()
+
+    return built_once(tmp_path_factory, "migrated", migrate) / "mlflow.db"
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the finished tiny run, for tests that only read it."""
     from octnas.pipeline.stages import run_stages
     from tests.pipeline.tiny import open_tiny
 
-    path = tmp_path_factory.mktemp("finished")
-    run_stages(open_tiny(path))
-    return path
+    return built_once(tmp_path_factory, "finished", lambda path: run_stages(open_tiny(path)))

@@ -376,7 +376,13 @@ def test_what_is_shipped() -> None:
     }
 
 
-@pytest.mark.parametrize("name", sorted(SHIPPED))
+DEEP = {"resnet101", "resnet152"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(one, marks=[pytest.mark.slow] * (one in DEEP)) for one in sorted(SHIPPED)],
+)
 def test_every_budget_can_be_met(name: str) -> None:
     config, space = shipped(name)
     budgets = [budget.resolve(space) for budget in config.space.budgets]

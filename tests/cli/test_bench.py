@@ -7,6 +7,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from octnas.measure import bench_data as module
 from octnas.measure.bench import BenchResult
 from octnas.measure.bench_data import DataBenchSettings
 from octnas.measure.settings import BenchSettings
+from octnas.pipeline import bench as steps_module
 from tests.cli.conftest import Octnas
 from tests.data.trees import make_tree
 from tests.pipeline.tiny import EXPERIMENT
@@ -243,8 +245,11 @@ def test_a_table_for_a_reader_of_steps(octnas: Octnas) -> None:
     assert names == ["vanilla", *WAYS, *(f"{way}, switchable" for way in WAYS)]
 
 
-def test_json_and_the_experiments_batch(octnas: Octnas) -> None:
-    changes = ("supernet.recipe.batch_size=6", "supernet.samples=1", "supernet.teacher=0.5")
+def test_json_and_the_experiments_batch(octnas: Octnas, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = partial(steps_module.StepBenchSettings, steps=1)
+    monkeypatch.setattr(steps_module, "StepBenchSettings", few)
+    small = "space.backbone_args={layers: [1, 1], channels: [4, 8]}"
+    changes = ("supernet.recipe.batch_size=6", "supernet.samples=1", "supernet.teacher=0.5", small)
     sets = [word for change in changes for word in ("--set", change)]
     result = octnas(*COMMAND, *sets, "--precision", "bfloat16", "--json")
     assert result.code == 0

@@ -17,6 +17,7 @@ from tests.nn.reference import randomise
 BACKBONE = "thumbnail_resnet"
 ARGS = {"layers": [1, 1], "channels": [4, 8], "num_classes": 2}
 SHORT = (
+    "tracking.enabled=false",
     "search.trials=6",
     "search.spread=2",
     "search.calibration_batches=1",

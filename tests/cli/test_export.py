@@ -132,7 +132,7 @@ def test_export_needs_retraining(octnas: Octnas, tiny: Path) -> None:
 
 
 def test_changed_settings_need_a_fresh_stage(octnas: Octnas, tiny: Path) -> None:
-    changed = ("--set", "export.data_license=CC0")
+    changed = ("--set", "export.data_license=CC0", "--set", "tracking.enabled=false")
     done = octnas("export", str(tiny), *changed)
     assert done.code == 2
     assert "stage export was made with other settings" in done.err

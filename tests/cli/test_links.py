@@ -6,16 +6,17 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Octnas
+from tests.pipeline.tiny import with_store
 
 Contents = dict[str, bytes | None]
 
 
 @pytest.fixture
-def tiny(finished: Path, tmp_path: Path) -> Path:
+def tiny(finished: Path, migrated: Path, tmp_path: Path) -> Path:
     """The run directory of a finished run that a test may write to."""
     shutil.copytree(finished, tmp_path / "copy")
     # A new one keeps its artifacts here, and not where those of the run that is shared are.
-    (tmp_path / "copy" / "runs" / "mlflow.db").unlink()
+    with_store(tmp_path / "copy", migrated)
     return tmp_path / "copy" / "runs" / "tiny"
 
 

@@ -9,7 +9,7 @@ import pytest
 from octnas.pipeline.records import read_results
 from octnas.report.png import find_browser
 from tests.cli.conftest import Octnas
-from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
+from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny, with_store
 from tests.test_readme import ALL, ROOT, shown_commands
 
 QUICK = (
@@ -97,14 +97,19 @@ def test_the_test_of_a_command_exists(place: str) -> None:
     "command", [*QUICK, *(pytest.param(one, marks=pytest.mark.slow) for one in EXPORTS)]
 )
 def test_commands_do_what_they_say(
-    octnas: Octnas, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+    octnas: Octnas,
+    finished: Path,
+    migrated: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
 ) -> None:
     if command in EXPORTS:
         pytest.importorskip("openvino", reason="the extra octnas[export]")
     shutil.copytree(finished, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
     # A new one keeps its artifacts here, and not where those of the run that is shared are.
-    Path("runs/mlflow.db").unlink()
+    with_store(Path(), migrated)
     shutil.copytree("runs/tiny", "runs/other")
     experiment = [str(EXPERIMENT), *(word for one in TINY for word in ("--set", one))]
     stands_for = {

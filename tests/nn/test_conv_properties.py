@@ -65,9 +65,11 @@ def test_many_more_convolutions(case: tuple[OctaveConv2d, Maps]) -> None:
     test_any_convolution_is_that_of_the_reference.hypothesis.inner_test(case)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("size", [(4, 4), (3, 5)], ids=str)
+@pytest.mark.parametrize(
+    "size", [pytest.param((4, 4), marks=pytest.mark.slow), (3, 5)], ids=["even", "odd"]
+)
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("groups", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("low_in", "alpha"), [(0, 0.5), (2, 0.5), (4, 0.5), (2, 1.0), (2, 0.0)])
 def test_gradients_are_the_numerical_ones(
     low_in: int, alpha: float, groups: int, stride: int, size: tuple[int, int]

@@ -29,7 +29,12 @@ PUBLISHED = {
 DEEP_STEM = {"stem_type": "deep", "stem_width": 32}
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+DEEP = {"resnet101", "resnet152"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=[pytest.mark.slow] * (one in DEEP)) for one in PUBLISHED]
+)
 def test_whole_networks(name: str) -> None:
     params, gmacs = PUBLISHED[name]
     space = search_space(name, SIZE, ALPHAS)

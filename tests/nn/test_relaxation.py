@@ -62,8 +62,16 @@ def hard_masks(table: dict[str, Tensor], chosen: dict[str, int]) -> dict[str, Te
     return {site: masks[chosen[site]] for site, masks in table.items()}
 
 
-@pytest.mark.parametrize("stride_mode", ["paper", "timm"])
-@pytest.mark.parametrize("roles", [False, True])
+@pytest.mark.parametrize(
+    ("roles", "stride_mode"),
+    [
+        *((False, "paper"), (True, "timm")),
+        *(
+            pytest.param(*pair, marks=pytest.mark.slow)
+            for pair in ((False, "timm"), (True, "paper"))
+        ),
+    ],
+)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_sample_is_the_octave_network(name: str, roles: bool, stride_mode: str) -> None:
     """On odd maps, in training mode: every family, with masks of zeros and ones."""

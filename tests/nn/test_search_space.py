@@ -54,7 +54,10 @@ def random_architecture(space: SearchSpace, seed: int) -> Architecture:
 
 @pytest.mark.parametrize(
     ("stride_mode", "multiple", "seed"),
-    [("timm", 1, 0), ("paper", 1, 1), ("paper", 2, 2), ("timm", 8, 3)],
+    [
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in (("timm", 1, 0), ("paper", 1, 1))),
+        *(("paper", 2, 2), ("timm", 8, 3)),
+    ],
 )
 @pytest.mark.parametrize(
     "name",

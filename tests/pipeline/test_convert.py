@@ -32,7 +32,7 @@ from octnas.training.scoring import evaluate
 from octnas.training.standalone import Original, Training, _initial
 from tests.loading import load_config
 from tests.nn.reference import randomise
-from tests.pipeline.tiny import open_tiny
+from tests.pipeline.tiny import BRIEF, OFF, open_tiny
 
 BACKBONE = ("thumbnail_resnet", {"layers": [1, 1, 1], "channels": [4, 8, 8], "in_chans": 1})
 
@@ -118,13 +118,13 @@ def test_every_image_is_decoded_once(
     assert sizes == [100, 100, 56]
 
 
-QUICK = ("retrain.seeds=[0]", "search.trials=8")
+QUICK = ("retrain.baselines=[uniform]", "retrain.seeds=[0]", "search.trials=8", BRIEF)
 
 
 def test_a_whole_run_begins_with_it(tmp_path: Path, weights: Path) -> None:
     """Candidates are scored with its weights, and no supernet is trained."""
     lines: list[str] = []
-    run = open_trained(tmp_path, weights, *QUICK, lines=lines)
+    run = open_trained(tmp_path, weights, OFF, *QUICK, lines=lines)
     assert run.config.space.stride_mode == "timm"
     run_stages(run)
     assert any(line.startswith("convert: sorted the channels of") for line in lines)
@@ -132,12 +132,12 @@ def test_a_whole_run_begins_with_it(tmp_path: Path, weights: Path) -> None:
     assert set(stages) == {*WHOLE_RUN, "convert"} - {"supernet"}
     assert all(run.directory.finished(stage) for stage in stages)
     assert not run.directory.stage("supernet").exists()
-    assert len(read_results(run)) == 7
+    assert len(read_results(run)) == 4
     for stage in ("search", "retrain"):
         marker = json.loads((run.directory.stage(stage) / "stage.json").read_text())
         assert "input.convert" in marker["fingerprint"]
     lines.clear()
-    run_stages(open_trained(tmp_path, weights, *QUICK, lines=lines))
+    run_stages(open_trained(tmp_path, weights, OFF, *QUICK, lines=lines))
     assert sum("skipped, finished" in line for line in lines) == len(stages)
     page = (run.directory.stage("report") / "report.md").read_text()
     assert "supernet" not in page
@@ -323,7 +323,7 @@ def test_a_cluster_trains_no_supernet_either(tmp_path: Path) -> None:
 
 
 def test_a_supernet_that_nothing_builds_on_is_redone_alone(tmp_path: Path, weights: Path) -> None:
-    run = open_trained(tmp_path, weights, *QUICK)
+    run = open_trained(tmp_path, weights, OFF, *QUICK)
     run_stages(run, ("supernet", "search"))
     assert "search" not in run.directory.forget("supernet")
     assert run.directory.finished("search")
@@ -333,7 +333,7 @@ def test_a_supernet_that_nothing_builds_on_is_redone_alone(tmp_path: Path, weigh
 
 def test_a_learnable_supernet_leaves_converted_scores_alone(tmp_path: Path, weights: Path) -> None:
     learns = ("supernet.sampling=learnable", "search.score=converted")
-    run = open_trained(tmp_path, weights, *learns, *QUICK)
+    run = open_trained(tmp_path, weights, OFF, *learns, *QUICK)
     run_stages(run, ("search",))
     assert not run.directory.stage("supernet").exists()
 

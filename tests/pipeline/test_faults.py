@@ -25,11 +25,11 @@ from octnas.training.loop import Backward, Step, plain
 from octnas.training.scoring import Scorer
 from tests.cli.conftest import Octnas, octnas  # noqa: F401
 from tests.data.trees import make_tree
-from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny, open_unlocked
+from tests.pipeline.tiny import BRIEF, EXPERIMENT, OFF, TINY, open_tiny, open_unlocked
 
 LOST = "CUDA error: unspecified launch failure\nCUDA kernel errors might be reported elsewhere"
 FULL = "CUDA out of memory. Tried to allocate 2.00 GiB."
-OFF = "tracking.enabled=false"
+FEW = ("retrain.baselines=[]", "retrain.seeds=[0]")
 
 
 def searching(finished: Path, path: Path, *overrides: str) -> Run:
@@ -112,7 +112,7 @@ def test_a_retraining_whose_loss_is_lost_goes_on_from_before(
 ) -> None:
     """No checkpoint holds the NaN, so that one that a device has made is mended by going on."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    settings = (OFF, f"retrain.recipe.checkpoint_seconds={checkpoint_seconds}")
+    settings = (OFF, *FEW, f"retrain.recipe.checkpoint_seconds={checkpoint_seconds}")
     run = open_tiny(tmp_path, *settings, fresh="retrain")
     with monkeypatch.context() as patch:
         patch.setattr(trainings, "plain", spoiled(2, lambda: None))
@@ -127,7 +127,7 @@ def test_a_gpu_that_falls_out_of_a_training(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    run = open_tiny(tmp_path, OFF, fresh="retrain")
+    run = open_tiny(tmp_path, OFF, *FEW, fresh="retrain")
 
     def lost() -> None:
         raise torch.AcceleratorError(LOST)
@@ -151,7 +151,7 @@ def test_images_that_vanish_in_the_middle(tmp_path: Path, monkeypatch: pytest.Mo
         kept = [one for one in TINY if not one.startswith("data.")]
         return open_unlocked(
             EXPERIMENT,
-            overrides=(*kept, *small, "supernet.recipe.checkpoint_seconds=0"),
+            overrides=(*kept, *small, "supernet.recipe.checkpoint_seconds=0", BRIEF),
             run_dir=tmp_path / "run",
             progress=Quiet(),
         )
@@ -230,7 +230,7 @@ def mounted(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_small_disk_and_a_larger_one(mounted: Path, octnas: Octnas) -> None:  # noqa: F811
-    settings = [part for one in (*TINY, OFF) for part in ("--set", one)]
+    settings = [part for one in (*TINY, OFF, BRIEF) for part in ("--set", one)]
     command = ("search", str(EXPERIMENT), "--run-dir", str(mounted / "run"), *settings)
     supernet = ("supernet", *command[1:])
     (mounted / "ballast").write_bytes(bytes(2**20 - 2**15))

@@ -19,7 +19,7 @@ from octnas.pipeline.stages import run_stages
 from octnas.results.front import Front
 from octnas.results.networks import SEARCHED
 from octnas.search.surrogate import EXPECTED
-from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
+from tests.pipeline.tiny import BRIEF, EXPERIMENT, OFF, TINY, open_tiny
 from tests.space.test_latency import table_of
 
 BUDGETS = (
@@ -42,7 +42,7 @@ def test_budgets_on_other_costs_are_searched(
 ) -> None:
     lines: list[str] = []
     controls = "retrain.baselines=[uniform,increasing,random,worst,vanilla]"
-    settings = (BUDGETS, f"latency.table={table}", controls)
+    settings = (BUDGETS, f"latency.table={table}", controls, OFF, BRIEF)
     run = open_tiny(tmp_path, *settings, lines=lines, stages=STAGES)
     run_stages(run, STAGES)
     latency = run.costs["latency"]
@@ -102,6 +102,7 @@ def test_latency_is_made_small_beside_the_loss(
         "space.budgets=[{latency_share: 0.9}, {latency_share: 0.7}]",
         f"latency.table={own}",
         "latency.measure=false",
+        *(OFF, BRIEF),
         f"search.sampler={sampler}",
         stages=STAGES,
     )
@@ -138,6 +139,7 @@ def test_the_front_is_over_what_is_made_small(tmp_path: Path) -> None:
         "space.budgets=[{latency_share: 0.9}]",
         f"latency.table={own}",
         "latency.measure=false",
+        *(OFF, BRIEF),
         "retrain.select=front",
         "search.trials=40",
     )

@@ -21,10 +21,8 @@ from octnas.results.networks import SeedResult
 from octnas.results.ranking import kendall
 from octnas.runtime.directory import WHOLE_RUN
 from tests.pipeline.test_tracking_of_runs import artifacts, runs_of
-from tests.pipeline.tiny import EXPERIMENT, TINY
+from tests.pipeline.tiny import EXPERIMENT, OFF, TINY
 from tests.pipeline.tiny_ranking import STAGES, TINY_RANKING, open_ranking, results
-
-OFF = "tracking.enabled=false"
 
 
 def test_the_design_is_drawn_by_seed_and_all_different(ranked: Path) -> None:
@@ -91,7 +89,7 @@ def test_fresh_rank_leaves_the_ground_truth_alone(spoilable: Path) -> None:
 
     before, trained = figures(), results(spoilable)
     lines: list[str] = []
-    run_stages(open_ranking(spoilable, fresh="rank", lines=lines), STAGES)
+    run_stages(open_ranking(spoilable, OFF, fresh="rank", lines=lines), STAGES)
     assert lines[0] == "--fresh rank: removed the results of rank"
     assert results(spoilable) == trained
     assert figures() == before

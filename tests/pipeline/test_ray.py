@@ -25,9 +25,10 @@ from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
 def test_ray_gives_the_candidates_that_this_process_gives(
     finished: Path, tmp_path: Path, workers: int
 ) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     settings = ("search.executor=ray", f"search.workers={workers}", "tracking.enabled=false")
-    run = open_tiny(tmp_path, *settings)
-    run_stages(run, ("supernet", "search"))
+    run = open_tiny(tmp_path, *settings, fresh="search")
+    run_stages(run, ("search",))
     here = open_tiny(finished)
     assert read_candidates(run) == read_candidates(here)
     assert read_chosen(run) == read_chosen(here)

@@ -24,7 +24,7 @@ from octnas.pipeline.records import read_candidates, read_chosen, read_results
 from octnas.pipeline.stages import run_stages
 from octnas.pipeline.supernet import check_processes, read_seconds
 from tests.pipeline.test_tracking_of_runs import runs_of
-from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
+from tests.pipeline.tiny import EXPERIMENT, OFF, TINY, open_tiny, with_store
 from tests.training.resuming import BrokenOffError, timeless, until
 
 OFTEN = ("supernet.recipe.checkpoint_seconds=0", "retrain.recipe.checkpoint_seconds=0")
@@ -75,9 +75,10 @@ class Bars:
 
 
 def test_a_supernet_stage_goes_on(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight steps, four an epoch: broken off in the first epoch, and in the second."""
+    with_store(tmp_path, migrated)
     folder = tmp_path / "runs" / "tiny" / "supernet"
     for steps in (3, 6):
         break_off(open_tiny(tmp_path, *OFTEN), steps, monkeypatch)
@@ -146,7 +147,7 @@ def test_it_is_the_weights_that_count_and_not_their_place(
 def test_other_settings_do_not_go_on_from_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    break_off(open_tiny(tmp_path, *OFTEN), 3, monkeypatch)
+    break_off(open_tiny(tmp_path, OFF, *OFTEN), 3, monkeypatch)
     with pytest.raises(RunDirectoryError, match=r"supernet\.recipe\.ema: was 0.0, now 0.5"):
         open_tiny(tmp_path, "supernet.recipe.ema=0.5")
     open_tiny(tmp_path, "supernet.recipe.checkpoint_seconds=7")

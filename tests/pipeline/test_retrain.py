@@ -1,5 +1,6 @@
 """The networks that are retrained."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from octnas.pipeline.records import read_candidates, read_chosen
 from octnas.pipeline.retrain import plan
 from octnas.pipeline.run import Run
 from octnas.pipeline.search import chosen_by
-from octnas.pipeline.stages import run_stages
 from octnas.results.front import Front
 from octnas.results.networks import (
     FRONT,
@@ -25,17 +25,18 @@ from octnas.results.networks import (
     WORST,
     Network,
 )
-from tests.pipeline.tiny import open_tiny
+from tests.pipeline.tiny import OFF, open_tiny
 
-STAGES = ("data", "space", "supernet", "search")
 ROLES = "uniform,paper,increasing,random,worst,narrower,shallower,smaller images,vanilla"
 ALL = f"retrain.baselines=[{ROLES}]"
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def searched(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny run as it was before anything was retrained."""
     path = tmp_path_factory.mktemp("controls")
-    run_stages(open_tiny(path, ALL), STAGES)
+    shutil.copytree(finished, path, dirs_exist_ok=True)
+    open_tiny(path, OFF, ALL, fresh="retrain")
     return path
 
 
@@ -46,10 +47,10 @@ def networks(run: Run, role: str, budget: str) -> list[Network]:
 def test_no_baseline_costs_less_than_the_searched_network(searched: Path) -> None:
     lines: list[str] = []
     run = open_tiny(searched, ALL, "retrain.randoms=3", lines=lines)
-    found = plan(run)
+    found = plan(run)  # takes seconds, for the plain networks
     assert [one.name for one in found] == list(dict.fromkeys(one.name for one in found))
     for budget in run.budgets:
-        (own,) = networks(run, SEARCHED, budget.name)
+        (own,) = (one for one in found if (one.role, one.budget) == (SEARCHED, budget.name))
         assert own.architecture.id == read_chosen(run)[budget.name].id
         roles = [one.role for one in found if one.budget == budget.name]
         assert {PAPER, WORST, NARROWER, SMALLER_IMAGES} <= set(roles)
@@ -67,19 +68,19 @@ def test_no_baseline_costs_less_than_the_searched_network(searched: Path) -> Non
 
 
 def test_random_architectures_differ_and_depend_on_the_seed(searched: Path) -> None:
-    run = open_tiny(searched, ALL, "retrain.randoms=4")
+    randoms = ("retrain.baselines=[random]", "retrain.randoms=4")
+    run = open_tiny(searched, *randoms)
     budget = run.budgets[0].name
     own = networks(run, SEARCHED, budget)[0].architecture.id
     first = [one.architecture.id for one in networks(run, RANDOM, budget)]
     assert len({own, *first}) == 5
     assert [one.architecture.id for one in networks(run, RANDOM, budget)] == first
-    other = open_tiny(searched, ALL, "retrain.randoms=4", "retrain.seed=1")
+    other = open_tiny(searched, *randoms, "retrain.seed=1")
     assert [one.architecture.id for one in networks(other, RANDOM, budget)] != first
 
 
-@pytest.mark.slow
 def test_the_papers_network_keeps_stem_and_last_stage(searched: Path) -> None:
-    run = open_tiny(searched, ALL)
+    run = open_tiny(searched, "retrain.baselines=[paper]")
     for budget in run.budgets:
         (found,) = networks(run, PAPER, budget.name)
         alphas = found.architecture.alphas
@@ -89,9 +90,8 @@ def test_the_papers_network_keeps_stem_and_last_stage(searched: Path) -> None:
         assert any(alphas.values())
 
 
-@pytest.mark.slow
 def test_the_worst_is_worse_than_the_chosen_by_the_same_scores(searched: Path) -> None:
-    run = open_tiny(searched, ALL)
+    run = open_tiny(searched, "retrain.baselines=[worst]")
     known = {one.id: one.loss for one in read_candidates(run)}
     for budget in run.budgets:
         (worst,) = networks(run, WORST, budget.name)

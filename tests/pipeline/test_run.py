@@ -19,7 +19,7 @@ from octnas.runtime.directory import WHOLE_RUN
 from octnas.runtime.progress import Quiet
 from octnas.search.surrogate import EXPECTED
 from tests.loading import load_config
-from tests.pipeline.tiny import open_tiny, open_unlocked
+from tests.pipeline.tiny import BRIEF, OFF, open_tiny, open_unlocked
 
 
 @pytest.fixture
@@ -194,8 +194,9 @@ def test_fresh_of_a_later_stage_does_not_hide_an_earlier_change(copied: Path) ->
         open_tiny(copied, fresh="all")
 
 
+@pytest.mark.slow  # as where Ray searches, and where a supernet goes on
 def test_the_same_seed_gives_the_same_candidates_and_front(finished: Path, tmp_path: Path) -> None:
-    run = open_tiny(tmp_path)
+    run = open_tiny(tmp_path, OFF)
     run_stages(run, ("supernet", "search"))
     assert read_candidates(run) == read_candidates(open_tiny(finished))
     assert read_chosen(run) == read_chosen(open_tiny(finished))
@@ -203,7 +204,7 @@ def test_the_same_seed_gives_the_same_candidates_and_front(finished: Path, tmp_p
 
 def test_stages_alone_and_a_report_without_retraining(tmp_path: Path) -> None:
     lines: list[str] = []
-    run = open_tiny(tmp_path, lines=lines)
+    run = open_tiny(tmp_path, OFF, BRIEF, "search.trials=8", lines=lines)
     with pytest.raises(RunDirectoryError, match="the report builds on space"):
         rewrite_report(run)
     with pytest.raises(RunDirectoryError, match="search builds on supernet, which is not finished"):
@@ -274,7 +275,7 @@ def test_a_search_of_an_earlier_version_resumes(copied: Path) -> None:
     journal.write_text("".join(line for line in lines if '"metrics"' not in line))
     (directory / "outcomes.jsonl").write_text("")
     before = read_candidates(open_tiny(copied))
-    run_stages(open_tiny(copied), ("search",))
+    run_stages(open_tiny(copied, OFF), ("search",))
     after = read_candidates(open_tiny(copied))
     assert [(c.id, c.loss) for c in after] == [(c.id, c.loss) for c in before]
 

@@ -1,5 +1,6 @@
 """The data stage within a run: lists, refusals, and what the report and MLflow are told."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,7 +119,10 @@ def test_a_broken_image_stops_the_run_or_is_counted(open_tree: Open, tree: Path)
     assert facts(run)["Images"] == "13 train, 6 search_val, 4 read, 8 val, 1 skipped"
 
 
-def test_mlflow_counts_what_was_skipped(open_tree: Open, tree: Path, tmp_path: Path) -> None:
+def test_mlflow_counts_what_was_skipped(
+    open_tree: Open, tree: Path, tmp_path: Path, migrated: Path
+) -> None:
+    shutil.copy(migrated, tmp_path / "mlflow.db")
     (tree / "train/red/0.jpeg").write_bytes(b"")
     (tree / "val/blue/1.jpeg").write_bytes(b"no image")
     (tree / "train/hollow").mkdir()

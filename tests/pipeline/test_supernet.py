@@ -1,5 +1,6 @@
 """The experiment that learns distributions, made tiny, from its file to the chosen candidates."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,13 @@ EXPERIMENT = Path(__file__).parents[2] / "search_spaces" / "digits_learnable.yam
 SMALL = ("supernet.recipe.epochs=4", "search.trials=24", "search.spread=2")
 
 
-def open_learnable(path: Path, *overrides: str) -> Run:
+def open_learnable(path: Path, *overrides: str, fresh: str | None = None) -> Run:
     return open_unlocked(
         EXPERIMENT,
         overrides=(*TINY, *SMALL, "tracking.enabled=false", *overrides),
         run_dir=path / "runs" / "tiny",
         progress=Quiet([].append),
+        fresh=fresh,
     )
 
 
@@ -70,8 +72,9 @@ def test_draws_follow_from_their_numbers(learned: Run) -> None:
 
 
 def test_any_sampler_may_follow_a_learnable_supernet(learned: Run, tmp_path: Path) -> None:
-    run = open_learnable(tmp_path, "search.sampler=nsga2", "search.trials=14")
-    run_stages(run, ("supernet", "search"))
+    shutil.copytree(learned.directory.path, tmp_path / "runs" / "tiny")
+    run = open_learnable(tmp_path, "search.sampler=nsga2", "search.trials=14", fresh="search")
+    run_stages(run, ("search",))
     origins = {candidate.origin for candidate in read_candidates(run)}
     assert "learned" in origins
     assert "nsga2" in origins

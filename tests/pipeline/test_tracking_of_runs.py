@@ -14,7 +14,7 @@ from octnas.data.image_list import read_summary
 from octnas.pipeline.records import read_candidates, read_results
 from octnas.pipeline.stages import run_stages
 from octnas.tracking.tracker import Tracker
-from tests.pipeline.tiny import open_tiny
+from tests.pipeline.tiny import BRIEF, OFF, open_tiny, with_store
 
 
 def runs_of(path: Path) -> dict[str, MlflowRun]:
@@ -133,30 +133,31 @@ def test_a_second_run_adds_nothing(finished: Path, runs: dict[str, MlflowRun]) -
 
 
 def test_tracking_can_be_off(tmp_path: Path) -> None:
-    run = open_tiny(tmp_path, "tracking.enabled=false")
+    run = open_tiny(tmp_path, OFF, BRIEF)
     run_stages(run, ("supernet",))
     assert run.tracker.view_command() == ""
     assert [entry.name for entry in (tmp_path / "runs").iterdir()] == ["tiny"]
 
 
 def test_interrupted_runs_are_failed_and_resumed_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import octnas.pipeline.supernet as module
 
     def fail(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
+    with_store(tmp_path, migrated)
     with monkeypatch.context() as patch:
         patch.setattr(module, "train_supernet", fail)
-        broken = open_tiny(tmp_path)
+        broken = open_tiny(tmp_path, BRIEF)
         with pytest.raises(KeyboardInterrupt):
             run_stages(broken, ("supernet",))
     assert {name: run.info.status for name, run in runs_of(tmp_path).items()} == {
         "tiny": "FAILED",
         "supernet": "FAILED",
     }
-    run_stages(open_tiny(tmp_path), ("supernet",))
+    run_stages(open_tiny(tmp_path, BRIEF), ("supernet",))
     client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
     experiment = client.get_experiment_by_name("tiny")
     assert experiment is not None
@@ -169,8 +170,9 @@ def test_interrupted_runs_are_failed_and_resumed_later(
 
 
 def test_the_hypervolume_continues_in_a_resumed_search(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     volumes: dict[int, float] = {}
 
     def metrics(_: Tracker, key: str, values: Mapping[str, float], step: int) -> None:
@@ -179,13 +181,13 @@ def test_the_hypervolume_continues_in_a_resumed_search(
         if len(volumes) == 9:
             raise KeyboardInterrupt
 
-    given = ("search.sampler=random", "tracking.enabled=false")
+    given = ("search.sampler=random", OFF)
     with monkeypatch.context() as patch:
         patch.setattr(Tracker, "metrics", metrics)
         with pytest.raises(KeyboardInterrupt):
-            run_stages(open_tiny(tmp_path, *given), ("supernet", "search"))
+            run_stages(open_tiny(tmp_path, *given, fresh="search"), ("search",))
         volumes[-1] = 0.0
-        run_stages(open_tiny(tmp_path, *given), ("supernet", "search"))
+        run_stages(open_tiny(tmp_path, *given), ("search",))
     ordered = [volumes[step] for step in sorted(volumes)]
     assert len(ordered) > 15
     assert ordered == sorted(ordered)
@@ -204,6 +206,7 @@ def test_retraining_again_has_new_runs_wherever_it_was_killed(
 ) -> None:
     shutil.copytree(finished / "runs", tmp_path / "runs", symlinks=True)
     client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    few = ("retrain.baselines=[uniform]", "retrain.seeds=[0]")
 
     class Killed(BaseException):
         pass
@@ -214,13 +217,13 @@ def test_retraining_again_has_new_runs_wherever_it_was_killed(
     with monkeypatch.context() as patch:
         patch.setattr(f"octnas.pipeline.retrain.{place}", killed)
         with pytest.raises(Killed):
-            run_stages(open_tiny(tmp_path, fresh="retrain"), ("retrain",))
-    run_stages(open_tiny(tmp_path), ("retrain",))
+            run_stages(open_tiny(tmp_path, *few, fresh="retrain"), ("retrain",))
+    run_stages(open_tiny(tmp_path, *few), ("retrain",))
     experiment = client.get_experiment_by_name("tiny")
     assert experiment is not None
     found = list(client.search_runs([experiment.experiment_id]))
     before = {one.info.run_id for one in runs_of(finished).values()}
-    for result in read_results(open_tiny(tmp_path)):
+    for result in read_results(open_tiny(tmp_path, *few)):
         own = [one for one in found if one.info.run_name == result.network.name]
         live = [one for one in own if "octnas.superseded" not in one.data.tags]
         assert len(live) == 1

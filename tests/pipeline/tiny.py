@@ -1,5 +1,6 @@
 """The shipped experiment, made tiny: the same path through the program in seconds."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,14 @@ TINY = (
     "retrain.recipe.epochs=2",
     "retrain.recipe.warmup_epochs=0.5",
 )
+OFF = "tracking.enabled=false"  # a new store of MLflow takes seconds
+BRIEF = "supernet.recipe.epochs=1"  # where any supernet will do
+
+
+def with_store(path: Path, migrated: Path) -> None:
+    """Give the tiny experiment in ``path`` a store of MLflow, before it would create one."""
+    (path / "runs").mkdir(parents=True, exist_ok=True)
+    shutil.copy(migrated, path / "runs" / "mlflow.db")
 
 
 def open_unlocked(*args: Any, **kwargs: Any) -> Run:

@@ -14,7 +14,7 @@ TINY_RANKING = (
     "ranking.seeds=[0, 1]",
     "ranking.workers=1",
     "ranking.resamples=20",
-    "ranking.recipe={epochs: 2, batch_size: 16, warmup_epochs: 0.5}",
+    "ranking.recipe={epochs: 2, batch_size: 32, warmup_epochs: 0.5}",
 )
 
 

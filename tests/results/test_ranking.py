@@ -191,6 +191,7 @@ class TestStatistics:
                 held.append(found.low <= found.value <= found.high)
         assert np.mean(held) > 0.97
 
+    @pytest.mark.slow
     def test_intervals_hold_the_truth_about_as_often_as_they_say(self) -> None:
         """A score of correlation r with a normal truth has a τ of 2/π arcsin r."""
         correlation, held = 0.6, []

@@ -91,7 +91,9 @@ def pages_of(path: Path) -> int:
     return int(count)
 
 
-@pytest.mark.parametrize("number", [0, 9, 13])
+@pytest.mark.parametrize(
+    "number", [9, *(pytest.param(one, marks=pytest.mark.slow) for one in (0, 13))]
+)
 def test_a_database_that_is_locked_in_mid_search(
     search: Search, tmp_path: Path, number: int
 ) -> None:

@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octnas.nn.search_space import search_space
@@ -163,6 +163,7 @@ def test_what_was_measured_on_fewer_images_is_believed_less(space: SearchSpace) 
     assert kept[1] / kept[0] == pytest.approx((1 - own / (own + (1 - own) * 4)) / (1 - own))
 
 
+@settings(max_examples=40)
 @given(st.integers(0, 1000), st.floats(0, 0.1), st.floats(0, 0.1))
 def test_the_share_is_one_and_order_does_not_matter(seed: int, own: float, noise: float) -> None:
     candidates, _ = drawn(small(), own, noise, seed, count=20)

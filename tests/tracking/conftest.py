@@ -22,17 +22,6 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite file with MLflow's tables, which take seconds to create."""
-    runs = tmp_path_factory.mktemp("migrated")
-    settings = TrackingSettings(uri=f"sqlite:///{runs}/mlflow.db")
-    tracker = Tracker(settings, experiment="other", directory=runs / "one")
-    tracker.start("key", "name")
-    tracker.close()
-    return runs / "mlflow.db"
-
-
 @pytest.fixture
 def runs(tmp_path: Path, migrated: Path) -> Path:
     """A folder ``runs/`` with a store."""

@@ -1,6 +1,7 @@
 """Learned distributions over α: with synthetic losses, then with a network."""
 
 import io
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -56,8 +57,17 @@ def off(space: SearchSpace, learner: Learner) -> float:
     return float(expected_macs(space, learner.probabilities)) / learner.budget.max_macs - 1
 
 
-@pytest.mark.parametrize("share", SHARES)
-@pytest.mark.parametrize("slope", [-1.0, 1.0, 4.0])
+SLOPES = (-1.0, 1.0, 4.0)
+QUICKLY = tuple(zip(SHARES, SLOPES, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("share", "slope"),
+    [
+        pytest.param(*pair, marks=[pytest.mark.slow] * (pair not in QUICKLY))
+        for pair in itertools.product(SHARES, SLOPES)
+    ],
+)
 def test_the_expected_macs_meet_the_budget_at_any_scale_of_the_loss(
     digit_space: SearchSpace, share: float, slope: float
 ) -> None:
