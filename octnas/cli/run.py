@@ -132,11 +132,28 @@ def compress(
         str, typer.Option(metavar="NAME", help="timm's name of the network; a folder says it.")
     ] = "",
     budgets: Annotated[
-        list[float],
+        list[float] | None,
         typer.Option(
-            "--budget", help="MACs as a share of the network's; repeat for several networks."
+            "--budget",
+            help="MACs as a share of the network's; repeat for several networks. Default: 0.6, or "
+            "none with another bound.",
+            show_default=False,
         ),
-    ] = [0.6],  # noqa: B006 - typer copies it
+    ] = None,
+    memory: Annotated[
+        float | None, typer.Option(help="Activation memory, as a share of the network's.")
+    ] = None,
+    peak: Annotated[
+        float | None, typer.Option(help="Peak memory, as a share of the network's.")
+    ] = None,
+    latency: Annotated[
+        float | None,
+        typer.Option(help="Latency predicted by --table, as a share of the network's."),
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Latency table that `octnas latency` measured."),
+    ] = None,
     overrides: Overrides = None,
     run_dir: RunDir = None,
     fresh: Fresh = None,
@@ -145,8 +162,20 @@ def compress(
     from octnas.pipeline.minimal import minimal_experiment, read_trained
     from octnas.pipeline.run import write_experiment
 
+    if latency is not None and table is None:
+        raise ConfigError(
+            "--latency: needs a table; measure one with `octnas latency`, see --table"
+        )
+    shares = {"activation_share": memory, "latency_share": latency, "peak_share": peak}
+    bounds = {key: share for key, share in shares.items() if share is not None}
+    macs = [{"share": share} for share in budgets or ([] if bounds else [0.6])]
     with stopped_with_a_line(NOTHING):
-        found = minimal_experiment(data, read_trained(weights, model), budgets)
+        found = minimal_experiment(
+            data,
+            read_trained(weights, model),
+            [{**one, **bounds} for one in macs or [{}]],
+            table,
+        )
     for problem in found.problems:
         typer.echo(f"problem  {problem}; remove it or add --set data.on_error=skip")
     run_dir = run_dir or Path("runs") / found.name

@@ -91,7 +91,10 @@ def read_trained(weights: str, model: str = "") -> TrainedNetwork:
 
 
 def minimal_experiment(
-    root: Path, trained: TrainedNetwork | None = None, budgets: Sequence[float] = ()
+    root: Path,
+    trained: TrainedNetwork | None = None,
+    budgets: Sequence[Mapping[str, float]] = (),
+    table: Path | None = None,
 ) -> Minimal:
     """Choose backbone, input size and batch size for a folder in ImageFolder layout.
 
@@ -99,7 +102,8 @@ def minimal_experiment(
         root: folder with ``train/CLASS`` and ``val/CLASS``; ``val`` may also be called
             ``validation``, ``valid`` or ``test``.
         trained: the network to begin with; None to train from scratch.
-        budgets: shares of the vanilla network's MACs; by default those of the settings.
+        budgets: see `octnas.space.budgets.BudgetSettings`; by default those of the settings.
+        table: latency table, for budgets on latency.
 
     Raises:
         DataError: the folder has another layout, or too few images.
@@ -141,7 +145,7 @@ def minimal_experiment(
             if trained is None
             else _trained_space(trained, listing.classes)
         ),
-        *([f"  budgets: {list(budgets)}"] if budgets else []),
+        *([f"  budgets: {_yaml([dict(one) for one in budgets])}"] if budgets else []),
         "data:",
         f"  root: {_yaml(str(root))}",
         *([] if val == "val" else [f"  val: {val}"]),
@@ -149,6 +153,7 @@ def minimal_experiment(
         f"  read_per_class: {held_out}",
         *([] if trained is None else _preparation(trained)),
         *([f"{key}: {{recipe: {recipe}}}" for key, recipe in recipes.items()] if few else []),
+        *([f"latency: {{table: {_yaml(str(table.resolve()))}}}"] if table else []),
     )
     problems = tuple(f"{one.name}: {one.reason}" for one in listing.problems)
     return Minimal(name, "\n".join(lines) + "\n", problems)

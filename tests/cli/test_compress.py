@@ -54,14 +54,16 @@ def test_from_a_folder_to_report_and_exports(
 ) -> None:
     images = make_tree(tmp_path / "images")
     monkeypatch.chdir(tmp_path)
-    given = ("compress", str(trained), "--data", str(images), "--budget", "0.85")
+    bounds = ("--memory", "0.9", "--peak", "0.95", "--budget", "0.85")
+    given = ("compress", str(trained), "--data", str(images), *bounds)
     sets = [word for one in SHORT for word in ("--set", one)]
     result = octnas(*given, *sets)
     assert result.code == 0, result.err
     assert "written  runs/my-net/experiment.yaml" in result.out
     assert "  before fine-tuning: " in result.out
     assert "your network  " in result.out
-    assert "budget 0.85 of vanilla: 0." in result.out
+    budget = "0.85 of vanilla and 0.9 of vanilla's activation and 0.95 of vanilla's peak memory"
+    assert f"budget {budget}: " in result.out
     assert len((tmp_path / "runs/my-net/experiment.yaml").read_text().splitlines()) <= 20
     run = tmp_path / "runs" / "my-net"
     assert (run / "report" / "index.html").exists()
@@ -73,6 +75,29 @@ def test_from_a_folder_to_report_and_exports(
     other = octnas(*given[:-1], "0.9")
     assert other.code == 2
     assert "runs/my-net/experiment.yaml: exists with other settings; continue with" in other.err
+
+
+def test_bounds_that_need_a_table_or_are_no_shares(
+    octnas: Octnas, trained: Path, tmp_path: Path
+) -> None:
+    given = ("compress", str(trained), "--data", str(make_tree(tmp_path / "images")))
+    result = octnas(*given, "--latency", "0.7")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "--latency: needs a table; measure one with `octnas latency`" in result.err
+    result = octnas(*given, "--memory", "-1", "--run-dir", str(tmp_path / "run"))
+    assert result.code == 2
+    assert "activation_share: found -1" in result.err
+
+
+def test_without_a_budget_another_bound_is_enough(trained: Path, tmp_path: Path) -> None:
+    found = minimal_experiment(
+        make_tree(tmp_path / "images"),
+        read_trained(str(trained), ""),
+        [{"latency_share": 0.7}],
+        Path("a table.json"),
+    )
+    assert '  budgets: [{"latency_share": 0.7}]' in found.text
+    assert f'latency: {{table: "{Path.cwd() / "a table.json"}"}}' in found.text
 
 
 def test_a_folder_of_other_files_is_left_alone(
