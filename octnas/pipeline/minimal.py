@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -133,7 +134,7 @@ def minimal_experiment(
     recipes = {"supernet": "{batch_size: 64, lr: 0.025}", "retrain": "{batch_size: 64, lr: 0.025}"}
     if trained is not None:
         name = _name_of(trained.backbone if trained.weights == PRETRAINED else _stem(trained))
-        recipes = {"retrain": "{batch_size: 64, lr: 0.0025}"}
+        recipes = {}
     lines = (
         f"# {root}: {classes:,} classes, {train:,} training and {len(listing.names['val']):,} "
         f"validation images,",
@@ -153,6 +154,7 @@ def minimal_experiment(
         f"  read_per_class: {held_out}",
         *([] if trained is None else _preparation(trained)),
         *([f"{key}: {{recipe: {recipe}}}" for key, recipe in recipes.items()] if few else []),
+        *([] if trained is None else _fine_tuning(few=few)),
         *([f"latency: {{table: {_yaml(str(table.resolve()))}}}"] if table else []),
     )
     problems = tuple(f"{one.name}: {one.reason}" for one in listing.problems)
@@ -179,6 +181,16 @@ def _trained_space(trained: TrainedNetwork, classes: Sequence[str]) -> list[str]
         f"  input_size: {list(trained.config['input_size'])}",
         f"  weights: {_yaml(trained.weights)}",
         *([f"  classes: {_yaml(own)}"] if own and list(own) != list(classes) else []),
+    ]
+
+
+def _fine_tuning(*, few: bool) -> list[str]:
+    """What the networks are held against, pruned ones where Torch-Pruning is installed."""
+    pruned = "pruned, " if find_spec("torch_pruning") else ""
+    return [
+        "retrain:",
+        f"  baselines: [uniform, increasing, random, {pruned}vanilla]",
+        *(["  recipe: {batch_size: 64, lr: 0.0025}"] if few else []),
     ]
 
 
