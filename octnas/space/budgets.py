@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
@@ -94,7 +93,7 @@ class BudgetSettings:
             require(0 < value <= most, key, value, f"above 0, up to {most:g}")
         require(0 <= self.min_share <= 1, "min_share", self.min_share, "0 to 1")
 
-    @cached_property
+    @property
     def _upper(self) -> dict[str, tuple[str, float]]:
         """The upper bounds by cost: key and value."""
         return {
