@@ -32,11 +32,14 @@ from octnas.space.architecture import Architecture
 from octnas.training.scoring import evaluate
 from tests.loading import load_config
 from tests.pipeline.test_tracking_of_runs import runs_of
-from tests.pipeline.tiny import open_tiny
+from tests.pipeline.tiny import open_tiny, with_store
 from tests.training.resuming import BrokenOffError, until
 
 OWN = "original={recipe: {epochs: 2, batch_size: 64}}"
-QUICK = ("retrain.seeds=[0]", "search.trials=8", "retrain.baselines=[uniform]")
+QUICK = (
+    *("retrain.seeds=[0]", "search.trials=8", "retrain.baselines=[uniform]"),
+    "space.budgets=[{uniform: 0.5}]",
+)
 
 
 def open_own(path: Path, *overrides: str, **kwargs: object) -> Run:
@@ -44,8 +47,9 @@ def open_own(path: Path, *overrides: str, **kwargs: object) -> Run:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("original")
+    with_store(path, migrated)
     run_stages(open_own(path, stages=("original",)), ("original",))
     return path
 

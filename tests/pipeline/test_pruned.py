@@ -26,7 +26,7 @@ from octnas.training.loop import Backward, distilled
 from octnas.training.standalone import Training, _initial
 from tests.nn.reference import randomise
 from tests.pipeline.test_convert import open_trained
-from tests.pipeline.tiny import open_tiny
+from tests.pipeline.tiny import OFF, open_tiny
 from tests.training.resuming import BrokenOffError, timeless, until
 
 QUICK = ("retrain.seeds=[0]", "search.trials=8", "retrain.baselines=[uniform, pruned]")
@@ -51,7 +51,7 @@ def searched_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A folder with a run that is about to retrain, and the weights that it began with."""
     path = tmp_path_factory.mktemp("pruned")
     weights = checkpoint(path, [4, 8, 8])
-    run_stages(open_trained(path, weights, *QUICK), ("search",))
+    run_stages(open_trained(path, weights, OFF, *QUICK), ("search",))
     return path, weights
 
 
