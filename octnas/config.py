@@ -58,8 +58,9 @@ class SpaceSettings:
         backbone: name of a timm ResNet, or ``thumbnail_resnet`` for small images.
         input_size: channels, height and width of the images, in pixels.
         alphas: candidate values of α for every searchable site.
-        budgets: upper bounds on MACs, activation memory or latency; the search finds one network
-            for each. A plain number is a share of the vanilla network's MACs.
+        budgets: upper bounds on MACs, activation memory, latency or peak memory, one or several at
+            once; the search finds one network for each. A plain number is a share of the vanilla
+            network's MACs.
         backbone_args: keyword arguments for ``timm.create_model``; ``num_classes`` is taken from
             the data unless given here.
         weights: the trained network that the run begins with: a file with timm's keys, or ``timm``

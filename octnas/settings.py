@@ -41,6 +41,10 @@ REMOVED = ("search.proxies", "proxies")
 """Settings and sections that are accepted and ignored."""
 
 
+IMPLIED = ("search.score", "retrain.weights")
+"""Settings that say what a stage builds on, which its fingerprint notes itself."""
+
+
 def rename_value(value: Any, names: Mapping[Any, Any]) -> Any:
     """A value, or the items of a list, under other names."""
     if isinstance(value, list):
@@ -53,7 +57,7 @@ def with_current_names(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     found = {
         RENAMED.get(key, key): value
         for key, value in fingerprint.items()
-        if not key.removeprefix("input.").startswith(REMOVED)
+        if key not in IMPLIED and not key.removeprefix("input.").startswith(REMOVED)
     }
     return {key: rename_value(value, RENAMED_VALUES.get(key, {})) for key, value in found.items()}
 

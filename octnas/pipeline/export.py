@@ -162,7 +162,7 @@ def _origin(run: Run, architecture: Architecture) -> Origin | None:
     """The network that a retrained one was fine-tuned from or taught by; None if by none."""
     config, backbone = run.config, run.space.backbone
     through = config.supernet.weights if config.retrain.weights == "supernet" else ""
-    taught = config.retrain.distillation is not None
+    taught = config.begins_with("retrain") and config.retrain.distillation is not None
     if not (config.begins_with("retrain") or through):
         return None
     fits = original(run).weights_for(architecture) is not None

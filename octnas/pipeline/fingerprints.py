@@ -9,13 +9,11 @@ from octnas.config import RunConfig
 from octnas.errors import ConfigError
 from octnas.io.files import open_regular
 from octnas.runtime.directory import CONVERT, ORIGINAL, STAGES, WHOLE_RUN, digest
-from octnas.settings import PRETRAINED, flatten, with_former_names
+from octnas.settings import IMPLIED, PRETRAINED, flatten, with_former_names
 
 SCHEMA = 1
 # Stages whose section of the experiment file has another name.
 _SECTIONS = {"truth": "ranking"}
-# Those that say what a stage builds on, which is noted itself.
-_IMPLIED = ("search.score", "retrain.weights")
 # The settings of the search that affect scores.
 _SCORING = ("calibration_batches", "images_per_batch", "threads")
 
@@ -89,7 +87,7 @@ def _own(config: RunConfig, stage: str) -> dict[str, Any]:
     if (settings := getattr(config, section, None)) is None:
         return {}
     found = flatten(settings, section, later=False)
-    found = {key: value for key, value in found.items() if key not in _IMPLIED}
+    found = {key: value for key, value in found.items() if key not in IMPLIED}
     if stage == "search":
         # Earlier versions recorded nothing for the objective MACs and the measure loss.
         for name, first in (("objective", "macs"), ("measure", "loss")):
@@ -98,6 +96,8 @@ def _own(config: RunConfig, stage: str) -> dict[str, Any]:
                 found[f"search.{name}"] = value
     if stage == "supernet":
         found["supernet.teacher"] = config.teacher
+        # Supernets of before did not rescale the original's kernels.
+        found |= {"supernet.rescaled": True} if config.rescales else {}
     if stage == "retrain" and not config.begins_with(stage):
         # Then nothing is distilled.
         found = {k: v for k, v in found.items() if not k.startswith("retrain.distillation")}

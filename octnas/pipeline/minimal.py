@@ -146,6 +146,8 @@ def minimal_experiment(
             if trained is None
             else _trained_space(trained, listing.classes)
         ),
+        # The stem is where most memory is needed at once.
+        *(["  fixed: {}"] if any("peak_share" in one for one in budgets) else []),
         *([f"  budgets: {_yaml([dict(one) for one in budgets])}"] if budgets else []),
         "data:",
         f"  root: {_yaml(str(root))}",

@@ -151,7 +151,7 @@ def gather(run: Run, tables: Iterable[Path] = ()) -> ReportData:
         unfinished=stages_left(run),
         measure=MEASURED[run.config.measure],
         converted=run.config.scores_converted,
-        fine_tuned=_start(run.config) != "scratch",
+        start=_start(run.config),
         original=read_original(run),
         reference=called(run.config),
         links=_links(run),

@@ -169,13 +169,14 @@ def _pruned(run: Run, budget: Budget, chosen: Candidate) -> Iterator[Network]:
         return
     if pruned is None:
         run.progress.say(
-            f"retrain: {budget.name}: no channels of {run.space.backbone} can be removed and leave "
-            f"{target}; left out"
+            f"retrain: {budget.name}: no channels of {run.space.backbone} can be removed so that "
+            f"it has {target}; no pruned network"
         )
         return
     save_weights(pruned.model, pruned_weights(_pruned_folder(run), pruned.architecture))
     run.progress.say(
-        f"retrain: {budget.name}: pruned to {pruned.share:.1%} of every site's channels, {target}"
+        f"retrain: {budget.name}: pruned; {100 * pruned.share:.1f} % of each site's channels are "
+        f"left, so that it has {target}"
     )
     yield Network(PRUNED, budget.name, pruned.architecture, cost(pruned.architecture).cost)
 
@@ -193,6 +194,10 @@ def _random(run: Run, budget: Budget, chosen: Candidate, found: Network) -> Iter
             if one.id != found.architecture.id:
                 drawn.setdefault(one.id, one)
         upper = round(_WIDER * upper)
+    if len(drawn) < settings.randoms:
+        run.progress.say(
+            f"retrain: {budget.name}: found {len(drawn)} of {settings.randoms} random networks"
+        )
     for number, one in enumerate(islice(drawn.values(), settings.randoms), start=1):
         yield Network(RANDOM, budget.name, one, space.cost(one), number)
 
@@ -209,8 +214,12 @@ def _worst(run: Run, budget: Budget, chosen: Candidate) -> Network:
 
 
 def _floor(inside: Region, budget: Budget, chosen: Candidate) -> int:
-    """The least that a baseline may cost: as much as the searched network, if one bound decides."""
-    return inside.low if budget.further else inside.levels.cost.of(chosen.alphas)
+    """The least that a baseline may cost: as much as the searched network, if one bound decides.
+
+    Not under peak memory: what it leaves alone costs the most MACs there are.
+    """
+    decides = not budget.further and budget.first.cost != "peak"
+    return inside.levels.cost.of(chosen.alphas) if decides else inside.low
 
 
 def _front(run: Run, known: set[str]) -> Iterator[Network]:

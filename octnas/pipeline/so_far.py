@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from octnas.pipeline.fingerprints import whole_run
+from octnas.pipeline.latency import with_costs
 from octnas.pipeline.records import read_candidates, read_chosen, read_results
 from octnas.pipeline.retrain import PLAN_FILE, read_plan
 from octnas.pipeline.run import Run
@@ -37,7 +38,7 @@ def candidates_so_far(run: Run) -> tuple[Candidate, ...]:
         return ()
     quiet()
     study = open_study(Journal(folder / JOURNAL_FILE), read_study_name(run))
-    return tuple(evaluated(study, run.space, run.config.search).values())
+    return tuple(with_costs(run, [*evaluated(study, run.space, run.config.search).values()]))
 
 
 def chosen_so_far(run: Run, candidates: tuple[Candidate, ...]) -> Mapping[str, Candidate]:

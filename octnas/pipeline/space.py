@@ -135,13 +135,14 @@ def _count(run: Run, budget: Budget) -> dict[str, Any]:
     found = region(run.space, budget, run.costs)
     levels = found.levels
     about = {"exact": levels.exact, "step": levels.width, "unit": levels.cost.unit}
+    about["rounded"] = "" if levels.limits else " up"
     return {"architectures": found.size, **about}
 
 
 def _steps(budget: Mapping[str, Any]) -> str:
     if budget["exact"]:
         return ""
-    return f" (costs in steps of {budget['step']:,} {budget['unit']}, rounded up)"
+    return f" (costs in steps of {budget['step']:,} {budget['unit']}, rounded{budget['rounded']})"
 
 
 def prepare_data(run: Run) -> None:

@@ -146,7 +146,8 @@ class ReportData:
         run: the run directory, quoted for a shell.
         measure: what candidates were scored by; ``loss`` of a candidate is its value.
         converted: whether candidates were scored with the converted original, not in a supernet.
-        fine_tuned: whether the retrained networks began with trained weights.
+        start: what the retrained networks began with: ``"scratch"``, ``"the original"`` or
+            ``"the supernet"``.
         original: the trained network that the run began with, as it came; None if there is none.
         reference: what that is called.
     """
@@ -177,7 +178,7 @@ class ReportData:
     run: str = "RUN"
     measure: str = "loss"
     converted: bool = False
-    fine_tuned: bool = False
+    start: str = "scratch"
     original: Retrained | None = None
     reference: str = "your network"
 
@@ -188,7 +189,7 @@ class ReportData:
 
     def name_of(self, network: Network) -> str:
         """What a network is called."""
-        return network_name(network, self.reference, self.fine_tuned)
+        return network_name(network, self.reference, self.start == "the original")
 
     @property
     def scorer(self) -> str:

@@ -181,8 +181,7 @@ def _initialisation(data: ReportData, role: str) -> str:
     if role == ORIGINAL:
         return "as it came"
     # Other widths and depths cannot take its weights.
-    tuned = data.fine_tuned and role not in (NARROWER, SHALLOWER)
-    return "from the original" if tuned else "from scratch"
+    return f"from {'scratch' if role in (NARROWER, SHALLOWER) else data.start}"
 
 
 def _times(factor: float, value: float | None) -> float | None:

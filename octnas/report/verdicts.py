@@ -259,7 +259,9 @@ def vanilla_words(data: ReportData) -> str | None:
     """The vanilla network, for scale; None where it was not trained."""
     if (vanilla := data.find(VANILLA)) is None:
         return None
-    what = "the original fine-tuned as long, without octaves" if data.fine_tuned else ""
+    what = ""
+    if data.start == "the original":
+        what = "the original fine-tuned as long, without octaves"
     return f"For scale, vanilla ({what or 'α = 0 everywhere'}): {described(vanilla)}."
 
 

@@ -133,7 +133,7 @@ def _found(data: ReportData, budget: Budget) -> Iterator[str]:
         several = [*map(str, epochs[:-1]), *(plural(last, "epoch") for last in epochs[-1:])]
         length = f" for {'–'.join(several)}" if several else ""
         seeds = plural(len(searched.runs), "seed")
-        how = "Fine-tuned" if data.fine_tuned else "Trained on its own"
+        how = "Trained on its own" if data.start == "scratch" else "Fine-tuned"
         yield f"{how}{length}, it reaches {top1(searched)} top-1 over {seeds}."
 
 

@@ -296,11 +296,18 @@ def _missed(budget: Budget, costs: Costs) -> str:
     for bound in budget.bounds:
         cost = costs[bound.cost]
         unit = f"{cost.unit} at the peak" if bound.cost == "peak" else cost.unit
-        asked.append(f"{bound.lower:,} to {bound.upper:,} {unit}")
+        lower = f"{bound.lower:,} to " if bound.lower else "at most "
+        asked.append(f"{lower}{bound.upper:,} {unit}")
         there.append(_range(cost, unit))
+    fixed = [site.name for site in costs["macs"].space.sites if not site.searchable]
+    hint = (
+        f"; α is fixed at {', '.join(fixed[:3])}{', …' * (len(fixed) > 3)}, see space.fixed"
+        if fixed
+        else ""
+    )
     return (
         f"no architecture costs {' and '.join(asked)}; those of the search space cost "
-        f"{' and '.join(there)}"
+        f"{' and '.join(there)}{hint}"
     )
 
 

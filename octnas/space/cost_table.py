@@ -7,6 +7,7 @@ ResNet).
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
@@ -125,9 +126,9 @@ def integers(values: np.ndarray) -> np.ndarray:
 
 
 MAX_LEVELS = 50_000
-# Of these, for the costs that are limited besides; and levels above a limit that are kept, since
-# costs are rounded.
-_LIMIT_LEVELS, _SLACK = 100, 2
+# Of these, for a cost that is limited besides, or for each of several; and levels above a limit
+# that are kept, since costs are rounded.
+_LIMIT_LEVELS, _SEVERAL_LEVELS, _SLACK = 100, 16, 2
 _TRIES = 1000  # draws from wide levels that miss the bounds before giving up
 
 Limit = tuple[AdditiveCost | PeakCost, int]
@@ -213,10 +214,8 @@ class CostLevels:
         self.space, self.limits = space, tuple(limits)
         self.cost = macs_of(space) if cost is None else cost
         additive = [(one, upper) for one, upper in limits if isinstance(one, AdditiveCost)]
-        others = [
-            _Axis.of(one, _LIMIT_LEVELS // len(additive), up=False, limit=upper)
-            for one, upper in additive
-        ]
+        per_limit = _LIMIT_LEVELS if len(additive) == 1 else _SEVERAL_LEVELS
+        others = [_Axis.of(one, per_limit, up=False, limit=upper) for one, upper in additive]
         most = max_levels // prod(axis.count for axis in others)
         first = _Axis.of(self.cost, max(1, most), up=not others)
         axes = [first, *others]
@@ -355,7 +354,13 @@ class CostLevels:
         """
         edges = np.linspace(max(low, self.smallest), min(high, self.largest), count + 1)
         ranges = [(int(np.ceil(start)), int(end)) for start, end in pairwise(edges)]
-        return [self.sample(rng, *ends) for ends in ranges if self.count(*ends) > 0]
+        found = []
+        for ends in ranges:
+            if self.count(*ends) > 0:
+                # Of wide levels with limits, all that was drawn may miss them.
+                with suppress(BudgetError):
+                    found.append(self.sample(rng, *ends))
+        return found
 
     def sample_at(self, rng: np.random.Generator, level: int) -> dict[str, float]:
         """Draw one of the architectures of a level uniformly.

@@ -354,13 +354,14 @@ class RetrainSettings:
         select: networks to train: ``budgets``, the chosen network of each budget, or ``front``, the
             whole front up to the largest of these.
         seeds: each network is trained once per seed.
-        baselines: networks to compare with, each with at least as many MACs as the searched one:
-            ``uniform`` α; ``paper``, uniform with stem and last stage at 0; ``increasing``, α
-            increasing with depth; ``random`` architectures inside the budget; ``worst``, the worst
-            by its score inside the budget; plain networks that are ``narrower``, ``shallower`` or
-            for ``smaller images``; ``pruned``, the original with the same share of channels removed
-            everywhere by Torch-Pruning (``pip install octnas[pruning]``); and the ``vanilla``
-            network, once for all budgets, which is the original fine-tuned as long if there is one.
+        baselines: networks to compare with, each with at least as many MACs as the searched one, or
+            as much of whatever the budget bounds: ``uniform`` α; ``paper``, uniform with stem and
+            last stage at 0; ``increasing``, α increasing with depth; ``random`` architectures
+            inside the budget; ``worst``, the worst by its score inside the budget; plain networks
+            that are ``narrower``, ``shallower`` or for ``smaller images``; ``pruned``, the original
+            with the same share of channels removed everywhere by Torch-Pruning (``pip install
+            octnas[pruning]``); and the ``vanilla`` network, once for all budgets, which is the
+            original fine-tuned as long if there is one.
         randoms: random architectures per budget; use three or more to estimate how much they
             differ.
         seed: random seed of their draw.

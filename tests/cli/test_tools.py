@@ -200,8 +200,9 @@ def test_the_tiny_experiment_with_a_job_that_is_put_back(octnas: Octnas, tmp_pat
     out = Path(f"{calls}.out").read_text()
     assert out.count("scontrol requeue 2") == 1
     assert "Traceback" not in out
-    assert len(calls.read_text().splitlines()) == len(JOBS)
-    for stage in JOBS:
+    jobs = [stage for stage in JOBS if stage != "original"]
+    assert len(calls.read_text().splitlines()) == len(jobs)
+    for stage in jobs:
         assert json.loads((run / stage / "stage.json").read_text())["finished"]
     history = json.loads((run / "supernet" / "history.json").read_text())["epochs"]
     assert [row["epoch"] for row in history] == [*range(1, 31)]
@@ -221,7 +222,8 @@ def test_files_for_gpus(octnas: Octnas, tmp_path: Path, monkeypatch: pytest.Monk
     result = octnas("slurm", str(EXPERIMENT), "--out", "a b", *options)
     assert (result.code, result.out) == (0, "bash 'a b/submit.sh'\n")
     assert not (tmp_path / "runs").exists()
-    gpus = {stage: (Path("a b") / f"{stage}.sbatch").read_text() for stage in JOBS}
+    gpus = {file.stem: file.read_text() for file in Path("a b").glob("*.sbatch")}
+    assert gpus.keys() == {stage for stage in JOBS if stage != "original"}
     assert "--gpus-per-node=4" in gpus["supernet"]
     assert "--processes" in gpus["supernet"]
     for stage in ("search", "retrain"):

@@ -15,6 +15,7 @@ from octnas.pipeline import search as stage
 from octnas.pipeline.latency import experiment_space
 from octnas.pipeline.records import read_candidates, read_chosen
 from octnas.pipeline.retrain import plan
+from octnas.pipeline.so_far import candidates_so_far, chosen_so_far
 from octnas.pipeline.stages import run_stages
 from octnas.results.front import Front
 from octnas.results.networks import SEARCHED
@@ -66,6 +67,12 @@ def test_budgets_on_other_costs_are_searched(
     kept = [one.name for one in run.directory.stage("search").glob("latency-*.jsonl")]
     assert len(kept) == 2
     assert "latency-an-other-machine.measured.jsonl" in kept
+    finished = run.directory.stage("search") / "stage.json"
+    finished.rename(tmp_path / "finished")
+    found = candidates_so_far(run)
+    assert {one.id for one in found} == {one.id for one in read_candidates(run)}
+    assert chosen_so_far(run, found).keys() == {budget.name for budget in run.budgets}
+    (tmp_path / "finished").rename(finished)
     networks = plan(run)
     assert {network.budget for network in networks} == {"", *(b.name for b in run.budgets)}
     for budget in run.budgets[:2]:

@@ -117,7 +117,7 @@ def test_it_is_pruned_fine_tuned_and_exported(
         assert read_architecture(folder) == pruned.architecture
         assert {"model.onnx", "model.pt2"} <= {path.name for path in folder.iterdir()}
         assert "fine-tuned from" in " ".join((folder / "README.md").read_text().split())
-        said = f"retrain: {budget.name}: pruned to "
+        said = f"retrain: {budget.name}: pruned; "
         assert sum(line.startswith(said) for line in lines) == 1
     text = (run.directory.stage("report") / "report.md").read_text()
     assert "the pruned original" in text
@@ -198,8 +198,8 @@ def test_what_cannot_be_pruned_is_left_out(tmp_path: Path, monkeypatch: pytest.M
     (line,) = lines
     macs = f"{own.cost.macs / 1e6:.3f}"
     assert line == (
-        f"retrain: all: no channels of thumbnail_resnet can be removed and leave at least {macs} "
-        "M MACs; left out"
+        f"retrain: all: no channels of thumbnail_resnet can be removed so that it has at least "
+        f"{macs} M MACs; no pruned network"
     )
     lines.clear()
     monkeypatch.setattr("torch_pruning.DependencyGraph.get_all_groups", lambda *_, **__: [])

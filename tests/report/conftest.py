@@ -142,4 +142,4 @@ def tuned(full: ReportData, make_retrained: Callable[..., Retrained]) -> ReportD
     (run,) = original.runs
     metrics = {name: value for name, value in run.metrics.items() if name != "seconds"}
     original = replace(original, runs=(replace(run, metrics=metrics, history=()),))
-    return replace(full, fine_tuned=True, converted=True, original=original)
+    return replace(full, start="the original", converted=True, original=original)

@@ -13,6 +13,7 @@ from octnas.space.optimum import Scores, best_front, best_within, ends
 from octnas.space.search_space import SearchSpace
 from tests.conftest import all_architectures, search_spaces
 from tests.space.test_cost_table import other_costs
+from tests.space.test_latency import table_of
 
 EXACT = 10**6
 RESNET10 = search_space(
@@ -185,6 +186,19 @@ def test_within_further_bounds_it_is_the_best_of_all(names: tuple[str, ...], sha
     drawn = [levels.sample(rng, low, high, by_count=True) for _ in range(50)]
     assert all(levels.admits(one, low, high) for one in drawn)
     assert len({SMALL.key(one) for one in drawn}) > 10
+
+
+def test_three_costs_at_once_are_spread_over_what_there_is() -> None:
+    """Levels are so wide that some ranges hold nothing that is within the limits."""
+    costs = costs_of(SMALL)
+    latency = table_of(SMALL).cost(SMALL)
+    limits = [(costs["activation"], int(0.7 * costs["activation"].vanilla))]
+    limits += [(latency, int(0.95 * latency.vanilla)), (costs["peak"], costs["peak"].vanilla)]
+    levels = CostLevels(SMALL, limits=limits)
+    high = int(0.6 * SMALL.vanilla_macs)
+    found = levels.spread(np.random.default_rng(0), 16, 0, high)
+    assert len(found) > 8
+    assert all(levels.admits(one, 0, high) for one in found)
 
 
 def test_wide_levels_of_two_costs_keep_the_bounds_and_miss_little() -> None:
