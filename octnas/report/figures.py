@@ -68,7 +68,7 @@ def all_figures(data: ReportData) -> dict[str, go.Figure]:
 
 
 def front_figure(data: ReportData) -> go.Figure | None:
-    """Candidates: MACs against the supernet's loss on search_val, with front and budgets."""
+    """Candidates: MACs against the score on search_val, with front and budgets."""
     if not data.candidates:
         return None
     plain = [one for one in data.candidates if one.origin != UNIFORM]

@@ -245,8 +245,9 @@ class Scorer:
         found = {"loss": float(loss.mean()), "top1": float(correct.double().mean()), **extra}
         if not math.isfinite(found["loss"]):
             raise TrainingError(
-                f"the supernet's loss for an architecture is {found['loss']}; retrain it with a "
-                "lower supernet.recipe.lr or with supernet.recipe.clip_grad"
+                f"the loss of an architecture is {found['loss']}; train the supernet with a lower "
+                "supernet.recipe.lr or with supernet.recipe.clip_grad, or check the trained network "
+                "that its weights are from"
             )
         return found
 

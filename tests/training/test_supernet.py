@@ -123,7 +123,7 @@ def test_a_loss_that_is_not_finite_is_an_error(
         batch_size=60,
         device=CPU,
     )
-    with pytest.raises(TrainingError, match="loss for an architecture is nan; retrain it"):
+    with pytest.raises(TrainingError, match="loss of an architecture is nan; train the supernet"):
         scorer(digit_space.uniform(0.5).alphas)
 
 
