@@ -246,8 +246,8 @@ class Scorer:
         if not math.isfinite(found["loss"]):
             raise TrainingError(
                 f"the loss of an architecture is {found['loss']}; train the supernet with a lower "
-                "supernet.recipe.lr or with supernet.recipe.clip_grad, or check the weights that the "
-                "run began with"
+                "supernet.recipe.lr or with supernet.recipe.clip_grad, or check the weights that "
+                "the run began with"
             )
         return found
 
