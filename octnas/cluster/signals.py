@@ -83,7 +83,9 @@ def _listening(
         time.sleep(_REST)
         raise
     finally:
+        # Its last heartbeat would bring back a folder that the driver is removing.
         done.set()
+        thread.join()
 
 
 def _listen(stop: Path, own: Path, done: threading.Event) -> None:
