@@ -33,12 +33,9 @@ from octnas.nn.octave import (
     sum_pool,
 )
 from octnas.space.architecture import MOST, STRIDE_MODES, StrideMode
-from octnas.space.costs import low_channels
+from octnas.space.costs import PATHS, low_channels
 
 Parts = tuple[Tensor | None, Tensor | None]
-
-# Source and target of H→H, H→L, L→H and L→L; 0 is high, 1 is low.
-PATHS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
 @dataclass(frozen=True, slots=True)

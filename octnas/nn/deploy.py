@@ -12,7 +12,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from octnas.errors import UnsupportedModelError
 from octnas.nn.conv import (
-    PATHS,
     Geometry,
     OctaveConv2d,
     Pooled,
@@ -23,6 +22,7 @@ from octnas.nn.conv import (
 from octnas.nn.octave import Features, add_upsampled, upsample
 from octnas.nn.octavize import geometries, octavize, stages
 from octnas.nn.supernet import fold_switchable
+from octnas.space.costs import PATHS
 
 Model = TypeVar("Model", bound=nn.Module)
 

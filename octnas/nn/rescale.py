@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from octnas.errors import UnsupportedModelError
-from octnas.nn.conv import PATHS, Geometry, OctaveConv2d, kernel_blocks, low_sides
+from octnas.nn.conv import Geometry, OctaveConv2d, kernel_blocks, low_sides
 from octnas.nn.octavize import geometries
+from octnas.space.costs import PATHS
 
 Model = TypeVar("Model", bound=nn.Module)
 

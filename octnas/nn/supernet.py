@@ -24,7 +24,7 @@ from torch.optim.swa_utils import update_bn
 
 from octnas.errors import ArchitectureError, require
 from octnas.nn.backbone import create_backbone
-from octnas.nn.conv import PATHS, OctaveConv2d
+from octnas.nn.conv import OctaveConv2d
 from octnas.nn.layers import (
     NormValues,
     OctaveBatchNorm2d,
@@ -37,6 +37,7 @@ from octnas.nn.octavize import geometries, octavize, set_alphas
 from octnas.nn.rescale import RescaledConv2d, octave_convs, rescale_kernels, rescale_on_use
 from octnas.nn.weights import check_finite, load_weights
 from octnas.space.architecture import Architecture
+from octnas.space.costs import PATHS
 from octnas.space.search_space import SearchSpace
 
 Model = TypeVar("Model", bound=nn.Module)

@@ -115,7 +115,7 @@ def plan(run: Run) -> list[Network]:
 def _baselines(run: Run, budget: Budget, chosen: Candidate, found: Network) -> Iterator[Network]:
     """The baselines of one budget, in the order of the settings."""
     # MACs alone allow baselines between the choices of α.
-    plain = budget.bound is None and not budget.further
+    plain = budget.macs_alone
     first = run.costs[budget.first.cost]
     at_least = found.cost.macs if plain else first.of(chosen.alphas)
     limits = [(run.costs[bound.cost], bound.upper) for bound in budget.further]

@@ -30,7 +30,6 @@ from octnas.search.study import Driver, run_local
 from octnas.search.surrogate import EXPECTED, Features, with_expected_losses
 from octnas.settings import flatten
 from octnas.space.budgets import Region, region, regions
-from octnas.space.peak import peak_of
 
 SCHEMA = 1
 KEY = "search"
@@ -114,7 +113,7 @@ def _driver(run: Run, storage: BaseStorage, on_reported: Callable[[Candidate], N
         name = f"{run.config.name}-{uuid.uuid4().hex[:12]}"
         write_json(study, {"schema": SCHEMA, "study_name": name})
     seed, admitted = run.config.seed, _regions(run)
-    others = [one for one in run.budgets if one.bound is not None or one.further]
+    others = [one for one in run.budgets if not one.macs_alone]
     design = initial_design(
         run.space,
         run.levels,
@@ -266,7 +265,7 @@ def _table(
 ) -> Iterator[str]:
     """The chosen candidates before any training of their own, beside uniform α and vanilla."""
     config, space = run.config, run.space
-    by_id, full = {one.id: one for one in candidates}, space.cost(space.vanilla)
+    by_id = {one.id: one for one in candidates}
     uniform = {space.uniform(alpha).id: f"uniform α {alpha:g}" for alpha in space.alphas}
     shown = {called(config) if config.has_original else VANILLA: by_id.get(space.vanilla.id)}
     for budget in run.budgets:
@@ -275,19 +274,17 @@ def _table(
         if inside:
             largest = max(inside, key=lambda one: one.macs)
             shown[uniform[largest.id]] = largest
-    # Of the vanilla network; peak memory only where it matters.
-    vanilla = {"macs": full.macs, "activation": full.activation_bytes}
+    names = {"macs": "MACs", "activation": "activations"}
     if any(bound.cost == "peak" for budget in run.budgets for bound in budget.bounds):
-        vanilla["peak"] = peak_of(space).vanilla
-    names = {"macs": "MACs", "activation": "activations", "peak": "peak memory"}
+        names["peak"] = "peak memory"
     width = max(map(len, shown))
     when = "before fine-tuning" if config.begins_with("retrain") else "before training"
-    heads = "".join(f"{names[cost]:>13}" for cost in vanilla)
+    heads = "".join(f"{head:>13}" for head in names.values())
     score = f"{MEASURED[config.measure]}, search_val"
     yield f"{when + ':':<{width}}{heads}{score:>24}    read"
     for name, one in shown.items():
         if one is not None:
-            shares = [one.cost(cost) / whole for cost, whole in vanilla.items()]
+            shares = [one.cost(cost) / run.costs[cost].vanilla for cost in names]
             costs = "".join(f"{format_percent(share):>13}" for share in shares)
             read = one.metrics.get("read_loss")
             yield f"{name:<{width}}{costs}{one.loss:>24.3f}{_or_none(read):>8}"

@@ -209,7 +209,7 @@ def regrets(
     spread = np.array([np.var(entry.truth, ddof=1) for entry in ranked if len(entry.truth) > 1])
     std = 100 * float(np.sqrt(spread.mean())) if len(spread) else None
     for budget in budgets:
-        if budget.bound is not None or budget.further:
+        if not budget.macs_alone:
             # The other cost of these architectures is unknown.
             continue
         inside = [entry for entry in ranked if budget.admits(entry.macs)]

@@ -445,7 +445,7 @@ def _plan(
     for index, site in enumerate(named):
         names = (*before, site)
         shape = tuple(len(space.site[name].choices) for name in names)
-        complete = partial(_is_complete, site, names)
+        complete = partial(is_complete, site, names)
         costs = np.zeros((*shape, len(axes)), dtype=np.int64)
         for number, axis in enumerate(axes):
             for sites in filter(complete, axis.terms):
@@ -473,7 +473,8 @@ def _order(space: SearchSpace) -> list[str]:
     return sorted(named, key=lambda name: (first[name], "." in name))
 
 
-def _is_complete(site: str, names: Sequence[str], sites: Sequence[str]) -> bool:
+def is_complete(site: str, names: Sequence[str], sites: Sequence[str]) -> bool:
+    """Whether a step that adds ``site`` to the state ``names`` is the first with all ``sites``."""
     return site in sites and set(sites) <= set(names)
 
 

@@ -15,6 +15,9 @@ Number = TypeVar("Number", float, Any)
 
 BYTES_PER_ACTIVATION = 4  # float32
 
+PATHS = ((0, 0), (0, 1), (1, 0), (1, 1))
+"""Source and target of H→H, H→L, L→H and L→L, as they are computed; 0 is high, 1 is low."""
+
 
 @dataclass(frozen=True)
 class ConvShape:
@@ -163,6 +166,11 @@ class Budget:
     def admits(self, macs: int) -> bool:
         """Whether ``macs`` is within the bounds on MACs."""
         return self.min_macs <= macs <= self.max_macs
+
+    @property
+    def macs_alone(self) -> bool:
+        """Whether it bounds nothing but MACs."""
+        return self.bound is None and not self.further
 
     @property
     def first(self) -> Bound:

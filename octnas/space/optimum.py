@@ -10,7 +10,7 @@ from math import prod
 import numpy as np
 
 from octnas.errors import BudgetError
-from octnas.space.cost_table import CostLevels, along, shift
+from octnas.space.cost_table import CostLevels, along, is_complete, shift
 from octnas.space.search_space import SearchSpace
 
 _TRIES = 1000  # wide levels to try whose best architectures miss the bounds
@@ -132,7 +132,7 @@ def _gains(levels: CostLevels, scores: Scores) -> list[np.ndarray]:
     for step in levels.steps:
         names, shape = (*step.before, step.site), step.costs.shape[:-1]
         total = np.zeros(shape)
-        for sites in [sites for sites in left if step.site in sites and set(sites) <= set(names)]:
+        for sites in [sites for sites in left if is_complete(step.site, names, sites)]:
             term = np.asarray(left.pop(sites), dtype=np.float64)
             total += along(sites, term, names, shape)
         gains.append(total)

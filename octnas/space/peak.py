@@ -16,15 +16,13 @@ from math import ceil
 
 import numpy as np
 
-from octnas.space.costs import BYTES_PER_ACTIVATION, ConvShape
+from octnas.space.costs import BYTES_PER_ACTIVATION, PATHS, ConvShape
 from octnas.space.search_space import SearchSpace
 
 # Values of float32 in the bytes of an index.
 _INDEX = 2
 # A residual block, and whether a convolution is on its shortcut.
 _BLOCK = re.compile(r"(?P<block>layer\d+\.\d+)\.(?P<shortcut>downsample)?")
-# Source and target of H→H, H→L, L→H and L→L, in the order of execution.
-_PATHS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +142,7 @@ class _Moment:
         assert self.conv is not None
         pooled: dict[tuple[int, int], int] = {}
         done, most = [0, 0], 0
-        for source, target in _PATHS:
+        for source, target in PATHS:
             if not (into[source] and out[target]) or (self.conv.depthwise and source != target):
                 continue
             steps = target - source + pools

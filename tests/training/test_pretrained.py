@@ -9,7 +9,6 @@ from safetensors.torch import save_file
 
 from octnas.data.digits import DigitImages
 from octnas.errors import SettingError
-from octnas.nn.search_space import search_space
 from octnas.nn.supernet import (
     ConvertedNetwork,
     TrainedSupernet,
@@ -23,20 +22,14 @@ from octnas.training.settings import Recipe, SupernetSettings
 from octnas.training.standalone import Training, _initial
 from octnas.training.supernet import train_supernet
 from tests.nn.reference import randomise
+from tests.training.small import with_timm_strides
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def space(digit_space: SearchSpace) -> SearchSpace:
-    return search_space(
-        digit_space.backbone,
-        digit_space.input_size,
-        digit_space.alphas,
-        backbone_args=digit_space.backbone_args,
-        fixed={},
-        stride_mode="timm",
-    )
+    return with_timm_strides(digit_space)
 
 
 @pytest.fixture(scope="module")

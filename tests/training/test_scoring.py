@@ -11,7 +11,6 @@ from torch import nn
 from octnas.data.digits import DigitImages
 from octnas.data.images import Data
 from octnas.errors import SettingError
-from octnas.nn.search_space import search_space
 from octnas.nn.supernet import ConvertedNetwork, build, recalibrate
 from octnas.space.search_space import SearchSpace
 from octnas.training.loop import frozen
@@ -19,21 +18,14 @@ from octnas.training.scoring import Scorer, divergence, make_scorer
 from octnas.training.settings import Recipe
 from tests.nn.reference import randomise
 from tests.training.resuming import CPU
-from tests.training.small import digits
+from tests.training.small import digits, with_timm_strides
 
 ARGS: dict[str, Any] = {"calibration_batches": 2, "batch_size": 60, "device": CPU}
 
 
 @pytest.fixture(scope="module")
 def space(digit_space: SearchSpace) -> SearchSpace:
-    return search_space(
-        digit_space.backbone,
-        digit_space.input_size,
-        digit_space.alphas,
-        backbone_args=digit_space.backbone_args,
-        fixed={},
-        stride_mode="timm",
-    )
+    return with_timm_strides(digit_space)
 
 
 @pytest.fixture(scope="module")
