@@ -155,12 +155,12 @@ class RunConfig:
         return self.original is not None and not self.space.weights
 
     def begins_with(self, stage: str) -> bool:
-        """Whether a stage, ``supernet`` or ``retrain``, begins with the weights of the original.
+        """Whether ``supernet``, ``retrain`` or ``truth`` begins with the weights of the original.
 
         Or with those of a supernet that did.
         """
-        scratch = stage == "retrain" and self.retrain.weights == "scratch"
-        return self.has_original and stage in ("supernet", "retrain") and not scratch
+        scratch = stage != "supernet" and self.retrain.weights == "scratch"
+        return self.has_original and stage in ("supernet", "retrain", "truth") and not scratch
 
     @property
     def scores_converted(self) -> bool:
@@ -340,8 +340,10 @@ def check_config(document: Document) -> RunConfig:
         recipe = settings.get("recipe", {}) if isinstance(settings, dict) else None
         if isinstance(recipe, dict):
             defaults = {} if values.get("schema") == 1 else asdict(kind().recipe)
-            weights = settings.get("weights")
-            tuned = trained and section not in ("original", "ranking") and weights != "scratch"
+            # The ground truth of a ranking is trained as retraining would.
+            like = values.get("retrain", {}) if section == "ranking" else settings
+            weights = like.get("weights") if isinstance(like, dict) else None
+            tuned = trained and section != "original" and weights != "scratch"
             if tuned or (section, weights) == ("retrain", "supernet"):
                 defaults = asdict(FINE_TUNE_RECIPE)
             epochs = recipe.get("epochs")

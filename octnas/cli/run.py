@@ -109,7 +109,7 @@ def add_to(app: typer.Typer) -> None:
     add("truth", "Train the ground truth of `octnas rank`; share it with ranking.truth_from.")
     add(
         "rank",
-        "Check how well the supernet ranks: train some architectures from scratch and compare.",
+        "Check how well the scores rank: train some architectures and compare.",
         ("supernet", "truth", "rank"),
         _print_ranking,
     )

@@ -20,8 +20,8 @@ _SCORING = ("calibration_batches", "images_per_batch", "threads")
 
 def bases(config: RunConfig, stage: str) -> tuple[str, ...]:
     """The stages that a stage builds on with these settings."""
-    if stage == "search" and config.scores_converted:
-        return (CONVERT,)
+    if stage in ("search", "rank") and config.scores_converted:
+        return (CONVERT, *STAGES[stage][1:])
     if stage == CONVERT and config.trains_original:
         return (ORIGINAL,)
     own = (*STAGES[stage], CONVERT) if config.begins_with(stage) else STAGES[stage]
@@ -48,7 +48,8 @@ def with_first(config: RunConfig, stages: Sequence[str]) -> tuple[str, ...]:
     # Images alone need no trained network.
     waits = config.trains_original and tuple(stages) == ("data",)
     first = {"data", "space", *((CONVERT,) if config.has_original and not waits else ())}
-    return tuple(stage for stage in STAGES if stage in first.union(stages))
+    scored = {"supernet"} if "rank" in stages and config.scores_converted else set()
+    return tuple(stage for stage in STAGES if stage in first.union(stages) - scored)
 
 
 def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
@@ -69,6 +70,8 @@ def fingerprint(config: RunConfig, stage: str) -> dict[str, Any]:
         found["seed"] = config.seed
     if stage == "rank":
         found |= {f"search.{key}": getattr(config.search, key) for key in _SCORING}
+        if config.measure != "loss" or config.search.steps:
+            found |= {"search.measure": config.measure, "search.steps": config.search.steps}
         # Excluded from the ground truth's own fingerprint, which it does not affect.
         found["ranking.resamples"] = config.ranking.resamples
     return found
@@ -98,6 +101,10 @@ def _own(config: RunConfig, stage: str) -> dict[str, Any]:
         found["supernet.teacher"] = config.teacher
         # Supernets of before did not rescale the original's kernels.
         found |= {"supernet.rescaled": True} if config.rescales else {}
+    if stage == "truth" and config.begins_with(stage):
+        # Trained as retraining would.
+        taught = flatten(config.retrain, "retrain")
+        found |= {k: v for k, v in taught.items() if k.startswith("retrain.distillation")}
     if stage == "retrain" and not config.begins_with(stage):
         # Then nothing is distilled.
         found = {k: v for k, v in found.items() if not k.startswith("retrain.distillation")}

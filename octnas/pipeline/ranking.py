@@ -1,6 +1,7 @@
-"""The ranking check: scores of the supernet against a ground truth.
+"""The ranking check: scores of the search against a ground truth.
 
-The ground truth is the accuracy of some architectures, each trained from scratch with some seeds.
+The ground truth is the accuracy of some architectures, each trained with some seeds as retraining
+would: from scratch, or fine-tuned from the network that the run begins with.
 """
 
 import time
@@ -11,10 +12,10 @@ import numpy as np
 
 from octnas.data.image_list import read_summary
 from octnas.device import cpu_threads
-from octnas.errors import BudgetError, ConfigError, RunDirectoryError
+from octnas.errors import BudgetError, RunDirectoryError
 from octnas.io.files import read_json, write_json
 from octnas.pipeline.records import PARENT, begin_tracking
-from octnas.pipeline.retrain import finished, train_several
+from octnas.pipeline.retrain import finished, original, train_several
 from octnas.pipeline.run import Run
 from octnas.pipeline.supernet import read_seconds, scorer
 from octnas.report.page import write_ranking_page
@@ -29,10 +30,12 @@ from octnas.training.standalone import Training, training_folder
 SCHEMA = 1
 KEY = "rank"
 RANKING_FILE = "ranking.json"
-SUPERNET = "supernet"
+# Sources of scores.
+SUPERNET, CONVERTED = "supernet", "converted weights"
 TRUTH_SCHEMA = 1
 DESIGN_FILE = "design.json"
 PART = "read"
+_TRUTH = ("top1", "loss")  # metrics of that part
 _TRIES = 100  # draws in a row that find nothing new
 
 
@@ -54,10 +57,6 @@ class Design:
 
 def truth(run: Run) -> None:
     """Draw the architectures and train each with every seed, except for finished trainings."""
-    if run.config.scores_converted:
-        raise ConfigError(
-            "search.score: found converted scores, allowed: supernet, whose ranking this checks"
-        )
     settings, directory = run.config.ranking, run.directory_of("truth")
     path = directory.stage("truth") / DESIGN_FILE
     if not path.exists():
@@ -66,6 +65,7 @@ def truth(run: Run) -> None:
         document = {"schema": TRUTH_SCHEMA, "images": _digest(run), "architectures": design}
         write_json(path, document)
     recipe = RetrainSettings(
+        distillation=run.config.retrain.distillation,
         threads=settings.threads,
         workers=settings.workers,
         executor=settings.executor,
@@ -132,30 +132,31 @@ def _digest(run: Run) -> str:
 
 def trainings(run: Run) -> list[Training]:
     """The trainings of the ground truth, by architecture, then by seed."""
-    folder = run.directory_of("truth").stage("truth")
-    found = []
+    folder, found = run.directory_of("truth").stage("truth"), []
+    begins_with = original(run) if run.config.begins_with("truth") else None
     for drawn in read_design(run):
         architecture = run.space.architecture(drawn.alphas)
         for seed in run.config.ranking.seeds:
             place = training_folder(folder, architecture.id, seed)
-            found.append(Training(architecture, seed, place, PART))
+            found.append(Training(architecture, seed, place, PART, original=begins_with))
     return found
 
 
 def rank(run: Run) -> None:
-    """Score the architectures of the ground truth with the supernet, and compare the rankings."""
+    """Score the architectures of the ground truth, and compare the rankings."""
+    source = CONVERTED if run.config.scores_converted else SUPERNET
     begin_tracking(run)
     params = flatten(run.config.ranking, "ranking") | flatten(run.config.supernet, "supernet")
     run.tracker.start(KEY, "ranking check", params=params, parent=PARENT, again=True)
-    run.progress.say(f"rank: scores of {SUPERNET}")
-    ranking = _ranking(run, scorer(run, "search_val", measure="loss")())
+    run.progress.say(f"rank: scores of {source}")
+    ranking = _ranking(run, scorer(run, "search_val")())
     known = {name: i.value for name, i in ranking.statistics.items() if i.value is not None}
     known |= {f"regret_points/{regret.budget}": regret.points for regret in ranking.regrets}
     path = run.directory.stage("rank") / RANKING_FILE
-    write_json(path, {"schema": SCHEMA, "sources": {SUPERNET: ranking.to_dict()}})
-    write_ranking_csv({SUPERNET: ranking}, path.with_suffix(".csv"))
-    write_ranking_page(run.config.name, {SUPERNET: ranking}, path.with_suffix(".html"))
-    run.tracker.metrics(KEY, {f"{SUPERNET}/{name}": value for name, value in known.items()}, 0)
+    write_json(path, {"schema": SCHEMA, "sources": {source: ranking.to_dict()}})
+    write_ranking_csv({source: ranking}, path.with_suffix(".csv"))
+    write_ranking_page(run.config.name, {source: ranking}, path.with_suffix(".html"))
+    run.tracker.metrics(KEY, {f"{source}/{name}": value for name, value in known.items()}, 0)
     for suffix in (".json", ".csv", ".html"):
         run.tracker.artifact(KEY, path.with_suffix(suffix))
     run.tracker.finish(KEY)
@@ -176,7 +177,7 @@ def table(run: Run) -> str:
 
 
 def _ranking(run: Run, score: Scorer) -> Ranking:
-    settings, truth = run.config.ranking, _truth(run)
+    settings, done = run.config.ranking, _truth(run)
     begin, ranked = time.perf_counter(), []
     with cpu_threads(run.config.search.threads):
         for drawn in read_design(run):
@@ -190,24 +191,25 @@ def _ranking(run: Run, score: Scorer) -> Ranking:
                     drawn.narrow,
                     measured["loss"],
                     measured["top1"],
-                    tuple(truth[identity]),
+                    *(tuple(one[f"{PART}_{name}"] for one in done[identity]) for name in _TRUTH),
                 )
             )
     scoring = time.perf_counter() - begin
-    trained = sum(finished(training).metrics["seconds"] for training in trainings(run))
+    trained = sum(metrics["seconds"] for every in done.values() for metrics in every)
+    learned = 0.0 if run.config.scores_converted else read_seconds(run)
     return Ranking(
         tuple(ranked),
         statistics(ranked, resamples=settings.resamples, seed=settings.seed),
         regrets(ranked, run.budgets, resamples=settings.resamples, seed=settings.seed),
-        {"score": read_seconds(run), "scoring": scoring, "truth": trained},
+        {"score": learned, "scoring": scoring, "truth": trained},
         settings.recipe.epochs,
+        run.config.begins_with("truth"),
     )
 
 
-def _truth(run: Run) -> dict[str, list[float]]:
-    """Accuracies by seed of every architecture."""
-    found: dict[str, list[float]] = {}
+def _truth(run: Run) -> dict[str, list[Mapping[str, float]]]:
+    """Metrics by seed of every architecture."""
+    found: dict[str, list[Mapping[str, float]]] = {}
     for training in trainings(run):
-        metrics = finished(training).metrics
-        found.setdefault(training.architecture.id, []).append(metrics[f"{PART}_top1"])
+        found.setdefault(training.architecture.id, []).append(finished(training).metrics)
     return found

@@ -280,14 +280,15 @@ def _table(
     width = max(map(len, shown))
     when = "before fine-tuning" if config.begins_with("retrain") else "before training"
     heads = "".join(f"{head:>13}" for head in names.values())
-    score = f"{MEASURED[config.measure]}, search_val"
+    score = f"  {MEASURED[config.measure]}, search_val"
     yield f"{when + ':':<{width}}{heads}{score:>24}    read"
     for name, one in shown.items():
         if one is not None:
             shares = [one.cost(cost) / run.costs[cost].vanilla for cost in names]
             costs = "".join(f"{format_percent(share):>13}" for share in shares)
             read = one.metrics.get("read_loss")
-            yield f"{name:<{width}}{costs}{one.loss:>24.3f}{_or_none(read):>8}"
+            loss = f"{one.loss:.3f}".rjust(max(24, len(score)))
+            yield f"{name:<{width}}{costs}{loss}{_or_none(read):>8}"
 
 
 def _or_none(loss: float | None) -> str:

@@ -327,11 +327,12 @@ RANKING_TOP = 84  # pixels above the plot: the scale of MACs and the mode bar
 
 
 def ranking_figure(rankings: Mapping[str, Ranking]) -> go.Figure | None:
-    """The supernet's loss against the mean accuracy from scratch, with std over seeds."""
-    ranking = rankings.get(SUPERNET)
+    """The first score's loss against the mean accuracy once trained, with std over seeds."""
+    source, ranking = next(iter(rankings.items()), ("", None))
     if ranking is None or not ranking.architectures:
         return None
-    figure = new_figure("loss on search_val (supernet)", "top-1 from scratch, %", RANKING_TOP)
+    alone = "fine-tuned" if ranking.tuned else "from scratch"
+    figure = new_figure(f"loss on search_val ({source})", f"top-1 {alone}, %", RANKING_TOP)
     scale = {"orientation": "h", "thickness": 10, "len": 0.6, "x": 0, "xanchor": "left"}
     scale |= {"y": 1.03, "yanchor": "bottom", "exponentformat": "SI", "outlinewidth": 0}
     figure.update_layout(
@@ -357,7 +358,7 @@ def ranking_figure(rankings: Mapping[str, Ranking]) -> go.Figure | None:
                 mode="markers",
                 marker={**marker, "color": [one.macs for one in found], "coloraxis": "coloraxis"},
                 name=name,
-                hovertext=[_ranked_hover(one) for one in found],
+                hovertext=[_ranked_hover(one, source, alone) for one in found],
                 hoverinfo="text",
             )
     return figure
@@ -367,15 +368,15 @@ def _std(one: Ranked) -> float | None:
     return stdev(one.truth) if len(one.truth) > 1 else None
 
 
-def _ranked_hover(one: Ranked) -> str:
+def _ranked_hover(one: Ranked, source: str, alone: str) -> str:
     std = _std(one)
     top1 = format_top1(100 * fmean(one.truth), None if std is None else 100 * std)
     return "<br>".join(
         [
             f"<b>{plot_text(one.id)}</b>",
             f"{format_count(one.macs)} MACs",
-            f"{top1} % from scratch, {plural(len(one.truth), 'seed')}",
-            f"loss {format_loss(one.loss)} in the supernet",
+            f"{top1} % {alone}, {plural(len(one.truth), 'seed')}",
+            f"loss {format_loss(one.loss)} ({source})",
             *_alpha_lines(one.alphas),
         ]
     )

@@ -24,6 +24,10 @@ _ROWS = (
     ("ceiling", "noise ceiling: τ between halves of the seeds"),
     ("partial_ceiling", "noise ceiling of the partial τ"),
     ("slice_ceiling", "noise ceiling at nearly equal MACs"),
+    ("trained_loss", "τ of the loss with trained losses"),
+    ("trained_loss_ceiling", "noise ceiling of trained losses"),
+    ("slice_trained_loss", "τ of the loss with trained losses at nearly equal MACs"),
+    ("slice_trained_loss_ceiling", "noise ceiling of trained losses at nearly equal MACs"),
 )
 
 
@@ -90,11 +94,16 @@ def ranking_basis(ranking: Ranking) -> str:
     narrow = sum(one.narrow for one in ranking.architectures)
     return (
         f"{plural(len(ranking.architectures), 'architecture')}, {narrow} of them at nearly equal "
-        f"MACs, trained from scratch with {plural(seeds, 'seed')} for "
+        f"MACs, {trained_how(ranking)} with {plural(seeds, 'seed')} for "
         f"{plural(ranking.epochs, 'epoch')} each ({ranking.seconds['truth']:,.0f} s in total). "
         f"The scores took {ranking.seconds['score']:,.0f} s of training and "
         f"{ranking.seconds['scoring']:,.1f} s of evaluation."
     )
+
+
+def trained_how(ranking: Ranking) -> str:
+    """How the networks of the ground truth were trained."""
+    return "fine-tuned from the original" if ranking.tuned else "trained from scratch"
 
 
 def _interval(one: Interval) -> str:

@@ -222,9 +222,7 @@ def _smaller_baselines(data: ReportData) -> Iterator[str]:
 
 
 def _of_ranking(data: ReportData) -> Iterator[str]:
-    if data.converted:
-        yield "How well the scores rank networks was not checked."
-    elif not data.rankings:
+    if not data.rankings:
         yield "Ranking was not checked; `octnas rank` does that."
     for source, ranking in data.rankings.items():
         ceiling, gain = ranking.statistics.get("ceiling"), ranking.statistics.get("gain")

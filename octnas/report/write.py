@@ -33,7 +33,7 @@ _CAPTIONS = {
     "retrained": "Retrained networks, mean and one standard deviation over seeds",
     "alpha": "α by site",
     "hypervolume": "Hypervolume against evaluations",
-    "ranking": "Supernet loss against accuracy from scratch",
+    "ranking": "Scores against accuracy of trained networks",
     "training": "Training loss",
 }
 

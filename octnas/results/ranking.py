@@ -114,6 +114,7 @@ class Ranked:
         narrow: whether it is in the slice of nearly equal MACs.
         loss, top1: the score.
         truth: top-1 accuracy (0 to 1) of its stand-alone trainings, by seed.
+        trained_losses: their losses, by seed; empty in files of earlier versions.
     """
 
     id: str
@@ -123,6 +124,7 @@ class Ranked:
     loss: float
     top1: float
     truth: tuple[float, ...]
+    trained_losses: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ class Ranking:
         seconds: durations: ``score`` (training of the scorer), ``scoring``, ``truth`` (all
             trainings).
         epochs: of one training of the ground truth.
+        tuned: whether the ground truth was fine-tuned from the original, not trained from scratch.
     """
 
     architectures: tuple[Ranked, ...]
@@ -164,6 +167,7 @@ class Ranking:
     regrets: tuple[Regret, ...]
     seconds: Mapping[str, float]
     epochs: int
+    tuned: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The ranking as a JSON document with a schema version."""
@@ -184,9 +188,11 @@ def statistics(
         By name: ``tau_loss``, ``tau_top1``, ``rho_loss``, ``rho_top1`` (of the score with the mean
         of the ground truth; a good score has positive ones), ``tau_macs`` (MACs alone), ``gain``
         (``tau_loss`` less ``tau_macs``), ``partial_loss``, ``partial_top1`` (MACs partialled out),
-        ``ceiling``, ``partial_ceiling`` (of the ground truth with itself); and inside the slice
-        of nearly equal MACs ``slice_loss``, ``slice_top1``, ``slice_ceiling`` (τ) and
-        ``slice_rho_loss``, ``slice_rho_top1``.
+        ``ceiling``, ``partial_ceiling`` (of the ground truth with itself); ``trained_loss`` and
+        ``trained_loss_ceiling``, the same with losses in place of accuracies, which are finer; and
+        inside the slice of nearly equal MACs ``slice_loss``, ``slice_top1``, ``slice_ceiling``,
+        ``slice_trained_loss``, ``slice_trained_loss_ceiling`` (τ) and ``slice_rho_loss``,
+        ``slice_rho_top1``.
     """
     rng = np.random.default_rng(seed)
     narrow = [entry for entry in ranked if entry.narrow]
@@ -237,19 +243,32 @@ class _Table:
     top1: Values
     macs: Values
     truth: Values
+    trained: Values  # -losses, shape of the truth, or without columns
 
     @property
     def mean(self) -> Values:
         return mean_of_seeds(self.truth, set(range(self.truth.shape[1])))
 
+    def of_losses(self, prefix: str) -> dict[str, float]:
+        """τ with the trained losses, and its ceiling; empty where these are unknown."""
+        if not self.trained.shape[1]:
+            return {}
+        mean = mean_of_seeds(self.trained, set(range(self.trained.shape[1])))
+        return {
+            f"{prefix}trained_loss": kendall(self.loss, mean),
+            f"{prefix}trained_loss_ceiling": noise_ceiling(self.trained),
+        }
+
     @staticmethod
     def of(ranked: Sequence[Ranked]) -> "_Table":
         columns = [(-e.loss, e.top1, float(e.macs)) for e in ranked]
         loss, top1, macs = np.array(columns).T
-        return _Table(loss, top1, macs, np.array([e.truth for e in ranked]))
+        trained = -np.array([e.trained_losses for e in ranked])
+        return _Table(loss, top1, macs, np.array([e.truth for e in ranked]), trained)
 
     def take(self, rows: np.ndarray[Any, Any]) -> "_Table":
-        return _Table(self.loss[rows], self.top1[rows], self.macs[rows], self.truth[rows])
+        columns = (self.loss, self.top1, self.macs, self.truth, self.trained)
+        return _Table(*(column[rows] for column in columns))
 
 
 def _overall(table: _Table) -> dict[str, float]:
@@ -266,6 +285,7 @@ def _overall(table: _Table) -> dict[str, float]:
         "partial_top1": partial_kendall(table.top1, mean, macs),
         "ceiling": noise_ceiling(table.truth),
         "partial_ceiling": noise_ceiling(table.truth, macs),
+        **table.of_losses(""),
     }
 
 
@@ -277,6 +297,7 @@ def _inside(table: _Table) -> dict[str, float]:
         "slice_ceiling": noise_ceiling(table.truth),
         "slice_rho_loss": spearman(table.loss, mean),
         "slice_rho_top1": spearman(table.top1, mean),
+        **table.of_losses("slice_"),
     }
 
 

@@ -260,9 +260,10 @@ class SupernetSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RankingSettings:
-    """Section ``ranking``: how ``octnas rank`` checks the supernet's ranking.
+    """Section ``ranking``: how ``octnas rank`` checks that scores rank as trained networks do.
 
-    The ground truth is a set of architectures that are trained from scratch.
+    The ground truth is a set of architectures that are trained from scratch, or fine-tuned from the
+    network that the run begins with.
 
     Attributes:
         architectures: number of architectures, drawn before anything is trained.

@@ -223,15 +223,15 @@ def test_the_report_shows_the_ranking_once_it_is_there(spoilable: Path) -> None:
     run_stages(run, ("search",))
     rewrite_report(run)
     page = run.directory.path / "report" / "index.html"
-    assert "Does the supernet rank?" in page.read_text()
+    assert "Do the scores rank?" in page.read_text()
     again = open_ranking(spoilable, "search.trials=10", OFF, fresh="rank", lines=lines)
     rewrite_report(again)
-    assert "Does the supernet rank?" not in page.read_text()
+    assert "Do the scores rank?" not in page.read_text()
     assert not any("octnas report" in line for line in lines)
     run_stages(again, STAGES)
     assert f"rank: `octnas report {run.directory.path}` adds it to the report" in lines
     rewrite_report(again)
-    assert "Does the supernet rank?" in page.read_text()
+    assert "Do the scores rank?" in page.read_text()
 
 
 def accuracies(run: Run) -> dict[tuple[str, int], dict[str, float]]:

@@ -7,7 +7,7 @@ from typing import Any
 from octnas.pipeline.run import Run, open_run
 from octnas.runtime.progress import Quiet
 
-EXPERIMENT = Path(__file__).parents[2] / "search_spaces" / "digits.yaml"
+EXPERIMENT = Path(__file__).parents[2] / "search_spaces" / "digits_scratch.yaml"
 TINY = (
     "name=tiny",
     "space.backbone_args.channels=[4, 8, 8]",

@@ -6,6 +6,7 @@ Rank correlations, by formula and by hand.
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -211,10 +212,7 @@ class TestStatistics:
     @given(st.integers(0, 10_000))
     def test_monotone_transforms_of_the_score_change_nothing(self, seed: int) -> None:
         entries = drawn(10, 2, 1.0, seed)
-        bent = [
-            Ranked(e.id, e.alphas, e.macs, e.narrow, math.exp(e.loss), e.top1**3, e.truth)
-            for e in entries
-        ]
+        bent = [replace(e, loss=math.exp(e.loss), top1=e.top1**3) for e in entries]
         before, after = (statistics(some, resamples=15, seed=1) for some in (entries, bent))
         for name, found in before.items():
             for end in ("value", "low", "high"):
@@ -222,6 +220,21 @@ class TestStatistics:
                 assert getattr(after[name], end) == (
                     expected if expected is None else pytest.approx(expected, abs=1e-12)
                 )
+
+
+def test_trained_losses_have_figures_of_their_own() -> None:
+    """Two of three pairs agree with the mean losses 1, 2, 4: τ is 1/3. The seeds agree fully."""
+    entries = [
+        replace(ranked(number, (0.5, 0.5), loss=loss, narrow=True), trained_losses=trained)
+        for number, (loss, trained) in enumerate(
+            [(2.0, (0.9, 1.1)), (1.0, (2.0, 2.0)), (3.0, (3.0, 5.0))]
+        )
+    ]
+    found = statistics(entries, resamples=1)
+    for prefix in ("", "slice_"):
+        assert found[f"{prefix}trained_loss"].value == pytest.approx(1 / 3)
+        assert found[f"{prefix}trained_loss_ceiling"].value == 1
+    assert "trained_loss" not in statistics(drawn(4, 2, 1.0), resamples=1)
 
 
 class TestRegret:
