@@ -380,7 +380,8 @@ class Measured:
         """Seconds to evaluate one candidate on a part that is in memory."""
         settings, pace = self.config.search, self.evaluation
         scored = ceil(self.images.parts[part] / settings.images_per_batch)
-        return settings.calibration_batches * pace.calibrate + scored * pace.score
+        taught = settings.steps * pace.lesson
+        return taught + settings.calibration_batches * pace.calibrate + scored * pace.score
 
     def _fed(self, step: float, images: int) -> float:
         data = self.config.data

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,19 @@ from octnas.device import cpu_threads
 from octnas.measure.backends import wait
 from octnas.measure.timing import memory_peak
 from octnas.nn.supernet import activate, build, build_supernet, recalibrate
+from octnas.nn.weights import save_weights
 from octnas.space.architecture import Architecture
 from octnas.space.costs import Budget
 from octnas.space.search_space import SearchSpace
 from octnas.training.checkpoint import Checkpoints, Stateful
 from octnas.training.loop import Backward, Step, distilled, frozen, plain, train
 from octnas.training.scoring import evaluate
-from octnas.training.settings import Recipe, RetrainSettings
+from octnas.training.settings import (
+    FINE_TUNE_RECIPE,
+    Recipe,
+    RetrainSettings,
+    SupernetSettings,
+)
 from octnas.training.supernet import train_supernet
 
 # Untimed steps, in which memory is allocated and kernels are chosen.
@@ -100,10 +107,14 @@ class TrainingPace:
 
 @dataclass(frozen=True)
 class EvaluationPace:
-    """The evaluation of a candidate: median seconds of one batch, and peak memory in bytes."""
+    """The evaluation of a candidate: seconds of one batch, and peak memory in bytes.
+
+    ``lesson`` is one of the steps that it is taught before; 0 where there are none.
+    """
 
     calibrate: float
     score: float
+    lesson: float
     memory: int
     gpu_memory: int
 
@@ -172,14 +183,22 @@ def supernet_pace(
         settings,
         recipe=_one_epoch(settings.recipe, settings.recipe.batch_size // settings.processes),
         # Initial weights do not change the time, but may have to be downloaded.
-        weights=settings.weights if settings.teacher == "original" else "",
-        # Those of `space.weights` are not there yet, so that its teacher is not timed.
-        teacher=settings.teacher if settings.weights or settings.teacher != "original" else "auto",
+        weights=settings.weights if config.teacher == "original" else "",
+        teacher=config.teacher,  # type: ignore[arg-type]
         processes=1,
         threads=threads,
     )
 
     def run(watch: _Watch, checkpoints: Checkpoints) -> nn.Module:
+        if config.has_original and settings.teacher == "original":
+            with TemporaryDirectory() as folder:
+                # The original's, which are not there yet.
+                path = Path(folder) / "weights.safetensors"
+                save_weights(build(space.vanilla, seed=0), path)
+                return trained(replace(settings, weights=str(path)), watch, checkpoints)
+        return trained(settings, watch, checkpoints)
+
+    def trained(settings: SupernetSettings, watch: _Watch, checkpoints: Checkpoints) -> nn.Module:
         return train_supernet(
             space,
             images,
@@ -269,7 +288,24 @@ def evaluation_pace(
     with memory_peak(device) as usage, cpu_threads(settings.threads):
         calibrate = median(lambda: recalibrate(supernet, training))
         score = median(lambda: evaluate(supernet, scored, device))
-    return EvaluationPace(calibrate, score, usage.memory, usage.gpu_memory)
+    lesson = _lesson_pace(config, space.architecture(alphas), images, device)
+    memory, gpu_memory = (
+        max(getattr(one, name) for one in (usage, lesson) if one is not None)
+        for name in ("memory", "gpu_memory")
+    )
+    return EvaluationPace(calibrate, score, lesson.seconds if lesson else 0.0, memory, gpu_memory)
+
+
+def _lesson_pace(
+    config: RunConfig, architecture: Architecture, images: RandomImages, device: torch.device
+) -> TrainingPace | None:
+    """Time a step that a candidate is taught; the original's logits are there already."""
+    settings = config.search
+    if not settings.steps:
+        return None
+    recipe = replace(FINE_TUNE_RECIPE, batch_size=settings.images_per_batch)
+    taught = RetrainSettings(threads=settings.threads, recipe=recipe, distillation=None)
+    return training_pace(taught, architecture, images, device)
 
 
 def decoding_pace(settings: ImagesSettings, names: Sequence[str]) -> float:

@@ -21,7 +21,7 @@ from tests.pipeline.tiny import EXPERIMENT, TINY, open_tiny
 
 STEP, WEIGHTS, CHECKPOINT = 2.0, 1000, 3000
 TRAINING = TrainingPace(STEP, 50, 0, WEIGHTS, CHECKPOINT)
-EVALUATION = EvaluationPace(3.0, 5.0, 70, 0)
+EVALUATION = EvaluationPace(3.0, 5.0, 2.0, 70, 0)
 
 
 def plan_tiny(path: Path, *overrides: str, run_dir: Path | None = None) -> Plan:
@@ -207,6 +207,23 @@ def test_a_network_that_is_trained_first_is_counted(tmp_path: Path) -> None:
     assert "supernet step" in again.measured
     assert any("communication" in note for note in again.notes)
     assert plan_tiny(tmp_path).original == ""
+
+
+@pytest.mark.usefixtures("paced")
+def test_what_candidates_are_taught_is_counted(tmp_path: Path) -> None:
+    search = [
+        next(stage for stage in plan_tiny(tmp_path, OWN, *more).stages if stage.stage == "search")
+        for more in ((), ("search.steps=4",))
+    ]
+    # 20 candidates, and two chosen ones on other images, with 4 steps each.
+    assert (search[1].wall_hours - search[0].wall_hours) * 3600 == pytest.approx(22 * 4 * 2.0)
+
+
+@pytest.mark.parametrize("more", ["search.steps=2", "search.score=supernet"])
+def test_lessons_and_the_teacher_of_a_supernet_are_timed(tmp_path: Path, more: str) -> None:
+    found = plan_tiny(tmp_path, OWN, more)
+    assert all(stage.wall_hours > 0 for stage in found.stages if stage.stage != "data")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_teacher_is_timed_where_there_is_one(
