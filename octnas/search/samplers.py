@@ -30,6 +30,8 @@ SPREAD = "spread"
 Key = tuple[float, ...]
 """An architecture of the space, see `SearchSpace.key`."""
 
+Inside = np.ndarray[Any, np.dtype[np.bool_]]
+
 Design = Sequence[tuple[str, Mapping[str, float]]]
 """Origin and α by site of the first candidates."""
 
@@ -107,22 +109,24 @@ def surrogate_proposals(regions: Sequence[Region], seed: int) -> Propose:
     """The best new architecture according to a model of the score; see `proposals`.
 
     Each trial draws a model from the posterior (Thompson, Biometrika 25, 1933), solves its front
-    within the regions exactly, and takes the architecture there that adds most to the hypervolume
-    of the reported candidates, all of them scored by that model.
+    within the next region exactly, and takes the architecture there that adds most to the
+    hypervolume of the reported candidates inside, all of them scored by that model. The regions
+    take turns: at the same cost, one with further bounds has the worse scores.
     """
     cost = regions[0].levels.cost
     features = Features(cost.space, pairs=True)
-    # Of each candidate, worked out once: features and cost.
-    known: dict[str, tuple[Values, int]] = {}
-    fitted: dict[int, tuple[Surrogate, Values, Values]] = {}
+    # Of each candidate, worked out once: features, cost, and the regions that it is inside.
+    known: dict[str, tuple[Values, int, list[bool]]] = {}
+    fitted: dict[int, tuple[Surrogate, Values, Values, Inside]] = {}
 
-    def fit_to(candidates: Sequence[Candidate]) -> tuple[Surrogate, Values, Values]:
+    def fit_to(candidates: Sequence[Candidate]) -> tuple[Surrogate, Values, Values, Inside]:
         if new := [one for one in candidates if one.id not in known]:
             for one, row in zip(new, features([one.alphas for one in new]), strict=True):
-                known[one.id] = row, cost.of(one.alphas)
-        rows, costs = zip(*(known[one.id] for one in candidates), strict=True)
+                inside = [region.admits(one.alphas) for region in regions]
+                known[one.id] = row, cost.of(one.alphas), inside
+        rows, costs, within = zip(*(known[one.id] for one in candidates), strict=True)
         found, losses = np.stack(rows), [one.loss for one in candidates]
-        return fit(features, found, losses), found, np.array(costs, float)
+        return fit(features, found, losses), found, np.array(costs, float), np.array(within)
 
     def propose(
         number: int, candidates: Sequence[Candidate], taken: Collection[Key]
@@ -133,10 +137,12 @@ def surrogate_proposals(regions: Sequence[Region], seed: int) -> Propose:
         if len(candidates) not in fitted:
             fitted.clear()
             fitted[len(candidates)] = fit_to(candidates)
-        model, rows, costs = fitted[len(candidates)]
+        model, rows, costs, inside = fitted[len(candidates)]
+        which = number % len(regions)
         for _ in range(_MODELS):
             drawn = model.draw(rng)
-            found = _best_new(regions, drawn, costs, rows @ drawn.weights, taken)
+            scores = rows @ drawn.weights
+            found = _best_new(regions[which], drawn, costs, scores, inside[:, which], taken)
             if found is not None:
                 return found
         return _new(regions, rng, taken)
@@ -145,26 +151,30 @@ def surrogate_proposals(regions: Sequence[Region], seed: int) -> Propose:
 
 
 def _best_new(
-    regions: Sequence[Region], model: Drawn, costs: Values, scores: Values, taken: Collection[Key]
+    region: Region,
+    model: Drawn,
+    costs: Values,
+    scores: Values,
+    inside: Inside,
+    taken: Collection[Key],
 ) -> dict[str, float] | None:
     """The architecture on a model's front that adds most to the hypervolume; None if all are taken.
 
-    ``costs`` and ``scores``, by the model, are of the n reported candidates, shape ``(n,)``.
+    ``costs``, ``scores`` by the model, and whether they are ``inside`` the region, are of the n
+    reported candidates, shape ``(n,)``.
     """
-    cost = regions[0].levels.cost
+    cost = region.levels.cost
     by_site = {sites: -score for sites, score in model.scores.items()}
     front = [
         alphas
-        for one in regions
-        for alphas in best_front(one.levels, by_site, one.low, one.high, most=_FRONT)
+        for alphas in best_front(region.levels, by_site, region.low, region.high, most=_FRONT)
         if cost.space.key(alphas) not in taken
     ]
     if not front:
         return None
     values = model(front)
-    highest = max(one.high for one in regions)
-    reference = (float(highest + 1), float(max(scores.max(), values.max())) + 1e-9)
-    known = _front(costs, scores)
+    reference = (float(region.high + 1), float(max(scores.max(), values.max())) + 1e-9)
+    known = _front(costs[inside], scores[inside])
     areas = [
         hypervolume([*known, (cost.of(alphas), value)], reference)
         for alphas, value in zip(front, values.tolist(), strict=True)

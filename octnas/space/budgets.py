@@ -202,6 +202,10 @@ class Region:
         """How many architectures there are; approximate where levels are wide."""
         return self.levels.count(self.low, self.high)
 
+    def admits(self, alphas: Mapping[str, float]) -> bool:
+        """Whether an architecture is within all bounds."""
+        return self.levels.admits(alphas, self.low, self.high)
+
     def excess(self, alphas: Mapping[str, float]) -> dict[str, float]:
         """By how much an architecture is outside each bound, as a share of vanilla's cost."""
         cost = self.levels.cost

@@ -14,7 +14,7 @@ from octnas.search.samplers import (
 )
 from octnas.search.settings import Sampler, SearchSettings
 from octnas.search.study import Driver, run_local
-from octnas.space.budgets import Region, costs_of, regions
+from octnas.space.budgets import BudgetSettings, Region, costs_of, regions
 from octnas.space.cost_table import CostLevels
 from octnas.space.costs import Budget
 from octnas.space.search_space import SearchSpace
@@ -118,6 +118,30 @@ def test_the_surrogate_finds_the_best_of_an_additive_score(
         found[sampler] = min(inside)
     assert found["surrogate"] == pytest.approx(best)
     assert found["random"] > best
+
+
+def test_budgets_on_other_costs_get_their_share_of_the_search(space: SearchSpace) -> None:
+    """At the same MACs, an architecture within both bounds scores worse than one within one."""
+    costs = costs_of(space)
+    one, both = (
+        BudgetSettings(**bounds).resolve(space, costs)  # type: ignore[arg-type]
+        for bounds in ({"share": 0.6}, {"share": 0.6, "activation_share": 0.45})
+    )
+    found = regions(space, [one, both], costs)
+    best = [
+        min(loss_of(a)["loss"] for a in all_architectures(space) if region.admits(a))
+        for region in found
+    ]
+    assert best[0] != best[1]
+    propose, told = surrogate_proposals(found, seed=0), evaluated(space, one, 8)
+    for number in range(8, 48):
+        alphas = propose(number, told, {space.key(other.alphas) for other in told})
+        architecture = space.architecture(alphas)
+        macs, loss = space.cost(alphas).macs, loss_of(alphas)["loss"]
+        told.append(Candidate(architecture.id, alphas, macs, loss))
+    for region, expected in zip(found, best, strict=True):
+        # Taking one region's front for both, the second budget's best was 24.5 instead of 11.
+        assert min(o.loss for o in told if region.admits(o.alphas)) < 1.1 * expected
 
 
 def test_a_learned_search_evaluates_what_is_drawn(make_driver: Make, space: SearchSpace) -> None:
