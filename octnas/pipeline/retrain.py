@@ -54,7 +54,7 @@ from octnas.results.validation_log import VALIDATION_LOG
 from octnas.search.surrogate import Features, fit_candidates
 from octnas.settings import flatten
 from octnas.space.architecture import Architecture
-from octnas.space.budgets import Region, region
+from octnas.space.budgets import Region, costs_of, region
 from octnas.space.costs import Budget
 from octnas.space.optimum import best_within
 from octnas.training.loop import Log, check_recipe
@@ -76,6 +76,7 @@ PLAN_FILE = "plan.json"
 STOPPED_FILE = "stopped.json"
 PRUNED_FOLDER = "pruned"
 _HARDWARE = 8  # channels of which fewer are slow
+_STEPS = 32  # of α in baselines
 # Draws of random architectures before the upper bound is widened, and by how much.
 _TRIES, _WIDER = 50, 1.02
 _STREAM = 3
@@ -115,10 +116,13 @@ def plan(run: Run) -> list[Network]:
 def _baselines(run: Run, budget: Budget, chosen: Candidate, found: Network) -> Iterator[Network]:
     """The baselines of one budget, in the order of the settings."""
     # MACs alone allow baselines between the choices of α.
-    plain = budget.macs_alone
-    first = run.costs[budget.first.cost]
-    at_least = found.cost.macs if plain else first.of(chosen.alphas)
-    limits = [(run.costs[bound.cost], bound.upper) for bound in budget.further]
+    plain, costs = budget.macs_alone, run.costs
+    at_least = found.cost.macs if plain else costs[budget.first.cost].of(chosen.alphas)
+    if not plain and all(bound.cost != "latency" for bound in budget.bounds):
+        # Other costs do as well; but a table has the latencies of these choices alone.
+        costs = costs_of(run.space.refined(_STEPS))
+    first = costs[budget.first.cost]
+    limits = [(costs[bound.cost], bound.upper) for bound in budget.further]
     for role in run.config.retrain.baselines:
         if role == VANILLA:
             continue

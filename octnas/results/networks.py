@@ -178,7 +178,7 @@ def baseline(
         role: ``"uniform"``, ``"paper"``, ``"increasing"`` or ``"vanilla"``.
         budget: that the baseline should cost as much as.
         at_least: cost of the searched network; a smaller baseline would be unfair.
-        cost: of the budget's first bound, if not MACs alone; then α is one of each site's choices.
+        cost: of the budget's first bound, if not MACs alone; then α is one of its sites' choices.
         limits: the budget's other bounds.
 
     Returns:
@@ -223,7 +223,7 @@ def _closest_of(
     at_least: int,
     limits: Sequence[Limit],
 ) -> Architecture:
-    """As `_closest`, with each α moved to the nearest choice of its site.
+    """As `_closest`, with each α moved to the nearest choice of its site in the cost's space.
 
     If all designs within the limits cost less than ``at_least``, the largest of them.
     """

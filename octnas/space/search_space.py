@@ -1,7 +1,7 @@
 """A search space: the sites of a backbone, their α choices, and what every architecture costs."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import lcm, prod
 from typing import Any
@@ -91,6 +91,21 @@ class SearchSpace:
     def size(self) -> int:
         """How many architectures there are."""
         return prod(len(site.choices) for site in self.sites)
+
+    def refined(self, steps: int) -> "SearchSpace":
+        """The space with further choices at its searchable sites: α in this many equal steps."""
+
+        def finer(site: Site) -> Site:
+            wanted = (number / steps for number in range(steps + 1))
+            some = (
+                low_channels(a, site.channels, self.channel_multiple, site.groups) for a in wanted
+            )
+            choices = {*site.choices, *(low / site.channels for low in some)}
+            return replace(site, choices=tuple(sorted(choices)))
+
+        return replace(
+            self, sites=tuple(finer(site) if site.searchable else site for site in self.sites)
+        )
 
     def quantize(self, alphas: Mapping[str, float]) -> dict[str, float]:
         """Shares of low channels for every site; others than those named are at the first choice.

@@ -218,6 +218,20 @@ def test_baselines_are_within_further_bounds(role: str, given: dict[str, float])
     assert 0.8 < nearest[0] < 1.2
 
 
+@pytest.mark.parametrize("given", [SEVERAL, {"activation_share": 0.7}])
+def test_baselines_between_the_choices_use_up_their_budget(given: dict[str, float]) -> None:
+    """Of one or several bounds, the tightest is met within a step of α."""
+    space = search_space("thumbnail_resnet", (1, 16, 16), (0, 0.25, 0.5, 1), fixed={})
+    budget, costs = BudgetSettings(**given).resolve(space), costs_of(space.refined(32))
+    limits = [(costs[bound.cost], bound.upper) for bound in budget.further]
+    found = baseline(space, UNIFORM, budget, 0, costs[budget.first.cost], limits).architecture
+    used = [costs[bound.cost].of(found.alphas) / bound.upper for bound in budget.bounds]
+    assert 0.94 < max(used) < 1.06
+    assert found.id == space.architecture(found.alphas).id
+    alphas = found.alphas.values()
+    assert max(alphas) - min(alphas) <= 1 / 16  # the narrowest site has 16 channels
+
+
 @pytest.mark.parametrize(
     "given", [{"peak_share": 0.01}, {"share": 0.9, "activation_share": 0.01}, {"peak_mb": 1e-6}]
 )
