@@ -369,6 +369,7 @@ def shipped(name: str) -> tuple[RunConfig, SearchSpace]:
 def test_what_is_shipped() -> None:
     assert set(SHIPPED) == {
         "digits",
+        "digits_scratch",
         "digits_learnable",
         "tiny_imagenet",
         "tiny_imagenet_16",

@@ -8,7 +8,7 @@ from octnas.export.engines import trtexec_command
 from octnas.export.record import Variant
 from octnas.export.source import Source
 from octnas.nn.cost import cost
-from octnas.results.networks import SeedResult
+from octnas.results.networks import PRUNED, SeedResult
 
 CARD_FILE = "README.md"
 _CLASSES_SHOWN = 100
@@ -23,7 +23,7 @@ def model_card(source: Source, moved: int, variants: Sequence[Variant]) -> str:
         _loading(source, variants),
         _data(source),
         f"## License\n\n{_origin(source)} License of the data: {source.data_license or 'unknown'}.",
-        _alphas(source),
+        _widths(source) if source.network.role == PRUNED else _alphas(source),
     )
     return f"---\n{_metadata(source)}\n---\n\n" + "\n\n".join(parts) + "\n"
 
@@ -75,11 +75,16 @@ def _size(source: Source) -> str:
 def _head(source: Source) -> str:
     network = source.network
     share = network.cost.macs / source.vanilla_macs
+    what = (
+        "A network whose least important channels were removed by Torch-Pruning, a baseline of "
+        "octnas."
+        if network.role == PRUNED
+        else "An octave convolution network ([Chen et al. 2019](https://arxiv.org/abs/1904.05049))"
+        ": a share α of the channels of each layer is kept at half resolution. Found and trained "
+        "by octnas."
+    )
     return (
-        f"# {network.name}\n\n"
-        f"An octave convolution network ([Chen et al. 2019](https://arxiv.org/abs/1904.05049)): a "
-        "share α of the channels of each layer is kept at half resolution. Found and trained by "
-        f"octnas.\n\n- Backbone: {network.architecture.backbone}\n"
+        f"# {network.name}\n\n{what}\n\n- Backbone: {network.architecture.backbone}\n"
         f"- Architecture: `{network.architecture.id}`\n"
         f"- Input: {_size(source)}; {len(source.class_names):,} classes\n"
         f"- MACs per image: {network.cost.macs / 1e6:,.3f} M ({share:.1%} of those at α = 0)\n"
@@ -219,6 +224,13 @@ def _classes(names: Sequence[str]) -> str:
     ]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f", and {more:,} more in `export.json`" if more else "")
+
+
+def _widths(source: Source) -> str:
+    """The channels that are left at each site."""
+    widths = source.network.architecture.backbone_args["widths"]
+    table = _table(("site", "channels"), [(site, f"{left:,}") for site, left in widths.items()])
+    return f"## Channels by site\n\n{table}"
 
 
 def _alphas(source: Source) -> str:

@@ -31,7 +31,7 @@ SCHEMA = 1
 KEY = "rank"
 RANKING_FILE = "ranking.json"
 # Sources of scores.
-SUPERNET, CONVERTED = "supernet", "converted weights"
+SUPERNET, CONVERTED = "supernet", "converted original"
 TRUTH_SCHEMA = 1
 DESIGN_FILE = "design.json"
 PART = "read"

@@ -208,7 +208,7 @@ def _of_trainings(data: ReportData) -> Iterator[str]:
 
 
 def _smaller_baselines(data: ReportData) -> Iterator[str]:
-    """Only where a budget does not bound MACs can a baseline have fewer than the searched one."""
+    """Where a budget bounds other costs, a baseline can have fewer MACs than the searched one."""
     for one in data.retrained:
         searched = data.find(SEARCHED, one.network.budget)
         if one.network.role not in BASELINES or searched is None:
@@ -217,7 +217,7 @@ def _smaller_baselines(data: ReportData) -> Iterator[str]:
         if share < 1:
             yield (
                 f"{one.network.name}: {format_percent(1 - share)} fewer MACs than the searched "
-                "network, since the budget does not bound MACs; losing to it means less."
+                "network, since the budget bounds other costs; the searched one has an advantage."
             )
 
 

@@ -21,7 +21,7 @@ QUICK = (
     "report runs/digits --png",
     "latency networks runs/NAME --batch 1",
     "compare runs/ONE runs/OTHER",
-    "supernet search_spaces/digits.yaml --run-dir runs/table --set data.read_images=2000 "
+    "supernet search_spaces/digits_scratch.yaml --run-dir runs/table --set data.read_images=2000 "
     "--set space.alphas=[0,0.25,0.5,0.75] --set space.fixed.stem=0 --set space.fixed.layer3=0",
     "plan EXPERIMENT",
     "sync runs/NAME",
@@ -59,8 +59,8 @@ ELSEWHERE = {
     "latency EXPERIMENT --backend onnxruntime --batch 1 --name laptop --out laptop.json": (
         "tests/cli/test_latency.py::test_a_measured_table_is_of_the_experiment"
     ),
-    "latency search_spaces/digits.yaml --backend onnxruntime --batch 16 --repeats 40 --fit 120 "
-    "--networks 40 --narrow 40": (
+    "latency search_spaces/digits_scratch.yaml --backend onnxruntime --batch 16 --repeats 40 "
+    "--fit 120 --networks 40 --narrow 40": (
         "tests/cli/test_latency.py::test_a_measured_table_is_of_the_experiment"
     ),
     "latency pack EXPERIMENT FOLDER": (
@@ -114,7 +114,7 @@ def test_commands_do_what_they_say(
     experiment = [str(EXPERIMENT), *(word for one in TINY for word in ("--set", one))]
     stands_for = {
         **dict.fromkeys(
-            ("EXPERIMENT", "experiments/NAME.yaml", "search_spaces/digits.yaml"), experiment
+            ("EXPERIMENT", "experiments/NAME.yaml", "search_spaces/digits_scratch.yaml"), experiment
         ),
         **dict.fromkeys(("runs/NAME", "runs/ONE", "runs/digits"), ("runs/tiny",)),
         "runs/OTHER": ["runs/other"],

@@ -61,6 +61,18 @@ def test_every_site_has_its_alpha(source: Source) -> None:
     assert "| layer3.0.conv1 | 0 | 0 of 64 |" in text
 
 
+def test_a_pruned_network_has_widths(source: Source) -> None:
+    args = {"backbone": "thumbnail_resnet", "widths": {"stem": 12, "layer1": 9}}
+    shape = replace(source.network.architecture, backbone="pruned_resnet", backbone_args=args)
+    result = source.retrained
+    network = replace(result.network, role="pruned", architecture=shape)
+    text = model_card(replace(source, retrained=replace(result, network=network)), 0, ())
+    assert "| layer1 | 9 |" in text
+    assert "Torch-Pruning" in text
+    assert "octave convolution network" not in text
+    assert "α by site" not in text
+
+
 def test_variants_and_the_command_for_tensorrt(source: Source) -> None:
     text = model_card(source, 0, (VARIANT,))
     assert "| `model_int8.onnx` | onnx | int8 | 1.23 MB | 2.5e-01 | 97.50% | 81.25% |" in text

@@ -356,7 +356,7 @@ def test_scores_are_ranked_against_fine_tuned_networks(tmp_path: Path, weights: 
     run = open_trained(tmp_path, weights, OFF, *few, stages=("truth", "rank"))
     run_stages(run, ("truth", "rank"))
     assert not run.directory.stage("supernet").exists()
-    ranking = read_rankings(run)["converted weights"]
+    ranking = read_rankings(run)["converted original"]
     score, tuned = scorer(run, "search_val")(), trainings(run)
     assert all(one.original == original(run) for one in tuned)
     for one in ranking.architectures:

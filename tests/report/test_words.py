@@ -156,7 +156,6 @@ def test_without_weaknesses_there_are_no_caveats(full: ReportData) -> None:
         ({"skipped": 7}, "7 images and folders were skipped"),
         ({"latencies": ()}, "Latency was not measured, and MACs are not time"),
         ({"rankings": {}}, "Ranking was not checked"),
-        ({"converted": True}, "How well the scores rank networks was not checked"),
         ({"rankings": {"supernet": check(0.31, 0.1)}}, "Low noise ceiling (supernet)"),
         ({"rankings": {"supernet": check(None, 0.1)}}, "unknown with a single seed"),
         ({"rankings": {"both": check(0.8, -0.1)}}, "scores of both are not shown to rank better"),
