@@ -97,7 +97,7 @@ def _count(command: list[str], folder: Path, environment: Mapping[str, str]) -> 
         capture_output=True,
         text=True,
         check=True,
-        timeout=200,
+        timeout=280,
     )
     counts = dict(line.split() for line in done.stdout.splitlines())
     return int(counts["before"]), int(counts["after"])
