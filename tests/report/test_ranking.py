@@ -74,7 +74,7 @@ def test_nothing_to_draw_is_no_figure() -> None:
 
 
 def test_a_report_without_a_ranking_check_has_no_section(full: ReportData) -> None:
-    assert "Does the supernet rank" not in Page(page(full)).text("h2")
+    assert "Do the scores rank" not in Page(page(full)).text("h2")
 
 
 def test_section_of_the_page(full: ReportData, rankings: Mapping[str, Ranking]) -> None:
@@ -83,7 +83,7 @@ def test_section_of_the_page(full: ReportData, rankings: Mapping[str, Ranking]) 
     plots = [attrs["id"] for _, attrs in parsed.elements if attrs.get("class") == "plot"]
     assert plots == ["retrained", "front", "hypervolume", "ranking", "training"]
     assert len(parsed.figures()) == len(plots)
-    assert "Does the supernet rank?" in parsed.text("h2")
+    assert "Do the scores rank?" in parsed.text("h2")
     paragraphs = parsed.text("p")
     assert "8 architectures, 3 of them at nearly equal MACs" in paragraphs
     assert "noise ceiling" in paragraphs
