@@ -70,7 +70,6 @@ def test_figure_without_slice_or_spread() -> None:
 
 def test_nothing_to_draw_is_no_figure() -> None:
     assert ranking_figure({}) is None
-    assert ranking_figure({"other": ranking()}) is None
 
 
 def test_a_report_without_a_ranking_check_has_no_section(full: ReportData) -> None:
