@@ -141,7 +141,10 @@ def _from_file(model: nn.Module, known: Mapping[str, Any], path: str) -> dict[st
         raise LookupError(f"{len(absent)} weights are missing, such as {absent[0]}")
     if not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise TypeError("not all entries are tensors")
-    return {**known, "state_dict": state, "num_classes": state[head].shape[0]}
+    channels = state[f"{known['first_conv']}.weight"].shape[1]
+    _, *sides = known.get("input_size") or (3, 224, 224)
+    own = {"num_classes": state[head].shape[0], "input_size": (channels, *sides)}
+    return {**known, "state_dict": state, **own}
 
 
 def pretrained_cfg(model: nn.Module) -> Mapping[str, Any]:

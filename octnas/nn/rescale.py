@@ -1,8 +1,10 @@
 """Kernels of a trained network, for convolutions that now work at half resolution.
 
-There a kernel sees twice the area that it was trained for. Its taps are moved to the cells that
-hold the pixels they used to weight. Along one axis, a tap at offset o (in pixels) of a convolution
-of stride s contributes to an output that averages u pixels of the original output::
+They are rescaled (`rescale_kernels`), and then may be fitted on images (`fit_kernels`).
+
+At half resolution a kernel sees twice the area that it was trained for. Its taps are moved to the
+cells that hold the pixels they used to weight. Along one axis, a tap at offset o (in pixels) of a
+convolution of stride s contributes to an output that averages u pixels of the original output::
 
     w_t / u  at cell  ⌊(s·r + o) / v⌋  for r in 0 … u−1
 
@@ -10,14 +12,17 @@ with cells of v pixels. For three taps that is (w0/2, w1 + (w0 + w2)/2, w2/2) at
 pooling replaces a stride of 2, (w0, w1 + w2, 0) into high and (w0/2, w1 + w2 + w0/2, 0) into low.
 """
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from octnas.errors import UnsupportedModelError
 from octnas.nn.conv import Geometry, OctaveConv2d, kernel_blocks, low_sides
+from octnas.nn.octave import Features, OctaveTensor, low_mask, pool
 from octnas.nn.octavize import geometries
 from octnas.space.costs import PATHS
 
@@ -106,6 +111,109 @@ def rescale_kernel(conv: OctaveConv2d, how: Geometry) -> None:
             rows, columns = (tap_matrix(*axis, cell, unit) for axis in axes)
             # Not on an accelerator, which may lack double precision or multiply in a shorter one.
             block.copy_(rows @ block.cpu().double() @ columns.T)
+
+
+def fit_kernels(model: nn.Module, original: nn.Module, images: Tensor) -> None:
+    """Fit kernels by least squares to what the original's convolutions compute, in place.
+
+    Front to back, so that each convolution makes up for the ones before it (as pruned networks are
+    reconstructed layer by layer, arXiv 1707.06168, §3): from what these give, it shall compute the
+    original's output, averaged over 2×2 pixels where a channel is low. Solved by conjugate
+    gradients that start from the present kernels and are stopped early, with a small ridge, so that
+    few images are no danger. Biases and batch norms stay, and so does the kernel of a convolution
+    that computes the original's output already.
+
+    Args:
+        model: an octave network after `rescale_kernels`.
+        original: the network that it was converted from, with the same names.
+        images: ``(N, C, H, W)``, where both networks are; all outputs of the original's
+            convolutions are kept meanwhile.
+    """
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        return lambda _, __, output: outputs.update({name: output})
+
+    def fit(name: str, how: Geometry) -> Callable[[nn.Module, tuple[Features, ...]], None]:
+        def before(conv: nn.Module, inputs: tuple[Features, ...]) -> None:
+            # Not where fitting itself calls the convolution.
+            if name in outputs:
+                _fit_kernel(conv, how, inputs[0], outputs.pop(name))
+
+        return before
+
+    convs, names = geometries(model), {module: name for name, module in model.named_modules()}
+    modes = [(network, network.training) for network in (model, original)]
+    handles = [
+        handle
+        for conv, how in convs.items()
+        for handle in (
+            original.get_submodule(names[conv]).register_forward_hook(keep(names[conv])),
+            conv.register_forward_pre_hook(fit(names[conv], how)),
+        )
+    ]
+    try:
+        with torch.no_grad():
+            original.eval()(images)
+            model.eval()(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for network, training in modes:
+            network.train(training)
+
+
+# Iterations of conjugate gradients, the ridge as a share of the curvature along the first of them,
+# and the share of the squared outputs below which nothing is fitted.
+_ITERATIONS, _RIDGE, _EXACT = 20, 1e-3, 1e-8
+# A low pixel stands for four.
+_PIXELS = (1.0, 4.0)
+
+
+def _fit_kernel(conv: nn.Module, how: Geometry, x: Features, output: Tensor) -> None:
+    """Fit one kernel to the output of the original, on an input ``(N, C, H, W)``."""
+    low = low_mask(output.shape[1], how.low_out, how.groups_out, like=output)
+    halved = pool(output[:, low]) if how.low_out else output[:, low]
+    wanted = output[:, ~low], halved
+
+    def parts(kernel: Tensor) -> tuple[Tensor, ...]:
+        found: Features = functional_call(conv, {"weight": kernel}, (x,))
+        return (found.high, found.low) if isinstance(found, OctaveTensor) else (found,)
+
+    def missed(kernel: Tensor, target: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The weighted squared error, and half its gradient."""
+        with torch.enable_grad():
+            kernel = kernel.detach().requires_grad_()
+            pairs = zip(_PIXELS, parts(kernel), target, strict=False)
+            error = sum(
+                (w * (one - other).square().sum() for w, one, other in pairs if one.numel()),
+                torch.zeros((), device=kernel.device),
+            )
+            (gradient,) = torch.autograd.grad(error, kernel)
+        return error.detach(), gradient / 2
+
+    kernel: Tensor = conv.weight.detach()  # type: ignore[operator]
+    biases = parts(torch.zeros_like(kernel))
+    error, gradient = missed(kernel, wanted)
+    if error <= _EXACT * sum(
+        w * one.square().sum() for w, one in zip(_PIXELS, wanted, strict=True)
+    ):
+        return
+    residual, step, ridge = -gradient, -gradient, 0.0
+    for _ in range(_ITERATIONS):
+        curved = missed(step, biases)[1]
+        if not ridge:
+            ridge = _RIDGE * float(
+                torch.vdot(step.flatten(), curved.flatten()) / step.square().sum()
+            )
+        curved = curved + ridge * step
+        length = residual.square().sum()
+        share = length / torch.vdot(step.flatten(), curved.flatten())
+        kernel = kernel + share * step
+        residual = residual - share * curved
+        step = residual + residual.square().sum() / length * step
+    if kernel.isfinite().all():
+        conv.weight.copy_(kernel)  # type: ignore[operator]
 
 
 Axes = tuple[tuple[int, int, int], ...]

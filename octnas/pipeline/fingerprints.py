@@ -16,6 +16,8 @@ SCHEMA = 1
 _SECTIONS = {"truth": "ranking"}
 # The settings of the search that affect scores.
 _SCORING = ("calibration_batches", "images_per_batch", "threads")
+# Those of retraining that matter only where it begins with the original.
+_TUNING = ("retrain.distillation", "retrain.fit_images")
 
 
 def bases(config: RunConfig, stage: str) -> tuple[str, ...]:
@@ -104,10 +106,10 @@ def _own(config: RunConfig, stage: str) -> dict[str, Any]:
     if stage == "truth" and config.begins_with(stage):
         # Trained as retraining would.
         taught = flatten(config.retrain, "retrain")
-        found |= {k: v for k, v in taught.items() if k.startswith("retrain.distillation")}
+        found |= {k: v for k, v in taught.items() if k.startswith(_TUNING)}
     if stage == "retrain" and not config.begins_with(stage):
-        # Then nothing is distilled.
-        found = {k: v for k, v in found.items() if not k.startswith("retrain.distillation")}
+        # Then nothing is fitted or distilled.
+        found = {k: v for k, v in found.items() if not k.startswith(_TUNING)}
     return found
 
 

@@ -65,6 +65,7 @@ def truth(run: Run) -> None:
         document = {"schema": TRUTH_SCHEMA, "images": _digest(run), "architectures": design}
         write_json(path, document)
     recipe = RetrainSettings(
+        fit_images=run.config.retrain.fit_images,
         distillation=run.config.retrain.distillation,
         threads=settings.threads,
         workers=settings.workers,

@@ -351,6 +351,9 @@ class RetrainSettings:
             ``auto``, ``original`` if there is one. Except from scratch, an original also teaches
             all networks. Plain networks of other widths or depths begin from scratch, and are
             taught as well.
+        fit_images: training images on which each convolution is fitted, by least squares, to what
+            the original's computes, before fine-tuning from its weights; fewer where their feature
+            maps take more than 2 GB. 0 for none.
         distillation: how networks learn from the original; null for labels alone.
         select: networks to train: ``budgets``, the chosen network of each budget, or ``front``, the
             whole front up to the largest of these.
@@ -383,6 +386,7 @@ class RetrainSettings:
     weights: Literal["auto", "original", "supernet", "scratch"] = field(
         default="auto", metadata=LATER
     )
+    fit_images: int = field(default=256, metadata=LATER)
     distillation: DistillationSettings | None = field(
         default=DistillationSettings(), metadata=LATER
     )
@@ -412,4 +416,5 @@ class RetrainSettings:
         require(sizes, "test_sizes", self.test_sizes, "distinct numbers of pixels")
         can = self.halving is None or (self.select, self.executor) == ("front", "ray")
         require(can, "halving", self.halving, "null, or with select: front and executor: ray")
+        require_at_least(self, 0, "fit_images")
         require_at_least(self, 1, "threads", "workers", "processes", "randoms")

@@ -27,7 +27,8 @@ from octnas.data.images import Data, Images, open_images
 from octnas.device import choose_device, cpu_threads
 from octnas.errors import TrainingError
 from octnas.io.files import read_json, remove_tree, write_bytes, write_json
-from octnas.nn.rescale import rescale_kernels
+from octnas.nn.cost import cost
+from octnas.nn.rescale import fit_kernels, rescale_kernels
 from octnas.nn.supernet import TrainedSupernet, build
 from octnas.nn.weights import load_weights, save_weights
 from octnas.results.networks import SeedResult
@@ -55,6 +56,8 @@ CHECKPOINTS_FOLDER = "checkpoints"
 # Of several processes, within the folder of their training.
 TOGETHER_FOLDER = "together"
 _HISTORY_FILE = "history.json"
+# Most memory for outputs of the original that kernels are fitted to.
+_FIT_BYTES = 2 * 10**9
 # Seconds between two checks of the processes, and for their last step and checkpoint.
 _PAUSE, _END = 0.3, 20.0
 
@@ -243,6 +246,8 @@ def _fit(
     """The trained network and its history."""
     begun = time.time()
     model = _initial(training)
+    with cpu_threads(settings.threads):
+        _fit_to_original(model, training, images, settings, device)
     backward: Backward = plain
     if training.original is not None and settings.distillation is not None:
         teacher = frozen(training.original.load(), settings.recipe, device)
@@ -270,7 +275,7 @@ def _fit(
 
 
 def _initial(training: Training) -> nn.Module:
-    """The network before its training."""
+    """The network before its training, and before its kernels are fitted."""
     if training.supernet is not None and training.supernet.fits(training.architecture):
         return training.supernet.subnet(training.architecture)
     model, original = build(training.architecture, seed=training.seed), training.original
@@ -279,6 +284,25 @@ def _initial(training: Training) -> nn.Module:
         load_weights(model, weights)
         rescale_kernels(model)
     return model
+
+
+def _fit_to_original(
+    model: nn.Module,
+    training: Training,
+    images: Images,
+    settings: RetrainSettings,
+    device: torch.device,
+) -> None:
+    """Fit the kernels of an octave network that begins with the original's, in place."""
+    architecture, original = training.architecture, training.original
+    octaves = any(architecture.alphas.values()) and training.supernet is None
+    if original is None or not (octaves and settings.fit_images):
+        return
+    # The original's outputs are kept.
+    fits = _FIT_BYTES // cost(original.architecture).activation_bytes
+    count = min(settings.fit_images, max(1, fits), images.count("train"))
+    shown = next(iter(images.batches("train", count, count)))[0]
+    fit_kernels(model.to(device), original.load().to(device), shown.to(device))
 
 
 def _evaluate(

@@ -14,10 +14,12 @@ from octnas import OctaveConv2d, OctaveTensor, octavize
 from octnas.errors import UnsupportedModelError
 from octnas.nn import activate, subnet
 from octnas.nn.deploy import deploy
-from octnas.nn.octave import Features
+from octnas.nn.octave import Features, low_mask, pool
 from octnas.nn.octavize import geometries
 from octnas.nn.rescale import (
     RescaledConv2d,
+    _fit_kernel,
+    fit_kernels,
     rescale_kernel,
     rescale_kernels,
     rescale_on_use,
@@ -388,3 +390,85 @@ def test_registered_networks_are_taken() -> None:
     rescale_kernels(model)
     assert not torch.equal(model.layer2[0].conv1.weight, before["layer2.0.conv1.weight"])
     assert torch.equal(model.layer4[0].conv2.weight, before["layer4.0.conv2.weight"])
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(
+    ("alpha_in", "alpha_out"), [(0.5, 0.5), (0.0, 0.5), (0.5, 0.0), (1.0, 1.0)]
+)
+def test_a_fitted_kernel_is_that_of_least_squares(
+    alpha_in: float, alpha_out: float, groups: int
+) -> None:
+    """Of a small problem that conjugate gradients solve: numpy's least squares of all blocks."""
+    size = (6, 8)
+    conv = make(4, 4, kernel=1, low_out=alpha_out, groups=groups)
+    target, whole = (images(6, 4, *size, seed=seed, dtype=torch.float64) for seed in (0, 1))
+    low_in = round(4 * alpha_in)
+    x = split(whole, low_in, groups) if low_in else whole
+    how = conv.geometry(*((low_in, groups) if low_in else ()))
+    with torch.no_grad():
+        _fit_kernel(conv, how, x, target)
+        found = conv(x)
+        # Linear in the kernel: the columns of the design are the outputs of its unit vectors.
+        weight = conv.weight.clone()
+        columns = []
+        for index in range(weight.numel()):
+            conv.weight.zero_().view(-1)[index] = 1
+            columns.append(flat(conv(x)) - bias(conv, x))
+        wanted = flat_target(target, conv, groups)
+        best = torch.linalg.lstsq(torch.stack(columns, 1), wanted - bias(conv, x)).solution
+        missed = ((flat(found) - wanted) ** 2).sum()
+        least = ((torch.stack(columns, 1) @ best + bias(conv, x) - wanted) ** 2).sum()
+    assert 0.1 < least <= missed * (1 + 1e-9)
+    assert missed <= 1.001 * least
+
+
+def split(x: Tensor, low: int, groups: int) -> OctaveTensor:
+    mask = low_mask(x.shape[1], low, groups, like=x)
+    return OctaveTensor(x[:, ~mask], pool(x[:, mask]), groups)
+
+
+def flat(x: Features) -> Tensor:
+    """One column; a low pixel stands for four."""
+    if isinstance(x, Tensor):
+        return x.flatten()
+    return torch.cat([x.high.flatten(), 2 * x.low.flatten()])
+
+
+def flat_target(target: Tensor, conv: OctaveConv2d, groups: int) -> Tensor:
+    low = conv.low_channels
+    return flat(split(target, low, groups) if low else target)
+
+
+def bias(conv: OctaveConv2d, x: Features) -> Tensor:
+    before = conv.weight.clone()
+    conv.weight.zero_()
+    found = flat(conv(x))
+    conv.weight.copy_(before)
+    return found
+
+
+@pytest.mark.parametrize("name", ["basic", "D", "ResNeXt", "depthwise", "SE", "ECA"])
+def test_fitting_brings_a_network_nearer_to_the_original(name: str) -> None:
+    """On other images than those that it was fitted on."""
+    model = create(name).eval()
+    shown, other = (
+        F.interpolate(images(16, 3, 24, 24, seed=seed), scale_factor=2) for seed in (1, 2)
+    )
+    whole = octavize(copy.deepcopy(model), 0)
+    converted = rescale_kernels(octavize(model, 0.5))
+    with torch.no_grad():
+        wanted, before = whole(other), converted(other)
+        fit_kernels(converted, whole, shown)
+        after = converted(other)
+    assert_sizeable(wanted)
+    assert not converted.training
+    assert (after - wanted).norm() < 0.8 * (before - wanted).norm()
+
+
+def test_a_network_without_low_channels_is_not_fitted() -> None:
+    model = octavize(timm.create_model("resnet18", num_classes=5), 0).eval()
+    before = copy.deepcopy(model.state_dict())
+    fit_kernels(model, copy.deepcopy(model), images(4, 3, 32, 32))
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]), key
