@@ -31,7 +31,7 @@ QUICK = (
 # They need the extra octnas[export], and half a minute.
 EXPORTS = (
     "export runs/digits --budget 0.5x --to timm,onnx,openvino,pt2",
-    "export runs/digits --architecture 87f13ad0 --to onnx --precision fp32,int8",
+    "export runs/digits --architecture 10503299 --to onnx --precision fp32,int8",
 )
 
 _IMAGES = "tests/pipeline/test_space.py::test_a_broken_image_stops_the_run_or_is_counted"
@@ -51,6 +51,14 @@ ELSEWHERE = {
     ),
     "search EXPERIMENT --address auto": (
         "tests/cluster/test_start.py::test_a_node_that_dies_loses_no_result"
+    ),
+    "original search_spaces/digits.yaml": (
+        "tests/pipeline/test_original.py::test_a_whole_run_trains_it_first"
+    ),
+    "rank search_spaces/digits.yaml --set ranking.architectures=24 --set ranking.narrow=16 "
+    "--set ranking.seeds=[0,1] --set ranking.recipe.epochs=4 --set retrain.fit_images=0 "
+    "--set search.score=converted": (
+        "tests/pipeline/test_convert.py::test_scores_are_ranked_against_fine_tuned_networks"
     ),
     "truth EXPERIMENT": f"{_TRUTH}test_what_is_missing_is_trained_side_by_side",
     "rank EXPERIMENT": "tests/pipeline/test_ranking.py::test_every_figure_rests_on_what_is_on_disk",
@@ -118,7 +126,7 @@ def test_commands_do_what_they_say(
         ),
         **dict.fromkeys(("runs/NAME", "runs/ONE", "runs/digits"), ("runs/tiny",)),
         "runs/OTHER": ["runs/other"],
-        "87f13ad0": [read_results(open_tiny(finished))[0].network.architecture.id[:8]],
+        "10503299": [read_results(open_tiny(finished))[0].network.architecture.id[:8]],
     }
     words = [part for word in command.split() for part in stands_for.get(word, [word])]
     result = octnas(*words)
