@@ -59,13 +59,18 @@ def _metadata(source: Source) -> str:
     data = ModelCardData(
         library_name="timm",
         pipeline_tag="image-classification",
-        tags=["image-classification", "timm", "octnas", "octave-convolution"],
+        tags=["image-classification", "timm", "octnas", *["octave-convolution"] * _octaves(source)],
         # No license: it depends on the data's, which may be unknown.
         model_name=source.network.slug,
         eval_results=[result],
     )
     text: str = data.to_yaml()
     return text
+
+
+def _octaves(source: Source) -> bool:
+    """Whether the network has channels at half resolution."""
+    return any(source.network.architecture.alphas.values())
 
 
 def _size(source: Source) -> str:
@@ -75,14 +80,15 @@ def _size(source: Source) -> str:
 def _head(source: Source) -> str:
     network = source.network
     share = network.cost.macs / source.vanilla_macs
-    what = (
-        "A network whose least important channels were removed by Torch-Pruning, a baseline of "
-        "octnas."
-        if network.role == PRUNED
-        else "An octave convolution network ([Chen et al. 2019](https://arxiv.org/abs/1904.05049))"
-        ": a share α of the channels of each layer is kept at half resolution. Found and trained "
-        "by octnas."
-    )
+    what = "A plain network, trained by octnas as a baseline."
+    if network.role == PRUNED:
+        what = "A network without its least important channels, which Torch-Pruning removed."
+    elif _octaves(source):
+        what = (
+            "An octave convolution network ([Chen et al. 2019](https://arxiv.org/abs/1904.05049)): "
+            "a share α of the channels of each layer is kept at half resolution. Found and trained "
+            "by octnas."
+        )
     return (
         f"# {network.name}\n\n{what}\n\n- Backbone: {network.architecture.backbone}\n"
         f"- Architecture: `{network.architecture.id}`\n"

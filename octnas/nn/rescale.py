@@ -132,7 +132,8 @@ def fit_kernels(model: nn.Module, original: nn.Module, images: Tensor) -> None:
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        return lambda _, __, output: outputs.update({name: output})
+        # A copy, since an activation may follow in place.
+        return lambda _, __, output: outputs.update({name: output.clone()})
 
     def fit(name: str, how: Geometry) -> Callable[[nn.Module, tuple[Features, ...]], None]:
         def before(conv: nn.Module, inputs: tuple[Features, ...]) -> None:
@@ -143,7 +144,7 @@ def fit_kernels(model: nn.Module, original: nn.Module, images: Tensor) -> None:
         return before
 
     convs, names = geometries(model), {module: name for name, module in model.named_modules()}
-    modes = [(network, network.training) for network in (model, original)]
+    modes = [(m, m.training) for network in (model, original) for m in network.modules()]
     handles = [
         handle
         for conv, how in convs.items()
@@ -159,13 +160,14 @@ def fit_kernels(model: nn.Module, original: nn.Module, images: Tensor) -> None:
     finally:
         for handle in handles:
             handle.remove()
-        for network, training in modes:
-            network.train(training)
+        for module, training in modes:
+            module.training = training
 
 
 # Iterations of conjugate gradients, the ridge as a share of the curvature along the first of them,
-# and the share of the squared outputs below which nothing is fitted.
-_ITERATIONS, _RIDGE, _EXACT = 20, 1e-3, 1e-8
+# the share of the squared outputs below which nothing is fitted, and that of the first gradient's
+# square at which it is done.
+_ITERATIONS, _RIDGE, _EXACT, _DONE = 20, 1e-3, 1e-8, 1e-10
 # A low pixel stands for four.
 _PIXELS = (1.0, 4.0)
 
@@ -180,40 +182,45 @@ def _fit_kernel(conv: nn.Module, how: Geometry, x: Features, output: Tensor) -> 
         found: Features = functional_call(conv, {"weight": kernel}, (x,))
         return (found.high, found.low) if isinstance(found, OctaveTensor) else (found,)
 
-    def missed(kernel: Tensor, target: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """The weighted squared error, and half its gradient."""
-        with torch.enable_grad():
-            kernel = kernel.detach().requires_grad_()
-            pairs = zip(_PIXELS, parts(kernel), target, strict=False)
-            error = sum(
-                (w * (one - other).square().sum() for w, one, other in pairs if one.numel()),
-                torch.zeros((), device=kernel.device),
-            )
-            (gradient,) = torch.autograd.grad(error, kernel)
-        return error.detach(), gradient / 2
+    # All is relative to the outputs, whose squares may be too large for a sum in float32.
+    pixels = zip(_PIXELS, wanted, strict=True)
+    scale = sum(w * float(one.double().square().sum()) for w, one in pixels)
 
-    kernel: Tensor = conv.weight.detach()  # type: ignore[operator]
-    biases = parts(torch.zeros_like(kernel))
-    error, gradient = missed(kernel, wanted)
-    if error <= _EXACT * sum(
-        w * one.square().sum() for w, one in zip(_PIXELS, wanted, strict=True)
-    ):
+    def missed(kernel: Tensor, target: Sequence[Tensor]) -> tuple[float, Tensor]:
+        """The weighted squared error, and half its gradient, in float64."""
+        with torch.enable_grad():
+            kernel = kernel.to(weight.dtype).requires_grad_()
+            errors = [
+                w * ((one - other) / scale**0.5).square().sum()
+                for w, one, other in zip(_PIXELS, parts(kernel), target, strict=False)
+                if one.numel()
+            ]
+            error = torch.stack(errors).sum()
+            (gradient,) = torch.autograd.grad(error, kernel)
+        return float(error), gradient.double() / 2
+
+    weight: Tensor = conv.weight.detach()  # type: ignore[operator]
+    biases = parts(torch.zeros_like(weight))
+    if not scale:
         return
-    residual, step, ridge = -gradient, -gradient, 0.0
+    error, gradient = missed(weight.clone(), wanted)
+    if error <= _EXACT:
+        return
+    kernel, residual, step, ridge = weight.double(), -gradient, -gradient, 0.0
+    length = first = float(residual.square().sum())
     for _ in range(_ITERATIONS):
+        if length <= _DONE * first:
+            break
         curved = missed(step, biases)[1]
         if not ridge:
-            ridge = _RIDGE * float(
-                torch.vdot(step.flatten(), curved.flatten()) / step.square().sum()
-            )
+            ridge = _RIDGE * float((step * curved).sum()) / length
         curved = curved + ridge * step
-        length = residual.square().sum()
-        share = length / torch.vdot(step.flatten(), curved.flatten())
+        share = length / float((step * curved).sum())
         kernel = kernel + share * step
         residual = residual - share * curved
-        step = residual + residual.square().sum() / length * step
-    if kernel.isfinite().all():
-        conv.weight.copy_(kernel)  # type: ignore[operator]
+        before, length = length, float(residual.square().sum())
+        step = residual + length / before * step
+    weight.copy_(kernel)
 
 
 Axes = tuple[tuple[int, int, int], ...]

@@ -31,6 +31,14 @@ def bases(config: RunConfig, stage: str) -> tuple[str, ...]:
     return ("supernet", *own) if supernet else own
 
 
+def all_bases(config: RunConfig, stage: str) -> tuple[str, ...]:
+    """The stages that a stage builds on directly or indirectly, in order."""
+    found = set(bases(config, stage))
+    for base in tuple(found):
+        found.update(all_bases(config, base))
+    return tuple(one for one in STAGES if one in found)
+
+
 def whole_run(config: RunConfig) -> tuple[str, ...]:
     """The stages of `octnas run` with these settings."""
     left_out = {
@@ -103,6 +111,9 @@ def _own(config: RunConfig, stage: str) -> dict[str, Any]:
         found["supernet.teacher"] = config.teacher
         # Supernets of before did not rescale the original's kernels.
         found |= {"supernet.rescaled": True} if config.rescales else {}
+    if stage == "retrain" and config.begins_with(stage):
+        # Runs of before did not fit, which is no default of theirs.
+        found["retrain.fit_images"] = config.retrain.fit_images
     if stage == "truth" and config.begins_with(stage):
         # Trained as retraining would.
         taught = flatten(config.retrain, "retrain")

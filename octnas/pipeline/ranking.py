@@ -22,6 +22,7 @@ from octnas.report.page import write_ranking_page
 from octnas.report.ranking import ranking_text, write_ranking_csv
 from octnas.report.style import plural
 from octnas.results.ranking import Ranked, Ranking, regrets, statistics
+from octnas.search.settings import MEASURED
 from octnas.settings import flatten
 from octnas.training.scoring import Scorer
 from octnas.training.settings import RetrainSettings
@@ -146,6 +147,8 @@ def trainings(run: Run) -> list[Training]:
 def rank(run: Run) -> None:
     """Score the architectures of the ground truth, and compare the rankings."""
     source = CONVERTED if run.config.scores_converted else SUPERNET
+    if run.config.measure != "loss":
+        source = f"{source}, {MEASURED[run.config.measure]}"
     begin_tracking(run)
     params = flatten(run.config.ranking, "ranking") | flatten(run.config.supernet, "supernet")
     run.tracker.start(KEY, "ranking check", params=params, parent=PARENT, again=True)

@@ -54,7 +54,8 @@ from octnas.results.validation_log import VALIDATION_LOG
 from octnas.search.surrogate import Features, fit_candidates
 from octnas.settings import flatten
 from octnas.space.architecture import Architecture
-from octnas.space.budgets import Region, costs_of, region
+from octnas.space.budgets import Costs, Region, costs_of, region
+from octnas.space.cost_table import Limit
 from octnas.space.costs import Budget
 from octnas.space.optimum import best_within
 from octnas.training.loop import Log, check_recipe
@@ -116,13 +117,12 @@ def plan(run: Run) -> list[Network]:
 def _baselines(run: Run, budget: Budget, chosen: Candidate, found: Network) -> Iterator[Network]:
     """The baselines of one budget, in the order of the settings."""
     # MACs alone allow baselines between the choices of α.
-    plain, costs = budget.macs_alone, run.costs
-    at_least = found.cost.macs if plain else costs[budget.first.cost].of(chosen.alphas)
-    if not plain and all(bound.cost != "latency" for bound in budget.bounds):
-        # Other costs do as well; but a table has the latencies of these choices alone.
-        costs = costs_of(run.space.refined(_STEPS))
-    first = costs[budget.first.cost]
-    limits = [(costs[bound.cost], bound.upper) for bound in budget.further]
+    plain, cost, limits = budget.macs_alone, None, list[Limit]()
+    at_least = found.cost.macs if plain else run.costs[budget.first.cost].of(chosen.alphas)
+    if not plain:
+        costs = _between_choices(run, budget)
+        cost = costs[budget.first.cost]
+        limits = [(costs[bound.cost], bound.upper) for bound in budget.further]
     for role in run.config.retrain.baselines:
         if role == VANILLA:
             continue
@@ -135,8 +135,17 @@ def _baselines(run: Run, budget: Budget, chosen: Candidate, found: Network) -> I
         elif role == WORST:
             yield _worst(run, budget, chosen)
         else:
-            cost = None if plain else first
             yield baseline(run.space, role, budget, at_least, cost, limits)
+
+
+def _between_choices(run: Run, budget: Budget) -> Costs:
+    """What a budget bounds, also between the choices of α where that is known."""
+    names = {bound.cost for bound in budget.bounds}
+    if "latency" in names:
+        # A table has the choices alone.
+        return run.costs
+    steps = _STEPS // 4 if "peak" in names else _STEPS  # the peak is tabulated by up to four sites
+    return costs_of(run.space.refined(steps), names=names)
 
 
 def _plain(run: Run, role: str, budget: Budget, found: Network) -> Iterator[Network]:

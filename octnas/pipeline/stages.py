@@ -8,7 +8,7 @@ from octnas.errors import RunDirectoryError
 from octnas.export.formats import check_installed
 from octnas.pipeline.convert import convert
 from octnas.pipeline.export import export
-from octnas.pipeline.fingerprints import bases, with_first
+from octnas.pipeline.fingerprints import all_bases, bases, with_first
 from octnas.pipeline.original import original
 from octnas.pipeline.ranking import rank, truth
 from octnas.pipeline.report import report, write_so_far
@@ -111,7 +111,7 @@ def _do_stage(run: Run, stage: str) -> None:
 def _check_shared(run: Run, directory: RunDirectory, stage: str) -> None:
     """Refuse another run's results if they or their data were made with other settings."""
     # A digest alone would not say which setting of an earlier stage it is.
-    for one in ("data", "space", stage):
+    for one in (*all_bases(run.config, stage), stage):
         if what := directory.changes(one, run.fingerprint(one)):
             raise RunDirectoryError(
                 f"ranking.truth_from: {directory.path}: its {one} was made with other settings "

@@ -138,13 +138,14 @@ def surrogate_proposals(regions: Sequence[Region], seed: int) -> Propose:
             fitted.clear()
             fitted[len(candidates)] = fit_to(candidates)
         model, rows, costs, inside = fitted[len(candidates)]
-        which = number % len(regions)
-        for _ in range(_MODELS):
-            drawn = model.draw(rng)
-            scores = rows @ drawn.weights
-            found = _best_new(regions[which], drawn, costs, scores, inside[:, which], taken)
-            if found is not None:
-                return found
+        turns = [(number + turn) % len(regions) for turn in range(len(regions))]
+        for which in turns:
+            for _ in range(_MODELS):
+                drawn = model.draw(rng)
+                scores = rows @ drawn.weights
+                found = _best_new(regions[which], drawn, costs, scores, inside[:, which], taken)
+                if found is not None:
+                    return found
         return _new(regions, rng, taken)
 
     return propose

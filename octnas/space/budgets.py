@@ -1,6 +1,6 @@
 """Budgets as users write them, and their values in a search space."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,6 +38,12 @@ _TEXTS = {
         "peak_mb": ("{:g} MB at the peak", "peak-{:g}mb"),
         "peak_share": ("{:g} of vanilla's peak memory", "peak-{:g}x"),
     },
+}
+# Those that need no table.
+_FORMULAS: Mapping[str, Callable[[SearchSpace], AdditiveCost | PeakCost]] = {
+    "macs": macs_of,
+    "activation": activation_of,
+    "peak": peak_of,
 }
 _KEYS = [key for texts in _TEXTS.values() for key in texts]
 _UNIT = 1e6  # bytes of a MB, nanoseconds of a ms
@@ -170,17 +176,20 @@ class BudgetSettings:
         return int(value) if key in ("macs", "flops") else round(value * _UNIT)
 
 
-def costs_of(space: SearchSpace, table: LatencyTable | None = None) -> Costs:
+def costs_of(
+    space: SearchSpace, table: LatencyTable | None = None, names: Iterable[str] = _FORMULAS
+) -> Costs:
     """The costs that budgets may bound, by name; latency only with a table.
+
+    Args:
+        space: the search space.
+        table: of latencies.
+        names: which of the others.
 
     Raises:
         LatencyError: the table is for another network.
     """
-    costs: dict[str, AdditiveCost | PeakCost] = {
-        "macs": macs_of(space),
-        "activation": activation_of(space),
-        "peak": peak_of(space),
-    }
+    costs = {name: _FORMULAS[name](space) for name in names}
     return costs if table is None else {**costs, "latency": table.cost(space)}
 
 

@@ -353,7 +353,7 @@ class RetrainSettings:
             taught as well.
         fit_images: training images on which each convolution is fitted, by least squares, to what
             the original's computes, before fine-tuning from its weights; fewer where their feature
-            maps take more than 2 GB. 0 for none.
+            maps take more than 1 GB. 0 for none.
         distillation: how networks learn from the original; null for labels alone.
         select: networks to train: ``budgets``, the chosen network of each budget, or ``front``, the
             whole front up to the largest of these.

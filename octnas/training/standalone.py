@@ -24,7 +24,7 @@ from torch.multiprocessing.spawn import (
 )
 
 from octnas.data.images import Data, Images, open_images
-from octnas.device import choose_device, cpu_threads
+from octnas.device import choose_device, cpu_threads, device_errors
 from octnas.errors import TrainingError
 from octnas.io.files import read_json, remove_tree, write_bytes, write_json
 from octnas.nn.cost import cost
@@ -56,8 +56,8 @@ CHECKPOINTS_FOLDER = "checkpoints"
 # Of several processes, within the folder of their training.
 TOGETHER_FOLDER = "together"
 _HISTORY_FILE = "history.json"
-# Most memory for outputs of the original that kernels are fitted to.
-_FIT_BYTES = 2 * 10**9
+# Most memory for outputs of the original that kernels are fitted to; all of it takes twice that.
+_FIT_BYTES = 10**9
 # Seconds between two checks of the processes, and for their last step and checkpoint.
 _PAUSE, _END = 0.3, 20.0
 
@@ -246,7 +246,7 @@ def _fit(
     """The trained network and its history."""
     begun = time.time()
     model = _initial(training)
-    with cpu_threads(settings.threads):
+    with cpu_threads(settings.threads), device_errors():
         _fit_to_original(model, training, images, settings, device)
     backward: Backward = plain
     if training.original is not None and settings.distillation is not None:

@@ -171,11 +171,11 @@ def test_sync_of_a_run_that_has_sent_everything(octnas: Octnas, finished: Path) 
 
 
 def test_digits_are_the_default(
-    octnas: Octnas, finished: Path, monkeypatch: pytest.MonkeyPatch
+    octnas: Octnas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(finished)
-    overrides = [part for override in TINY for part in ("--set", override)]
-    assert "space: skipped" in octnas("run", *overrides).out
+    monkeypatch.chdir(tmp_path)
+    assert "space: thumbnail_resnet" in octnas("data").out
+    assert Path("runs/digits/data/stage.json").exists()
 
 
 def test_report_is_written_anew(octnas: Octnas, finished: Path, tmp_path: Path) -> None:

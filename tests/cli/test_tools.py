@@ -233,7 +233,7 @@ def test_files_for_gpus(octnas: Octnas, tmp_path: Path, monkeypatch: pytest.Monk
         assert command(Path("a b"), stage)[-1] == "device=cpu"
     program, *rest = command(Path("a b"), "retrain")
     assert Path(program).parent == Path(sys.executable).parent or program == "octnas"
-    run = str(tmp_path / "runs" / "digits")
+    run = str(tmp_path / "runs" / "digits_scratch")
     sets = ["--set", "device=cuda", "--set", "device=cuda"]
     assert rest == ["retrain", str(EXPERIMENT), "--run-dir", run, *sets]
 

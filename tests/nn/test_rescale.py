@@ -423,6 +423,20 @@ def test_a_fitted_kernel_is_that_of_least_squares(
     assert missed <= 1.001 * least
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_a_fit_that_ends_early_or_is_large_is_kept(channels: int, scale: float) -> None:
+    """The steps run out of directions, and squares may be beyond float32."""
+    conv = make(channels, 8, kernel=1, low_out=0.5).float()
+    x = scale * images(4, channels, 6, 8)
+    wanted = scale * images(4, 8, 6, 8, seed=1)
+    with torch.no_grad():
+        before = conv.weight.clone()
+        _fit_kernel(conv, conv.geometry(), x, wanted)
+    assert conv.weight.isfinite().all()
+    assert (conv.weight - before).abs().max() > 0.1
+
+
 def split(x: Tensor, low: int, groups: int) -> OctaveTensor:
     mask = low_mask(x.shape[1], low, groups, like=x)
     return OctaveTensor(x[:, ~mask], pool(x[:, mask]), groups)

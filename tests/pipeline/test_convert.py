@@ -364,6 +364,14 @@ def test_scores_are_ranked_against_fine_tuned_networks(tmp_path: Path, weights: 
         results = [single.result for single in tuned if single.architecture.id == one.id]
         assert one.trained_losses == tuple(r.metrics["read_loss"] for r in results if r)
     assert "fine-tuned from the original with 2 seeds" in table(run)
+    # Networks that begin with another original are another ground truth.
+    copy, shared = tmp_path / "copy.safetensors", f"ranking.truth_from={run.directory.path}"
+    save_file({key: 2 * value for key, value in load_file(weights).items()}, copy)
+    other = open_trained(tmp_path / "other", copy, OFF, *few, shared, stages=("truth",))
+    with pytest.raises(
+        RunDirectoryError, match=r"its convert was made with other .*space\.weights"
+    ):
+        run_stages(other, ("truth",))
     # Whoever trains networks from scratch has another ground truth.
     before = run.fingerprint("truth")
     learned = open_trained(tmp_path / "new", weights, *few, "retrain.weights=scratch")

@@ -20,6 +20,7 @@ from octnas.pipeline.stages import run_stages
 from octnas.results.front import Front
 from octnas.results.networks import SEARCHED
 from octnas.search.surrogate import EXPECTED
+from octnas.space.budgets import costs_of
 from tests.pipeline.tiny import BRIEF, EXPERIMENT, OFF, TINY, open_tiny
 from tests.space.test_latency import table_of
 
@@ -73,11 +74,12 @@ def test_budgets_on_other_costs_are_searched(
     assert {one.id for one in found} == {one.id for one in read_candidates(run)}
     assert chosen_so_far(run, found).keys() == {budget.name for budget in run.budgets}
     (tmp_path / "finished").rename(finished)
-    networks = plan(run)
+    networks, finer = plan(run), costs_of(run.space.refined(32))
     assert {network.budget for network in networks} == {"", *(b.name for b in run.budgets)}
     for budget in run.budgets[:2]:
         assert budget.bound is not None
-        cost, alphas = run.costs[budget.bound.cost], read_chosen(run)[budget.name].alphas
+        name, alphas = budget.bound.cost, read_chosen(run)[budget.name].alphas
+        cost = finer.get(name, run.costs[name])
         held = [one for one in networks if one.budget == budget.name and one.role != SEARCHED]
         assert {one.role for one in held} == {"uniform", "increasing", "random", "worst"}
         for one in held:
