@@ -189,7 +189,7 @@ def _fit_kernel(conv: nn.Module, how: Geometry, x: Features, output: Tensor) -> 
     def missed(kernel: Tensor, target: Sequence[Tensor]) -> tuple[float, Tensor]:
         """The weighted squared error, and half its gradient, in float64."""
         with torch.enable_grad():
-            kernel = kernel.to(weight.dtype).requires_grad_()
+            kernel = kernel.to(weight.dtype, copy=True).requires_grad_()
             errors = [
                 w * ((one - other) / scale**0.5).square().sum()
                 for w, one, other in zip(_PIXELS, parts(kernel), target, strict=False)
@@ -203,7 +203,7 @@ def _fit_kernel(conv: nn.Module, how: Geometry, x: Features, output: Tensor) -> 
     biases = parts(torch.zeros_like(weight))
     if not scale:
         return
-    error, gradient = missed(weight.clone(), wanted)
+    error, gradient = missed(weight, wanted)
     if error <= _EXACT:
         return
     kernel, residual, step, ridge = weight.double(), -gradient, -gradient, 0.0

@@ -45,7 +45,6 @@ from octnas.results.networks import (
 )
 from octnas.results.ranking import Ranked, Ranking
 
-SUPERNET = "supernet"
 # A hover box must fit on a phone.
 ALPHAS_PER_LINE = 3
 MOST_ALPHAS = 36
@@ -284,7 +283,7 @@ def training_figure(data: ReportData) -> go.Figure | None:
     figure = new_figure("epoch", "training loss")
     # On a linear axis, the ends of all trainings would look alike.
     figure.update_yaxes(type="log", tickformat=".6~g")
-    _add_losses(figure, SUPERNET, data.supernet_history, {"color": NEUTRAL, "width": 3})
+    _add_losses(figure, "supernet", data.supernet_history, {"color": NEUTRAL, "width": 3})
     budgets = list(dict.fromkeys(one.network.budget for one in data.retrained))
     for one in data.retrained:
         dash = DASHES[budgets.index(one.network.budget) % len(DASHES)]

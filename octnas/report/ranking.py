@@ -92,18 +92,14 @@ def ranking_basis(ranking: Ranking) -> str:
     """The basis of the check, in a sentence."""
     seeds = len(ranking.architectures[0].truth)
     narrow = sum(one.narrow for one in ranking.architectures)
+    how = "fine-tuned from the original" if ranking.tuned else "trained from scratch"
     return (
         f"{plural(len(ranking.architectures), 'architecture')}, {narrow} of them at nearly equal "
-        f"MACs, {trained_how(ranking)} with {plural(seeds, 'seed')} for "
+        f"MACs, {how} with {plural(seeds, 'seed')} for "
         f"{plural(ranking.epochs, 'epoch')} each ({ranking.seconds['truth']:,.0f} s in total). "
         f"The scores took {ranking.seconds['score']:,.0f} s of training and "
         f"{ranking.seconds['scoring']:,.1f} s of evaluation."
     )
-
-
-def trained_how(ranking: Ranking) -> str:
-    """How the networks of the ground truth were trained."""
-    return "fine-tuned from the original" if ranking.tuned else "trained from scratch"
 
 
 def _interval(one: Interval) -> str:
