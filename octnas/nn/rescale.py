@@ -164,10 +164,12 @@ def fit_kernels(model: nn.Module, original: nn.Module, images: Tensor) -> None:
             module.training = training
 
 
-# Iterations of conjugate gradients, the ridge as a share of the curvature along the first of them,
-# the share of the squared outputs below which nothing is fitted, and that of the first gradient's
-# square at which it is done.
-_ITERATIONS, _RIDGE, _EXACT, _DONE = 20, 1e-3, 1e-8, 1e-10
+FIT_ITERATIONS = 20
+"""Steps of conjugate gradients in `fit_kernels`, each a forward and a backward pass."""
+
+# The ridge as a share of the curvature along the first step, the share of the squared outputs below
+# which nothing is fitted, and that of the first gradient's square at which it is done.
+_RIDGE, _EXACT, _DONE = 1e-3, 1e-8, 1e-10
 # A low pixel stands for four.
 _PIXELS = (1.0, 4.0)
 
@@ -208,7 +210,7 @@ def _fit_kernel(conv: nn.Module, how: Geometry, x: Features, output: Tensor) -> 
         return
     kernel, residual, step, ridge = weight.double(), -gradient, -gradient, 0.0
     length = first = float(residual.square().sum())
-    for _ in range(_ITERATIONS):
+    for _ in range(FIT_ITERATIONS):
         if length <= _DONE * first:
             break
         curved = missed(step, biases)[1]

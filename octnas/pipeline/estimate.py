@@ -7,10 +7,12 @@ from typing import Any
 
 from octnas.config import RunConfig
 from octnas.data.settings import ImagesSettings
+from octnas.nn.rescale import FIT_ITERATIONS
 from octnas.pipeline.pace import EvaluationPace, TrainingPace
-from octnas.results.networks import RANDOM, VANILLA
+from octnas.results.networks import PLAIN, RANDOM, VANILLA
 from octnas.runtime.directory import CONVERT, ORIGINAL
 from octnas.space.search_space import SearchSpace
+from octnas.training.standalone import fitted_images
 
 SCHEMA = 1
 _HOUR = 3600.0
@@ -19,8 +21,10 @@ _CHECKPOINTS = 3
 # Bytes of a trial in journal, outcomes and candidates, and of each site in it.
 _TRIAL_BYTES, _SITE_BYTES = 3000, 250
 _FLOAT = 4
-# Forward passes that take as long as one with its backward pass.
+# Forward passes that take as long as one with its backward pass, and as fitting kernels to an
+# image, that is one with its backward pass per iteration.
 _WITH_BACKWARD = 3
+_FIT = _WITH_BACKWARD * (FIT_ITERATIONS + 1)
 
 
 @dataclass(frozen=True)
@@ -319,7 +323,7 @@ class Measured:
     def retrain_needs(self) -> StageNeeds:
         """Every network is trained with every seed; the vanilla one needs the most disk.
 
-        The original, if any, is evaluated once.
+        The original, if any, is evaluated once, and octave networks are fitted to it.
         """
         settings, largest = self.config.retrain, self.vanilla
         seeds, each = len(settings.seeds), 1 + sum(one != VANILLA for one in settings.baselines)
@@ -328,6 +332,12 @@ class Measured:
         if VANILLA in settings.baselines:
             work.append((seeds, self._training(self.space.vanilla_macs)))
         count = sum(trainings for trainings, _ in work)
+        fitted, converted = 0, self.config.begins_with("retrain") and settings.weights != "supernet"
+        if converted and settings.fit_images:
+            octaves = each - sum(one in PLAIN for one in settings.baselines)
+            images = fitted_images(settings, self.space.vanilla, self.images.parts["train"])
+            work += [(octaves, images * _FIT * self._image(macs)) for macs in self.budgets.values()]
+            fitted = octaves * len(self.budgets)
         if self.config.has_original:
             work.append((1, self._evaluation()))
         workers = min(settings.workers, count)
@@ -339,7 +349,7 @@ class Measured:
             threads=settings.threads,
             memory=max(largest.memory, self.searched.memory),
             gpu_memory=max(largest.gpu_memory, self.searched.gpu_memory),
-            disk=count * largest.weights,
+            disk=(count + fitted) * largest.weights,
             scratch=workers * _CHECKPOINTS * largest.checkpoint,
         )
 

@@ -247,7 +247,7 @@ def _fit(
     begun = time.time()
     model = _initial(training)
     with cpu_threads(settings.threads), device_errors():
-        _fit_to_original(model, training, images, settings, device)
+        fitting = _fit_to_original(model, training, images, settings, device, processes)
     backward: Backward = plain
     if training.original is not None and settings.distillation is not None:
         teacher = frozen(training.original.load(), settings.recipe, device)
@@ -271,7 +271,7 @@ def _fit(
             checkpoints=training.checkpoints(settings.recipe.checkpoint_seconds),
             log=watched if processes.first else None,
         )
-    return model, history
+    return model, [{**row, "seconds": row["seconds"] + fitting} for row in history]
 
 
 def _initial(training: Training) -> nn.Module:
@@ -292,17 +292,34 @@ def _fit_to_original(
     images: Images,
     settings: RetrainSettings,
     device: torch.device,
-) -> None:
-    """Fit the kernels of an octave network that begins with the original's, in place."""
+    processes: Processes,
+) -> float:
+    """Fit the kernels of an octave network that begins with the original's, in place.
+
+    Seeds share the kernels, and so does a training that is resumed. Returns the seconds it took.
+    """
     architecture, original = training.architecture, training.original
     octaves = any(architecture.alphas.values()) and training.supernet is None
     if original is None or not (octaves and settings.fit_images):
-        return
-    # The original's outputs are kept.
-    fits = _FIT_BYTES // cost(original.architecture).activation_bytes
-    count = min(settings.fit_images, max(1, fits), images.count("train"))
+        return 0.0
+    path = training.folder.parent / f"fitted-{architecture.id}.safetensors"
+    if path.exists():
+        load_weights(model, path)
+        return 0.0
+    begun = time.perf_counter()
+    count = fitted_images(settings, original.architecture, images.count("train"))
     shown = next(iter(images.batches("train", count, count)))[0]
     fit_kernels(model.to(device), original.load().to(device), shown.to(device))
+    if processes.first:
+        save_weights(model, path)
+    return time.perf_counter() - begun
+
+
+def fitted_images(settings: RetrainSettings, original: Architecture, there: int) -> int:
+    """The number of images that kernels are fitted on, of those that are there."""
+    # The original's outputs are kept.
+    fits = _FIT_BYTES // cost(original).activation_bytes
+    return min(settings.fit_images, max(1, fits), there)
 
 
 def _evaluate(

@@ -187,7 +187,7 @@ OWN = "original={recipe: {epochs: 3, batch_size: 64}}"
 
 @pytest.mark.usefixtures("paced")
 def test_a_network_that_is_trained_first_is_counted(tmp_path: Path) -> None:
-    found = plan_tiny(tmp_path, OWN)
+    found = plan_tiny(tmp_path, OWN, "retrain.fit_images=0")
     stages = {stage.stage: 3600 * stage.wall_hours for stage in found.stages}
     assert list(stages) == ["data", "original", "convert", "search", "retrain"]
     # 256 training images with their backward pass, which counts twice, and 64 of read.
@@ -197,6 +197,14 @@ def test_a_network_that_is_trained_first_is_counted(tmp_path: Path) -> None:
     # Two budgets with two baselines each, and vanilla; two seeds; the original once.
     val = 64 * 5.0 / 64
     assert stages["retrain"] == pytest.approx((2 * 3 + 1) * 2 * (4 * 2 * STEP + val) + val)
+    # Three networks of each budget are fitted to 16 images, with 20 iterations after a first pass.
+    fitted = plan_tiny(tmp_path, OWN, "retrain.fit_images=16").stages[-1]
+    run = open_tiny(tmp_path / "open", "tracking.enabled=false")
+    run_stages(run, ("data", "space"))
+    shares = sum(budget.max_macs for budget in run.budgets) / run.space.vanilla_macs
+    more = 3 * 16 * 21 * 3 * image * shares
+    assert 3600 * fitted.wall_hours == pytest.approx(stages["retrain"] + more)
+    assert fitted.disk == found.stages[-1].disk + 2 * 3 * WEIGHTS
     assert "supernet step" not in found.measured
     assert found.measured["original step"] == STEP
     assert found.original.startswith("the original, trained first: ")

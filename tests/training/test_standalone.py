@@ -15,7 +15,10 @@ import octnas.training.standalone as module
 from octnas.data.images import Data, open_images
 from octnas.data.settings import CacheSettings, ImagesSettings
 from octnas.errors import TrainingError
+from octnas.io.files import remove_tree
+from octnas.nn.rescale import fit_kernels
 from octnas.nn.supernet import build
+from octnas.nn.weights import save_weights
 from octnas.results.validation_log import count_validations
 from octnas.space.architecture import Architecture
 from octnas.space.search_space import SearchSpace
@@ -26,6 +29,7 @@ from octnas.training.standalone import (
     PREDICTIONS_FILE,
     RESULT_FILE,
     WEIGHTS_FILE,
+    Original,
     Training,
     train_all,
     train_one,
@@ -297,3 +301,28 @@ def test_a_process_that_fails_is_one_line(digit_space: SearchSpace, tmp_path: Pa
     assert "batch_size" in said
     assert "\n" not in said
     assert training.result is None
+
+
+def test_seeds_share_the_kernels_that_were_fitted(
+    digit_space: SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tmp_path / "whole.safetensors"
+    save_weights(build(digit_space.vanilla, seed=0), whole)
+    original, fits = Original(digit_space.vanilla, whole), []
+
+    def fit(*networks: object) -> None:
+        fits.append(fit_kernels(*networks))  # type: ignore[arg-type,func-returns-value]
+
+    monkeypatch.setattr(module, "fit_kernels", fit)
+    settings = RetrainSettings(recipe=replace(RECIPE, epochs=1, warmup_epochs=0), fit_images=16)
+    for alpha in (0.25, 0.5):
+        for seed in (0, 1):
+            folder = tmp_path / "all" / f"seed-{seed}"
+            one = Training(digit_space.uniform(alpha), seed, folder, original=original)
+            again = replace(one, folder=tmp_path / f"{alpha}-{seed}" / "alone")
+            # The same as if each had fitted its own.
+            (shared,), (alone,) = run([one], settings).values(), run([again], settings).values()
+            assert min(shared.pop("seconds"), alone.pop("seconds")) > 0
+            assert shared == alone
+            remove_tree(folder)
+    assert len(fits) == 2 + 4
