@@ -4,9 +4,10 @@ They have only the settings that depend on the data and the network.
 """
 
 import json
+import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
@@ -25,6 +26,10 @@ _VAL = ("val", "validation", "valid", "test")
 _SAMPLE = 200
 """The number of images whose size is read."""
 _FEW_IMAGES = 100_000
+_MOST_THREADS = 16
+_LARGE = 64
+"""Pixels up to which images are small, and networks for them narrow."""
+_MULTIPLE = "  channel_multiple: 8  # fewer channels are slow on most hardware"
 # Of a folder that timm loads as local-dir.
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 
@@ -131,10 +136,8 @@ def minimal_experiment(
     # Linear scaling of the default recipes, which are for batches of 256.
     few = train < _FEW_IMAGES
     root, name = root.resolve(), _name_of(root.resolve().name)
-    recipes = {"supernet": "{batch_size: 64, lr: 0.025}", "retrain": "{batch_size: 64, lr: 0.025}"}
     if trained is not None:
         name = _name_of(trained.backbone if trained.weights == PRETRAINED else _stem(trained))
-        recipes = {}
     lines = (
         f"# {root}: {classes:,} classes, {train:,} training and {len(listing.names['val']):,} "
         f"validation images,",
@@ -155,8 +158,9 @@ def minimal_experiment(
         f"  search_val_per_class: {held_out}",
         f"  read_per_class: {held_out}",
         *([] if trained is None else _preparation(trained)),
-        *([f"{key}: {{recipe: {recipe}}}" for key, recipe in recipes.items()] if few else []),
-        *([] if trained is None else _fine_tuning(few=few)),
+        *(["supernet: {recipe: {batch_size: 64, lr: 0.025}}"] if few and trained is None else []),
+        f"search: {{threads: {_threads()}}}",
+        f"retrain: {{{', '.join(_retraining(few=few, trained=trained is not None))}}}",
         *([f"latency: {{table: {_yaml(str(table.resolve()))}}}"] if table else []),
     )
     problems = tuple(f"{one.name}: {one.reason}" for one in listing.problems)
@@ -181,19 +185,25 @@ def _trained_space(trained: TrainedNetwork, classes: Sequence[str]) -> list[str]
         f"  backbone: {trained.backbone}",
         *([f"  backbone_args: {_yaml(trained.args)}"] if trained.args else []),
         f"  input_size: {list(trained.config['input_size'])}",
+        *([_MULTIPLE] if max(trained.config["input_size"]) > _LARGE else []),
         f"  weights: {_yaml(trained.weights)}",
         *([f"  classes: {_yaml(own)}"] if own and list(own) != list(classes) else []),
     ]
 
 
-def _fine_tuning(*, few: bool) -> list[str]:
-    """What the networks are held against, pruned ones where Torch-Pruning is installed."""
-    pruned = "pruned, " if find_spec("torch_pruning") else ""
-    return [
-        "retrain:",
-        f"  baselines: [uniform, increasing, random, {pruned}vanilla]",
-        *(["  recipe: {batch_size: 64, lr: 0.0025}"] if few else []),
-    ]
+def _retraining(*, few: bool, trained: bool) -> Iterator[str]:
+    """Threads, baselines of a trained network, and the recipe where there are few images."""
+    yield f"threads: {_threads()}"
+    if trained:
+        pruned = "pruned, " if find_spec("torch_pruning") else ""
+        yield f"baselines: [uniform, increasing, random, {pruned}vanilla]"
+    if few:
+        yield f"recipe: {{batch_size: 64, lr: {0.0025 if trained else 0.025}}}"
+
+
+def _threads() -> int:
+    """The cores that this process may use, up to as many as one batch can occupy."""
+    return min(_MOST_THREADS, len(os.sched_getaffinity(0)))
 
 
 def _preparation(trained: TrainedNetwork) -> list[str]:
@@ -210,18 +220,18 @@ def _yaml(value: Any) -> str:
 
 def _space(side: int) -> list[str]:
     """Backbone and input size for images of a side."""
-    if side > 64:
+    if side > _LARGE:
         # Whole pixels in the last stage; timm's ResNets halve images five times.
         size = min(224, side // 32 * 32)
-        args = "channel_multiple: 8  # fewer channels are slow on most hardware"
+        args = _MULTIPLE
     else:
         size = max(8, side // 8 * 8)
         stem = 2 if size >= 48 else 1
         args = (
-            f"backbone_args: {{channels: [64, 128, 256], layers: [2, 2, 2], stem_stride: {stem}}}"
+            f"  backbone_args: {{channels: [64, 128, 256], layers: [2, 2, 2], stem_stride: {stem}}}"
         )
-    backbone = "resnet50" if side > 64 else "thumbnail_resnet"
-    return [f"  backbone: {backbone}", f"  input_size: [3, {size}, {size}]", f"  {args}"]
+    backbone = "resnet50" if side > _LARGE else "thumbnail_resnet"
+    return [f"  backbone: {backbone}", f"  input_size: [3, {size}, {size}]", args]
 
 
 def _median_size(root: Path, listing: Listing) -> tuple[int, int]:

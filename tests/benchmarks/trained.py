@@ -2,22 +2,35 @@
 
     python tests/benchmarks/trained.py run FOLDER EXPERIMENT ROOT   # goes on where it was stopped
     python tests/benchmarks/trained.py show FOLDER
+    python tests/benchmarks/trained.py time FOLDER   # in ONNX Runtime, one image, one thread
 
 One run for each of two originals. Differences are paired by original and by the seed of
-fine-tuning, which also decides the order of the images.
+fine-tuning, which also decides the order of the images; seeds that are not finished with every
+network are left out.
 """
 
 import argparse
 import subprocess
 import sys
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
+
+import torch
+from torch import nn
 
 from octnas.io.files import read_json
-from octnas.results.networks import SEARCHED, Retrained
+from octnas.measure.backends import prepare
+from octnas.measure.settings import BenchSettings
+from octnas.measure.timing import compare, interleave
+from octnas.nn.supernet import build
+from octnas.pipeline.retrain import PLAN_FILE
+from octnas.results.networks import ORIGINAL, SEARCHED, VANILLA, Network, Retrained, SeedResult
 from octnas.results.verdict import mean_interval
+from octnas.space.architecture import Architecture
+from octnas.training.standalone import RESULT_FILE
 
 ORIGINALS = (0, 1)
+_ROUNDS = 60
 METRICS = (("val_loss", 1.0, "loss"), ("val_top1", 100.0, "points"))
 
 
@@ -33,20 +46,80 @@ def carry_out(folder: Path, experiment: Path, root: Path) -> None:
 
 
 def read(place: Path) -> tuple[Retrained, list[Retrained]]:
-    """The original and the networks of a run."""
-    file = place / "retrain" / "results.json"
+    """The original and the networks of a run, with the seeds that all of them are finished with."""
+    stage = place / "retrain"
+    networks = read_json(stage / PLAN_FILE, list[Network], schema=1, key="networks")
+    folders = [stage / network.architecture.id for network in networks]
+    done = [{file.parent.name for file in one.glob(f"*/{RESULT_FILE}")} for one in folders]
+    seeds = sorted(set.intersection(*done))
+    original = baseline_of(networks)
     return (
-        read_json(file, Retrained, schema=1, key="original"),
-        read_json(file, list[Retrained], schema=1, key="networks"),
+        Retrained(original, (read_json(stage / ORIGINAL / RESULT_FILE, SeedResult),)),
+        [
+            Retrained(
+                network,
+                tuple(read_json(folder / seed / RESULT_FILE, SeedResult) for seed in seeds),
+            )
+            for network, folder in zip(networks, folders, strict=True)
+        ],
     )
+
+
+def baseline_of(networks: list[Network]) -> Network:
+    """The vanilla network, which the original is."""
+    return next(one for one in networks if one.role == VANILLA)
+
+
+def time(folder: Path) -> None:
+    """Print the time of each network as a share of the original's."""
+    place = next(iter(places(folder)))
+    networks = read_json(place / "retrain" / PLAN_FILE, list[Network], schema=1, key="networks")
+    settings = BenchSettings(threads=1)
+    original = baseline_of(networks).architecture
+    image = torch.randn(1, *original.input_size)
+    steps = {
+        network.name: prepare("onnxruntime", busy(network.architecture), image, settings)
+        for network in networks
+    }
+    whole = baseline_of(networks)
+    seconds = interleave(steps, repeats=_ROUNDS)
+    print("| network | share of MACs | ms | share of the original's time (95 %) |")
+    print("| --- | --- | --- | --- |")
+    for network in networks:
+        own, share = seconds[network.name], network.cost.macs / whole.cost.macs
+        ratio = compare(own, seconds[whole.name])
+        print(
+            f"| {network.name} | {share:.2f} | {1000 * median(own):.2f} "
+            f"| {ratio.value:.3f} ({ratio.low:.3f}–{ratio.high:.3f}) |"
+        )
+
+
+def busy(architecture: Architecture) -> nn.Module:
+    """The network with batch norms that are not the identity, so that its logits have a size."""
+    model = build(architecture, seed=0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+    return model
+
+
+def places(folder: Path) -> list[Path]:
+    """The runs with planned networks."""
+    return [place for place in sorted(folder.iterdir()) if (place / "retrain" / PLAN_FILE).exists()]
 
 
 def show(folder: Path) -> None:
     """Print each network against the original, and the searched ones against their baselines."""
-    runs = [read(place) for place in sorted(folder.iterdir()) if (place / "retrain").is_dir()]
+    runs = [read(place) for place in places(folder)]
+    seeds = [len(networks[0].runs) for _, networks in runs]
+    if not all(seeds):
+        sys.exit(f"{folder}: no fine-tuning is finished with every network of every original")
     whole = fmean(original.mean("val_top1") for original, _ in runs)
     loss = fmean(original.mean("val_loss") for original, _ in runs)
-    print(f"{len(runs)} originals: {100 * whole:.1f} % top-1, loss {loss:.3f}")
+    print(
+        f"{len(runs)} originals of {100 * whole:.1f} % top-1 and loss {loss:.3f}, "
+        f"{min(seeds)} fine-tunings of each"
+    )
     by_name: dict[str, list[Retrained]] = {}
     for _, networks in runs:
         for one in networks:
@@ -97,8 +170,9 @@ if __name__ == "__main__":
     of_run.add_argument("folder", type=Path)
     of_run.add_argument("experiment", type=Path)
     of_run.add_argument("root", type=Path)
-    commands.add_parser("show").add_argument("folder", type=Path)
+    for name in ("show", "time"):
+        commands.add_parser(name).add_argument("folder", type=Path)
     given = parser.parse_args()
     if given.command == "run":
         carry_out(given.folder, given.experiment, given.root.resolve())
-    show(given.folder)
+    (time if given.command == "time" else show)(given.folder)

@@ -142,6 +142,15 @@ def test_how_images_are_prepared_is_that_of_the_network(trained: Path) -> None:
     assert read_trained("timm", "resnet50").config["input_size"] == (3, 224, 224)
 
 
+def test_networks_for_large_images_have_channels_that_hardware_likes(
+    trained: Path, tmp_path: Path
+) -> None:
+    images = make_tree(tmp_path / "images")
+    large = minimal_experiment(images, read_trained("timm", "resnet50")).text
+    assert "\n  channel_multiple: 8 " in large
+    assert "channel_multiple" not in minimal_experiment(images, read_trained(str(trained))).text
+
+
 def test_an_octave_network_is_refused(trained: Path) -> None:
     (trained / "config.json").write_text(json.dumps({"architecture": "octnas_network"}))
     with pytest.raises(ConfigError, match="is an octave network already"):

@@ -1,5 +1,6 @@
 """Minimal experiments for folders of images."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def images(root: Path, size: tuple[int, int], count: int = 40, val: str = "val")
 
 def config_of(root: Path, tmp_path: Path) -> RunConfig:
     found = minimal_experiment(root)
-    assert len(found.text.splitlines()) <= 15
+    assert len(found.text.splitlines()) <= 16
     path = tmp_path / "minimal.yaml"
     path.write_text(found.text)
     return load_config(path)
@@ -54,6 +55,8 @@ def test_backbone_and_input_size_follow_the_images(
     assert isinstance(config.data, ImagesSettings)
     assert config.data.root == str(tmp_path / "my images!")
     assert config.data.search_val_per_class == 1
+    assert config.space.channel_multiple == (8 if side > 64 else 1)
+    assert config.search.threads == config.retrain.threads == min(16, len(os.sched_getaffinity(0)))
 
 
 def test_a_relative_path_is_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
