@@ -15,6 +15,7 @@ from octnas.data.batches import Batch, TrainingBatches
 from octnas.data.images import Data, Images, open_images
 from octnas.device import choose_device, device_errors
 from octnas.errors import TrainingError, require
+from octnas.nn.conv import to_channels_last
 from octnas.nn.supernet import ConvertedNetwork, TrainedSupernet, activate, recalibrate
 from octnas.training.loop import Step, Teacher, distilled, frozen, train
 from octnas.training.settings import FINE_TUNE_RECIPE, DistillationSettings, Recipe
@@ -178,6 +179,9 @@ class Scorer:
         require(fits, "original", original, "only measure: loss and steps: 0 without an original")
         self._activate = activate
         self._supernet, self._device = supernet.to(device), device
+        if device.type == "cpu":
+            # Convolutions of large images are faster, and not slower of small ones.
+            to_channels_last(self._supernet)
         order = torch.randperm(images.count(part), generator=torch.Generator().manual_seed(0))
         self._first, self._rest = _split([*images.batches(part, batch_size)], order, first)
         self._share = sum(len(labels) for _, labels in self._first) / len(order)
