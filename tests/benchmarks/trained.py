@@ -24,6 +24,7 @@ from octnas.measure.settings import BenchSettings
 from octnas.measure.timing import compare, interleave
 from octnas.nn.supernet import build
 from octnas.pipeline.retrain import PLAN_FILE
+from octnas.report.style import plural
 from octnas.results.networks import ORIGINAL, SEARCHED, VANILLA, Network, Retrained, SeedResult
 from octnas.results.verdict import mean_interval
 from octnas.space.architecture import Architecture
@@ -118,7 +119,7 @@ def show(folder: Path) -> None:
     loss = fmean(original.mean("val_loss") for original, _ in runs)
     print(
         f"{len(runs)} originals of {100 * whole:.1f} % top-1 and loss {loss:.3f}, "
-        f"{min(seeds)} fine-tunings of each"
+        f"{plural(min(seeds), 'fine-tuning')} of each"
     )
     by_name: dict[str, list[Retrained]] = {}
     for _, networks in runs:
