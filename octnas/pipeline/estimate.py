@@ -336,7 +336,11 @@ class Measured:
         if converted and settings.fit_images:
             octaves = each - sum(one in PLAIN for one in settings.baselines)
             images = fitted_images(settings, self.space.vanilla, self.images.parts["train"])
-            work += [(octaves, images * _FIT * self._image(macs)) for macs in self.budgets.values()]
+            read = images * self._image_seconds
+            work += [
+                (octaves, read + images * _FIT * self._scored * macs / self.middle)
+                for macs in self.budgets.values()
+            ]
             fitted = octaves * len(self.budgets)
         if self.config.has_original:
             work.append((1, self._evaluation()))

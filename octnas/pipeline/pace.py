@@ -19,6 +19,7 @@ from octnas.data.sources import open_reader
 from octnas.device import cpu_threads
 from octnas.measure.backends import wait
 from octnas.measure.timing import memory_peak
+from octnas.nn.conv import to_channels_last
 from octnas.nn.supernet import activate, build, build_supernet, recalibrate
 from octnas.nn.weights import save_weights
 from octnas.space.architecture import Architecture
@@ -273,6 +274,8 @@ def evaluation_pace(
     settings = config.search
     switchable = config.supernet.switchable and not config.scores_converted
     supernet = build_supernet(space, seed=0, switchable=switchable).to(device)
+    if device.type == "cpu":
+        to_channels_last(supernet)  # as for scores
     activate(supernet, alphas)
     scored = [*images.batches("search_val", settings.images_per_batch)]
     size = min(settings.images_per_batch, images.count("train"))
